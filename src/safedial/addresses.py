@@ -1,0 +1,137 @@
+"""Addresses: checking what the caller gave, numeric ones, and when two endpoints are one.
+
+Pure functions; no socket is made here. Imports nothing of safedial.
+"""
+
+import math
+import socket
+import threading
+from typing import Any, TypeAlias
+
+Host: TypeAlias = str | bytes | None
+Port: TypeAlias = int | str | None
+SockAddr: TypeAlias = tuple[Any, ...]
+AddrInfo: TypeAlias = tuple[int, int, int, str, SockAddr]
+
+# The largest timeout that a socket takes on every platform, in seconds (292 years).
+_MAX_SECONDS = threading.TIMEOUT_MAX
+
+_V4_MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291 section 2.5.5.2
+
+
+def check_address(address: Any, name: str = "address") -> tuple[Host, Port]:
+    """Return *address* as (host, port), or raise TypeError or ValueError naming *name*."""
+    if isinstance(address, str | bytes) or not hasattr(address, "__iter__"):
+        raise TypeError(f"{name} must be a (host, port) pair, not {address!r}")
+    parts = tuple(address)
+    if len(parts) != 2:
+        raise ValueError(f"{name} must be a (host, port) pair, not {address!r}")
+    host, port = parts
+    check_host(host, name)
+    check_port(port, name)
+    return host, port
+
+
+def check_host(host: Any, name: str = "host") -> None:
+    """Raise TypeError or ValueError naming *name* where *host* can't be a host."""
+    if host is None:
+        return
+    if not isinstance(host, str | bytes | bytearray):
+        raise TypeError(f"{name}: the host must be str, bytes or None, not {host!r}")
+    if (0 if isinstance(host, bytes | bytearray) else "\0") in host:  # type: ignore[operator]
+        raise ValueError(f"{name}: the host must not contain a null character: {host!r}")
+
+
+def check_port(port: Any, name: str = "port") -> None:
+    """Raise TypeError or ValueError naming *name* where *port* can't be a port or a service."""
+    if port is None:
+        return
+    if isinstance(port, bool) or not isinstance(port, int | str | bytes):
+        raise TypeError(f"{name}: the port must be an int, a service name or None, not {port!r}")
+    if isinstance(port, str | bytes):
+        if not port.isdigit():
+            return  # a service name is the resolver's to judge
+        port = int(port)
+    if not 0 <= port <= 65535:
+        raise ValueError(f"{name}: the port must be from 0 to 65535, not {port}")
+
+
+def check_seconds(name: str, value: Any) -> None:
+    """Raise TypeError or ValueError naming *name* where *value* is no time in seconds."""
+    if isinstance(value, str | bytes) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
+        raise TypeError(f"{name} must be a number of seconds or None, not {value!r}")
+    # Written so that NaN, which compares false with everything, is refused too.
+    if not 0 <= value <= _MAX_SECONDS:
+        hint = "; use None to wait without limit" if value == math.inf else ""
+        raise ValueError(f"{name} must be from 0 to {_MAX_SECONDS:.0f} seconds, not {value!r}{hint}")
+
+
+def numeric(host: Host, port: Port, family: int) -> AddrInfo | None:
+    """Return what getaddrinfo would give for a numeric *host* and *port*, else None.
+
+    Only the canonical forms count: short IPv4 (``127.1``) and scoped IPv6 (``fe80::1%eth0``) are
+    the resolver's, and so is a host of the wrong family.
+    """
+    if type(host) is not str or type(port) is not int:
+        return None
+    # Looking at one character keeps names, which are the resolver's, at no cost.
+    if host[-1:].isdigit() and family != socket.AF_INET6 and ":" not in host:
+        guess, sockaddr = socket.AF_INET, (host, port)
+    elif ":" in host and "%" not in host and family != socket.AF_INET:
+        guess, sockaddr = socket.AF_INET6, (host, port, 0, 0)  # type: ignore[assignment]
+    else:
+        return None
+    try:
+        socket.inet_pton(guess, host)
+    except (OSError, ValueError):
+        return None
+    return guess, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", sockaddr
+
+
+def same_endpoint(local: SockAddr, peer: SockAddr) -> bool:
+    """Tell whether two socket addresses name one endpoint: same port, same address, same scope.
+
+    IPv4 equals its IPv4-mapped IPv6 form (RFC 4291 section 2.5.5.2). A scope id counts only
+    where both have one: link-local addresses of two interfaces are different endpoints.
+    """
+    if local[1] != peer[1] or _packed(local[0]) != _packed(peer[0]):
+        return False
+    local_scope, peer_scope = _scope(local), _scope(peer)
+    return local_scope == peer_scope or not (local_scope and peer_scope)
+
+
+def _packed(host: str) -> bytes:
+    address = host.partition("%")[0]  # the kernel's answer carries %interface for link-local ones
+    if ":" not in address:
+        return socket.inet_pton(socket.AF_INET, address)
+    packed = socket.inet_pton(socket.AF_INET6, address)
+    return packed[12:] if packed.startswith(_V4_MAPPED) else packed
+
+
+def _scope(sockaddr: SockAddr) -> int:
+    return sockaddr[3] if len(sockaddr) > 3 else 0
+
+
+def interleave(infos: list[AddrInfo], first_family_count: int = 1) -> list[AddrInfo]:
+    """Order *infos* so that address families alternate (RFC 8305 section 4).
+
+    *first_family_count* addresses of the first family lead, as asyncio's ``interleave`` counts.
+    """
+    families: dict[int, list[AddrInfo]] = {}
+    for info in infos:
+        families.setdefault(info[0], []).append(info)
+    queues = list(families.values())
+    ordered: list[AddrInfo] = []
+    if queues and first_family_count > 1:
+        ordered += queues[0][: first_family_count - 1]
+        del queues[0][: first_family_count - 1]
+    for turn in range(max(map(len, queues), default=0)):
+        ordered += [queue[turn] for queue in queues if turn < len(queue)]
+    return ordered
+
+
+def describe(host: object, port: object) -> str:
+    """Name a host and port for people: ``127.0.0.1 port 5432``."""
+    if isinstance(host, bytes | bytearray):
+        host = host.decode(errors="replace")
+    return f"{host or 'localhost'} port {port}"

@@ -1,0 +1,101 @@
+"""The blocking dial: resolve, try each address in order, retry under the policy."""
+
+import socket
+
+from safedial import connect
+from safedial.addresses import AddrInfo, SockAddr, check_address, numeric
+from safedial.errors import last_error
+from safedial.journal import Journal
+from safedial.selfconnect import abandon
+from safedial.settings import DEFAULT, STDLIB_DEFAULT_TIMEOUT, Settings, Timeout
+
+
+def dial(
+    settings: Settings,
+    address: object,
+    timeout: Timeout,
+    source: SockAddr | None,
+    *,
+    all_errors: bool,
+) -> socket.socket:
+    """Return a connected socket; `safedial.safe_connect` tells the rest. Arguments are checked."""
+    host, port = check_address(address)
+    journal = Journal(host, port, settings.on_event)
+    try:
+        try:
+            return _round(settings, journal, timeout, source)
+        except OSError as error:
+            first = error
+        chosen = settings.policy_after(first)
+        if chosen is None:
+            raise first
+        from safedial import retrying  # late, as it loads tenacity
+
+        return retrying.dial(chosen, journal, first, lambda: _round(settings, journal, timeout, source))
+    except OSError as error:
+        raise journal.outcome(error, all_errors=all_errors)  # noqa: B904  # it is *error*, or has it
+    finally:
+        journal.errors = []
+        first = None  # type: ignore[assignment]  # the traceback holds this frame: break the cycle
+
+
+def _round(settings: Settings, journal: Journal, timeout: Timeout, source: SockAddr | None) -> socket.socket:
+    """Try every address once, in order. Racing them would begin here."""
+    errors: list[OSError] = []
+    try:
+        for info in _resolve(settings, journal):
+            try:
+                sock = _attempt(settings, info, timeout, source)
+            except OSError as error:
+                errors.append(error)
+                journal.failed(info[4], error)
+                continue
+            try:
+                journal.connected(info[4])
+            except BaseException:
+                sock.close()
+                raise
+            return sock
+        journal.errors = errors
+        if not errors:
+            raise OSError("getaddrinfo returns an empty list")
+        raise last_error(errors)
+    finally:
+        del errors
+
+
+def _resolve(settings: Settings, journal: Journal) -> "list[AddrInfo]":
+    host, port = journal.host, journal.port
+    known = numeric(host, port, settings.family)
+    if known is not None:
+        return [known]
+    try:
+        return socket.getaddrinfo(host, port, settings.family, socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise UnicodeError(f"address: {host!r} is no host name: {error}") from error
+    except OSError as error:
+        journal.failed(None, error)
+        raise
+
+
+def _attempt(settings: Settings, info: AddrInfo, timeout: Timeout, source: SockAddr | None) -> socket.socket:
+    family, kind, proto, _, sockaddr = info
+    guarded = connect.kernel_chooses_port(family, source)
+    sock = socket.socket(family, kind, proto)
+    try:
+        if timeout is not DEFAULT and timeout is not STDLIB_DEFAULT_TIMEOUT:
+            sock.settimeout(timeout)
+        for option in settings.socket_options:
+            sock.setsockopt(*option)
+        if source:
+            connect.bind_source(sock, source)
+        if guarded:
+            connect.connect(sock, sockaddr, steered=settings.steers)
+        else:
+            sock.connect(sockaddr)
+    except BaseException:
+        if guarded:
+            abandon(sock)
+        sock.close()
+        raise
+    return sock

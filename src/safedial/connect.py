@@ -1,0 +1,130 @@
+"""The guarded connect: steer, connect, check, release. Blocking and non-blocking.
+
+Mechanism. connect(2) to an address of this host whose port P has no listener can succeed: the
+kernel draws a local port from the ephemeral range, and where it draws P itself, the SYN meets
+its own socket and simultaneous open (RFC 9293 section 3.5) completes the handshake. The client
+then talks to itself, and holds P against the real server.
+
+Precondition. The kernel chooses the local port. A caller who binds a source port may want a
+simultaneous open, so nothing is steered or checked for him (Go: ``laddr.Port == 0``).
+
+Remedy. Steer: IP_LOCAL_PORT_RANGE keeps the kernel off P, on one side of the range and, when
+that side is used up, on the other. Check: compare local and peer address after every connect,
+steered or not. Release: let a self-connect go with SO_LINGER (1, 0), so that no TIME_WAIT keeps
+the server from binding, and report ECONNREFUSED, which is the truth: nobody listens there.
+
+Go's dialTCP (src/net/tcpsock_posix.go) checks only, closes with TIME_WAIT left behind, and after
+two redials returns what it has. Here a self-connected socket is never returned.
+
+Every function works on one socket and one address. No retrying beyond the other side of the
+range, no policy: those are the layers above.
+"""
+
+import errno
+import socket
+from typing import TYPE_CHECKING
+
+from safedial import ports
+from safedial.addresses import AddrInfo, SockAddr
+from safedial.errors import PortsExhaustedError, SelfConnectError
+from safedial.selfconnect import INET, abandon, reached_itself, release
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+
+# One connect without narrowing, for a port that can't be steered around or need not be.
+_UNSTEERED: tuple[bytes, ...] = (b"",)
+
+
+def connect(sock: socket.socket, sockaddr: SockAddr, *, steered: bool) -> None:
+    """Connect *sock*, blocking or with its timeout, and never to itself.
+
+    Raises:
+        SelfConnectError: nobody listens; the socket is closed.
+        PortsExhaustedError: no local port is free to reach *sockaddr*.
+        OSError: what the kernel said, EADDRNOTAVAIL for an address this host lacks included.
+    """
+    sides = ports.side_options(sockaddr[1]) if steered else ()
+    for side in sides or _UNSTEERED:
+        if side:
+            ports.steer(sock, side)
+        try:
+            sock.connect(sockaddr)
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+            shortage = error
+        else:
+            if reached_itself(sock, sockaddr[1]):
+                raise _let_go(sock, sockaddr)
+            return
+    raise _explain(sock, sockaddr, shortage, steered=bool(sides))
+
+
+async def connect_async(loop: "AbstractEventLoop", sock: socket.socket, sockaddr: SockAddr, *, steered: bool) -> None:
+    """Connect the non-blocking *sock* as `connect` does, waiting in *loop*."""
+    sides = ports.side_options(sockaddr[1]) if steered else ()
+    for side in sides or _UNSTEERED:
+        if side:
+            ports.steer(sock, side)
+        try:
+            await loop.sock_connect(sock, sockaddr)
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+            shortage = error
+        else:
+            if reached_itself(sock, sockaddr[1]):
+                raise _let_go(sock, sockaddr)
+            return
+    raise _explain(sock, sockaddr, shortage, steered=bool(sides))
+
+
+def _let_go(sock: socket.socket, sockaddr: SockAddr) -> SelfConnectError:
+    release(sock)
+    return SelfConnectError.at(sockaddr[0], sockaddr[1])
+
+
+def _explain(sock: socket.socket, sockaddr: SockAddr, shortage: OSError, *, steered: bool) -> OSError:
+    """Tell apart the two meanings of EADDRNOTAVAIL from connect(2).
+
+    An address that this host lacks (IPv6 switched off) is permanent. Used-up ports are not, and
+    on systems that pick a port already in use (Go's "spurious") the next dial may succeed.
+    """
+    if _lacks_local_address(sock.family, sockaddr):
+        return shortage
+    tried = None if steered else ports.own_range(sock)
+    error = PortsExhaustedError.at(sockaddr[0], sockaddr[1], ports.usage(sockaddr, tried or ports.read_range()))
+    error.__cause__ = shortage
+    return error
+
+
+def _lacks_local_address(family: int, sockaddr: SockAddr) -> bool:
+    # A datagram socket's connect() chooses a local address just so, sends nothing, and draws its
+    # port from a pool of its own, so it fails only where the address is what is missing.
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(sockaddr)
+    except OSError as error:
+        return error.errno == errno.EADDRNOTAVAIL
+    return False
+
+
+def kernel_chooses_port(family: int, source: SockAddr | None) -> bool:
+    """Tell whether the guard applies: a TCP address, and no source port of the caller's own."""
+    return family in INET and (not source or not source[1])
+
+
+def bind_source(sock: socket.socket, source: SockAddr) -> None:
+    """Bind *sock* to the *source* address, leaving the choice of port 0 to connect(2).
+
+    Without IP_BIND_ADDRESS_NO_PORT, bind(2) draws a port from a pool that all destinations
+    share, and fails with EADDRINUSE long before connect(2) would run out.
+    """
+    if not source[1] and ports.IP_BIND_ADDRESS_NO_PORT is not None and sock.family in INET:
+        try:
+            sock.setsockopt(socket.IPPROTO_IP, ports.IP_BIND_ADDRESS_NO_PORT, 1)
+        except OSError:
+            pass  # older than Linux 4.2: the port is drawn now, and checked all the same
+    sock.bind(source)

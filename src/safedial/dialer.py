@@ -1,0 +1,113 @@
+"""The blocking faces: `safe_connect`, and the Dialer that both worlds share."""
+
+import socket
+from dataclasses import dataclass
+from typing import Unpack
+
+from safedial import blocking
+from safedial.settings import (
+    DEFAULT,
+    DialOptions,
+    Settings,
+    Timeout,
+    check_source,
+    check_timeout,
+)
+
+_PLAIN = Settings()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialer(Settings):
+    """The settings of a dial, checked once and used often.
+
+    Frozen and without state: threads, tasks and forked children may share one.
+
+    Attributes:
+        timeout: seconds for one attempt at one address. It stays on a blocking socket, as in
+            `socket.create_connection`. None: no limit. Default: `socket.getdefaulttimeout()` for
+            `dial`, no limit for `dial_async`.
+        source_address: (host, port) to bind to before connecting. With port 0 the kernel chooses
+            the port, and the dial is guarded; with any other port nothing is steered or checked,
+            so that a deliberate simultaneous open works. Default: None, the kernel chooses both.
+        family: `socket.AF_INET` or `socket.AF_INET6` to use that family alone. Default: 0, both.
+        socket_options: arguments of ``setsockopt()``, each (level, option, value), set before
+            bind and connect. A caller who sets IP_LOCAL_PORT_RANGE is not steered, but checked.
+        policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying` that decides on a further round;
+            either kind works in both worlds, and is copied for each dial. Its ``reraise`` and
+            ``retry_error_callback`` don't count: the last real exception is raised. Where a sleep
+            of your own belongs to the other world, an async one is replaced by a blocking one,
+            and a blocking one runs in a thread. Default: `redial()`. None: a single round.
+        on_event: called with each `DialEvent`. What it raises ends the dial.
+        steer: keep the kernel off the destination's port (Linux, where IP_LOCAL_PORT_RANGE is
+            there). False leaves detection and release only. Default: True.
+
+    Raises:
+        TypeError, ValueError: an argument is of no use; the message names it.
+    """
+
+    def dial(self, address: tuple[str | bytes | None, int | str | None], *, all_errors: bool = False) -> socket.socket:
+        """Connect to *address*, a (host, port) pair, and return a blocking socket.
+
+        Errors and *all_errors* are those of `safe_connect`.
+        """
+        return blocking.dial(self, address, self.timeout, self.source_address, all_errors=all_errors)
+
+    async def dial_async(
+        self, address: tuple[str | bytes | None, int | str | None], *, all_errors: bool = False
+    ) -> socket.socket:
+        """Connect to *address*, a (host, port) pair, and return a non-blocking socket.
+
+        Runs in any asyncio event loop. Errors and *all_errors* are those of `create_connection`.
+        """
+        from safedial import nonblocking  # late, as it loads asyncio
+        from safedial.addresses import check_address
+
+        host, port = check_address(address)
+        target = nonblocking.Target(host, port, family=self.family, local_addr=self.source_address)
+        return await nonblocking.dial(self, target, all_errors=all_errors)
+
+
+class ConnectOptions(DialOptions, total=False):
+    """The keyword options of `safe_connect`."""
+
+    family: int
+
+
+def safe_connect(
+    address: tuple[str | bytes | None, int | str | None],
+    timeout: Timeout = DEFAULT,
+    source_address: tuple[str, int] | None = None,
+    *,
+    all_errors: bool = False,
+    **options: Unpack[ConnectOptions],
+) -> socket.socket:
+    """Connect to *address* as `socket.create_connection` does, and never to itself.
+
+    A drop-in: the same arguments keep the same meaning, and the same errors come out.
+
+    Args:
+        address: a (host, port) pair. A numeric host skips the resolver.
+        timeout: seconds for one attempt at one address; it stays on the returned socket. None:
+            no limit. Default: `socket.getdefaulttimeout()`.
+        source_address: (host, port) to bind to; with a port other than 0 nothing is guarded.
+        all_errors: raise an ExceptionGroup of each address's last error instead of one error.
+        **options: ``policy``, ``on_event``, ``steer``, ``socket_options`` and ``family``, as in
+            `Dialer`.
+
+    Returns:
+        The connected socket. Addresses are tried in the resolver's order.
+
+    Raises:
+        SelfConnectError: nobody listens there, and the kernel connected the socket to itself.
+        PortsExhaustedError: no local port is free to reach the destination.
+        OSError: the kernel's or the resolver's own error, of the last address tried, with what
+            each address and attempt said attached as notes.
+        TypeError, ValueError: an argument is of no use; the message names it.
+    """
+    settings = Dialer(**options) if options else _PLAIN
+    if timeout is not DEFAULT:
+        check_timeout(timeout)
+    if source_address:
+        check_source(source_address, "source_address")
+    return blocking.dial(settings, address, timeout, source_address, all_errors=all_errors)

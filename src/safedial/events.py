@@ -1,0 +1,74 @@
+"""Seeing a dial: one frozen record per happening, to the caller's hook and to the logger.
+
+The `safedial` logger gets DEBUG per attempt, INFO on a recovery after retries, WARNING on a
+self-connect. Hosts and ports are named, payloads never are.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from safedial.addresses import Host, Port, SockAddr, describe
+
+logger = logging.getLogger("safedial")
+
+EventKind: TypeAlias = Literal["connected", "failed", "self_connect", "retry"]
+
+
+@dataclass(frozen=True, slots=True)
+class DialEvent:
+    """Something that happened during a dial.
+
+    Attributes:
+        kind: ``connected``: an address answered. ``failed``: an address, or the resolver, did not.
+            ``self_connect``: the kernel connected the socket to itself; it was let go.
+            ``retry``: the policy goes on, after `wait`.
+        host: the host as the caller gave it.
+        port: the port as the caller gave it.
+        address: the socket address of the attempt; None for the resolver's failures and ``retry``.
+        attempt: the round of the policy, from 1. One round tries every address.
+        elapsed: seconds since the dial began.
+        error: what the attempt raised; None for ``connected``.
+        wait: seconds until the next round; None but for ``retry``.
+    """
+
+    kind: EventKind
+    host: Host
+    port: Port
+    address: SockAddr | None
+    attempt: int
+    elapsed: float
+    error: OSError | None = None
+    wait: float | None = None
+
+
+OnEvent: TypeAlias = Callable[[DialEvent], object]
+
+
+def level(event: DialEvent) -> int:
+    """Return the logging level of *event*."""
+    if event.kind == "self_connect":
+        return logging.WARNING
+    if event.kind == "connected" and event.attempt > 1:
+        return logging.INFO
+    return logging.DEBUG
+
+
+def emit(event: DialEvent, on_event: OnEvent | None) -> None:
+    """Log *event* and hand it to *on_event*, whose exceptions go to the caller of the dial."""
+    severity = level(event)
+    if logger.isEnabledFor(severity):
+        logger.log(severity, "%s", _sentence(event))
+    if on_event is not None:
+        on_event(event)
+
+
+def _sentence(event: DialEvent) -> str:
+    text = f"{describe(event.host, event.port)}: "
+    at = f" at {describe(*event.address[:2])}" if event.address else ""
+    if event.kind == "connected":
+        return f"{text}connected{at}, attempt {event.attempt}, {event.elapsed:.3f} s after the first"
+    if event.kind == "retry":
+        return f"{text}attempt {event.attempt} failed ({event.error}), next in {event.wait:.3f} s"
+    return f"{text}attempt {event.attempt}{at} failed: {event.error!r}"

@@ -1,0 +1,76 @@
+"""The record of one dial: which attempts were made, what each said, and telling the world.
+
+Shared by the blocking and the asyncio driver. Makes no decisions.
+"""
+
+import logging
+import time
+
+from safedial.addresses import Host, Port, SockAddr, describe
+from safedial.errors import SelfConnectError
+from safedial.events import DialEvent, EventKind, OnEvent, emit, logger
+
+
+class Journal:
+    """What one dial has done so far. Belongs to that dial alone."""
+
+    __slots__ = ("_observed", "_said", "attempt", "errors", "host", "on_event", "port", "started")
+
+    def __init__(self, host: Host, port: Port, on_event: OnEvent | None) -> None:
+        self.host = host
+        self.port = port
+        self.on_event = on_event
+        self.started = time.monotonic()
+        self.attempt = 1
+        # The errors of the newest round, one for each address.
+        self.errors: list[OSError] = []
+        # What was said where, with the first and last attempt that said it. Keyed by the words,
+        # so that a loop of a day needs no more memory than one of a minute.
+        self._said: dict[tuple[str, str], tuple[int, int]] = {}
+        self._observed = on_event is not None or logger.isEnabledFor(logging.DEBUG)
+
+    def connected(self, sockaddr: SockAddr) -> None:
+        """Tell that *sockaddr* answered."""
+        if self._observed or self.attempt > 1:
+            self._emit("connected", sockaddr)
+
+    def failed(self, sockaddr: SockAddr | None, error: OSError) -> None:
+        """Keep and tell that *sockaddr*, or the resolver where it is None, failed with *error*."""
+        where = describe(*sockaddr[:2]) if sockaddr else f"resolving {self.host!r}"
+        key = where, f"{type(error).__name__}: {error}"
+        first, _ = self._said.get(key, (self.attempt, 0))
+        self._said[key] = first, self.attempt
+        itself = isinstance(error, SelfConnectError)
+        if self._observed or itself:
+            self._emit("self_connect" if itself else "failed", sockaddr, error)
+
+    def retrying(self, error: OSError, wait: float) -> None:
+        """Tell that the policy goes on after *error*, in *wait* seconds."""
+        if self._observed:
+            self._emit("retry", None, error, wait)
+        self.attempt += 1
+
+    def outcome(self, error: OSError, *, all_errors: bool) -> Exception:
+        """Return what the caller gets for *error*, with what each address and attempt said.
+
+        With *all_errors* that is an ExceptionGroup of each address's last error, as in the stdlib.
+        """
+        outcome: Exception = error
+        if all_errors and self.errors:
+            outcome = ExceptionGroup("create_connection failed", self.errors)
+            outcome.__suppress_context__ = True  # *error* is one of its members
+        rounds = "1 attempt" if self.attempt == 1 else f"{self.attempt} attempts"
+        outcome.add_note(
+            f"safedial: gave up dialing {describe(self.host, self.port)} after {rounds}, "
+            f"{time.monotonic() - self.started:.3f} s"
+        )
+        for (where, words), (first, last) in self._said.items():
+            which = f"attempt {first}" if first == last else f"attempts {first} to {last}"
+            outcome.add_note(f"safedial: {where}, {which}: {words}")
+        return outcome
+
+    def _emit(
+        self, kind: EventKind, sockaddr: SockAddr | None, error: OSError | None = None, wait: float | None = None
+    ) -> None:
+        elapsed = time.monotonic() - self.started
+        emit(DialEvent(kind, self.host, self.port, sockaddr, self.attempt, elapsed, error, wait), self.on_event)

@@ -1,0 +1,191 @@
+"""The asyncio dial: resolve, try the addresses in order or race them, retry under the policy."""
+
+import asyncio
+import contextlib
+import functools
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TypeAlias, cast
+
+from safedial import connect
+from safedial.addresses import AddrInfo, Host, Port, SockAddr, interleave, numeric
+from safedial.errors import combined_error
+from safedial.journal import Journal
+from safedial.race import Lane, race
+from safedial.selfconnect import abandon
+from safedial.settings import DEFAULT, STDLIB_DEFAULT_TIMEOUT, Settings, Timeout
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to dial, in the terms of asyncio's ``create_connection``."""
+
+    host: Host
+    port: Port
+    family: int = 0
+    proto: int = 0
+    flags: int = 0
+    local_addr: SockAddr | None = None
+    happy_eyeballs_delay: float | None = None
+    interleave: int | None = None
+
+
+async def dial(settings: Settings, target: Target, *, all_errors: bool) -> socket.socket:
+    """Return a connected non-blocking socket; `safedial.create_connection` tells the rest."""
+    journal = Journal(target.host, target.port, settings.on_event)
+    try:
+        try:
+            return await _round(settings, target, journal)
+        except OSError as error:
+            first = error
+        chosen = settings.policy_after(first)
+        if chosen is None:
+            raise first
+        from safedial import retrying  # late, as it loads tenacity
+
+        return await retrying.dial_async(chosen, journal, first, lambda: _round(settings, target, journal))
+    except OSError as error:
+        raise journal.outcome(error, all_errors=all_errors)  # noqa: B904  # it is *error*, or has it
+    finally:
+        journal.errors = []
+        first = None  # type: ignore[assignment]  # the traceback holds this frame: break the cycle
+
+
+async def _round(settings: Settings, target: Target, journal: Journal) -> socket.socket:
+    """Try every address once: in order, or racing where a delay is given."""
+    errors: list[OSError] = []
+    try:
+        infos = await _resolve(target.host, target.port, target, journal)
+        sources = None
+        if target.local_addr is not None:
+            sources = await _resolve(*target.local_addr[:2], target, journal)
+        first_count = target.interleave
+        if first_count is None and target.happy_eyeballs_delay is not None:
+            first_count = 1
+        if first_count:
+            infos = interleave(infos, first_count)
+        lanes = [functools.partial(_lane, settings, info, sources, journal, errors) for info in infos]
+        if target.happy_eyeballs_delay is not None and len(lanes) > 1:
+            won = await race(lanes, target.happy_eyeballs_delay, _discard)
+        else:
+            won = await _in_order(lanes)
+        if won is not None:
+            return _announce(journal, *won)
+        journal.errors = errors
+        raise combined_error(errors)
+    finally:
+        del errors
+
+
+async def _resolve(host: Host, port: Port, target: Target, journal: Journal) -> list[AddrInfo]:
+    known = numeric(host, port, target.family)
+    if known is not None and target.proto in (0, socket.IPPROTO_TCP):
+        return [known]
+    loop = asyncio.get_running_loop()
+    try:
+        infos = await loop.getaddrinfo(
+            host, port, family=target.family, type=socket.SOCK_STREAM, proto=target.proto, flags=target.flags
+        )
+        if not infos:
+            raise OSError("getaddrinfo() returned empty list")
+    except UnicodeError as error:
+        raise UnicodeError(f"host: {host!r} is no host name: {error}") from error
+    except OSError as error:
+        journal.failed(None, error)
+        raise
+    return cast("list[AddrInfo]", infos)
+
+
+_Won: TypeAlias = tuple[socket.socket, SockAddr]
+
+
+async def _in_order(lanes: "list[Lane[_Won]]") -> _Won | None:
+    for lane in lanes:
+        won = await lane()
+        if won is not None:
+            return won
+    return None
+
+
+def _discard(won: _Won) -> None:
+    won[0].close()
+
+
+def _announce(journal: Journal, sock: socket.socket, sockaddr: SockAddr) -> socket.socket:
+    try:
+        journal.connected(sockaddr)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _lane(
+    settings: Settings,
+    info: AddrInfo,
+    sources: list[AddrInfo] | None,
+    journal: Journal,
+    errors: list[OSError],
+) -> _Won | None:
+    """Attempt one address. Return its socket, or None with the error kept."""
+    try:
+        return await _attempt(settings, info, sources), info[4]
+    except OSError as error:
+        errors.append(error)
+        journal.failed(info[4], error)
+        return None
+
+
+async def _attempt(settings: Settings, info: AddrInfo, sources: list[AddrInfo] | None) -> socket.socket:
+    family, kind, proto, _, sockaddr = info
+    loop = asyncio.get_running_loop()
+    guarded = connect.kernel_chooses_port(family, sources[0][4] if sources else None)
+    sock = socket.socket(family, kind, proto)
+    try:
+        sock.setblocking(False)
+        for option in settings.socket_options:
+            sock.setsockopt(*option)
+        if sources is not None:
+            _bind_one(sock, sources)
+        async with _time_limit(settings.timeout):
+            if guarded:
+                await connect.connect_async(loop, sock, sockaddr, steered=settings.steers)
+            else:
+                await loop.sock_connect(sock, sockaddr)
+    except BaseException:
+        if guarded:
+            abandon(sock)
+        sock.close()
+        raise
+    return sock
+
+
+def _bind_one(sock: socket.socket, sources: list[AddrInfo]) -> None:
+    """Bind *sock* to the first of *sources* that has its family and can be bound."""
+    failure: OSError | None = None
+    for family, _, _, _, source in sources:
+        if family != sock.family:
+            continue
+        try:
+            connect.bind_source(sock, source)
+        except OSError as error:
+            # asyncio's words, so that what is matched against them goes on matching.
+            words = f"error while attempting to bind on address {source!r}: {str(error).lower()}"
+            failure = OSError(error.errno, words)
+        else:
+            return
+    raise failure or OSError(f"no matching local address with family={sock.family!r} found")
+
+
+@contextlib.asynccontextmanager
+async def _time_limit(timeout: Timeout) -> AsyncIterator[None]:
+    seconds = None if timeout is DEFAULT or timeout is STDLIB_DEFAULT_TIMEOUT else timeout
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            yield
+    except TimeoutError:
+        if limit.expired():
+            raise TimeoutError("timed out") from None  # the words of a blocking socket's
+        raise

@@ -1,0 +1,148 @@
+"""Local ports: the ephemeral range, the sides of it that avoid a port, and what is in use.
+
+Facts and pure choices, Linux only where it says so. Imports `errors` for its record of figures.
+"""
+
+import errno
+import socket
+import struct
+import sys
+import time
+from functools import lru_cache
+from typing import NamedTuple
+
+from safedial.addresses import SockAddr
+from safedial.errors import PortUsage
+
+# linux/in.h; Python has no name for it. Linux 6.3 and backports (Debian's 6.1 has it).
+IP_LOCAL_PORT_RANGE = 51
+
+# linux/in.h, Linux 4.2; `socket` has the name from Python 3.11 on where the C library has it.
+IP_BIND_ADDRESS_NO_PORT = 24 if sys.platform == "linux" else None
+
+# Seconds that a range once read is believed. A read costs as much as half a dial; a range that
+# changes in between costs no safety, because every connect is checked as well.
+_RANGE_AGE = 1.0
+
+_RANGE_FILE = "/proc/sys/net/ipv4/ip_local_port_range"
+
+
+class PortRange(NamedTuple):
+    """An inclusive range of ports."""
+
+    low: int
+    high: int
+
+
+def read_range() -> PortRange | None:
+    """Read the ephemeral range of this network namespace; None where there is none to read."""
+    try:
+        with open(_RANGE_FILE, "rb") as file:
+            low, high = map(int, file.read().split())
+    except (OSError, ValueError):
+        return None
+    return PortRange(low, high)
+
+
+# One tuple, replaced whole, so that threads need no lock: (believed until, range).
+_believed: tuple[float, PortRange | None] = (0.0, None)
+
+
+def ephemeral_range() -> PortRange | None:
+    """Return the ephemeral range, read at most a second ago; None where it can't be read."""
+    global _believed
+    until, ports = _believed
+    now = time.monotonic()
+    if now >= until:
+        ports = read_range()
+        _believed = (now + _RANGE_AGE, ports)
+    return ports
+
+
+def sides(port: int, ports: PortRange | None) -> tuple[PortRange, ...]:
+    """Return the parts of the range *ports* on either side of *port*, the larger one first.
+
+    Empty where *port* lies outside, where it is the whole range, or where the range is unknown:
+    then there is nothing to steer with. A bound outside of the range would be ignored by the
+    kernel without an error, which is why an empty side must never be set.
+    """
+    if ports is None or not ports.low <= port <= ports.high:
+        return ()
+    below = PortRange(ports.low, port - 1)
+    above = PortRange(port + 1, ports.high)
+    found = [side for side in (below, above) if side.low <= side.high]
+    return tuple(sorted(found, key=lambda side: side.low - side.high))
+
+
+@lru_cache(maxsize=256)
+def _side_options(port: int, ports: PortRange | None) -> tuple[bytes, ...]:
+    return tuple(struct.pack("=I", side.high << 16 | side.low) for side in sides(port, ports))
+
+
+_steerable = sys.platform == "linux"
+
+
+def side_options(port: int) -> tuple[bytes, ...]:
+    """Return values for IP_LOCAL_PORT_RANGE that keep the kernel off *port*, the best one first.
+
+    Empty where the kernel can't be steered or need not be.
+    """
+    return _side_options(port, ephemeral_range()) if _steerable else ()
+
+
+def steer(sock: socket.socket, option: bytes) -> None:
+    """Narrow the ports that *sock* may get to *option*. Where the kernel won't, nothing happens."""
+    global _steerable
+    try:
+        sock.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, option)
+    except OSError as error:
+        # Ask the kernel, never its version: backports have the option, sandboxes may not.
+        if error.errno == errno.ENOPROTOOPT:
+            _steerable = False
+
+
+def usage(sockaddr: SockAddr, ports: PortRange | None) -> PortUsage:
+    """Count this host's TCP connections to *sockaddr*; *ports* is the range that ran out."""
+    counts = [_count(table, sockaddr) for table in ("tcp", "tcp6")]
+    known = [count for count in counts if count is not None]
+    in_use = sum(count[0] for count in known) if known else None
+    time_wait = sum(count[1] for count in known) if known else None
+    low, high = ports or (None, None)
+    return PortUsage(low, high, in_use, time_wait)
+
+
+def own_range(sock: socket.socket) -> PortRange | None:
+    """Return the range that was set on *sock* with IP_LOCAL_PORT_RANGE, None where none was."""
+    if not _steerable:
+        return None
+    try:
+        (value,) = struct.unpack("=I", sock.getsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, 4))
+    except OSError:
+        return None
+    low, high = value & 0xFFFF, value >> 16
+    return PortRange(low, high) if low and high else None
+
+
+def _count(table: str, sockaddr: SockAddr) -> tuple[int, int] | None:
+    try:
+        with open(f"/proc/net/{table}", "rb") as file:
+            rows = file.read()
+    except OSError:
+        return None
+    peer = _peer_column(table, sockaddr)
+    # proc_net_tcp(5): the peer stands before the state; 06 is TIME_WAIT (net/tcp_states.h).
+    return (rows.count(b" %s " % peer), rows.count(b" %s 06 " % peer)) if peer else (0, 0)
+
+
+def _peer_column(table: str, sockaddr: SockAddr) -> bytes:
+    """Spell *sockaddr* as /proc/net/tcp and tcp6 do: host-order words in hex."""
+    host, port = sockaddr[0].partition("%")[0], sockaddr[1]
+    packed = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+    if not any(packed):  # a wildcard destination is the loopback address
+        packed = b"\x7f\0\0\1" if len(packed) == 4 else bytes(15) + b"\1"
+    if table == "tcp6" and len(packed) == 4:
+        packed = bytes(10) + b"\xff\xff" + packed
+    if table == "tcp" and len(packed) == 16:
+        return b""
+    words = struct.unpack(f"={len(packed) // 4}I", packed)
+    return b"%s:%04X" % (b"".join(b"%08X" % word for word in words), port)

@@ -1,0 +1,163 @@
+"""Running a dial on under a tenacity policy, once its first round has failed.
+
+tenacity decides (retry? stop? how long to wait?), this module waits, and the caller dials. Every
+dial works on its own copy of the policy, so one policy serves many threads and tasks.
+"""
+
+import inspect
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import tenacity
+from tenacity import AsyncRetrying, RetryCallState, sleep_using_event
+from tenacity.stop import stop_any, stop_when_event_set
+
+from safedial.journal import Journal
+
+if TYPE_CHECKING:
+    from safedial.settings import Policy
+
+T = TypeVar("T")
+
+# Seconds between looks at a stop event. Waiting on the event itself would need a thread for each
+# task that waits in asyncio; a twentieth of a second is "at once" for a person.
+_GLANCE = 0.05
+
+_ASYNC_DEFAULT_SLEEP = AsyncRetrying().sleep
+
+
+class _Retries:
+    """One dial's own copy of a policy, with the state of its attempts."""
+
+    def __init__(self, policy: "Policy", journal: Journal) -> None:
+        # The last real exception is what callers handle: never RetryError, never a callback's value.
+        self._retrying = policy.copy(reraise=True, retry_error_callback=None)
+        self._retrying.begin()
+        # fn and args name the dial to tenacity's own hooks, such as before_sleep_log.
+        self._state = RetryCallState(self._retrying, fn=dial, args=(journal.host, journal.port), kwargs={})
+        self._state.start_time = journal.started
+        self._journal = journal
+        self._stops = _events_of(policy.stop)
+        self._wakes = list(self._stops)
+        # The sleep that the user wrote; None where it is one of tenacity's.
+        self.own_sleep: Callable[[float], Any] | None = None
+        if isinstance(policy.sleep, sleep_using_event):
+            self._wakes.append(policy.sleep.event)
+        elif policy.sleep not in (tenacity.sleep, _ASYNC_DEFAULT_SLEEP):
+            self.own_sleep = policy.sleep
+
+    async def wait_after(self, error: OSError) -> float:
+        """Return the seconds to wait before the next round, or raise *error* where there is none.
+
+        Suspends only in what the user wrote as a coroutine.
+        """
+        if self._state.attempt_number == 1:
+            await self._step()  # tenacity's "before" hook for the round that was made already
+        self._state.set_exception((type(error), error, error.__traceback__))
+        wait = float(await self._step())
+        self._journal.retrying(error, wait)
+        self._state.prepare_for_next_attempt()
+        return wait
+
+    async def begin_round(self, error: OSError) -> None:
+        """Go on to the next round, or raise *error* where a stop event was set meanwhile."""
+        if any(event.is_set() for event in self._stops):
+            raise error
+        await self._step()
+
+    async def _step(self) -> Any:
+        step = self._retrying.iter(self._state)
+        return await step if inspect.isawaitable(step) else step
+
+    def naps(self, seconds: float) -> Iterator[float]:
+        """Yield sleeps that add up to *seconds*, fewer where an event is set meanwhile."""
+        if not self._wakes:
+            yield seconds
+            return
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and not any(event.is_set() for event in self._wakes):
+            yield min(left, _GLANCE)
+
+
+def dial(policy: "Policy", journal: Journal, error: OSError, once: Callable[[], T]) -> T:
+    """Call *once* until it returns or *policy* is done; then raise its last OSError.
+
+    *error* is what the first round raised. Only an OSError is the policy's to judge:
+    KeyboardInterrupt and errors of the user's own code end the dial.
+    """
+    if not getattr(policy, "enabled", True):
+        raise error
+    retries = _Retries(policy, journal)
+    try:
+        while True:
+            wait = _finish(retries.wait_after(error))
+            _sleep(policy, retries, wait)
+            _finish(retries.begin_round(error))
+            try:
+                return once()
+            except OSError as failure:
+                error = failure
+    finally:
+        del error, retries  # the traceback holds this frame: break the cycle
+
+
+async def dial_async(policy: "Policy", journal: Journal, error: OSError, once: Callable[[], Awaitable[T]]) -> T:
+    """Do as `dial` does, awaiting *once* and the waits. Cancellation ends the dial."""
+    if not getattr(policy, "enabled", True):
+        raise error
+    retries = _Retries(policy, journal)
+    try:
+        while True:
+            wait = await retries.wait_after(error)
+            await _sleep_async(policy, retries, wait)
+            await retries.begin_round(error)
+            try:
+                return await once()
+            except OSError as failure:
+                error = failure
+    finally:
+        del error, retries  # as above
+
+
+def _finish(steps: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that has nothing to wait for. An AsyncRetrying's steps are such coroutines
+    unless the user wrote a strategy or a hook that awaits.
+    """
+    try:
+        steps.send(None)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]  # StopIteration is not generic
+    steps.close()
+    raise TypeError("policy: a strategy or hook of this AsyncRetrying awaits; a blocking dial can't wait for it")
+
+
+def _sleep(policy: "Policy", retries: _Retries, seconds: float) -> None:
+    if retries.own_sleep is None or isinstance(policy, AsyncRetrying):
+        for nap in retries.naps(seconds):
+            time.sleep(nap)
+    else:
+        retries.own_sleep(seconds)
+
+
+async def _sleep_async(policy: "Policy", retries: _Retries, seconds: float) -> None:
+    import asyncio  # late: a program without asyncio gets here never
+
+    if retries.own_sleep is None:
+        for nap in retries.naps(seconds):
+            await asyncio.sleep(nap)
+    elif isinstance(policy, AsyncRetrying):
+        pause = retries.own_sleep(seconds)
+        if inspect.isawaitable(pause):
+            await pause
+    else:
+        await asyncio.to_thread(retries.own_sleep, seconds)  # written for threads: it may block
+
+
+def _events_of(stop: Any) -> list[Any]:
+    """Return the events that stop a policy by themselves: alone, or joined with ``|``."""
+    if isinstance(stop, stop_when_event_set):
+        return [stop.event]
+    if isinstance(stop, stop_any):
+        return [event for part in stop.stops for event in _events_of(part)]
+    return []

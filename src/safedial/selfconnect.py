@@ -1,0 +1,96 @@
+"""Self-connects: proving one, and letting go of it so that the port is free at once.
+
+Predicates and a release; no dialing and no policy.
+"""
+
+import os
+import socket
+import struct
+from typing import Protocol
+
+from safedial.addresses import same_endpoint
+
+INET = (socket.AF_INET, socket.AF_INET6)
+
+
+class HasFileno(Protocol):
+    """Anything with a file descriptor, such as a socket of any kind."""
+
+    def fileno(self) -> int:
+        """Return the file descriptor."""
+        ...
+
+
+def is_self_connected(sock: HasFileno | int) -> bool:
+    """Tell whether a TCP socket is connected to itself.
+
+    Args:
+        sock: a socket, an object with ``fileno()``, or a file descriptor. It is left open.
+
+    Returns:
+        True where local and peer address are the same endpoint, IPv4 and IPv4-mapped IPv6 being
+        equal. False for sockets that are not connected, and for other families and types.
+
+    Raises:
+        TypeError: *sock* is none of these. An asyncio ``StreamWriter`` has its socket under
+            ``writer.get_extra_info("socket")``.
+        OSError: the descriptor is closed, or is no socket.
+    """
+    if isinstance(sock, socket.socket):
+        return _proven(sock)
+    fileno = sock if isinstance(sock, int) else getattr(sock, "fileno", None)
+    if isinstance(fileno, bool) or not (isinstance(fileno, int) or callable(fileno)):
+        raise TypeError(f"sock must be a socket, a file descriptor or have fileno(), not {sock!r}")
+    # A duplicate can be closed without closing the caller's socket.
+    number = fileno if isinstance(fileno, int) else fileno()
+    with socket.socket(fileno=socket.dup(number)) as duplicate:
+        return _proven(duplicate)
+
+
+def reached_itself(sock: socket.socket, port: int) -> bool:
+    """Tell whether *sock*, just connected to *port*, must be taken for a self-connect.
+
+    One system call unless the ports are equal. An address that can't be read counts as a fault,
+    as in Go's ``selfConnect`` (src/net/tcpsock_posix.go).
+    """
+    try:
+        local = sock.getsockname()
+        return local[1] == port and same_endpoint(local, sock.getpeername())
+    except OSError:
+        return True
+
+
+def release(sock: socket.socket) -> None:
+    """Close a self-connected *sock* so that a server can bind its port at once.
+
+    SO_LINGER (1, 0) makes close() drop the connection without TIME_WAIT. Only for a proven
+    self-connect: on a healthy connection it loses data. Never after shutdown(), which would
+    leave TIME_WAIT all the same, for 60 s and against the server's SO_REUSEADDR.
+    """
+    # A Windows linger is two shorts, elsewhere it is two ints.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if os.name == "nt" else "ii", 1, 0))
+    sock.close()
+
+
+def abandon(sock: socket.socket) -> None:
+    """Close a *sock* whose dial did not finish: failed, timed out, cancelled or interrupted.
+
+    It may have connected to itself just before, and must then not keep the port.
+    """
+    try:
+        if _proven(sock):
+            release(sock)
+    except OSError:
+        pass  # closed already, or never connected
+    finally:
+        sock.close()
+
+
+def _proven(sock: socket.socket) -> bool:
+    if sock.family not in INET or sock.type != socket.SOCK_STREAM:
+        return False
+    local = sock.getsockname()
+    try:
+        return bool(local[1]) and same_endpoint(local, sock.getpeername())
+    except OSError:
+        return False  # not connected

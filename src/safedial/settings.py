@@ -1,0 +1,141 @@
+"""The settings of a dial: what a Dialer holds, checked before any packet leaves.
+
+A frozen record without state of its own, so that threads, tasks and forked children share it.
+"""
+
+import enum
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict
+
+from safedial.addresses import check_address, check_seconds
+from safedial.errors import is_spurious
+from safedial.events import OnEvent
+from safedial.ports import IP_LOCAL_PORT_RANGE
+
+if TYPE_CHECKING:
+    from tenacity import AsyncRetrying, Retrying
+
+    Policy: TypeAlias = Retrying | AsyncRetrying
+
+
+class Default(enum.Enum):
+    """The type of `DEFAULT`, for an argument that was not given."""
+
+    DEFAULT = "<default>"
+
+    def __repr__(self) -> str:
+        return self.value
+
+
+DEFAULT: Final = Default.DEFAULT
+
+# The stdlib's own mark for "no timeout given", which http.client and friends hand on.
+STDLIB_DEFAULT_TIMEOUT: Final[object] = getattr(socket, "_GLOBAL_DEFAULT_TIMEOUT", DEFAULT)
+
+SocketOption: TypeAlias = tuple[int, int, int | bytes] | tuple[int, int, None, int]
+Timeout: TypeAlias = float | None | Literal[Default.DEFAULT]
+
+
+class DialOptions(TypedDict, total=False):
+    """The keyword options that every face of safedial takes; `Dialer` explains them."""
+
+    socket_options: Iterable[SocketOption]
+    policy: "Policy | Literal[Default.DEFAULT] | None"
+    on_event: OnEvent | None
+    steer: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What stays the same from dial to dial; `safedial.Dialer` documents each field."""
+
+    timeout: Timeout = DEFAULT
+    source_address: tuple[str, int] | None = None
+    family: int = 0
+    socket_options: tuple[SocketOption, ...] = ()
+    policy: "Policy | Literal[Default.DEFAULT] | None" = DEFAULT
+    on_event: OnEvent | None = None
+    steer: bool = True
+
+    def __post_init__(self) -> None:
+        check_timeout(self.timeout)
+        check_source(self.source_address, "source_address")
+        check_family(self.family)
+        object.__setattr__(self, "socket_options", _checked_options(self.socket_options))
+        check_policy(self.policy)
+        if self.on_event is not None and not callable(self.on_event):
+            raise TypeError(f"on_event must be callable or None, not {self.on_event!r}")
+        if not isinstance(self.steer, bool):
+            raise TypeError(f"steer must be True or False, not {self.steer!r}")
+
+    @property
+    def steers(self) -> bool:
+        """Whether ports may be steered: not where the caller narrowed the range himself."""
+        return self.steer and not any(
+            option[:2] == (socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE) for option in self.socket_options
+        )
+
+    def policy_after(self, error: OSError) -> "Policy | None":
+        """Return the policy that decides what follows *error*, None where nothing does."""
+        if self.policy is not DEFAULT:
+            return self.policy
+        if not is_spurious(error):
+            return None  # what redial() would say, without loading tenacity for a mere refusal
+        from safedial.policy import default_policy
+
+        return default_policy()
+
+
+def check_timeout(timeout: Any) -> None:
+    """Raise TypeError or ValueError where *timeout* is no time."""
+    if timeout is not None and timeout is not DEFAULT and timeout is not STDLIB_DEFAULT_TIMEOUT:
+        check_seconds("timeout", timeout)
+
+
+def check_source(source: Any, name: str) -> None:
+    """Raise TypeError or ValueError where *source* is no address to bind to."""
+    if not source:
+        return  # the stdlib takes any false value for "not given"
+    _, port = check_address(tuple(source)[:2] if isinstance(source, tuple) else source, name)
+    if not isinstance(port, int):
+        raise TypeError(f"{name}: the port must be an int, not {port!r}")
+
+
+def check_family(family: Any) -> None:
+    """Raise TypeError or ValueError where *family* is not an IP family or 0."""
+    if isinstance(family, bool) or not isinstance(family, int):
+        raise TypeError(f"family must be AF_INET, AF_INET6 or 0, not {family!r}")
+    if family not in (socket.AF_UNSPEC, socket.AF_INET, socket.AF_INET6):
+        raise ValueError(f"family must be AF_INET, AF_INET6 or 0, not {family!r}")
+
+
+def check_policy(policy: Any) -> None:
+    """Raise TypeError where *policy* is no policy."""
+    if policy is None or policy is DEFAULT:
+        return
+    from tenacity import AsyncRetrying, Retrying  # late: most programs never give a policy
+
+    if not isinstance(policy, Retrying | AsyncRetrying):
+        raise TypeError(
+            f"policy must be a tenacity.Retrying or AsyncRetrying, such as safedial.reconnect(), "
+            f"or None for a single round, not {policy!r}"
+        )
+
+
+def _checked_options(options: Any) -> tuple[SocketOption, ...]:
+    if options is None:
+        return ()
+    if isinstance(options, str | bytes) or not isinstance(options, Iterable):
+        raise TypeError(f"socket_options must be an iterable of setsockopt() arguments, not {options!r}")
+    found = tuple(tuple(option) if isinstance(option, list | tuple) else option for option in options)
+    for option in found:
+        if not isinstance(option, tuple) or len(option) not in (3, 4):
+            raise TypeError(f"socket_options: each must be (level, option, value), not {option!r}")
+        level, number, value = option[:3]
+        plain = len(option) == 3 and isinstance(value, int | bytes | bytearray | memoryview)
+        null = len(option) == 4 and value is None and isinstance(option[3], int)
+        if not (isinstance(level, int) and isinstance(number, int) and (plain or null)):
+            raise TypeError(f"socket_options: not the arguments of setsockopt(): {option!r}")
+    return found
