@@ -2,16 +2,16 @@
 
     python bench/dial.py [rounds]
 
-One process accepts on a port inside the ephemeral range, so that steering is at work. Each round
-lets each contender dial a batch, in an order that rotates; only the dial is timed, and each
-connection is then dropped without TIME_WAIT. Times differ from machine to machine, so read the
-ratios. Where aiohappyeyeballs, anyio or uvloop are installed, they take part.
+The server listens on a port inside the ephemeral range, so that steering is at work. Each round
+lets each contender dial a batch, in an order that rotates. Only the dial is timed: the server's
+backlog holds the batch, which is accepted and dropped, without TIME_WAIT, when the batch is done,
+so that no other process has to be woken meanwhile. Times differ from machine to machine, so read
+the ratios. Where aiohappyeyeballs, anyio or uvloop are installed, they take part.
 """
 
 import asyncio
 import contextlib
 import importlib
-import multiprocessing
 import platform
 import socket
 import statistics
@@ -26,19 +26,14 @@ BATCH = 200
 DROP = struct.pack("ii", 1, 0)
 
 
-def serve(ready):
-    """Accept and drop, until killed."""
-    found = ports.read_range()
-    start = found.low + (found.high - found.low) // 3 if found else 0
+def listen():
+    """Listen on an even port inside the ephemeral range, the kind that the kernel likes to draw."""
+    found = ports.read_range() or ports.PortRange(0, 0)
+    start = (found.low + (found.high - found.low) // 3) & ~1
     for port in range(start, start + 2000, 2):
-        try:
-            server = socket.create_server(("127.0.0.1", port), backlog=4096)
-            break
-        except OSError:
-            continue
-    ready.send(server.getsockname()[1])
-    while True:
-        server.accept()[0].close()
+        with contextlib.suppress(OSError):
+            return socket.create_server(("127.0.0.1", port), backlog=4096)
+    raise SystemExit("no free port")
 
 
 def drop(sock):
@@ -97,30 +92,38 @@ def turns(contenders, rounds):
         yield from names[shift:] + names[:shift]
 
 
-def time_blocking(contenders, rounds):
+def time_blocking(server, contenders, rounds):
     taken = {name: [] for name in contenders}
     clock = time.perf_counter
     for name in turns(contenders, rounds):
         dial = contenders[name]
+        batch = []
         for _ in range(BATCH):
             begin = clock()
             sock = dial()
             taken[name].append(clock() - begin)
+            batch.append(sock)
+        for sock in batch:
+            drop(server.accept()[0])
             drop(sock)
     return taken
 
 
-async def time_asyncio(contenders, rounds):
+async def time_asyncio(server, contenders, rounds):
     taken = {name: [] for name in contenders}
     clock = time.perf_counter
     for name in turns(contenders, rounds):
         dial = contenders[name]
+        batch = []
         for _ in range(BATCH):
             begin = clock()
             _, writer = await dial()
             taken[name].append(clock() - begin)
-            (getattr(writer, "transport", writer)).abort()
-            await asyncio.sleep(0)
+            batch.append(getattr(writer, "transport", writer))
+        for transport in batch:
+            drop(server.accept()[0])
+            transport.abort()
+        await asyncio.sleep(0)
     return taken
 
 
@@ -134,25 +137,21 @@ def report(title, taken):
 
 def main():
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 60
-    here, there = multiprocessing.Pipe()
-    server = multiprocessing.Process(target=serve, args=(there,), daemon=True)
-    server.start()
-    port = here.recv()
-    print(f"Python {platform.python_version()}, {platform.system()} {platform.release()}, port {port}, "
-          f"range {ports.read_range()}, {rounds} rounds of {BATCH}")  # fmt: skip
-    try:
+    with listen() as server:
+        port = server.getsockname()[1]
+        print(
+            f"Python {platform.python_version()}, {platform.system()} {platform.release()}, port {port}, "
+            f"{ports.read_range()}, {rounds} rounds of {BATCH}"
+        )
         for title, contenders in blocking_contenders(port).items():
-            report(title, time_blocking(contenders, rounds))
-        report("asyncio, numeric", asyncio.run(time_asyncio(asyncio_contenders(port), rounds)))
+            report(title, time_blocking(server, contenders, rounds))
+        contenders = asyncio_contenders(port)
+        report("asyncio, numeric", asyncio.run(time_asyncio(server, contenders, rounds)))
         with contextlib.suppress(ImportError):
             uvloop = importlib.import_module("uvloop")
+            two = {name: contenders[name] for name in ("asyncio.open_connection", "open_connection")}
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                contenders = asyncio_contenders(port)
-                two = {name: contenders[name] for name in ("asyncio.open_connection", "open_connection")}
-                report("uvloop, numeric", runner.run(time_asyncio(two, rounds)))
-    finally:
-        server.kill()
-        server.join()
+                report("uvloop, numeric", runner.run(time_asyncio(server, two, rounds)))
 
 
 if __name__ == "__main__":

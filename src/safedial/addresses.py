@@ -6,6 +6,8 @@ Pure functions; no socket is made here. Imports nothing of safedial.
 import math
 import socket
 import threading
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 Host: TypeAlias = str | bytes | None
@@ -19,26 +21,24 @@ _MAX_SECONDS = threading.TIMEOUT_MAX
 _V4_MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291 section 2.5.5.2
 
 
-def check_address(address: Any, name: str = "address") -> tuple[Host, Port]:
+def pair(address: Any, name: str = "address") -> tuple[Any, Any]:
     """Return *address* as (host, port), or raise TypeError or ValueError naming *name*."""
-    if isinstance(address, str | bytes) or not hasattr(address, "__iter__"):
-        raise TypeError(f"{name} must be a (host, port) pair, not {address!r}")
-    parts = tuple(address)
-    if len(parts) != 2:
+    if type(address) is not tuple:
+        if isinstance(address, str | bytes) or not isinstance(address, Iterable):
+            raise TypeError(f"{name} must be a (host, port) pair, not {address!r}")
+        address = tuple(address)
+    if len(address) != 2:
         raise ValueError(f"{name} must be a (host, port) pair, not {address!r}")
-    host, port = parts
-    check_host(host, name)
-    check_port(port, name)
-    return host, port
+    return address
 
 
 def check_host(host: Any, name: str = "host") -> None:
     """Raise TypeError or ValueError naming *name* where *host* can't be a host."""
     if host is None:
         return
-    if not isinstance(host, str | bytes | bytearray):
+    if not isinstance(host, str | bytes):
         raise TypeError(f"{name}: the host must be str, bytes or None, not {host!r}")
-    if (0 if isinstance(host, bytes | bytearray) else "\0") in host:  # type: ignore[operator]
+    if "\0" in host if isinstance(host, str) else 0 in host:
         raise ValueError(f"{name}: the host must not contain a null character: {host!r}")
 
 
@@ -66,26 +66,29 @@ def check_seconds(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be from 0 to {_MAX_SECONDS:.0f} seconds, not {value!r}{hint}")
 
 
-def numeric(host: Host, port: Port, family: int) -> AddrInfo | None:
-    """Return what getaddrinfo would give for a numeric *host* and *port*, else None.
+# typed, or the port 80.0 would be taken for the port 80 that came before.
+@lru_cache(maxsize=1024, typed=True)
+def numeric(host: Host, port: Port, family: int) -> tuple[AddrInfo, ...]:
+    """Check *host* and *port*; return what getaddrinfo would give where both are numbers, else ().
 
     Only the canonical forms count: short IPv4 (``127.1``) and scoped IPv6 (``fe80::1%eth0``) are
-    the resolver's, and so is a host of the wrong family.
+    the resolver's, and so is a host of the wrong family. Cached, as it comes before every dial.
     """
-    if type(host) is not str or type(port) is not int:
-        return None
-    # Looking at one character keeps names, which are the resolver's, at no cost.
-    if host[-1:].isdigit() and family != socket.AF_INET6 and ":" not in host:
+    check_host(host)
+    check_port(port)
+    if not isinstance(host, str) or not isinstance(port, int):
+        return ()
+    if ":" not in host and family != socket.AF_INET6:
         guess, sockaddr = socket.AF_INET, (host, port)
     elif ":" in host and "%" not in host and family != socket.AF_INET:
         guess, sockaddr = socket.AF_INET6, (host, port, 0, 0)  # type: ignore[assignment]
     else:
-        return None
+        return ()
     try:
         socket.inet_pton(guess, host)
     except (OSError, ValueError):
-        return None
-    return guess, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", sockaddr
+        return ()
+    return ((guess, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", sockaddr),)
 
 
 def same_endpoint(local: SockAddr, peer: SockAddr) -> bool:
@@ -112,11 +115,14 @@ def _scope(sockaddr: SockAddr) -> int:
     return sockaddr[3] if len(sockaddr) > 3 else 0
 
 
-def interleave(infos: list[AddrInfo], first_family_count: int = 1) -> list[AddrInfo]:
+def interleave(infos: Sequence[AddrInfo], first_family_count: int) -> Sequence[AddrInfo]:
     """Order *infos* so that address families alternate (RFC 8305 section 4).
 
-    *first_family_count* addresses of the first family lead, as asyncio's ``interleave`` counts.
+    *first_family_count* addresses of the first family lead, as asyncio's ``interleave`` counts;
+    0 keeps the order.
     """
+    if not first_family_count:
+        return infos
     families: dict[int, list[AddrInfo]] = {}
     for info in infos:
         families.setdefault(info[0], []).append(info)
@@ -132,6 +138,6 @@ def interleave(infos: list[AddrInfo], first_family_count: int = 1) -> list[AddrI
 
 def describe(host: object, port: object) -> str:
     """Name a host and port for people: ``127.0.0.1 port 5432``."""
-    if isinstance(host, bytes | bytearray):
+    if isinstance(host, bytes):
         host = host.decode(errors="replace")
     return f"{host or 'localhost'} port {port}"

@@ -3,7 +3,7 @@
 import socket
 
 from safedial import connect
-from safedial.addresses import AddrInfo, SockAddr, check_address, numeric
+from safedial.addresses import AddrInfo, SockAddr, numeric, pair
 from safedial.errors import last_error
 from safedial.journal import Journal
 from safedial.selfconnect import abandon
@@ -19,11 +19,17 @@ def dial(
     all_errors: bool,
 ) -> socket.socket:
     """Return a connected socket; `safedial.safe_connect` tells the rest. Arguments are checked."""
-    host, port = check_address(address)
+    host, port = pair(address)
+    try:
+        known = numeric(host, port, settings.family)
+    except TypeError as error:
+        raise TypeError(f"address: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"address: {error}") from None
     journal = Journal(host, port, settings.on_event)
     try:
         try:
-            return _round(settings, journal, timeout, source)
+            return _round(settings, journal, known, timeout, source)
         except OSError as error:
             first = error
         chosen = settings.policy_after(first)
@@ -31,7 +37,7 @@ def dial(
             raise first
         from safedial import retrying  # late, as it loads tenacity
 
-        return retrying.dial(chosen, journal, first, lambda: _round(settings, journal, timeout, source))
+        return retrying.dial(chosen, journal, first, lambda: _round(settings, journal, known, timeout, source))
     except OSError as error:
         raise journal.outcome(error, all_errors=all_errors)  # noqa: B904  # it is *error*, or has it
     finally:
@@ -39,11 +45,17 @@ def dial(
         first = None  # type: ignore[assignment]  # the traceback holds this frame: break the cycle
 
 
-def _round(settings: Settings, journal: Journal, timeout: Timeout, source: SockAddr | None) -> socket.socket:
+def _round(
+    settings: Settings,
+    journal: Journal,
+    known: tuple[AddrInfo, ...],
+    timeout: Timeout,
+    source: SockAddr | None,
+) -> socket.socket:
     """Try every address once, in order. Racing them would begin here."""
     errors: list[OSError] = []
     try:
-        for info in _resolve(settings, journal):
+        for info in known or _resolve(settings, journal):
             try:
                 sock = _attempt(settings, info, timeout, source)
             except OSError as error:
@@ -66,9 +78,6 @@ def _round(settings: Settings, journal: Journal, timeout: Timeout, source: SockA
 
 def _resolve(settings: Settings, journal: Journal) -> "list[AddrInfo]":
     host, port = journal.host, journal.port
-    known = numeric(host, port, settings.family)
-    if known is not None:
-        return [known]
     try:
         return socket.getaddrinfo(host, port, settings.family, socket.SOCK_STREAM)
     except UnicodeError as error:

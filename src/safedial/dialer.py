@@ -61,9 +61,9 @@ class Dialer(Settings):
         Runs in any asyncio event loop. Errors and *all_errors* are those of `create_connection`.
         """
         from safedial import nonblocking  # late, as it loads asyncio
-        from safedial.addresses import check_address
+        from safedial.addresses import pair
 
-        host, port = check_address(address)
+        host, port = pair(address)
         target = nonblocking.Target(host, port, family=self.family, local_addr=self.source_address)
         return await nonblocking.dial(self, target, all_errors=all_errors)
 

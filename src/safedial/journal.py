@@ -14,7 +14,7 @@ from safedial.events import DialEvent, EventKind, OnEvent, emit, logger
 class Journal:
     """What one dial has done so far. Belongs to that dial alone."""
 
-    __slots__ = ("_observed", "_said", "attempt", "errors", "host", "on_event", "port", "started")
+    __slots__ = ("_said", "attempt", "errors", "host", "on_event", "port", "started")
 
     def __init__(self, host: Host, port: Port, on_event: OnEvent | None) -> None:
         self.host = host
@@ -27,11 +27,14 @@ class Journal:
         # What was said where, with the first and last attempt that said it. Keyed by the words,
         # so that a loop of a day needs no more memory than one of a minute.
         self._said: dict[tuple[str, str], tuple[int, int]] = {}
-        self._observed = on_event is not None or logger.isEnabledFor(logging.DEBUG)
+
+    @property
+    def _observed(self) -> bool:
+        return self.on_event is not None or logger.isEnabledFor(logging.DEBUG)
 
     def connected(self, sockaddr: SockAddr) -> None:
         """Tell that *sockaddr* answered."""
-        if self._observed or self.attempt > 1:
+        if self.attempt > 1 or self._observed:
             self._emit("connected", sockaddr)
 
     def failed(self, sockaddr: SockAddr | None, error: OSError) -> None:
@@ -41,7 +44,7 @@ class Journal:
         first, _ = self._said.get(key, (self.attempt, 0))
         self._said[key] = first, self.attempt
         itself = isinstance(error, SelfConnectError)
-        if self._observed or itself:
+        if itself or self._observed:
             self._emit("self_connect" if itself else "failed", sockaddr, error)
 
     def retrying(self, error: OSError, wait: float) -> None:

@@ -1,20 +1,19 @@
 """The asyncio dial: resolve, try the addresses in order or race them, retry under the policy."""
 
 import asyncio
-import contextlib
 import functools
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from safedial import connect
 from safedial.addresses import AddrInfo, Host, Port, SockAddr, interleave, numeric
 from safedial.errors import combined_error
 from safedial.journal import Journal
-from safedial.race import Lane, race
+from safedial.race import race
 from safedial.selfconnect import abandon
-from safedial.settings import DEFAULT, STDLIB_DEFAULT_TIMEOUT, Settings, Timeout
+from safedial.settings import DEFAULT, STDLIB_DEFAULT_TIMEOUT, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +59,18 @@ async def _round(settings: Settings, target: Target, journal: Journal) -> socket
         sources = None
         if target.local_addr is not None:
             sources = await _resolve(*target.local_addr[:2], target, journal)
-        first_count = target.interleave
-        if first_count is None and target.happy_eyeballs_delay is not None:
-            first_count = 1
-        if first_count:
-            infos = interleave(infos, first_count)
-        lanes = [functools.partial(_lane, settings, info, sources, journal, errors) for info in infos]
-        if target.happy_eyeballs_delay is not None and len(lanes) > 1:
+        if target.interleave or target.happy_eyeballs_delay is not None:
+            # asyncio's rule: racing interleaves, unless the caller says 0.
+            infos = interleave(infos, 1 if target.interleave is None else target.interleave)
+        if target.happy_eyeballs_delay is not None and len(infos) > 1:
+            lanes = [functools.partial(_lane, settings, info, sources, journal, errors) for info in infos]
             won = await race(lanes, target.happy_eyeballs_delay, _discard)
         else:
-            won = await _in_order(lanes)
+            won = None
+            for info in infos:
+                won = await _lane(settings, info, sources, journal, errors)
+                if won is not None:
+                    break
         if won is not None:
             return _announce(journal, *won)
         journal.errors = errors
@@ -78,10 +79,10 @@ async def _round(settings: Settings, target: Target, journal: Journal) -> socket
         del errors
 
 
-async def _resolve(host: Host, port: Port, target: Target, journal: Journal) -> list[AddrInfo]:
+async def _resolve(host: Host, port: Port, target: Target, journal: Journal) -> Sequence[AddrInfo]:
     known = numeric(host, port, target.family)
-    if known is not None and target.proto in (0, socket.IPPROTO_TCP):
-        return [known]
+    if known and target.proto in (0, socket.IPPROTO_TCP):
+        return known
     loop = asyncio.get_running_loop()
     try:
         infos = await loop.getaddrinfo(
@@ -100,14 +101,6 @@ async def _resolve(host: Host, port: Port, target: Target, journal: Journal) -> 
 _Won: TypeAlias = tuple[socket.socket, SockAddr]
 
 
-async def _in_order(lanes: "list[Lane[_Won]]") -> _Won | None:
-    for lane in lanes:
-        won = await lane()
-        if won is not None:
-            return won
-    return None
-
-
 def _discard(won: _Won) -> None:
     won[0].close()
 
@@ -124,7 +117,7 @@ def _announce(journal: Journal, sock: socket.socket, sockaddr: SockAddr) -> sock
 async def _lane(
     settings: Settings,
     info: AddrInfo,
-    sources: list[AddrInfo] | None,
+    sources: Sequence[AddrInfo] | None,
     journal: Journal,
     errors: list[OSError],
 ) -> _Won | None:
@@ -134,10 +127,13 @@ async def _lane(
     except OSError as error:
         errors.append(error)
         journal.failed(info[4], error)
-        return None
+    # A refusal on loopback takes no wait. Without a turn for the loop, a bare reconnect loop would
+    # starve every other task and could not be cancelled.
+    await asyncio.sleep(0)
+    return None
 
 
-async def _attempt(settings: Settings, info: AddrInfo, sources: list[AddrInfo] | None) -> socket.socket:
+async def _attempt(settings: Settings, info: AddrInfo, sources: Sequence[AddrInfo] | None) -> socket.socket:
     family, kind, proto, _, sockaddr = info
     loop = asyncio.get_running_loop()
     guarded = connect.kernel_chooses_port(family, sources[0][4] if sources else None)
@@ -148,11 +144,14 @@ async def _attempt(settings: Settings, info: AddrInfo, sources: list[AddrInfo] |
             sock.setsockopt(*option)
         if sources is not None:
             _bind_one(sock, sources)
-        async with _time_limit(settings.timeout):
-            if guarded:
-                await connect.connect_async(loop, sock, sockaddr, steered=settings.steers)
-            else:
-                await loop.sock_connect(sock, sockaddr)
+        if guarded:
+            connecting = connect.connect_async(loop, sock, sockaddr, steered=settings.steers)
+        else:
+            connecting = loop.sock_connect(sock, sockaddr)
+        if settings.timeout in _NO_LIMIT:
+            await connecting
+        else:
+            await _within(settings.timeout, connecting)
     except BaseException:
         if guarded:
             abandon(sock)
@@ -161,7 +160,7 @@ async def _attempt(settings: Settings, info: AddrInfo, sources: list[AddrInfo] |
     return sock
 
 
-def _bind_one(sock: socket.socket, sources: list[AddrInfo]) -> None:
+def _bind_one(sock: socket.socket, sources: Sequence[AddrInfo]) -> None:
     """Bind *sock* to the first of *sources* that has its family and can be bound."""
     failure: OSError | None = None
     for family, _, _, _, source in sources:
@@ -178,13 +177,15 @@ def _bind_one(sock: socket.socket, sources: list[AddrInfo]) -> None:
     raise failure or OSError(f"no matching local address with family={sock.family!r} found")
 
 
-@contextlib.asynccontextmanager
-async def _time_limit(timeout: Timeout) -> AsyncIterator[None]:
-    seconds = None if timeout is DEFAULT or timeout is STDLIB_DEFAULT_TIMEOUT else timeout
+# What stands for "no limit" here, where sockets have no default timeout to fall back on.
+_NO_LIMIT = (None, DEFAULT, STDLIB_DEFAULT_TIMEOUT)
+
+
+async def _within(seconds: Any, connecting: Coroutine[Any, Any, None]) -> None:
     limit = asyncio.timeout(seconds)
     try:
         async with limit:
-            yield
+            await connecting
     except TimeoutError:
         if limit.expired():
             raise TimeoutError("timed out") from None  # the words of a blocking socket's

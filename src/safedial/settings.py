@@ -6,10 +6,10 @@ A frozen record without state of its own, so that threads, tasks and forked chil
 import enum
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict
 
-from safedial.addresses import check_address, check_seconds
+from safedial.addresses import check_host, check_port, check_seconds, pair
 from safedial.errors import is_spurious
 from safedial.events import OnEvent
 from safedial.ports import IP_LOCAL_PORT_RANGE
@@ -58,6 +58,8 @@ class Settings:
     policy: "Policy | Literal[Default.DEFAULT] | None" = DEFAULT
     on_event: OnEvent | None = None
     steer: bool = True
+    # Whether ports are steered in fact: not where the caller narrowed the range himself.
+    steers: bool = field(init=False, repr=False, compare=False, default=True)
 
     def __post_init__(self) -> None:
         check_timeout(self.timeout)
@@ -69,13 +71,8 @@ class Settings:
             raise TypeError(f"on_event must be callable or None, not {self.on_event!r}")
         if not isinstance(self.steer, bool):
             raise TypeError(f"steer must be True or False, not {self.steer!r}")
-
-    @property
-    def steers(self) -> bool:
-        """Whether ports may be steered: not where the caller narrowed the range himself."""
-        return self.steer and not any(
-            option[:2] == (socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE) for option in self.socket_options
-        )
+        own = any(option[:2] == (socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE) for option in self.socket_options)
+        object.__setattr__(self, "steers", self.steer and not own)
 
     def policy_after(self, error: OSError) -> "Policy | None":
         """Return the policy that decides what follows *error*, None where nothing does."""
@@ -98,7 +95,9 @@ def check_source(source: Any, name: str) -> None:
     """Raise TypeError or ValueError where *source* is no address to bind to."""
     if not source:
         return  # the stdlib takes any false value for "not given"
-    _, port = check_address(tuple(source)[:2] if isinstance(source, tuple) else source, name)
+    host, port = pair(source[:2] if isinstance(source, tuple) else source, name)
+    check_host(host, name)
+    check_port(port, name)
     if not isinstance(port, int):
         raise TypeError(f"{name}: the port must be an int, not {port!r}")
 
