@@ -48,13 +48,14 @@ def bare(port):
 
 
 def blocking_contenders(port):
+    dialer = safedial.Dialer()
     numeric, name = ("127.0.0.1", port), ("localhost", port)
     return {
         "numeric": {
             "socket.create_connection": lambda: socket.create_connection(numeric),
             "safe_connect": lambda: safedial.safe_connect(numeric),
             "safe_connect, steer=False": lambda: safedial.safe_connect(numeric, steer=False),
-            "Dialer().dial": lambda dialer=safedial.Dialer(): dialer.dial(numeric),
+            "Dialer().dial": lambda: dialer.dial(numeric),
             "bare socket": lambda: bare(port),
         },
         "by name": {

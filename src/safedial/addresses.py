@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 Host: TypeAlias = str | bytes | None
 Port: TypeAlias = int | str | None
@@ -23,13 +23,15 @@ _V4_MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291 section 2.5.5.2
 
 def pair(address: Any, name: str = "address") -> tuple[Any, Any]:
     """Return *address* as (host, port), or raise TypeError or ValueError naming *name*."""
-    if type(address) is not tuple:
-        if isinstance(address, str | bytes) or not isinstance(address, Iterable):
-            raise TypeError(f"{name} must be a (host, port) pair, not {address!r}")
-        address = tuple(address)
-    if len(address) != 2:
+    if type(address) is tuple:
+        parts = cast("tuple[Any, ...]", address)
+    elif isinstance(address, str | bytes) or not isinstance(address, Iterable):
+        raise TypeError(f"{name} must be a (host, port) pair, not {address!r}")
+    else:
+        parts = tuple(cast("Iterable[Any]", address))
+    if len(parts) != 2:
         raise ValueError(f"{name} must be a (host, port) pair, not {address!r}")
-    return address
+    return parts
 
 
 def check_host(host: Any, name: str = "host") -> None:

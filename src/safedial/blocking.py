@@ -1,6 +1,7 @@
 """The blocking dial: resolve, try each address in order, retry under the policy."""
 
 import socket
+from collections.abc import Sequence
 
 from safedial import connect
 from safedial.addresses import AddrInfo, SockAddr, numeric, pair
@@ -76,7 +77,7 @@ def _round(
         del errors
 
 
-def _resolve(settings: Settings, journal: Journal) -> "list[AddrInfo]":
+def _resolve(settings: Settings, journal: Journal) -> Sequence[AddrInfo]:
     host, port = journal.host, journal.port
     try:
         return socket.getaddrinfo(host, port, settings.family, socket.SOCK_STREAM)

@@ -23,20 +23,15 @@ range, no policy: those are the layers above.
 import contextlib
 import errno
 import socket
-import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from safedial import ports
-from safedial.addresses import AddrInfo, SockAddr
+from safedial.addresses import SockAddr
 from safedial.errors import PortsExhaustedError, SelfConnectError
-from safedial.selfconnect import INET, abandon, reached_itself, release
+from safedial.selfconnect import INET, reached_itself, release
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-
-
-# One connect without narrowing, for a port that can't be steered around or need not be.
-_UNSTEERED: tuple[int, ...] = (0,)
 
 
 def connect(sock: socket.socket, sockaddr: SockAddr, *, steered: bool) -> None:
@@ -47,8 +42,8 @@ def connect(sock: socket.socket, sockaddr: SockAddr, *, steered: bool) -> None:
         PortsExhaustedError: no local port is free to reach *sockaddr*.
         OSError: what the kernel said, EADDRNOTAVAIL for an address this host lacks included.
     """
-    sides = ports.side_options(sockaddr[1]) if steered else ()
-    for side in sides or _UNSTEERED:
+    sides = ports.side_options(sockaddr[1]) if steered else ports.UNSTEERED
+    for side in sides:
         if side:
             ports.steer(sock, side)
         try:
@@ -56,18 +51,18 @@ def connect(sock: socket.socket, sockaddr: SockAddr, *, steered: bool) -> None:
         except OSError as error:
             if error.errno != errno.EADDRNOTAVAIL:
                 raise
-            shortage = error
+            if side == sides[-1]:
+                _explain(sock, sockaddr, error, steered=bool(side))
         else:
             if reached_itself(sock, sockaddr[1]):
                 raise _let_go(sock, sockaddr)
             return
-    raise _explain(sock, sockaddr, shortage, steered=bool(sides))
 
 
 async def connect_async(loop: "AbstractEventLoop", sock: socket.socket, sockaddr: SockAddr, *, steered: bool) -> None:
     """Connect the non-blocking *sock* as `connect` does, waiting in *loop* where there is a wait."""
-    sides = ports.side_options(sockaddr[1]) if steered else ()
-    for side in sides or _UNSTEERED:
+    sides = ports.side_options(sockaddr[1]) if steered else ports.UNSTEERED
+    for side in sides:
         if side:
             ports.steer(sock, side)
         try:
@@ -76,12 +71,12 @@ async def connect_async(loop: "AbstractEventLoop", sock: socket.socket, sockaddr
         except OSError as error:
             if error.errno != errno.EADDRNOTAVAIL:
                 raise
-            shortage = error
+            if side == sides[-1]:
+                _explain(sock, sockaddr, error, steered=bool(side))
         else:
             if reached_itself(sock, sockaddr[1]):
                 raise _let_go(sock, sockaddr)
             return
-    raise _explain(sock, sockaddr, shortage, steered=bool(sides))
 
 
 def _connected_at_once(sock: socket.socket, sockaddr: SockAddr) -> bool:
@@ -92,7 +87,7 @@ def _connected_at_once(sock: socket.socket, sockaddr: SockAddr) -> bool:
     That saves the event loop a turn, and finds a self-connect before a cancellation can come
     between. Other systems answer a second connect(2) otherwise: nothing is begun there.
     """
-    if sys.platform != "linux":
+    if not ports.ON_LINUX:
         return False
     try:
         with contextlib.suppress(BlockingIOError):
@@ -112,18 +107,17 @@ def _let_go(sock: socket.socket, sockaddr: SockAddr) -> SelfConnectError:
     return SelfConnectError.at(sockaddr[0], sockaddr[1])
 
 
-def _explain(sock: socket.socket, sockaddr: SockAddr, shortage: OSError, *, steered: bool) -> OSError:
-    """Tell apart the two meanings of EADDRNOTAVAIL from connect(2).
+def _explain(sock: socket.socket, sockaddr: SockAddr, error: OSError, *, steered: bool) -> NoReturn:
+    """Raise what EADDRNOTAVAIL from connect(2) means, of two things.
 
     An address that this host lacks (IPv6 switched off) is permanent. Used-up ports are not, and
     on systems that pick a port already in use (Go's "spurious") the next dial may succeed.
     """
     if _lacks_local_address(sock.family, sockaddr):
-        return shortage
-    tried = None if steered else ports.own_range(sock)
-    error = PortsExhaustedError.at(sockaddr[0], sockaddr[1], ports.usage(sockaddr, tried or ports.read_range()))
-    error.__cause__ = shortage
-    return error
+        raise error
+    own = None if steered else ports.own_range(sock)
+    usage = ports.usage(sockaddr, own or ports.read_range())
+    raise PortsExhaustedError.at(sockaddr[0], sockaddr[1], usage) from error
 
 
 def _lacks_local_address(family: int, sockaddr: SockAddr) -> bool:
@@ -148,9 +142,8 @@ def bind_source(sock: socket.socket, source: SockAddr) -> None:
     Without IP_BIND_ADDRESS_NO_PORT, bind(2) draws a port from a pool that all destinations
     share, and fails with EADDRINUSE long before connect(2) would run out.
     """
-    if not source[1] and ports.IP_BIND_ADDRESS_NO_PORT is not None and sock.family in INET:
-        try:
+    if not source[1] and ports.ON_LINUX and sock.family in INET:
+        # Older than Linux 4.2: the port is drawn now, and checked all the same.
+        with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_IP, ports.IP_BIND_ADDRESS_NO_PORT, 1)
-        except OSError:
-            pass  # older than Linux 4.2: the port is drawn now, and checked all the same
     sock.bind(source)

@@ -7,6 +7,7 @@ import errno
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 
 class SelfConnectError(ConnectionRefusedError):
@@ -129,7 +130,7 @@ def _is_transient(error: BaseException) -> bool:
 def errors_of(error: BaseException) -> Iterator[BaseException]:
     """Yield *error* and what the other addresses of the same dial said."""
     if isinstance(error, BaseExceptionGroup):
-        for member in error.exceptions:
+        for member in cast("BaseExceptionGroup[BaseException]", error).exceptions:
             yield from errors_of(member)
         return
     yield error

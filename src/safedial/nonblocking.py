@@ -58,7 +58,8 @@ async def _round(settings: Settings, target: Target, journal: Journal) -> socket
         infos = await _resolve(target.host, target.port, target, journal)
         sources = None
         if target.local_addr is not None:
-            sources = await _resolve(*target.local_addr[:2], target, journal)
+            host, port, *_ = target.local_addr
+            sources = await _resolve(host, port, target, journal)
         if target.interleave or target.happy_eyeballs_delay is not None:
             # asyncio's rule: racing interleaves, unless the caller says 0.
             infos = interleave(infos, 1 if target.interleave is None else target.interleave)

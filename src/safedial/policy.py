@@ -97,7 +97,7 @@ def _wait_for_a_port(state: RetryCallState) -> float:
     if state.attempt_number == 1 and sys.platform != "linux":
         return 0.0  # there the kernel may just have picked a port already in use
     longest = min(_LONGEST_PORT_WAIT, _FIRST_PORT_WAIT * 2.0 ** min(state.attempt_number - 1, 10))
-    return random.uniform(longest / 2, longest)
+    return random.uniform(longest / 2, longest)  # noqa: S311  # jitter is no secret
 
 
 @functools.cache

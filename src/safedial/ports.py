@@ -17,8 +17,14 @@ from safedial.errors import PortUsage
 # linux/in.h; Python has no name for it. Linux 6.3 and backports (Debian's 6.1 has it).
 IP_LOCAL_PORT_RANGE = 51
 
-# linux/in.h, Linux 4.2; `socket` has the name from Python 3.11 on where the C library has it.
-IP_BIND_ADDRESS_NO_PORT = 24 if sys.platform == "linux" else None
+# linux/in.h, Linux 4.2. `socket` has the name where the C library that Python was built with had it.
+IP_BIND_ADDRESS_NO_PORT = 24
+
+# The options above mean other things elsewhere, so their numbers must not leave Linux.
+ON_LINUX = sys.platform == "linux"
+
+# What a connect without narrowing is tried with: 0 leaves the range as it is.
+UNSTEERED = (0,)
 
 # Seconds that a range once read is believed. A read costs as much as half a dial; a range that
 # changes in between costs no safety, because every connect is checked as well.
@@ -63,10 +69,10 @@ def sides(port: int, ports: PortRange | None) -> tuple[PortRange, ...]:
 def _side_options(port: int, ports: PortRange | None) -> tuple[int, ...]:
     packed = (struct.pack("=I", side.high << 16 | side.low) for side in sides(port, ports))
     # As the int that setsockopt() takes, which is signed; bytes cost half a microsecond more.
-    return tuple(struct.unpack("=i", option)[0] for option in packed)
+    return tuple(struct.unpack("=i", option)[0] for option in packed) or UNSTEERED
 
 
-_steerable = sys.platform == "linux"
+_steerable = ON_LINUX
 
 # One tuple, replaced whole, so that threads need no lock: (believed until, range).
 _believed: tuple[float, PortRange | None] = (0.0, None)
@@ -75,11 +81,11 @@ _believed: tuple[float, PortRange | None] = (0.0, None)
 def side_options(port: int) -> tuple[int, ...]:
     """Return values for IP_LOCAL_PORT_RANGE that keep the kernel off *port*, the best one first.
 
-    Empty where the kernel can't be steered or need not be.
+    `UNSTEERED` where the kernel can't be steered or need not be.
     """
     global _believed
     if not _steerable:
-        return ()
+        return UNSTEERED
     until, ports = _believed
     now = time.monotonic()
     if now >= until:

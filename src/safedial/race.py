@@ -45,10 +45,8 @@ async def race(lanes: Iterable[Lane[T]], delay: float, discard: Callable[[T], ob
             await asyncio.wait(running)
 
 
-async def _first_done(
-    running: "set[asyncio.Task[T | None]]", timeout: float | None
-) -> T | None:
-    done, _ = await asyncio.wait(running, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+async def _first_done(running: "set[asyncio.Task[T | None]]", seconds: float | None) -> T | None:
+    done, _ = await asyncio.wait(running, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     for task in done:
         if task.exception() is not None or task.result() is not None:
             running.discard(task)

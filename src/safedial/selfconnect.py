@@ -3,6 +3,7 @@
 Predicates and a release; no dialing and no policy.
 """
 
+import contextlib
 import os
 import socket
 import struct
@@ -38,11 +39,10 @@ def is_self_connected(sock: HasFileno | int) -> bool:
     """
     if isinstance(sock, socket.socket):
         return _proven(sock)
-    fileno = sock if isinstance(sock, int) else getattr(sock, "fileno", None)
-    if isinstance(fileno, bool) or not (isinstance(fileno, int) or callable(fileno)):
+    if isinstance(sock, bool) or not (isinstance(sock, int) or hasattr(sock, "fileno")):
         raise TypeError(f"sock must be a socket, a file descriptor or have fileno(), not {sock!r}")
     # A duplicate can be closed without closing the caller's socket.
-    number = fileno if isinstance(fileno, int) else fileno()
+    number = sock if isinstance(sock, int) else sock.fileno()
     with socket.socket(fileno=socket.dup(number)) as duplicate:
         return _proven(duplicate)
 
@@ -77,13 +77,10 @@ def abandon(sock: socket.socket) -> None:
 
     It may have connected to itself just before, and must then not keep the port.
     """
-    try:
+    with contextlib.suppress(OSError):  # closed already
         if _proven(sock):
             release(sock)
-    except OSError:
-        pass  # closed already, or never connected
-    finally:
-        sock.close()
+    sock.close()
 
 
 def _proven(sock: socket.socket) -> bool:

@@ -5,9 +5,9 @@ A frozen record without state of its own, so that threads, tasks and forked chil
 
 import enum
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, cast
 
 from safedial.addresses import check_host, check_port, check_seconds, pair
 from safedial.errors import is_spurious
@@ -34,8 +34,8 @@ DEFAULT: Final = Default.DEFAULT
 # The stdlib's own mark for "no timeout given", which http.client and friends hand on.
 STDLIB_DEFAULT_TIMEOUT: Final[object] = getattr(socket, "_GLOBAL_DEFAULT_TIMEOUT", DEFAULT)
 
-SocketOption: TypeAlias = tuple[int, int, int | bytes] | tuple[int, int, None, int]
-Timeout: TypeAlias = float | None | Literal[Default.DEFAULT]
+SocketOption: TypeAlias = tuple[int, int, int | bytes]
+Timeout: TypeAlias = float | Literal[Default.DEFAULT] | None
 
 
 class DialOptions(TypedDict, total=False):
@@ -54,7 +54,7 @@ class Settings:
     timeout: Timeout = DEFAULT
     source_address: tuple[str, int] | None = None
     family: int = 0
-    socket_options: tuple[SocketOption, ...] = ()
+    socket_options: Iterable[SocketOption] = ()
     policy: "Policy | Literal[Default.DEFAULT] | None" = DEFAULT
     on_event: OnEvent | None = None
     steer: bool = True
@@ -65,13 +65,14 @@ class Settings:
         check_timeout(self.timeout)
         check_source(self.source_address, "source_address")
         check_family(self.family)
-        object.__setattr__(self, "socket_options", _checked_options(self.socket_options))
+        options = _checked_options(self.socket_options)
+        object.__setattr__(self, "socket_options", options)
         check_policy(self.policy)
         if self.on_event is not None and not callable(self.on_event):
             raise TypeError(f"on_event must be callable or None, not {self.on_event!r}")
         if not isinstance(self.steer, bool):
             raise TypeError(f"steer must be True or False, not {self.steer!r}")
-        own = any(option[:2] == (socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE) for option in self.socket_options)
+        own = any(option[:2] == (socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE) for option in options)
         object.__setattr__(self, "steers", self.steer and not own)
 
     def policy_after(self, error: OSError) -> "Policy | None":
@@ -124,17 +125,14 @@ def check_policy(policy: Any) -> None:
 
 
 def _checked_options(options: Any) -> tuple[SocketOption, ...]:
-    if options is None:
-        return ()
     if isinstance(options, str | bytes) or not isinstance(options, Iterable):
-        raise TypeError(f"socket_options must be an iterable of setsockopt() arguments, not {options!r}")
-    found = tuple(tuple(option) if isinstance(option, list | tuple) else option for option in options)
-    for option in found:
-        if not isinstance(option, tuple) or len(option) not in (3, 4):
+        raise TypeError(f"socket_options must be an iterable of (level, option, value), not {options!r}")
+    found: list[SocketOption] = []
+    for option in cast("list[Any]", options):
+        if not isinstance(option, tuple | list) or len(cast("Sequence[Any]", option)) != 3:
             raise TypeError(f"socket_options: each must be (level, option, value), not {option!r}")
-        level, number, value = option[:3]
-        plain = len(option) == 3 and isinstance(value, int | bytes | bytearray | memoryview)
-        null = len(option) == 4 and value is None and isinstance(option[3], int)
-        if not (isinstance(level, int) and isinstance(number, int) and (plain or null)):
-            raise TypeError(f"socket_options: not the arguments of setsockopt(): {option!r}")
-    return found
+        level, number, value = cast("Sequence[Any]", option)
+        if not (isinstance(level, int) and isinstance(number, int) and isinstance(value, int | bytes)):
+            raise TypeError(f"socket_options: the arguments of setsockopt() are int, int, int or bytes, not {option!r}")
+        found.append((level, number, value))
+    return tuple(found)

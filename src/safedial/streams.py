@@ -6,7 +6,7 @@ The dial is ours; transports, TLS and streams are the loop's own, on the checked
 import asyncio
 import ssl as ssl_module
 from collections.abc import Callable
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 from safedial import nonblocking
 from safedial.addresses import check_host, check_port, check_seconds
@@ -83,7 +83,7 @@ async def create_connection(
     happy_eyeballs_delay: float | None = None,
     interleave: int | None = None,
     all_errors: bool = False,
-    timeout: float | None = None,
+    timeout: float | None = None,  # noqa: ASYNC109  # for each attempt, which asyncio.timeout can't be
     **options: Unpack[DialOptions],
 ) -> tuple[asyncio.Transport, P]:
     """Connect as the running loop's ``create_connection`` does, and never to itself.
@@ -96,7 +96,9 @@ async def create_connection(
         host: the host; a numeric one skips the resolver.
         port: the port or service name.
         ssl: True or an SSLContext for TLS.
-        family, proto, flags: for the resolver.
+        family: `socket.AF_INET` or `socket.AF_INET6` to use that family alone. Default: 0, both.
+        proto: for the resolver. Default: 0, any.
+        flags: AI_ flags for the resolver. Default: 0.
         sock: a socket that is connected already; it is used as it is, without a check.
         local_addr: (host, port) to bind to; with a port other than 0 nothing is guarded.
         server_hostname: the name that the certificate must have. Default: *host*.
@@ -128,13 +130,12 @@ async def create_connection(
         tls["ssl_handshake_timeout"] = ssl_handshake_timeout
     if ssl_shutdown_timeout is not None:
         tls["ssl_shutdown_timeout"] = ssl_shutdown_timeout
-    _check_tls(ssl, host, sock, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout)
+    _check_tls(ssl, host, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout)
     settings = Settings(timeout=timeout, **options) if options or timeout is not None else _PLAIN
     if sock is not None or (host is None and port is None):
         # Nothing to dial. The loop says what is wrong with the arguments, if anything is.
-        return await loop.create_connection(
-            protocol_factory, host, port, sock=sock, server_hostname=server_hostname, **tls
-        )
+        given: dict[str, Any] = {"host": host, "port": port, "sock": sock, "server_hostname": server_hostname}
+        return await loop.create_connection(protocol_factory, **given, **tls)
     _check_target(host, port, local_addr, happy_eyeballs_delay, interleave)
     target = nonblocking.Target(host, port, family, proto, flags, local_addr, happy_eyeballs_delay, interleave)
     sock = await nonblocking.dial(settings, target, all_errors=all_errors)
@@ -149,9 +150,7 @@ async def create_connection(
     return await loop.create_connection(lambda: protocol, sock=sock, server_hostname=server_hostname, **tls)
 
 
-def _check_tls(
-    ssl: Any, host: Any, sock: Any, server_hostname: Any, handshake_timeout: Any, shutdown_timeout: Any
-) -> None:
+def _check_tls(ssl: Any, host: Any, server_hostname: Any, handshake_timeout: Any, shutdown_timeout: Any) -> None:
     """Raise what asyncio would raise after the dial, in its words, before it."""
     if ssl and not isinstance(ssl, bool | ssl_module.SSLContext):
         raise TypeError(f"ssl must be a bool, an SSLContext or None, not {ssl!r}")
