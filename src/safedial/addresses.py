@@ -6,9 +6,9 @@ Pure functions; no socket is made here. Imports nothing of safedial.
 import math
 import socket
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 Host: TypeAlias = str | bytes | None
 Port: TypeAlias = int | str | None
@@ -23,15 +23,13 @@ _V4_MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291 section 2.5.5.2
 
 def pair(address: Any, name: str = "address") -> tuple[Any, Any]:
     """Return *address* as (host, port), or raise TypeError or ValueError naming *name*."""
-    if type(address) is tuple:
-        parts = cast("tuple[Any, ...]", address)
-    elif isinstance(address, str | bytes) or not isinstance(address, Iterable):
-        raise TypeError(f"{name} must be a (host, port) pair, not {address!r}")
-    else:
-        parts = tuple(cast("Iterable[Any]", address))
-    if len(parts) != 2:
-        raise ValueError(f"{name} must be a (host, port) pair, not {address!r}")
-    return parts
+    try:
+        if isinstance(address, str | bytes):
+            raise TypeError
+        host, port = address
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name} must be a (host, port) pair, not {address!r}") from None
+    return host, port
 
 
 def check_host(host: Any, name: str = "host") -> None:

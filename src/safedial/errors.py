@@ -30,9 +30,8 @@ class SelfConnectError(ConnectionRefusedError):
         """Build the error for a dial of *host* and *port*."""
         error = cls(
             errno.ECONNREFUSED,
-            f"Connection refused: nobody listens on {host} port {port}; the kernel drew {port} "
-            f"as the local port too and connected the socket to itself. It was let go, so the "
-            f"server can bind. Start the server, or dial again later",
+            f"Connection refused: nobody listens on {host} port {port}; the kernel connected the socket "
+            f"to itself (self-connect) and safedial let go of it. Start the server, or dial again later",
         )
         error.host, error.port = host, port
         return error

@@ -65,10 +65,11 @@ def emit(event: DialEvent, on_event: OnEvent | None) -> None:
 
 
 def _sentence(event: DialEvent) -> str:
-    text = f"{describe(event.host, event.port)}: "
-    at = f" at {describe(*event.address[:2])}" if event.address else ""
+    dialed = describe(event.host, event.port)
+    if event.address and event.address[0] != event.host:
+        dialed += f" at {describe(*event.address[:2])}"
     if event.kind == "connected":
-        return f"{text}connected{at}, attempt {event.attempt}, {event.elapsed:.3f} s after the first"
+        return f"{dialed}: connected, attempt {event.attempt}, {event.elapsed:.3f} s since the dial began"
     if event.kind == "retry":
-        return f"{text}attempt {event.attempt} failed ({event.error}), next in {event.wait:.3f} s"
-    return f"{text}attempt {event.attempt}{at} failed: {event.error!r}"
+        return f"{dialed}: attempt {event.attempt} failed, the next one in {event.wait:.3f} s"
+    return f"{dialed}: attempt {event.attempt} failed: {event.error!r}"

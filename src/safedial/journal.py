@@ -40,7 +40,7 @@ class Journal:
     def failed(self, sockaddr: SockAddr | None, error: OSError) -> None:
         """Keep and tell that *sockaddr*, or the resolver where it is None, failed with *error*."""
         where = describe(*sockaddr[:2]) if sockaddr else f"resolving {self.host!r}"
-        key = where, f"{type(error).__name__}: {error}"
+        key = where, str(error) or type(error).__name__
         first, _ = self._said.get(key, (self.attempt, 0))
         self._said[key] = first, self.attempt
         itself = isinstance(error, SelfConnectError)

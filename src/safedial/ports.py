@@ -4,6 +4,7 @@ Facts and pure choices, Linux only where it says so. Imports `errors` for its re
 """
 
 import errno
+import re
 import socket
 import struct
 import sys
@@ -134,8 +135,11 @@ def _count(table: str, sockaddr: SockAddr) -> tuple[int, int] | None:
     except OSError:
         return None
     peer = _peer_column(table, sockaddr)
-    # proc_net_tcp(5): the peer stands before the state; 06 is TIME_WAIT (net/tcp_states.h).
-    return (rows.count(b" %s " % peer), rows.count(b" %s 06 " % peer)) if peer else (0, 0)
+    if not peer:
+        return 0, 0
+    # proc_net_tcp(5): the peer stands before the state, two hex digits; 06 is TIME_WAIT.
+    states = re.findall(b" %s ([0-9A-F]{2}) " % peer, rows)
+    return len(states), states.count(b"06")
 
 
 def _peer_column(table: str, sockaddr: SockAddr) -> bytes:

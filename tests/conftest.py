@@ -1,0 +1,105 @@
+"""Every test is checked for what it leaves behind: descriptors, threads, child processes."""
+
+import gc
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import safedial.ports
+from tests.support import faces, faults
+
+_FDS = Path("/proc/self/fd")
+
+
+def open_descriptors() -> dict[str, str]:
+    found = {}
+    for entry in _FDS.iterdir() if _FDS.exists() else ():
+        try:
+            found[entry.name] = os.readlink(entry)
+        except OSError:
+            continue  # the listing's own descriptor
+    return {fd: target for fd, target in found.items() if not target.startswith("/proc/")}
+
+
+def _children() -> set[str]:
+    listing = Path(f"/proc/self/task/{os.getpid()}/children")
+    return set(listing.read_text().split()) if listing.exists() else set()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _descriptors_that_live_as_long_as_the_process():
+    for factory in faces.LOOPS.values():
+        faces.run(_nothing(), factory)  # uvloop keeps a pipe for its signal handler
+
+
+async def _nothing():
+    pass
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind():
+    before, threads, children = open_descriptors(), set(threading.enumerate()), _children()
+    yield
+    gc.collect()
+    for _ in range(100):  # a thread that was told to end may need a moment
+        left = set(threading.enumerate()) - threads
+        if not left:
+            break
+        time.sleep(0.01)
+    assert not left, f"threads left behind: {left}"
+    assert open_descriptors() == before, "descriptors left behind"
+    assert _children() <= children, "child processes left behind"
+
+
+@pytest.fixture(autouse=True)
+def _steering_as_the_kernel_has_it(monkeypatch):
+    monkeypatch.setattr(safedial.ports, "_steerable", safedial.ports.ON_LINUX)
+    monkeypatch.setattr(safedial.ports, "_believed", (0.0, None))
+
+
+@pytest.fixture(params=[True, False], ids=["steered", "unsteered"])
+def steer(request):
+    return request.param
+
+
+@pytest.fixture(params=faces.FACES, ids=str)
+def dial(request):
+    """Each face of safedial in turn, as ``dial(host, port, **options)``."""
+    return faces.FACES[request.param]
+
+
+@pytest.fixture(params=faces.LOOPS, ids=str)
+def loop_factory(request):
+    return faces.LOOPS[request.param]
+
+
+@pytest.fixture
+def dead_port():
+    return faults.free_port()
+
+
+@pytest.fixture
+def server():
+    with faults.listener(port=faults.free_port(skip=4000)) as listening:
+        yield listening
+
+
+@pytest.fixture(params=faults.MEANS)
+def means(request):
+    if request.param == "option" and not faults.kernel_steers():
+        pytest.skip("this kernel has no IP_LOCAL_PORT_RANGE (Linux 6.3)")
+    return request.param
+
+
+@pytest.fixture
+def force(monkeypatch, means):
+    """Make the kernel draw a given port for the next connects of anything in this process."""
+
+    def forced(port: int, times: int = 10**9) -> None:
+        monkeypatch.setattr(socket, "socket", faults.forcing_socket(means, port, times))
+
+    return forced

@@ -1,0 +1,279 @@
+"""EADDRNOTAVAIL told apart, sides swapped, exhaustion explained: on the real kernel."""
+
+import errno
+import socket
+import subprocess
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import safedial
+from safedial import ports
+from tests.support import faces, faults, namespace
+
+PORTS = st.integers(1, 65535)
+RANGES = st.tuples(PORTS, PORTS).map(lambda pair: ports.PortRange(min(pair), max(pair)))
+
+
+@given(PORTS, RANGES)
+def test_sides_cover_the_range_but_for_the_port(port, port_range):
+    found = ports.sides(port, port_range)
+    if not port_range.low <= port <= port_range.high:
+        assert found == ()
+        return
+    covered = [number for side in found for number in (side.low, side.high)]
+    assert all(side.low <= side.high for side in found)
+    assert port not in covered
+    size = sum(side.high - side.low + 1 for side in found)
+    assert size == port_range.high - port_range.low, "only the port itself is lost"
+    assert not any(side.low <= port <= side.high for side in found)
+    assert [s.high - s.low for s in found] == sorted((s.high - s.low for s in found), reverse=True)
+
+
+@given(PORTS)
+def test_unknown_range_has_no_sides(port):
+    assert ports.sides(port, None) == ()
+    assert ports._side_options(port, None) == ports.UNSTEERED
+
+
+@pytest.mark.parametrize(
+    ("port", "expected"),
+    [
+        (32768, [(32769, 60999)]),
+        (60999, [(32768, 60998)]),
+        (32769, [(32770, 60999), (32768, 32768)]),
+        (60000, [(32768, 59999), (60001, 60999)]),
+        (32767, []),
+        (61000, []),
+    ],
+)
+def test_sides_at_the_edges(port, expected):
+    assert [tuple(side) for side in ports.sides(port, ports.PortRange(32768, 60999))] == expected
+
+
+def test_range_is_read_from_the_kernel():
+    found = ports.read_range()
+    assert found is None or 0 < found.low <= found.high <= 65535
+
+
+@pytest.mark.parametrize("content", ["", "rubbish", "1 2 3", None])
+def test_unreadable_range_leaves_the_guard(monkeypatch, tmp_path, force, dead_port, content):
+    file = tmp_path / "range"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setattr(ports, "_RANGE_FILE", str(file))
+    assert ports.side_options(dead_port) == ports.UNSTEERED
+    force(dead_port)
+    with pytest.raises(safedial.SelfConnectError):
+        safedial.safe_connect(("127.0.0.1", dead_port))
+
+
+def test_kernel_without_the_option_is_asked_once(monkeypatch, server):
+    asked = []
+
+    class Old(socket.socket):
+        def setsockopt(self, level, option, *value):
+            if (level, option) == (socket.IPPROTO_IP, ports.IP_LOCAL_PORT_RANGE):
+                asked.append(value)
+                raise OSError(errno.ENOPROTOOPT, "Protocol not available")
+            super().setsockopt(level, option, *value)
+
+    monkeypatch.setattr(ports, "_steerable", True)
+    monkeypatch.setattr(ports, "_believed", (float("inf"), ports.PortRange(1024, 65535)))
+    monkeypatch.setattr(socket, "socket", Old)
+    for _ in range(3):
+        safedial.safe_connect(server.getsockname()).close()
+    assert len(asked) == 1
+
+
+def test_other_systems_are_not_given_linux_numbers(monkeypatch, dial, server):
+    given = []
+
+    class Spy(socket.socket):
+        def setsockopt(self, level, option, *value):
+            given.append((level, option))
+            super().setsockopt(level, option, *value)
+
+    monkeypatch.setattr(ports, "ON_LINUX", False)
+    monkeypatch.setattr(ports, "_steerable", False)
+    monkeypatch.setattr(socket, "socket", Spy)
+    ends = dial(*server.getsockname(), source=("127.0.0.1", 0))
+    assert ends.peer == server.getsockname()
+    assert [level for level, _ in given if level == socket.IPPROTO_IP] == []
+
+
+def test_other_systems_catch_it_too(monkeypatch, dial, force, dead_port):
+    monkeypatch.setattr(ports, "ON_LINUX", False)
+    monkeypatch.setattr(ports, "_steerable", False)
+    force(dead_port)
+    with pytest.raises(safedial.SelfConnectError):
+        dial("127.0.0.1", dead_port, policy=None)
+    faults.assert_server_can_bind("127.0.0.1", dead_port)
+
+
+class TestAddressNotAvailable:
+    @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+    def test_forced_exhaustion(self, dial, steer, host):
+        with faults.held_port() as held, faults.listener(host) as server:
+            port = server.getsockname()[1]
+            if ":" in host:
+                held = port  # a listener's port is never drawn either
+            with pytest.raises(safedial.PortsExhaustedError) as caught:
+                dial(host, port, steer=steer, policy=None, socket_options=[faults.option(held, held)])
+        assert caught.value.errno == errno.EADDRNOTAVAIL
+        assert (caught.value.host, caught.value.port) == (host, port)
+        assert (caught.value.usage.low, caught.value.usage.high) == (held, held)
+        for part in (host, str(port), "pool", "ip_local_port_range"):
+            assert part in str(caught.value)
+        assert isinstance(caught.value.__cause__, OSError), "the kernel's own error is the cause"
+
+    def test_bad_source_address_is_permanent(self, dial, steer, server):
+        policy = safedial.reconnect()
+        with pytest.raises(OSError, match="assign requested address") as caught:
+            dial(*server.getsockname(), source=("192.0.2.1", 0), steer=steer, policy=policy)
+        assert caught.value.errno == errno.EADDRNOTAVAIL
+        assert not isinstance(caught.value, safedial.PortsExhaustedError)
+        assert "1 attempt," in caught.value.__notes__[0]
+
+    @pytest.mark.parametrize("face", faces.FACES)
+    def test_ipv6_switched_off_is_permanent(self, face):
+        namespace.require()
+        errno_, name, notes = namespace.call(dial_ipv6, face, ipv6=False)
+        assert (errno_, name) == (errno.EADDRNOTAVAIL, "OSError")
+        assert "1 attempt," in notes[0]
+
+    def test_next_address_is_tried_where_ipv6_is_off(self):
+        namespace.require()
+        assert namespace.call(dial_name_with_dead_ipv6, ipv6=False) == ["127.0.0.1", "127.0.0.1"]
+
+
+def dial_ipv6(face):
+    try:
+        faces.FACES[face]("::1", 40000, policy=safedial.reconnect())
+    except OSError as error:
+        return [error.errno, type(error).__name__, error.__notes__]
+    return None
+
+
+def two_addresses(first, second, port):
+    """A getaddrinfo that names two hosts; the resolver is what a test can't own."""
+
+    def getaddrinfo(*args, **kwds):
+        return [
+            (socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port))
+            for host in (first, second)
+        ]
+
+    return getaddrinfo
+
+
+def dial_name_with_dead_ipv6():
+    with faults.listener() as server:
+        socket.getaddrinfo = two_addresses("::1", "127.0.0.1", server.getsockname()[1])
+        return [faces.FACES[face]("db", 1).peer[0] for face in ("safe_connect", "open_connection")]
+
+
+class TestEveryPortButOne:
+    @pytest.mark.parametrize("source", [None, ("127.0.0.1", 0)])
+    @pytest.mark.parametrize("face", ["safe_connect", "open_connection", "Dialer.dial_async"])
+    @pytest.mark.parametrize("port", [40000, 40004, 40009])
+    def test_steered_dials_use_both_sides(self, face, source, port):
+        """Ten ports in the range, one of them the server's: nine connections, then exhaustion."""
+        namespace.require()
+        found = namespace.call(exhaust, face, port, source, port_range=(40000, 40009))
+        assert found["connected"] == 9
+        assert found["local ports"] == [p for p in range(40000, 40010) if p != port]
+        assert found["error"] == "PortsExhaustedError"
+        assert found["range"] == [40000, 40009]
+        assert found["in use"] == found["ss"] == 9
+
+    def test_time_wait_is_counted(self):
+        namespace.require()
+        found = namespace.call(exhaust_with_time_wait, port_range=(40000, 40009))
+        assert found["in use"] == 9
+        assert found["time wait"] == found["ss time wait"] == 4
+
+    def test_default_policy_waits_until_a_port_is_free(self):
+        namespace.require()
+        assert namespace.call(wait_for_a_port, port_range=(40000, 40009))
+
+
+def exhaust(face, port, source):
+    source = source and tuple(source)
+    with faults.listener(port=port) as server:
+        address, held, found = server.getsockname(), [], {}
+        try:
+            for _ in range(30):
+                held.append(_keep(face, address, source))
+        except OSError as error:
+            found["error"] = type(error).__name__
+            usage = error.usage
+            found |= {"range": [usage.low, usage.high], "in use": usage.in_use, "time wait": usage.time_wait}
+        found["ss"] = _ss("dport", port)
+        found["connected"] = len(held)
+        found["local ports"] = sorted(sock.getsockname()[1] for sock in held)
+        for sock in held:
+            sock.close()
+    return found
+
+
+def _keep(face, address, source):
+    dialer = safedial.Dialer(source_address=source, policy=None)
+    if face == "Dialer.dial_async":
+        return faces.run(dialer.dial_async(address))
+    if face == "open_connection":
+        return faces.run(_open_and_keep(address, source))
+    return safedial.safe_connect(address, None, source, policy=None)
+
+
+async def _open_and_keep(address, source):
+    _, writer = await safedial.open_connection(*address, local_addr=source, policy=None)
+    return writer.get_extra_info("socket")._sock.dup()
+
+
+def _ss(column, port, state="all"):
+    command = ["ss", "-Htn", "state", state, f"( {column} = :{port} )"]
+    return len(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines())
+
+
+def exhaust_with_time_wait():
+    with faults.listener(port=40000) as server:
+        address = server.getsockname()
+        held = [safedial.safe_connect(address) for _ in range(9)]
+        accepted = [server.accept()[0] for _ in held]
+        for near, far in zip(held[:4], accepted[:4], strict=True):
+            near.close()  # the side that closes first is the one in TIME_WAIT
+            far.close()
+        try:
+            safedial.safe_connect(address, policy=None).close()
+        except safedial.PortsExhaustedError as error:
+            usage = error.usage
+            return {
+                "in use": usage.in_use,
+                "time wait": usage.time_wait,
+                "ss time wait": _ss("dport", 40000, "time-wait"),
+            }
+        finally:
+            for sock in held[4:] + accepted[4:]:
+                sock.close()
+    return None
+
+
+def wait_for_a_port():
+    with faults.listener(port=40000) as server:
+        address, held, waits = server.getsockname(), [], []
+        for _ in range(9):
+            held.append((safedial.safe_connect(address), server.accept()[0]))
+
+        def free_one(event):
+            if event.kind == "retry":
+                waits.append(event.wait)
+                for end in held.pop():
+                    end.close()
+
+        safedial.safe_connect(address, on_event=free_one).close()
+        for near, far in held:
+            near.close()
+            far.close()
+        return waits
