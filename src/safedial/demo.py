@@ -1,13 +1,14 @@
 """The outage, replayed with real sockets: a server dies, a loop dials on, the server comes back.
 
-One act has one contender, one server and one port of its own. The main thread is the server, a
+Each act has one contender, one server and one port of its own. The main thread is the server, a
 second thread is the reconnect loop. May import anything of the core; knows nothing of rich, and
-prints nothing: that is `demo_report`. Only loopback, and nothing is left behind.
+prints nothing: that is `demo_report`. Loopback only, and nothing is left behind.
 """
 
 import contextlib
 import functools
 import logging
+import os
 import socket
 import struct
 import sys
@@ -25,23 +26,27 @@ from safedial.events import logger
 from safedial.selfconnect import is_self_connected, release
 
 Address: TypeAlias = tuple[str, int]
-Stage: TypeAlias = Literal["dialing", "forcing", "server tries to bind"]
+Stage: TypeAlias = Literal["the loop dials", "forcing the fault", "the server tries to bind"]
 Watch: TypeAlias = Callable[[Stage, int], object]
 
 _HOST = "127.0.0.1"
 
-# Reaching the server is proven by data: a self-connected socket has only its own words to read.
-_GREETING = b"220 the real server\r\n"  # bytes; a reply such as SMTP's (RFC 5321 section 4.2)
+# Bytes that prove a server by data, as SMTP's greeting does (RFC 5321 section 4.2): what connected
+# to itself has nothing to read but its own words.
+_GREETING = b"220 the real server\r\n"
 
 # Seconds for what takes a millisecond on an idle machine: a dial, a greeting. Ample for a busy one.
 _PATIENCE = 5.0
 
-# Seconds between the server's attempts to bind. A supervisor waits longer (systemd: 0.1); more
-# attempts in the same time make the count finer.
+# Seconds between the server's attempts to bind. A supervisor waits longer (systemd's RestartSec:
+# 0.1); a finer step shows that no moment was free.
 _BIND_PAUSE = 0.01
 
-# Seconds between two looks at the loop, which is what a progress bar shows (rich draws 10 a second).
+# Seconds between two looks at the loop. rich draws its bars ten times a second.
 _TICK = 0.1
+
+# How often a free port is looked for. The first look finds one unless its neighbour is taken.
+_PORT_TRIES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +54,9 @@ class Limits:
     """How long an act may take.
 
     Attributes:
-        dialing: seconds that the fault has to occur by itself. Linux needs 1 to 3 (15,000 to
-            50,000 dials); three acts must stay under a minute.
-        comeback: seconds that the server tries to bind. Enough for hundreds of attempts.
+        dialing: seconds that the fault has to occur by itself. An idle Linux takes 1 (it needs
+            15,000 to 50,000 dials), a busy one several; three acts must stay under a minute.
+        comeback: seconds that the server tries to bind: hundreds of attempts.
     """
 
     dialing: float = 15.0
@@ -63,11 +68,11 @@ class Contender:
     """A way to dial in a reconnect loop.
 
     Attributes:
-        name: what it is called in the table.
+        name: what the table calls it.
         dial: returns a connected socket, as `socket.create_connection` does.
-        connect: the same for a socket that was made beforehand, to force the fault on it.
+        connect: does it with a socket made beforehand, to force the fault.
         detects: whether the loop checks what it got, and closes a self-connected socket. If not,
-            it believes it, and waits on it for words of the server that never come.
+            it believes in it, and waits for words of the server that never come.
     """
 
     name: str
@@ -77,12 +82,31 @@ class Contender:
 
 
 PLAIN = Contender("create_connection", socket.create_connection)
-# What Go's dialTCP does (src/net/tcpsock_posix.go): compare the addresses, close, dial again.
+# Go's dialTCP (src/net/tcpsock_posix.go): compare the addresses, close, dial again.
 CLOSING = Contender("plain close (Go's way)", socket.create_connection, detects=True)
 SAFE = Contender("safedial", safe_connect, functools.partial(connect.connect, steered=False))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comeback:
+    """How the server came back, or failed to.
+
+    Attributes:
+        binds: its attempts to bind and listen.
+        failed: how many of them failed.
+        error: what the kernel said to the last that failed; empty where none did.
+        after: seconds until it listened again; None where it gave up.
+        reached: whether the loop then read its greeting.
+    """
+
+    binds: int
+    failed: int = 0
+    error: str = ""
+    after: float | None = None
+    reached: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
     """What was counted in one act.
 
@@ -90,50 +114,43 @@ class Tally:
         name: the contender's name.
         port: the server's port.
         limits: what bounded the act.
-        dials: dials in all, those while the server came back included.
-        dials_alone: dials until the first self-connect, or until the server began to come back.
-        seconds_alone: how many seconds they took.
-        self_connects: self-connected sockets that the dial returned.
+        dials: dials since the server died.
+        dials_before: those before the self-connect; for safedial those before the comeback.
+        seconds_before: how long they took.
+        self_connects: self-connected sockets that the loop was given.
         let_go: self-connects that safedial let go of, and reported as refused.
-        forced: whether the fault was forced, as it did not occur by itself in time.
-        binds: the server's attempts to come back.
-        failed_binds: how many of them failed.
-        bind_error: what the kernel said to the last that failed.
-        back_after: seconds until the server listened again; None where it never did.
-        reached: whether the loop then read the server's greeting.
+        forced: whether the fault was forced.
+        comeback: how the server fared.
     """
 
     name: str
     port: int
     limits: Limits
     dials: int
-    dials_alone: int
-    seconds_alone: float
+    dials_before: int
+    seconds_before: float
     self_connects: int
     let_go: int
     forced: bool
-    binds: int
-    failed_binds: int
-    bind_error: str
-    back_after: float | None
-    reached: bool
+    comeback: Comeback
 
 
 def flaws(tally: Tally, *, steered: bool) -> list[str]:
     """Return what is wrong with safedial's *tally*, in words; empty where it is clean.
 
-    Not steered, the kernel may draw the port, and the server's bind may fall into the moment
-    before the release, so one failed bind is allowed.
+    Where the kernel can't be steered it may still draw the port, and a bind may fall into the
+    moment before the release: one that failed is allowed there.
     """
+    comeback = tally.comeback
     found: list[str] = []
     if tally.self_connects:
-        found.append(f"the loop was given {tally.self_connects} self-connected sockets")
-    if tally.failed_binds > (0 if steered else 1):
-        found.append(f"{tally.failed_binds} of the server's {tally.binds} binds failed ({tally.bind_error})")
-    if tally.back_after is None:
+        found.append(f"its loop was given a self-connected socket ({tally.self_connects} times)")
+    if comeback.failed > (0 if steered else 1):
+        found.append(f"{comeback.failed} of the server's {comeback.binds} binds failed ({comeback.error})")
+    if comeback.after is None:
         found.append("the server did not come back")
-    elif not tally.reached:
-        found.append("the loop did not reach the server")
+    elif not comeback.reached:
+        found.append("the loop did not reach the server that came back")
     return found
 
 
@@ -149,60 +166,45 @@ def play(
 
     Args:
         contender: how the loop dials.
-        limits: how long that may take.
+        limits: how long it may take.
         dials: the server comes back after that many. None: once the loop has connected to itself,
             which is forced where it does not occur in time.
         force: force a self-connect before the server comes back, whatever happened until then.
-        watch: called ten times a second with the stage and the number of dials so far.
+        watch: called ten times a second with the stage, and the dials since the server died.
 
     Raises:
-        OSError: the loop could not reach its server before anything went wrong.
+        OSError: the loop and its server could not even meet before anything went wrong.
     """
     listener = listen()
     port = listener.getsockname()[1]
-    with _Loop(contender, port) as loop:
-        with listener:
-            if not _serve(listener, loop):
-                raise TimeoutError(f"no connection to a server on {_HOST} port {port} within {_PATIENCE:.0f} s")
-        started, before = time.monotonic(), loop.dials
-        enough = loop.fault.is_set if dials is None else lambda: loop.dials - before >= dials
-        _wait(enough, limits.dialing, lambda: watch("dialing", loop.dials))
-        forced = force or not enough() and dials is None
+    with listener, _Loop(contender, port) as loop:
+        if not _serve(listener, loop):
+            raise TimeoutError(f"no connection to a server on {_HOST} port {port} within {_PATIENCE:.0f} s")
+        listener.close()
+        died, first = time.monotonic(), loop.dials
+
+        def tick(stage: Stage) -> None:
+            watch(stage, loop.dials - first)
+
+        enough = loop.fault.is_set if dials is None else lambda: loop.dials - first >= dials
+        _wait(enough, limits.dialing, lambda: tick("the loop dials"))
+        forced = force or (dials is None and not loop.fault.is_set())
         if forced:
             loop.force.set()
-            _wait(loop.fault.is_set, _PATIENCE, lambda: watch("forcing", loop.dials))
-            loop.force.clear()
-        alone, until = loop.first_fault or (loop.dials, time.monotonic())
-
-        binds, failed, error, back_after, reached = 0, 0, "", None, False
-        began = time.monotonic()
-        while back_after is None and (not binds or time.monotonic() - began < limits.comeback):
-            binds += 1
-            try:
-                listener = _listen(port)
-            except OSError as failure:
-                failed, error = failed + 1, failure.strerror or str(failure)
-                watch("server tries to bind", loop.dials)
-                time.sleep(_BIND_PAUSE)
-                continue
-            back_after = time.monotonic() - began
-            with listener:
-                reached = _serve(listener, loop)
+            _wait(lambda: not loop.force.is_set(), _PATIENCE, lambda: tick("forcing the fault"))
+        last, until = (dials is None and loop.first_fault) or (loop.dials, time.monotonic())
+        comeback = _come_back(port, loop, limits.comeback, lambda: tick("the server tries to bind"))
     return Tally(
-        contender.name,
-        port,
-        limits,
-        loop.dials - before,
-        alone - before,
-        until - started,
-        loop.self_connects,
-        loop.let_go,
-        forced,
-        binds,
-        failed,
-        error,
-        back_after,
-        reached,
+        name=contender.name,
+        port=port,
+        limits=limits,
+        dials=loop.dials - first,
+        dials_before=last - first,
+        seconds_before=until - died,
+        self_connects=loop.self_connects,
+        let_go=loop.let_go,
+        forced=forced,
+        comeback=comeback,
     )
 
 
@@ -215,38 +217,57 @@ def steering_works(port: int) -> bool:
 
 
 def listen() -> socket.socket:
-    """Listen on a free port that the kernel likes to draw as a local port."""
+    """Listen on a free port that the kernel likes to draw for outgoing connections."""
     span = ports.read_range()
-    for _ in range(100):  # tries; the first does, unless somebody holds the neighbour
+    for _ in range(_PORT_TRIES):
         with _listen(0) as probe:
             port = probe.getsockname()[1]
         if span is not None:
-            # bind() with port 0 draws one parity, connect() the other, that of the range's low
-            # end (Linux, inet_csk_find_open_port and __inet_hash_connect).
+            # connect() draws ports of the parity of the range's low end, bind(0) the others
+            # (Linux, __inet_hash_connect and inet_csk_find_open_port).
             port -= (port - span.low) % 2
         with contextlib.suppress(OSError):
             return _listen(port)
-    raise OSError(f"no free port to listen on at {_HOST}")
+    raise OSError(f"found no free port on {_HOST} to listen on")
 
 
 def _listen(port: int) -> socket.socket:
-    # As servers do: create_server() sets SO_REUSEADDR where that is not a danger (POSIX).
+    # create_server() sets SO_REUSEADDR where servers should (POSIX).
     return socket.create_server((_HOST, port))
 
 
 def _serve(listener: socket.socket, loop: "_Loop") -> bool:
     """Greet the loop, then die. Tell whether the loop read the greeting."""
-    listener.settimeout(_PATIENCE)
     loop.reached.clear()
+    listener.settimeout(_PATIENCE)
     try:
         connection, _ = listener.accept()
-    except TimeoutError:
+        try:
+            connection.sendall(_GREETING)
+            return loop.reached.wait(_PATIENCE)
+        finally:
+            release(connection)  # as a crash does: reset, with nothing left behind
+    except OSError:
         return False
-    connection.settimeout(_PATIENCE)
-    connection.sendall(_GREETING)
-    reached = loop.reached.wait(_PATIENCE)
-    release(connection)  # a crash: reset, and nothing of the server keeps its port
-    return reached
+
+
+def _come_back(port: int, loop: "_Loop", seconds: float, tick: Callable[[], object]) -> Comeback:
+    began = time.monotonic()
+    binds, error = 0, ""
+    while not binds or time.monotonic() - began < seconds:
+        binds += 1
+        try:
+            listener = _listen(port)
+        except OSError as failure:
+            error = os.strerror(failure.errno or 0)
+            tick()
+            time.sleep(_BIND_PAUSE)
+        else:
+            with listener:
+                after = time.monotonic() - began
+                reached = _serve(listener, loop)
+            return Comeback(binds=binds, failed=binds - 1, error=error, after=after, reached=reached)
+    return Comeback(binds=binds, failed=binds, error=error)
 
 
 def _wait(done: Callable[[], bool], seconds: float, tick: Callable[[], object]) -> None:
@@ -256,18 +277,12 @@ def _wait(done: Callable[[], bool], seconds: float, tick: Callable[[], object]) 
         tick()
 
 
-def bound_to_itself(port: int) -> socket.socket:
-    """Return a socket whose connect() to *port* reaches itself while nobody listens there."""
+def doomed_socket(port: int) -> socket.socket:
+    """Return a socket that *port* is the only local port for: nobody listening, it meets itself."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         sock.settimeout(_PATIENCE)
-        option = struct.pack("=I", port << 16 | port)
-        narrowed = False
-        if sys.platform == "linux":  # elsewhere the number has another meaning
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_IP, ports.IP_LOCAL_PORT_RANGE, option)
-                narrowed = True
-        if not narrowed:
+        if not _narrowed(sock, port):
             # Without SO_REUSEADDR, which would spare the server the TIME_WAIT of a plain close.
             sock.bind((_HOST, port))
     except BaseException:
@@ -276,29 +291,35 @@ def bound_to_itself(port: int) -> socket.socket:
     return sock
 
 
-class _Loop(logging.Handler):
-    """A bare reconnect loop in a thread of its own: dial, use the connection, dial on at once.
+def _narrowed(sock: socket.socket, port: int) -> bool:
+    if sys.platform != "linux":
+        return False  # there the option's number has another meaning
+    try:
+        sock.setsockopt(socket.IPPROTO_IP, ports.IP_LOCAL_PORT_RANGE, struct.pack("=I", port << 16 | port))
+    except OSError:
+        return False
+    return True
 
-    It lives as long as its ``with`` block. What safedial lets go of, the loop never sees; it is
-    counted from the warnings of the `safedial` logger, which is what this is a handler of.
-    """
+
+class _Loop:
+    """A bare reconnect loop in a thread of its own, which lives as long as the ``with`` block."""
 
     def __init__(self, contender: Contender, port: int) -> None:
-        super().__init__(logging.WARNING)
         self.dials = self.self_connects = self.let_go = 0
-        # The number of dials and the time (monotonic) at the first self-connect.
+        # The dials and the time (monotonic) at the first self-connect.
         self.first_fault: tuple[int, float] | None = None
         self.fault = threading.Event()
-        self.force = threading.Event()
+        self.force = threading.Event()  # set from outside, cleared by the loop when it is done
         self.reached = threading.Event()
         self._over = threading.Event()
         self._contender = contender
         self._address = (_HOST, port)
-        # A daemon, so that an interrupt at the worst moment cannot keep the process.
+        self._warnings = _Warnings(self._let_go)
+        # A daemon, so that a second interrupt during the join can't keep the process.
         self._thread = threading.Thread(target=self._run, name=f"safedial demo: {contender.name}", daemon=True)
 
     def __enter__(self) -> Self:
-        logger.addHandler(self)
+        logger.addHandler(self._warnings)
         self._thread.start()
         return self
 
@@ -307,53 +328,63 @@ class _Loop(logging.Handler):
     ) -> None:
         self._over.set()
         self._thread.join()
-        logger.removeHandler(self)
-        self.close()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Count a warning, which safedial gives for a self-connect and for nothing else."""
-        self.let_go += 1
-        self._faulted()
-
-    def _faulted(self) -> None:
-        if self.first_fault is None:
-            self.first_fault = self.dials, time.monotonic()
-        self.fault.set()
+        logger.removeHandler(self._warnings)
 
     def _run(self) -> None:
         while not self._over.is_set():
             self.dials += 1
-            try:
-                with self._force() if self.force.is_set() else self._dial() as sock:
-                    self._use(sock)
-            except OSError:
-                pass  # refused or reset: dial on, without a pause, as the loops of the outage did
+            # Refused or reset: dial on without a pause, as the loops of the outage did.
+            with contextlib.suppress(OSError), self._dial() as sock:
+                self._use(sock)
 
     def _dial(self) -> socket.socket:
-        return self._contender.dial(self._address, _PATIENCE)
-
-    def _force(self) -> socket.socket:
-        sock = bound_to_itself(self._address[1])
+        if not self.force.is_set():
+            return self._contender.dial(self._address, _PATIENCE)
+        sock = doomed_socket(self._address[1])
         try:
             self._contender.connect(sock, self._address)
         except BaseException as error:
             sock.close()
             if isinstance(error, SelfConnectError):
-                self.force.clear()
-                self.let_go += 1
-                self._faulted()
+                self._let_go()
             raise
-        self.force.clear()
         return sock
 
     def _use(self, sock: socket.socket) -> None:
         if not is_self_connected(sock):
             if sock.recv(len(_GREETING), socket.MSG_WAITALL) == _GREETING:
                 self.reached.set()
-            sock.recv(1)  # until the server dies
+            sock.recv(1)  # returns when the server dies
             return
         self.self_connects += 1
-        self._faulted()
-        if not self._contender.detects:
-            self._over.wait()  # nothing ever fails on this socket, so nothing ends the wait
+        if self._contender.detects:
+            sock.close()
+            self._faulted()
+        else:
+            self._faulted()
+            self._over.wait()  # nothing fails on this socket, so nothing makes the loop dial again
             release(sock)
+
+    def _let_go(self) -> None:
+        self.let_go += 1
+        self._faulted()
+
+    def _faulted(self) -> None:
+        if self.first_fault is None:
+            self.first_fault = self.dials, time.monotonic()
+        self.force.clear()
+        self.fault.set()
+
+
+class _Warnings(logging.Handler):
+    """Counts the warnings of the `safedial` logger, each of them a self-connect that was let go.
+
+    It also keeps them off the terminal, where they would run through the report.
+    """
+
+    def __init__(self, count: Callable[[], object]) -> None:
+        super().__init__(logging.WARNING)
+        self._count = count
+
+    def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002  # one kind of warning only
+        self._count()

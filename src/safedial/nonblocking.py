@@ -171,7 +171,7 @@ def _bind_one(sock: socket.socket, sources: Sequence[AddrInfo]) -> None:
             connect.bind_source(sock, source)
         except OSError as error:
             # asyncio's words, so that what is matched against them goes on matching.
-            words = f"error while attempting to bind on address {source!r}: {str(error).lower()}"
+            words = f"error while attempting to bind on address {source!r}: {(error.strerror or str(error)).lower()}"
             failure = OSError(error.errno, words)
         else:
             return

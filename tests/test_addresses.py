@@ -1,0 +1,96 @@
+"""Pure functions on addresses, by property."""
+
+import ipaddress
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from safedial import addresses
+
+V4 = st.ip_addresses(v=4).map(str)
+V6 = st.ip_addresses(v=6).map(str)
+PORTS = st.integers(0, 65535)
+
+
+@given(V4 | V6, V4 | V6, PORTS, PORTS)
+def test_same_endpoint_agrees_with_ipaddress(a, b, port, other):
+    def plain(host):
+        address = ipaddress.ip_address(host)
+        return getattr(address, "ipv4_mapped", None) or address
+
+    expected = plain(a) == plain(b) and port == other
+    assert addresses.same_endpoint((a, port), (b, other)) is expected
+    assert addresses.same_endpoint((b, other), (a, port)) is expected, "symmetric"
+
+
+@given(V4 | V6, PORTS)
+def test_every_endpoint_is_itself(host, port):
+    assert addresses.same_endpoint((host, port), (host, port))
+
+
+@given(V4, PORTS)
+def test_v4_mapped_equals_v4(host, port):
+    assert addresses.same_endpoint((host, port), (f"::ffff:{host}", port, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("local", "peer", "same"),
+    [
+        (("fe80::1%eth0", 80, 0, 2), ("fe80::1%eth0", 80, 0, 2), True),
+        (("fe80::1%eth0", 80, 0, 2), ("fe80::1%eth1", 80, 0, 3), False),
+        (("fe80::1%eth0", 80, 0, 2), ("fe80::1", 80, 0, 0), True),
+        (("fe80::1", 80, 7, 2), ("fe80::1", 80, 0, 2), True),  # the flow label is no address
+    ],
+)
+def test_scopes(local, peer, same):
+    assert addresses.same_endpoint(local, peer) is same
+
+
+@given(V4 | V6, PORTS, st.sampled_from([0, socket.AF_INET, socket.AF_INET6]))
+def test_numeric_agrees_with_getaddrinfo(host, port, family):
+    found = addresses.numeric(host, port, family)
+    try:
+        expected = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        expected = []
+    assert [(i[0], i[1], i[2], i[4]) for i in found] == [(i[0], i[1], i[2], i[4]) for i in expected]
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.1", "0x7f.1", "fe80::1%lo", "", None, b"127.0.0.1", "1.2.3.4.5"])
+def test_what_only_the_resolver_knows(host):
+    assert addresses.numeric(host, 80, 0) == ()
+
+
+def test_cache_keeps_types_apart():
+    assert addresses.numeric("127.0.0.1", 80, 0)
+    for port in (80.0, True):
+        with pytest.raises(TypeError, match="port"):
+            addresses.numeric("127.0.0.1", port, 0)
+
+
+INFOS = st.lists(
+    st.tuples(st.sampled_from([socket.AF_INET, socket.AF_INET6]), st.integers()).map(
+        lambda pair: (pair[0], socket.SOCK_STREAM, 6, "", (str(pair[1]), 80))
+    )
+)
+
+
+@given(INFOS, st.integers(0, 5))
+def test_interleave_agrees_with_asyncio(infos, count):
+    from asyncio import base_events
+
+    found = list(addresses.interleave(infos, count))
+    if count and infos:
+        assert found == base_events._interleave_addrinfos(list(infos), count)
+    else:
+        assert found == infos
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "words"),
+    [("db", 5432, "db port 5432"), (b"db", 5432, "db port 5432"), (None, 80, "localhost port 80")],
+)
+def test_describe(host, port, words):
+    assert addresses.describe(host, port) == words

@@ -1,0 +1,372 @@
+"""The same arguments keep the stdlib's meaning: compared side by side, and with CPython's tests."""
+
+import asyncio
+import errno
+import functools
+import importlib.util
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+import trustme
+
+import safedial
+from tests.support import faces, faults
+
+
+def outcome(function, *args, **kwds):
+    """What a call returned or raised, in terms that can be compared."""
+    try:
+        sock = function(*args, **kwds)
+    except Exception as error:
+        return type(error), getattr(error, "errno", None), str(error)
+    with sock:
+        return sock.family, sock.type, sock.proto, sock.gettimeout(), sock.getpeername()
+
+
+def both(*args, **kwds):
+    return outcome(socket.create_connection, *args, **kwds), outcome(safedial.safe_connect, *args, **kwds)
+
+
+class TestSafeConnect:
+    @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", b"127.0.0.1", "", None, "127.1"])
+    @pytest.mark.parametrize("timeout", [(), (None,), (5,), (0.5,)])
+    def test_success(self, server, host, timeout):
+        stdlib, ours = both((host, server.getsockname()[1]), *timeout)
+        assert ours == stdlib
+
+    def test_port_as_text(self, server):
+        stdlib, ours = both(("localhost", str(server.getsockname()[1])))
+        assert ours == stdlib
+        assert ours[0] == socket.AF_INET
+
+    def test_list_as_address(self, server):
+        stdlib, ours = both(list(server.getsockname()))
+        assert ours == stdlib
+
+    @pytest.mark.parametrize(
+        "address",
+        [("127.0.0.1", "no such service"), ("no.such.host.invalid", 80), ("127.0.0.1", 0)],
+    )
+    def test_failure(self, address):
+        stdlib, ours = both(address)
+        assert ours == stdlib
+
+    def test_refused(self, dead_port):
+        stdlib, ours = both(("127.0.0.1", dead_port))
+        assert ours == stdlib == (ConnectionRefusedError, errno.ECONNREFUSED, "[Errno 111] Connection refused")
+
+    def test_timeout(self):
+        with faults.full_listener() as server:
+            stdlib, ours = both(server.getsockname(), 0.05)
+        assert ours == stdlib == (TimeoutError, None, "timed out")
+
+    def test_timeout_0_is_non_blocking(self, server):
+        stdlib, ours = both(server.getsockname(), 0)
+        assert ours == stdlib
+        assert ours[0] is BlockingIOError
+
+    def test_default_timeout(self, server):
+        socket.setdefaulttimeout(7)
+        try:
+            stdlib, ours = both(server.getsockname())
+            marked = outcome(safedial.safe_connect, server.getsockname(), socket._GLOBAL_DEFAULT_TIMEOUT)
+        finally:
+            socket.setdefaulttimeout(None)
+        assert ours == stdlib == marked
+        assert ours[3] == 7
+
+    def test_source_port(self, server):
+        source = ("127.0.0.1", faults.free_port(skip=600))
+        with safedial.safe_connect(server.getsockname(), 5, source) as sock:
+            assert sock.getsockname() == source
+
+    def test_source_of_another_family(self, server):
+        stdlib, ours = both(server.getsockname(), 5, ("::1", 0))
+        assert ours == stdlib
+        assert issubclass(ours[0], OSError)
+
+    def test_several_addresses_last_error_or_all(self, monkeypatch, dead_port):
+        monkeypatch.setattr(socket, "getaddrinfo", named("127.0.0.1", "::1", dead_port))
+        stdlib, ours = both(("db", dead_port))
+        assert ours == stdlib
+        with pytest.raises(ExceptionGroup) as group:
+            safedial.safe_connect(("db", dead_port), all_errors=True)
+        assert str(group.value) == "create_connection failed (2 sub-exceptions)"
+        assert [error.errno for error in group.value.exceptions] == [errno.ECONNREFUSED] * 2
+        assert "::1" in "".join(group.value.__notes__)
+
+    def test_second_address_answers(self, monkeypatch, server):
+        monkeypatch.setattr(socket, "getaddrinfo", named("::1", "127.0.0.1", server.getsockname()[1]))
+        stdlib, ours = both(("db", 1))
+        assert ours == stdlib
+
+    def test_empty_resolution(self, monkeypatch):
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwds: [])
+        stdlib, ours = both(("db", 80))
+        assert ours == stdlib == (OSError, None, "getaddrinfo returns an empty list")
+
+    def test_host_name_that_cannot_be_one(self):
+        stdlib, ours = both(("a" * 64 + ".example", 80))
+        assert stdlib[0] is UnicodeError
+        assert ours[0] is UnicodeError
+        assert "address" in ours[2]
+
+    def test_family(self, server):
+        with pytest.raises(OSError, match=r".") as caught:
+            safedial.safe_connect(server.getsockname(), family=socket.AF_INET6)
+        assert isinstance(caught.value, socket.gaierror)
+        with safedial.safe_connect(("localhost", server.getsockname()[1]), family=socket.AF_INET) as sock:
+            assert sock.family == socket.AF_INET
+
+    def test_socket_options_come_before_bind_and_connect(self, server, monkeypatch):
+        calls = []
+
+        class Spy(socket.socket):
+            def setsockopt(self, level, option, *value):
+                calls.append(("setsockopt", level, option))
+                super().setsockopt(level, option, *value)
+
+            def bind(self, address):
+                calls.append(("bind",))
+                super().bind(address)
+
+            def connect(self, address):
+                calls.append(("connect",))
+                super().connect(address)
+
+        monkeypatch.setattr(socket, "socket", Spy)
+        nodelay = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with safedial.safe_connect(
+            server.getsockname(), 5, ("127.0.0.1", 0), socket_options=[nodelay]
+        ) as sock:
+            assert sock.getsockopt(*nodelay[:2]) == 1
+        assert calls[0] == ("setsockopt", *nodelay[:2])
+        assert calls.index(("bind",)) < calls.index(("connect",))
+
+
+def named(first, second, port):
+    def getaddrinfo(*args, **kwds):
+        return [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (host, port, 0, 0))
+            if ":" in host
+            else (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port))
+            for host in (first, second)
+        ]
+
+    return getaddrinfo
+
+
+async def attempt(open_connection, *args, **kwds):
+    """What an asyncio dial returned or raised, in terms that can be compared."""
+    try:
+        reader, writer = await open_connection(*args, **kwds)
+    except Exception as error:
+        return type(error), getattr(error, "errno", None), str(error)
+    found = reader._limit, writer.get_extra_info("peername"), type(writer.transport)
+    writer.close()
+    await writer.wait_closed()
+    return found
+
+
+class TestOpenConnection:
+    def compare(self, loop_factory, *args, **kwds):
+        return (
+            faces.run(attempt(asyncio.open_connection, *args, **kwds), loop_factory),
+            faces.run(attempt(safedial.open_connection, *args, **kwds), loop_factory),
+        )
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", b"127.0.0.1", None])
+    @pytest.mark.parametrize("options", [{}, {"limit": 100}, {"family": socket.AF_INET}, {"happy_eyeballs_delay": 0.1}])
+    def test_success(self, loop_factory, server, host, options):
+        if loop_factory and "happy_eyeballs_delay" in options:
+            pytest.skip("uvloop's own create_connection has no happy_eyeballs_delay to compare with")
+        stdlib, ours = self.compare(loop_factory, host, server.getsockname()[1], **options)
+        assert ours == stdlib
+
+    @pytest.mark.parametrize(
+        ("args", "options"),
+        [
+            ((), {}),
+            (("127.0.0.1", 1), {"server_hostname": "db"}),
+            (("127.0.0.1", 1), {"ssl_handshake_timeout": 1}),
+            (("127.0.0.1", 1), {"ssl_shutdown_timeout": 1}),
+            ((None, 1), {"ssl": True}),
+            (("127.0.0.1", 1), {"limit": 0}),
+            (("127.0.0.1", 1), {"limit": -1}),
+            (("no.such.host.invalid", 1), {}),
+            (("127.0.0.1", 1), {"local_addr": ("192.0.2.1", 0)}),
+            (("127.0.0.1", 1), {"local_addr": ("::1", 0)}),
+        ],
+    )
+    def test_failure(self, args, options):
+        stdlib, ours = self.compare(None, *args, **options)
+        assert ours[:2] == stdlib[:2]
+        # Python 3.12 put the errno into the text of a failed bind.
+        assert ours[2].lower() == stdlib[2].lower().replace(": [errno 99] ", ": ")
+
+    def test_refused(self, dead_port):
+        stdlib, ours = self.compare(None, "127.0.0.1", dead_port)
+        assert ours == stdlib
+
+    def test_refused_by_two_addresses_keeps_the_errno(self, monkeypatch, dead_port):
+        monkeypatch.setattr(socket, "getaddrinfo", named("127.0.0.1", "::1", dead_port))
+        stdlib, ours = self.compare(None, "db", dead_port)
+        assert stdlib[:2] == (OSError, None)
+        assert ours[:2] == (ConnectionRefusedError, errno.ECONNREFUSED)
+        assert stdlib[2] in ours[2]
+
+    def test_all_errors(self, monkeypatch, dead_port):
+        monkeypatch.setattr(socket, "getaddrinfo", named("127.0.0.1", "::1", dead_port))
+        with pytest.raises(ExceptionGroup) as group:
+            faces.run(safedial.open_connection("db", 1, all_errors=True))
+        assert [error.errno for error in group.value.exceptions] == [errno.ECONNREFUSED] * 2
+
+    def test_happy_eyeballs_takes_the_one_that_answers(self, monkeypatch, server):
+        with faults.full_listener() as black_hole:
+            infos = [(socket.AF_INET, 1, 6, "", listening.getsockname()) for listening in (black_hole, server)]
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwds: infos)
+            found = faces.run(attempt(safedial.open_connection, "db", 1, happy_eyeballs_delay=0.02))
+        assert found[1] == server.getsockname()
+
+    def test_happy_eyeballs_all_refused(self, monkeypatch, dead_port):
+        monkeypatch.setattr(socket, "getaddrinfo", named("127.0.0.1", "::1", dead_port))
+        found = faces.run(attempt(safedial.open_connection, "db", 1, happy_eyeballs_delay=10))
+        assert found[:2] == (ConnectionRefusedError, errno.ECONNREFUSED)
+
+    def test_interleave(self, monkeypatch, dead_port):
+        hosts = ["127.0.0.1", "127.0.0.2", "::1", "::2"]
+        infos = [(socket.AF_INET6 if ":" in h else socket.AF_INET, 1, 6, "", (h, dead_port)) for h in hosts]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwds: infos)
+        tried = []
+        with pytest.raises(OSError, match="Multiple"):
+            faces.run(
+                safedial.open_connection("db", 1, interleave=1, on_event=lambda event: tried.append(event.address[0]))
+            )
+        assert tried == ["127.0.0.1", "::1", "127.0.0.2", "::2"]
+
+    def test_connected_socket_is_used_as_it_is(self, loop_factory, server):
+        async def main():
+            _, writer = await safedial.open_connection(sock=socket.create_connection(server.getsockname()))
+            writer.close()
+            await writer.wait_closed()
+
+        faces.run(main(), loop_factory)
+
+    def test_socket_and_host(self, server):
+        with socket.create_connection(server.getsockname()) as sock:
+            stdlib, ours = self.compare(None, "127.0.0.1", 1, sock=sock)
+        assert ours == stdlib
+
+    def test_timeout_for_an_attempt(self, loop_factory):
+        with faults.full_listener() as server, pytest.raises(TimeoutError, match="timed out"):
+            faces.run(safedial.open_connection(*server.getsockname(), timeout=0.05), loop_factory)
+
+    @pytest.mark.parametrize("hostname", [None, "localhost"])
+    def test_tls_comes_after_the_check(self, loop_factory, hostname, force, dead_port):
+        authority = trustme.CA()
+        certificate = authority.issue_cert("localhost", "127.0.0.1")
+        there, here = faces_ssl_contexts(authority, certificate)
+
+        async def main():
+            async def greet(reader, writer):
+                writer.write(await reader.readexactly(5))
+                writer.close()
+
+            server = await asyncio.start_server(greet, "127.0.0.1", dead_port, ssl=there)
+            async with server:
+                reader, writer = await safedial.open_connection(
+                    "127.0.0.1", dead_port, ssl=here, server_hostname=hostname, ssl_handshake_timeout=20
+                )
+                writer.write(b"hello")
+                assert await reader.read(5) == b"hello"
+                writer.close()
+                await writer.wait_closed()
+            await server.wait_closed()
+
+        faces.run(main(), loop_factory)
+        # With the server gone and the self-connect forced, TLS must not begin.
+        force(dead_port)
+        with pytest.raises(safedial.SelfConnectError):
+            faces.run(safedial.open_connection("127.0.0.1", dead_port, ssl=here, policy=None), loop_factory)
+
+    def test_certificate_for_another_name(self, loop_factory):
+        authority = trustme.CA()
+        there, here = faces_ssl_contexts(authority, authority.issue_cert("elsewhere.example"))
+
+        async def main():
+            server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0, ssl=there)
+            async with server:
+                with pytest.raises(OSError, match="certificate"):
+                    await safedial.open_connection(*server.sockets[0].getsockname(), ssl=here)
+
+        faces.run(main(), loop_factory)
+
+    def test_protocol_factory_that_raises(self, loop_factory, server):
+        def broken():
+            raise ZeroDivisionError
+
+        async def main():
+            with pytest.raises(ZeroDivisionError):
+                await safedial.create_connection(broken, *server.getsockname())
+
+        faces.run(main(), loop_factory)
+
+
+def faces_ssl_contexts(authority, certificate):
+    import ssl
+
+    there = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(there)
+    here = ssl.create_default_context()
+    authority.configure_trust(here)
+    return there, here
+
+
+_REPLACED = """
+import asyncio, functools, socket, sys, unittest, warnings
+import safedial
+steer = sys.argv[1] == "True"
+if sys.argv[2] == "socket":
+    from test import test_socket as module
+    socket.create_connection = functools.partial(safedial.safe_connect, steer=steer)
+    names = [name for name in vars(module) if name.startswith("NetworkConnection") and name.endswith(("Test", "NoServer"))]
+    names += ["BasicTCPTest2"]
+    suite = unittest.TestSuite(
+        unittest.defaultTestLoader.loadTestsFromTestCase(getattr(module, name))
+        for name in names if issubclass(getattr(module, name), unittest.TestCase)
+    )
+else:
+    from test.test_asyncio import test_streams as module
+    asyncio.open_connection = functools.partial(safedial.open_connection, steer=steer)
+    suite = unittest.defaultTestLoader.loadTestsFromModule(module)
+result = unittest.TextTestRunner(verbosity=2).run(suite)
+sys.exit(not result.wasSuccessful())
+"""
+
+
+@pytest.mark.parametrize(("module", "at_least"), [("socket", 14), ("streams", 40)])
+@pytest.mark.parametrize("steer", [True, False], ids=["steered", "unsteered"])
+def test_cpythons_own_tests_pass_with_ours_in_place(module, at_least, steer):
+    if importlib.util.find_spec("test.test_socket") is None:
+        pytest.skip("this Python was packaged without its own tests (Debian: libpython3-testsuite)")
+    done = subprocess.run(
+        [sys.executable, "-c", _REPLACED, str(steer), module],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    ran = int(re.search(r"^Ran (\d+) tests", done.stderr, re.MULTILINE)[1])
+    assert ran >= at_least, done.stderr
+
+
+def test_partial_is_how_the_replacement_is_made():
+    # The replacement above must reach our code: a dial that only safedial would explain.
+    dial = functools.partial(safedial.safe_connect, steer=False)
+    with pytest.raises(ConnectionRefusedError) as caught:
+        dial(("127.0.0.1", faults.free_port()))
+    assert "safedial" in caught.value.__notes__[0]
