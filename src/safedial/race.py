@@ -23,33 +23,43 @@ async def race(lanes: Iterable[Lane[T]], delay: float, discard: Callable[[T], ob
         if not task.cancelled() and task.exception() is None and (won := task.result()) is not None:
             discard(won)
 
-    loop = asyncio.get_running_loop()
     running: set[asyncio.Task[T | None]] = set()
+    winner: T | None = None
     try:
-        for lane in lanes:
-            newest = asyncio.create_task(lane())
-            running.add(newest)
-            next_start = loop.time() + delay
-            while newest in running and (left := next_start - loop.time()) > 0:
-                if (winner := await _first_done(running, left)) is not None:
-                    return winner
-        while running:
-            if (winner := await _first_done(running, None)) is not None:
-                return winner
-        return None
+        winner = await _first_to_win(lanes, delay, running)
     finally:
         for task in running:
             task.add_done_callback(discard_result)
             task.cancel()
-        if running:
-            await asyncio.wait(running)
+        try:
+            if running:
+                await asyncio.wait(running)
+        except BaseException:
+            if winner is not None:
+                discard(winner)
+            raise
+    return winner
+
+
+async def _first_to_win(lanes: Iterable[Lane[T]], delay: float, running: "set[asyncio.Task[T | None]]") -> T | None:
+    loop = asyncio.get_running_loop()
+    for lane in lanes:
+        newest = asyncio.create_task(lane())
+        running.add(newest)
+        next_start = loop.time() + delay
+        while newest in running and (left := next_start - loop.time()) > 0:
+            if (winner := await _first_done(running, left)) is not None:
+                return winner
+    while running:
+        if (winner := await _first_done(running, None)) is not None:
+            return winner
+    return None
 
 
 async def _first_done(running: "set[asyncio.Task[T | None]]", seconds: float | None) -> T | None:
     done, _ = await asyncio.wait(running, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     for task in done:
-        if task.exception() is not None or task.result() is not None:
-            running.discard(task)
-            return task.result()
-    running -= done
+        running.discard(task)
+        if (won := task.result()) is not None:
+            return won
     return None

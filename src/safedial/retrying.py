@@ -47,24 +47,33 @@ class _Retries:
         elif policy.sleep not in (tenacity.sleep, _ASYNC_DEFAULT_SLEEP):
             self.own_sleep = policy.sleep
 
-    async def wait_after(self, error: OSError) -> float:
-        """Return the seconds to wait before the next round, or raise *error* where there is none.
+    async def wait_after(self, error: OSError) -> float | None:
+        """Return the seconds to wait before the next round, None where there is none.
 
         Suspends only in what the user wrote as a coroutine.
         """
         if self._state.attempt_number == 1:
             await self._step()  # tenacity's "before" hook for the round that was made already
-        self._state.set_exception((type(error), error, error.__traceback__))
-        wait = float(await self._step())
+        traceback = error.__traceback__
+        self._state.set_exception((type(error), error, traceback))
+        try:
+            wait = float(await self._step())
+        except OSError as raised:
+            if raised is not error:
+                raise
+            # Without tenacity's own frames, which would keep the error alive in a cycle.
+            error.__traceback__ = traceback
+            return None
         self._journal.retrying(error, wait)
         self._state.prepare_for_next_attempt()
         return wait
 
-    async def begin_round(self, error: OSError) -> None:
-        """Go on to the next round, or raise *error* where a stop event was set meanwhile."""
+    async def begin_round(self) -> bool:
+        """Go on to the next round, unless a stop event was set meanwhile; tell which."""
         if any(event.is_set() for event in self._stops):
-            raise error
+            return False
         await self._step()
+        return True
 
     async def _step(self) -> Any:
         step = self._retrying.iter(self._state)
@@ -90,14 +99,15 @@ def dial(policy: "Policy", journal: Journal, error: OSError, once: Callable[[], 
         raise error
     retries = _Retries(policy, journal)
     try:
-        while True:
-            wait = _finish(retries.wait_after(error))
+        while (wait := _finish(retries.wait_after(error))) is not None:
             _sleep(policy, retries, wait)
-            _finish(retries.begin_round(error))
+            if not _finish(retries.begin_round()):
+                break
             try:
                 return once()
             except OSError as failure:
                 error = failure
+        raise error
     finally:
         del error, retries  # the traceback holds this frame: break the cycle
 
@@ -108,14 +118,15 @@ async def dial_async(policy: "Policy", journal: Journal, error: OSError, once: C
         raise error
     retries = _Retries(policy, journal)
     try:
-        while True:
-            wait = await retries.wait_after(error)
+        while (wait := await retries.wait_after(error)) is not None:
             await _sleep_async(policy, retries, wait)
-            await retries.begin_round(error)
+            if not await retries.begin_round():
+                break
             try:
                 return await once()
             except OSError as failure:
                 error = failure
+        raise error
     finally:
         del error, retries  # as above
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, Unpack
 
 from safedial import nonblocking
 from safedial.addresses import check_host, check_port, check_seconds
-from safedial.settings import DialOptions, Settings, check_source
+from safedial.settings import DialOptions, Settings, check_family, check_source
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
@@ -133,10 +133,12 @@ async def create_connection(
     _check_tls(ssl, host, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout)
     settings = Settings(timeout=timeout, **options) if options or timeout is not None else _PLAIN
     if sock is not None or (host is None and port is None):
+        if settings is not _PLAIN:
+            raise ValueError(f"{', '.join(options) or 'timeout'}: only for a dial to host and port")
         # Nothing to dial. The loop says what is wrong with the arguments, if anything is.
         given: dict[str, Any] = {"host": host, "port": port, "sock": sock, "server_hostname": server_hostname}
         return await loop.create_connection(protocol_factory, **given, **tls)
-    _check_target(host, port, local_addr, happy_eyeballs_delay, interleave)
+    _check_target(host, port, family, local_addr, happy_eyeballs_delay, interleave)
     target = nonblocking.Target(host, port, family, proto, flags, local_addr, happy_eyeballs_delay, interleave)
     sock = await nonblocking.dial(settings, target, all_errors=all_errors)
     try:
@@ -168,9 +170,10 @@ def _check_tls(ssl: Any, host: Any, server_hostname: Any, handshake_timeout: Any
             raise ValueError(f"{name} must be positive, not {value!r}")
 
 
-def _check_target(host: Any, port: Any, local_addr: Any, delay: Any, interleave: Any) -> None:
+def _check_target(host: Any, port: Any, family: Any, local_addr: Any, delay: Any, interleave: Any) -> None:
     check_host(host)
     check_port(port)
+    check_family(family)
     check_source(local_addr, "local_addr")
     if delay is not None:
         check_seconds("happy_eyeballs_delay", delay)

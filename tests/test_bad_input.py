@@ -1,0 +1,197 @@
+"""Bad arguments raise TypeError or ValueError that names them, before a socket is made."""
+
+import socket
+
+import pytest
+
+import safedial
+from tests.support import faces
+
+
+@pytest.fixture
+def no_sockets(monkeypatch):
+    class Forbidden(socket.socket):
+        def __init__(self, *args, **kwds):
+            raise AssertionError("a socket was made")
+
+    def forbid():
+        monkeypatch.setattr(socket, "socket", Forbidden)
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwds: pytest.fail("the resolver was asked"))
+
+    return forbid
+
+
+NAN = float("nan")
+
+COMMON = [
+    ({"policy": "reconnect"}, TypeError, "policy"),
+    ({"policy": safedial.reconnect}, TypeError, "policy"),
+    ({"policy": 3}, TypeError, "policy"),
+    ({"on_event": "print"}, TypeError, "on_event"),
+    ({"steer": 1}, TypeError, "steer"),
+    ({"steer": None}, TypeError, "steer"),
+    ({"socket_options": 1}, TypeError, "socket_options"),
+    ({"socket_options": None}, TypeError, "socket_options"),
+    ({"socket_options": "abc"}, TypeError, "socket_options"),
+    ({"socket_options": [1]}, TypeError, "socket_options"),
+    ({"socket_options": [(1, 2)]}, TypeError, "socket_options"),
+    ({"socket_options": [(1, 2, 3.0)]}, TypeError, "socket_options"),
+    ({"retries": 3}, TypeError, "retries"),
+]
+TIMES = [
+    (-1, ValueError),
+    (-0.001, ValueError),
+    (NAN, ValueError),
+    (float("inf"), ValueError),
+    (1e300, ValueError),
+    ("5", TypeError),
+    ([], TypeError),
+    (1j, TypeError),
+]
+ADDRESSES = [
+    (("127.0.0.1", 65536), ValueError),
+    (("127.0.0.1", -1), ValueError),
+    (("127.0.0.1", "65536"), ValueError),
+    (("localhost", 65536), ValueError),
+    (("127.0.0.1", 80.0), TypeError),
+    (("127.0.0.1", True), TypeError),
+    (("127.0.0.1", []), TypeError),
+    ((80, "127.0.0.1"), TypeError),
+    (([], 80), TypeError),
+    (("local\0host", 80), ValueError),
+    ((b"local\0host", 80), ValueError),
+]
+SOURCES = [
+    (("127.0.0.1", 65536), ValueError),
+    (("127.0.0.1", "80"), TypeError),
+    (("127.0.0.1", None), TypeError),
+    (("127.0.0.1",), ValueError),
+    ("127.0.0.1", TypeError),
+    (80, TypeError),
+    ((80, 80), TypeError),
+]
+
+
+@pytest.mark.parametrize(("address", "error"), ADDRESSES)
+def test_address(no_sockets, address, error):
+    no_sockets()
+    with pytest.raises(error, match="address"):
+        safedial.safe_connect(address)
+    with pytest.raises(error, match="address"):
+        safedial.Dialer().dial(address)
+
+
+@pytest.mark.parametrize("address", ["localhost:80", "ab", b"ab", 80, None, ("localhost",), ("localhost", 80, 0, 0), {}])
+def test_no_pair(no_sockets, address):
+    no_sockets()
+    with pytest.raises((TypeError, ValueError), match="address must be a"):
+        safedial.safe_connect(address)
+
+
+@pytest.mark.parametrize(("address", "error"), ADDRESSES)
+def test_host_and_port(no_sockets, address, error):
+    async def main():
+        no_sockets()
+        with pytest.raises(error, match="host|port"):
+            await safedial.open_connection(*address)
+
+    faces.run(main())
+
+
+@pytest.mark.parametrize(("time", "error"), TIMES)
+def test_times(no_sockets, time, error):
+    async def main():
+        no_sockets()
+        with pytest.raises(error, match="timeout"):
+            await safedial.open_connection("127.0.0.1", 80, timeout=time)
+        with pytest.raises(error, match="happy_eyeballs_delay"):
+            await safedial.open_connection("127.0.0.1", 80, happy_eyeballs_delay=time)
+        for name in ("ssl_handshake_timeout", "ssl_shutdown_timeout"):
+            with pytest.raises(error, match=name):
+                await safedial.open_connection("127.0.0.1", 80, ssl=True, **{name: time})
+
+    faces.run(main())
+    no_sockets()
+    with pytest.raises(error, match="timeout"):
+        safedial.safe_connect(("127.0.0.1", 80), time)
+    with pytest.raises(error, match="timeout"):
+        safedial.Dialer(timeout=time)
+
+
+@pytest.mark.parametrize(("source", "error"), SOURCES)
+def test_sources(no_sockets, source, error):
+    async def main():
+        no_sockets()
+        with pytest.raises(error, match="local_addr"):
+            await safedial.open_connection("127.0.0.1", 80, local_addr=source)
+
+    faces.run(main())
+    no_sockets()
+    with pytest.raises(error, match="source_address"):
+        safedial.safe_connect(("127.0.0.1", 80), None, source)
+    with pytest.raises(error, match="source_address"):
+        safedial.Dialer(source_address=source)
+
+
+@pytest.mark.parametrize(("options", "error", "name"), COMMON)
+def test_options(no_sockets, options, error, name):
+    async def main():
+        no_sockets()
+        with pytest.raises(error, match=name):
+            await safedial.open_connection("127.0.0.1", 80, **options)
+
+    faces.run(main())
+    no_sockets()
+    with pytest.raises(error, match=name):
+        safedial.safe_connect(("127.0.0.1", 80), **options)
+    with pytest.raises(error, match=name):
+        safedial.Dialer(**options)
+
+
+@pytest.mark.parametrize(("family", "error"), [(99, ValueError), ("AF_INET", TypeError), (None, TypeError), (True, TypeError)])
+def test_family(no_sockets, family, error):
+    no_sockets()
+    with pytest.raises(error, match="family"):
+        safedial.safe_connect(("127.0.0.1", 80), family=family)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "name"),
+    [
+        ({"ssl": "yes"}, TypeError, "ssl"),
+        ({"ssl": True, "ssl_handshake_timeout": 0}, ValueError, "ssl_handshake_timeout"),
+        ({"interleave": "1"}, TypeError, "interleave"),
+        ({"interleave": 1.5}, TypeError, "interleave"),
+        ({"family": "AF_INET"}, TypeError, "family"),
+    ],
+)
+def test_asyncio_arguments(no_sockets, options, error, name):
+    async def main():
+        no_sockets()
+        with pytest.raises(error, match=name):
+            await safedial.open_connection("127.0.0.1", 80, **options)
+
+    faces.run(main())
+
+
+def test_options_of_the_dial_need_a_dial(server):
+    async def main():
+        with socket.create_connection(server.getsockname()) as sock, pytest.raises(ValueError, match="policy"):
+            await safedial.open_connection(sock=sock, policy=safedial.reconnect())
+
+    faces.run(main())
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "-"])
+def test_unknown_host_is_the_resolvers_error(dial, host):
+    with pytest.raises(socket.gaierror) as caught:
+        dial(host, 80)
+    assert host in "".join(caught.value.__notes__)
+
+
+def test_dialer_is_frozen_and_comparable():
+    dialer = safedial.Dialer(timeout=3, socket_options=[[6, 1, 1]])
+    assert dialer == safedial.Dialer(timeout=3, socket_options=((6, 1, 1),))
+    assert hash(dialer) == hash(safedial.Dialer(timeout=3, socket_options=((6, 1, 1),)))
+    with pytest.raises(AttributeError):
+        dialer.timeout = 4

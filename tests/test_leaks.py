@@ -1,0 +1,243 @@
+"""Nothing is left behind: not after 10,000 failures, and not wherever a dial is cancelled."""
+
+import asyncio
+import gc
+import socket
+import threading
+import weakref
+
+import pytest
+import trustme
+
+import safedial
+from tests import conftest
+from tests.support import faces, faults
+from tests.test_superset import faces_ssl_contexts, named
+
+DIALS = 10_000
+
+
+def counts():
+    gc.collect()
+    return len(conftest.open_descriptors()), threading.active_count()
+
+
+def test_ten_thousand_failing_dials(steer, dead_port, force, means):
+    before = counts()
+    dialer = safedial.Dialer(steer=steer, timeout=5)
+    for _ in range(DIALS):
+        with pytest.raises(ConnectionRefusedError):
+            dialer.dial(("127.0.0.1", dead_port))
+    force(dead_port)
+    for _ in range(DIALS // 10):
+        with pytest.raises(safedial.SelfConnectError):
+            dialer.dial(("127.0.0.1", dead_port))
+    assert counts() == before
+
+
+def test_ten_thousand_failing_asyncio_dials(steer, dead_port, loop_factory):
+    async def main():
+        before = counts()
+        for _ in range(DIALS // 100):
+            results = await asyncio.gather(
+                *(safedial.open_connection("127.0.0.1", dead_port, steer=steer) for _ in range(100)),
+                return_exceptions=True,
+            )
+            assert all(isinstance(result, ConnectionRefusedError) for result in results)
+        assert counts() == before
+        assert len(asyncio.all_tasks()) == 1
+
+    faces.run(main(), loop_factory)
+
+
+def test_timed_out_dials(steer):
+    with faults.full_listener() as server:
+        before = counts()
+        for _ in range(50):
+            with pytest.raises(TimeoutError):
+                safedial.safe_connect(server.getsockname(), 0.001, steer=steer)
+        assert counts() == before
+
+
+def test_ten_thousand_timed_out_and_cancelled_asyncio_dials(steer, loop_factory):
+    async def main():
+        with faults.full_listener() as server:
+            before = counts()
+            for turn in range(DIALS // 200):
+                dials = [
+                    asyncio.create_task(
+                        safedial.open_connection(*server.getsockname(), timeout=0.001 if turn % 2 else None, steer=steer)
+                    )
+                    for _ in range(200)
+                ]
+                await asyncio.sleep(0.002 if turn % 3 else 0)
+                for dial in dials:
+                    dial.cancel()
+                results = await asyncio.gather(*dials, return_exceptions=True)
+                assert all(isinstance(result, TimeoutError | asyncio.CancelledError) for result in results)
+            assert counts() == before
+            assert len(asyncio.all_tasks()) == 1
+
+    faces.run(main(), loop_factory)
+
+
+class CancelledAt:
+    """Await a coroutine, and cancel it at its *point*-th suspension."""
+
+    def __init__(self, coroutine, point):
+        self.coroutine, self.point, self.reached = coroutine, point, False
+
+    def __await__(self):
+        steps = self.coroutine.__await__()
+        try:
+            waiting = next(steps)
+            for _ in range(self.point):
+                try:
+                    yield waiting
+                except BaseException as error:
+                    waiting = steps.throw(error)
+                else:
+                    waiting = next(steps)
+            self.reached = True
+            if hasattr(waiting, "cancel"):
+                waiting._asyncio_future_blocking = False
+                waiting.cancel()
+            waiting = steps.throw(asyncio.CancelledError())
+            while True:  # what it still awaits, to clean up
+                yield waiting
+                waiting = next(steps)
+        except StopIteration as done:
+            if self.reached:
+                raise AssertionError("a cancelled dial went on to its end") from None
+            return done.value
+
+
+async def cancel_everywhere(dial):
+    """Cancel *dial* at each of its suspensions in turn; return how many there were."""
+    for point in range(1000):
+        cancelling = CancelledAt(dial(), point)
+        try:
+            _, writer = await cancelling
+        except asyncio.CancelledError:
+            assert cancelling.reached
+        except OSError:
+            assert not cancelling.reached
+        else:
+            writer.close()
+            await writer.wait_closed()
+        for _ in range(10):
+            await asyncio.sleep(0)  # transports close in the next turns of the loop
+        if not cancelling.reached:
+            return point
+        assert len(asyncio.all_tasks()) == 1
+    raise AssertionError("endless")
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize("options", [{}, {"happy_eyeballs_delay": 0.01}, {"timeout": 30}], ids=str)
+def test_cancelled_at_any_await(tls, host, options, steer):
+    authority = trustme.CA()
+    there, here = faces_ssl_contexts(authority, authority.issue_cert("localhost", "127.0.0.1"))
+
+    async def main():
+        server = await asyncio.start_server(
+            lambda reader, writer: writer.close(), "127.0.0.1", faults.free_port(), ssl=there if tls else None
+        )
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+
+            def dial():
+                return safedial.open_connection(host, port, ssl=here if tls else None, steer=steer, **options)
+
+            assert await cancel_everywhere(dial) >= 1
+
+    faces.run(main())
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_failing_dial_cancelled_at_any_await(host, steer, dead_port):
+    async def main():
+        policy = safedial.reconnect(60, 0.001, 0.001).copy(stop=lambda state: state.attempt_number >= 3)
+
+        def dial():
+            return safedial.open_connection(host, dead_port, policy=policy, steer=steer)
+
+        assert await cancel_everywhere(dial) >= 3
+
+    faces.run(main())
+
+
+def test_race_cancelled_at_any_await(monkeypatch, steer):
+    with faults.full_listener() as black_hole, faults.listener() as server:
+        infos = [(socket.AF_INET, 1, 6, "", listening.getsockname()) for listening in (black_hole, server)]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwds: infos)
+
+        async def main():
+            def dial():
+                return safedial.open_connection("db", 1, happy_eyeballs_delay=0.005, steer=steer)
+
+            assert await cancel_everywhere(dial) >= 2
+
+        faces.run(main())
+
+
+@pytest.mark.parametrize("happy_eyeballs_delay", [None, 10])
+def test_hook_that_raises_closes_the_connection(dial, server, happy_eyeballs_delay):
+    class Broken(Exception):
+        pass
+
+    def hook(event):
+        raise Broken
+
+    with pytest.raises(Broken):
+        dial(*server.getsockname(), on_event=hook)
+
+
+def test_reconnect_loop_lets_other_tasks_run(loop_factory, dead_port):
+    """Refusals on loopback come at once; a bare loop must still be cancellable."""
+
+    async def loop():
+        while True:
+            try:
+                await safedial.open_connection("127.0.0.1", dead_port)
+            except OSError:
+                continue
+
+    async def main():
+        task = asyncio.create_task(loop())
+        for _ in range(50):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    faces.run(main(), loop_factory)
+
+
+@pytest.mark.parametrize("policy", [None, "reconnect"])
+@pytest.mark.parametrize("all_errors", [False, True])
+def test_failure_leaves_no_reference_cycle(monkeypatch, dead_port, policy, all_errors):
+    """As in the stdlib, whose sockets and errors go without waiting for the collector."""
+    monkeypatch.setattr(socket, "getaddrinfo", named("127.0.0.1", "::1", dead_port))
+    policy = policy and safedial.reconnect(0.01, 0.001)
+    made = []
+
+    class Tracked(socket.socket):
+        def __init__(self, *args, **kwds):
+            super().__init__(*args, **kwds)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(socket, "socket", Tracked)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            try:
+                safedial.safe_connect(("db", dead_port), policy=policy, all_errors=all_errors)
+            except (OSError, ExceptionGroup):
+                pass
+        assert made
+        assert [ref() for ref in made if ref() is not None] == []
+    finally:
+        gc.enable()
