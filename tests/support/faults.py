@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import socket
 import struct
 
@@ -52,7 +53,9 @@ def forcing_socket(means: str, port: int, times: int = 10**9) -> type[socket.soc
 def free_port(family: int = socket.AF_INET, host: str = "127.0.0.1", *, skip: int = 0) -> int:
     """A free even port inside the ephemeral range: the kind that connect() likes to draw."""
     low, high = ports.read_range() or (32768, 60999)
-    start = (low + (high - low) // 2 + skip) & ~1
+    # Workers of pytest-xdist must not take each other's dead ports for theirs.
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 2
+    start = (low + (high - low) // 2 + worker * (high - low) // 4 + skip) & ~1
     for port in range(start, high, 2):
         with socket.socket(family) as sock, contextlib.suppress(OSError):
             sock.bind((host, port))

@@ -73,7 +73,7 @@ def call_outside(function, *args, seconds=150):
 def _child(function, args, namespace, seconds):
     order = json.dumps([function.__module__, function.__qualname__, args, namespace])
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-m", "tests.support.namespace", order],
+        [sys.executable, "-W", "default", "-m", "tests.support.namespace", order],
         cwd=_ROOT,
         capture_output=True,
         text=True,

@@ -1,0 +1,51 @@
+# Each command makes what it needs from nothing but Python 3.11+ and pip.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test check coverage bench clean
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/safedial demo
+
+# Two workers: half of the suite waits for the kernel. No test asserts a wall-clock time.
+test: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+check: $(VENV)/check.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+coverage: $(VENV)/test.stamp
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n 2 -m "not storm" $(ARGS)
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
+
+bench: $(VENV)/test.stamp
+	$(BIN)/python bench/dial.py
+
+clean:
+	rm -rf $(VENV)
+
+# PEP 735's dependency groups need pip 25.1.
+$(VENV)/pip.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit("safedial needs Python 3.11 or later: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check "pip>=25.1"
+	touch $@
+
+$(VENV)/demo.stamp: $(VENV)/pip.stamp pyproject.toml
+	$(BIN)/python -m pip install -q -e ".[cli]"
+	touch $@
+
+$(VENV)/test.stamp: $(VENV)/pip.stamp pyproject.toml
+	$(BIN)/python -m pip install -q -e ".[cli]" --group test
+	touch $@
+
+$(VENV)/check.stamp: $(VENV)/pip.stamp pyproject.toml
+	$(BIN)/python -m pip install -q -e ".[cli]" --group test --group check
+	touch $@

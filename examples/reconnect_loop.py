@@ -1,0 +1,82 @@
+"""A reconnect loop that cannot meet itself.
+
+Runs by itself: it starts an echo server, stops it under the loop's feet, lets the loop dial the
+dead port for half a second, and starts the server again on the same port.
+
+    python examples/reconnect_loop.py
+"""
+
+import logging
+import socket
+import threading
+import time
+
+import safedial
+
+
+class EchoServer(threading.Thread):
+    """A server that answers each line with the same line, one client at a time."""
+
+    def __init__(self, port: int = 0) -> None:
+        super().__init__()
+        self.listener = socket.create_server(("127.0.0.1", port))
+        self.address: tuple[str, int] = self.listener.getsockname()
+        self.client: socket.socket | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.client, _ = self.listener.accept()
+            while data := self.client.recv(100):
+                self.client.sendall(data)
+        except OSError:
+            pass  # stopped
+
+    def stop(self) -> None:
+        for sock in (self.listener, self.client):
+            if sock is not None:
+                sock.shutdown(socket.SHUT_RDWR)
+                sock.close()
+        self.join()
+
+
+def ask(address: tuple[str, int], questions: int, between: float) -> list[bytes]:
+    """The loop itself: ask, and connect again whenever the connection is gone."""
+    policy = safedial.reconnect(within=30)  # tenacity: full jitter, at most 5 s between dials
+    sock = safedial.safe_connect(address, timeout=5, policy=policy)
+    answers: list[bytes] = []
+    while len(answers) < questions:
+        try:
+            sock.sendall(b"still there? ")
+            answer = sock.recv(100)
+            if not answer:
+                raise ConnectionResetError("the server is gone")
+            answers.append(answer)
+            time.sleep(between)
+        except OSError as error:
+            logging.info("lost: %s", error)
+            sock.close()
+            sock = safedial.safe_connect(address, timeout=5, policy=policy)
+    sock.close()
+    return answers
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(relativeCreated)5d ms  %(message)s")
+    server = EchoServer()
+    answers: list[bytes] = []
+    loop = threading.Thread(target=lambda: answers.extend(ask(server.address, questions=20, between=0.05)))
+    loop.start()
+    time.sleep(0.2)
+    logging.info("server stops")
+    server.stop()
+    time.sleep(0.5)
+    logging.info("server starts again")
+    server = EchoServer(server.address[1])
+    loop.join()
+    server.stop()
+    print(f"{len(answers)} answers, all right: {set(answers) == {b'still there? '}}")
+
+
+if __name__ == "__main__":
+    main()

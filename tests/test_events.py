@@ -1,0 +1,115 @@
+"""What can be seen of a dial: events, the log, and the notes on an error."""
+
+import logging
+import pickle
+import re
+import socket
+
+import pytest
+
+import safedial
+from tests.support import faces
+from tests.test_superset import named
+
+
+def kinds(events):
+    return [event.kind for event in events]
+
+
+def test_success_is_one_event(dial, server):
+    seen = []
+    host, port = server.getsockname()
+    dial(host, port, on_event=seen.append)
+    (event,) = seen
+    assert (event.kind, event.host, event.port, event.attempt) == ("connected", host, port, 1)
+    assert event.address == (host, port)
+    assert (event.error, event.wait) == (None, None)
+    assert event.elapsed >= 0
+
+
+def test_each_address_and_each_wait_is_an_event(dial, dead_port):
+    seen = []
+    policy = safedial.reconnect(30, 0.001, 0.001).copy(stop=lambda state: state.attempt_number == 3)
+    with pytest.raises(ConnectionRefusedError) as caught:
+        dial("127.0.0.1", dead_port, policy=policy, on_event=seen.append)
+    assert kinds(seen) == ["failed", "retry", "failed", "retry", "failed"]
+    assert [event.attempt for event in seen] == [1, 1, 2, 2, 3]
+    assert [event.wait is not None for event in seen] == [False, True] * 2 + [False]
+    assert all(isinstance(event.error, ConnectionRefusedError) for event in seen)
+    assert seen[-1].error is caught.value
+    assert [event.elapsed for event in seen] == sorted(event.elapsed for event in seen)
+
+
+def test_resolver_failure_is_an_event(dial):
+    seen = []
+    with pytest.raises(socket.gaierror):
+        dial("no.such.host.invalid", 80, on_event=seen.append)
+    assert kinds(seen) == ["failed"]
+    assert seen[0].address is None
+
+
+def test_event_is_frozen_and_survives_pickling():
+    event = safedial.DialEvent("retry", "db", 5432, None, 2, 1.5, OSError(111, "refused"), 0.5)
+    with pytest.raises(AttributeError):
+        event.kind = "connected"
+    assert pickle.loads(pickle.dumps(event)).wait == 0.5
+
+
+class TestLog:
+    def test_plain_success_is_quiet(self, dial, server, caplog):
+        caplog.set_level(logging.INFO, "safedial")
+        dial(*server.getsockname())
+        assert caplog.records == []
+
+    def test_each_attempt_at_debug(self, dial, server, dead_port, caplog):
+        caplog.set_level(logging.DEBUG, "safedial")
+        dial(*server.getsockname())
+        with pytest.raises(ConnectionRefusedError):
+            dial("127.0.0.1", dead_port)
+        own = [record for record in caplog.records if record.name == "safedial"]
+        assert [record.levelname for record in own] == ["DEBUG", "DEBUG"]
+        assert f"127.0.0.1 port {dead_port}" in own[1].getMessage()
+        assert "ConnectionRefusedError" in own[1].getMessage()
+
+    def test_self_connect_is_a_warning(self, dial, force, dead_port, caplog):
+        force(dead_port, times=1)
+        with pytest.raises(ConnectionRefusedError):
+            dial("127.0.0.1", dead_port)
+        (record,) = [record for record in caplog.records if record.name == "safedial"]
+        assert record.levelname == "WARNING"
+        assert "self-connect" in record.getMessage()
+        assert str(dead_port) in record.getMessage()
+
+    def test_recovery_is_an_info(self, dial, dead_port, caplog):
+        caplog.set_level(logging.INFO, "safedial")
+        servers = []
+
+        def come_back(event):
+            if event.kind == "retry" and not servers:
+                servers.append(socket.create_server(("127.0.0.1", dead_port)))
+
+        dial("127.0.0.1", dead_port, policy=safedial.reconnect(30, 0.001), on_event=come_back)
+        servers[0].close()
+        (record,) = [record for record in caplog.records if record.name == "safedial"]
+        assert record.levelname == "INFO"
+        assert "connected, attempt 2" in record.getMessage()
+
+
+@pytest.mark.parametrize("face", [name for name in faces.FACES if "uvloop" not in name])  # it has its own resolver
+def test_notes_tell_what_each_address_said(face, monkeypatch, dead_port):
+    monkeypatch.setattr(socket, "getaddrinfo", named("::1", "127.0.0.1", dead_port))
+    policy = safedial.reconnect(30, 0.001, 0.001).copy(stop=lambda state: state.attempt_number == 3)
+    with pytest.raises(OSError, match="refused|failed|Multiple") as caught:
+        faces.FACES[face]("db", dead_port, policy=policy)
+    head, *rest = caught.value.__notes__
+    assert re.fullmatch(rf"safedial: gave up dialing db port {dead_port} after 3 attempts, \d+\.\d+ s", head)
+    assert rest
+    assert all(re.match(r"safedial: (::1|127\.0\.0\.1) port \d+, attempts 1 to 3: \[Errno 111\]", note) for note in rest)
+
+
+def test_notes_of_a_long_loop_stay_short(dead_port):
+    policy = safedial.reconnect(30, 0.0001, 0.0001).copy(stop=lambda state: state.attempt_number == 500)
+    with pytest.raises(ConnectionRefusedError) as caught:
+        safedial.safe_connect(("127.0.0.1", dead_port), policy=policy)
+    assert len(caught.value.__notes__) == 2
+    assert "attempts 1 to 500" in caught.value.__notes__[1]

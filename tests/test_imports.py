@@ -1,0 +1,39 @@
+"""Importing stays cheap, and every public name is there."""
+
+import subprocess
+import sys
+
+import pytest
+
+import safedial
+
+
+def loaded_by(code: str) -> set[str]:
+    code += "; import sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_import_loads_nothing_heavy():
+    assert loaded_by("import safedial") & {"asyncio", "ssl", "tenacity", "rich", "uvloop"} == set()
+
+
+def test_a_refused_dial_loads_nothing_heavy(dead_port):
+    code = f"import safedial, contextlib\nwith contextlib.suppress(ConnectionRefusedError): safedial.safe_connect(('127.0.0.1', {dead_port}))\npass"
+    assert loaded_by(code) & {"asyncio", "ssl", "tenacity"} == set()
+
+
+def test_what_loads_late_is_there():
+    assert "tenacity" in loaded_by("import safedial; safedial.redial()")
+    assert "asyncio" in loaded_by("import safedial; safedial.open_connection")
+
+
+def test_star_import_and_dir():
+    assert set(safedial.__all__) <= set(dir(safedial))
+    for name in safedial.__all__:
+        assert getattr(safedial, name).__doc__
+
+
+def test_unknown_name():
+    with pytest.raises(AttributeError, match="nonsense"):
+        safedial.nonsense  # noqa: B018

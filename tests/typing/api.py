@@ -1,0 +1,76 @@
+"""The types of the public API, checked by mypy and pyright in strict mode; never run."""
+
+import asyncio
+import socket
+from typing import assert_type
+
+from tenacity import AsyncRetrying, Retrying
+from tenacity.retry import retry_base
+
+
+import safedial
+
+safe = safedial.safe_connect(("db", 5432))
+assert_type(safe, socket.socket)
+assert_type(safedial.safe_connect(("db", "postgresql"), 3), socket.socket)
+assert_type(safedial.safe_connect((None, 80), None, ("127.0.0.1", 0), all_errors=True), socket.socket)
+assert_type(
+    safedial.safe_connect(
+        ("db", 5432),
+        timeout=1.5,
+        policy=safedial.reconnect(within=30),
+        on_event=print,
+        steer=False,
+        family=socket.AF_INET6,
+        socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
+    ),
+    socket.socket,
+)
+
+dialer = safedial.Dialer(timeout=5, policy=AsyncRetrying(reraise=True), source_address=("127.0.0.1", 0))
+assert_type(dialer.dial(("db", 5432)), socket.socket)
+assert_type(safedial.redial(attempts=5), Retrying)
+assert_type(safedial.reconnect(within=60, first=0.1, cap=10), Retrying)
+spurious: retry_base = safedial.retry_if_spurious
+transient: retry_base = safedial.retry_if_transient
+assert_type(safedial.is_self_connected(safe), bool)
+assert_type(safedial.is_self_connected(3), bool)
+
+
+class Greeting(asyncio.Protocol):
+    """A protocol of the user's own."""
+
+
+async def main() -> None:
+    reader, writer = await safedial.open_connection("db", 5432, ssl=True, limit=1024, timeout=3, policy=None)
+    assert_type(reader, asyncio.StreamReader)
+    assert_type(writer, asyncio.StreamWriter)
+    transport, protocol = await safedial.create_connection(Greeting, "db", 5432, happy_eyeballs_delay=0.25)
+    assert_type(transport, asyncio.Transport)
+    assert_type(protocol, Greeting)
+    assert_type(await dialer.dial_async(("db", 5432)), socket.socket)
+
+
+def hook(event: safedial.DialEvent) -> None:
+    assert_type(event.attempt, int)
+    assert_type(event.elapsed, float)
+    assert_type(event.error, OSError | None)
+    assert_type(event.wait, float | None)
+
+
+safedial.Dialer(on_event=hook)
+
+try:
+    safedial.safe_connect(("db", 5432))
+except safedial.SelfConnectError as error:
+    refused: ConnectionRefusedError = error
+    assert_type(error.host, str)
+    assert_type(error.port, int)
+except safedial.PortsExhaustedError as error:
+    assert_type(error.usage, safedial.PortUsage)
+    assert_type(error.usage.in_use, int | None)
+
+# What must not pass: a wrong type is an error for both checkers (mypy warns of an unused ignore).
+safedial.safe_connect("db:5432")  # type: ignore[arg-type]
+safedial.safe_connect(("db", 5432), policy="reconnect")  # type: ignore[arg-type]
+safedial.safe_connect(("db", 5432), retries=3)  # type: ignore[call-arg]
