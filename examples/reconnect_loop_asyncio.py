@@ -1,6 +1,6 @@
 """The reconnect loop in asyncio; see reconnect_loop.py.
 
-    python examples/reconnect_loop_asyncio.py
+python examples/reconnect_loop_asyncio.py
 """
 
 import asyncio

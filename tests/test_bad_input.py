@@ -81,7 +81,9 @@ def test_address(no_sockets, address, error):
         safedial.Dialer().dial(address)
 
 
-@pytest.mark.parametrize("address", ["localhost:80", "ab", b"ab", 80, None, ("localhost",), ("localhost", 80, 0, 0), {}])
+@pytest.mark.parametrize(
+    "address", ["localhost:80", "ab", b"ab", 80, None, ("localhost",), ("localhost", 80, 0, 0), {}]
+)
 def test_no_pair(no_sockets, address):
     no_sockets()
     with pytest.raises((TypeError, ValueError), match="address must be a"):
@@ -92,7 +94,7 @@ def test_no_pair(no_sockets, address):
 def test_host_and_port(no_sockets, address, error):
     async def main():
         no_sockets()
-        with pytest.raises(error, match="host|port"):
+        with pytest.raises(error, match=r"host|port"):
             await safedial.open_connection(*address)
 
     faces.run(main())
@@ -148,7 +150,9 @@ def test_options(no_sockets, options, error, name):
         safedial.Dialer(**options)
 
 
-@pytest.mark.parametrize(("family", "error"), [(99, ValueError), ("AF_INET", TypeError), (None, TypeError), (True, TypeError)])
+@pytest.mark.parametrize(
+    ("family", "error"), [(99, ValueError), ("AF_INET", TypeError), (None, TypeError), (True, TypeError)]
+)
 def test_family(no_sockets, family, error):
     no_sockets()
     with pytest.raises(error, match="family"):

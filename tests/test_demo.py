@@ -280,7 +280,8 @@ class TestCommand:
 
     def test_without_rich(self, tmp_path: Path):
         (tmp_path / "rich.py").write_text("raise ImportError('not installed')\n")
-        ended = run("demo", PYTHONPATH=str(tmp_path))
+        path = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+        ended = run("demo", PYTHONPATH=os.pathsep.join(path))
         assert ended.returncode == 2
         assert ended.stdout == ""
         assert "pip install 'safedial[cli]'" in ended.stderr

@@ -99,12 +99,14 @@ class TestLog:
 def test_notes_tell_what_each_address_said(face, monkeypatch, dead_port):
     monkeypatch.setattr(socket, "getaddrinfo", named("::1", "127.0.0.1", dead_port))
     policy = safedial.reconnect(30, 0.001, 0.001).copy(stop=lambda state: state.attempt_number == 3)
-    with pytest.raises(OSError, match="refused|failed|Multiple") as caught:
+    with pytest.raises(OSError, match=r"refused|failed|Multiple") as caught:
         faces.FACES[face]("db", dead_port, policy=policy)
     head, *rest = caught.value.__notes__
     assert re.fullmatch(rf"safedial: gave up dialing db port {dead_port} after 3 attempts, \d+\.\d+ s", head)
     assert rest
-    assert all(re.match(r"safedial: (::1|127\.0\.0\.1) port \d+, attempts 1 to 3: \[Errno 111\]", note) for note in rest)
+    assert all(
+        re.match(r"safedial: (::1|127\.0\.0\.1) port \d+, attempts 1 to 3: \[Errno 111\]", note) for note in rest
+    )
 
 
 def test_notes_of_a_long_loop_stay_short(dead_port):

@@ -19,7 +19,8 @@ def test_import_loads_nothing_heavy():
 
 
 def test_a_refused_dial_loads_nothing_heavy(dead_port):
-    code = f"import safedial, contextlib\nwith contextlib.suppress(ConnectionRefusedError): safedial.safe_connect(('127.0.0.1', {dead_port}))\npass"
+    code = "import safedial, contextlib\nwith contextlib.suppress(ConnectionRefusedError): "
+    code += f"safedial.safe_connect(('127.0.0.1', {dead_port}))\npass"
     assert loaded_by(code) & {"asyncio", "ssl", "tenacity"} == set()
 
 

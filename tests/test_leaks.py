@@ -1,6 +1,7 @@
 """Nothing is left behind: not after 10,000 failures, and not wherever a dial is cancelled."""
 
 import asyncio
+import contextlib
 import gc
 import socket
 import threading
@@ -66,7 +67,9 @@ def test_ten_thousand_timed_out_and_cancelled_asyncio_dials(steer, loop_factory)
             for turn in range(DIALS // 200):
                 dials = [
                     asyncio.create_task(
-                        safedial.open_connection(*server.getsockname(), timeout=0.001 if turn % 2 else None, steer=steer)
+                        safedial.open_connection(
+                            *server.getsockname(), timeout=0.001 if turn % 2 else None, steer=steer
+                        )
                     )
                     for _ in range(200)
                 ]
@@ -184,13 +187,13 @@ def test_race_cancelled_at_any_await(monkeypatch, steer):
 
 @pytest.mark.parametrize("happy_eyeballs_delay", [None, 10])
 def test_hook_that_raises_closes_the_connection(dial, server, happy_eyeballs_delay):
-    class Broken(Exception):
+    class BrokenError(Exception):
         pass
 
     def hook(event):
-        raise Broken
+        raise BrokenError
 
-    with pytest.raises(Broken):
+    with pytest.raises(BrokenError):
         dial(*server.getsockname(), on_event=hook)
 
 
@@ -233,10 +236,8 @@ def test_failure_leaves_no_reference_cycle(monkeypatch, dead_port, policy, all_e
     gc.disable()
     try:
         for _ in range(3):
-            try:
+            with contextlib.suppress(OSError, ExceptionGroup):
                 safedial.safe_connect(("db", dead_port), policy=policy, all_errors=all_errors)
-            except (OSError, ExceptionGroup):
-                pass
         assert made
         assert [ref() for ref in made if ref() is not None] == []
     finally:

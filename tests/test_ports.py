@@ -205,7 +205,7 @@ def exhaust(face, port, source):
         address, held, found = server.getsockname(), [], {}
         try:
             for _ in range(30):
-                held.append(_keep(face, address, source))
+                held += [_keep(face, address, source)]
         except OSError as error:
             found["error"] = type(error).__name__
             usage = error.usage
@@ -262,9 +262,8 @@ def exhaust_with_time_wait():
 
 def wait_for_a_port():
     with faults.listener(port=40000) as server:
-        address, held, waits = server.getsockname(), [], []
-        for _ in range(9):
-            held.append((safedial.safe_connect(address), server.accept()[0]))
+        address, waits = server.getsockname(), []
+        held = [(safedial.safe_connect(address), server.accept()[0]) for _ in range(9)]
 
         def free_one(event):
             if event.kind == "retry":

@@ -78,10 +78,11 @@ def numeric(host: Host, port: Port, family: int) -> tuple[AddrInfo, ...]:
     check_port(port)
     if not isinstance(host, str) or not isinstance(port, int):
         return ()
+    sockaddr: SockAddr
     if ":" not in host and family != socket.AF_INET6:
         guess, sockaddr = socket.AF_INET, (host, port)
     elif ":" in host and "%" not in host and family != socket.AF_INET:
-        guess, sockaddr = socket.AF_INET6, (host, port, 0, 0)  # type: ignore[assignment]
+        guess, sockaddr = socket.AF_INET6, (host, port, 0, 0)
     else:
         return ()
     try:

@@ -1,7 +1,8 @@
 """The blocking dial: resolve, try each address in order, retry under the policy."""
 
+import functools
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from safedial import connect
 from safedial.addresses import AddrInfo, SockAddr, numeric, pair
@@ -29,21 +30,30 @@ def dial(
         raise ValueError(f"address: {error}") from None
     journal = Journal(host, port, settings.on_event)
     try:
-        try:
-            return _round(settings, journal, known, timeout, source)
-        except OSError as error:
-            first = error
-        chosen = settings.policy_after(first)
-        if chosen is None:
-            raise first
-        from safedial import retrying  # late, as it loads tenacity
-
-        return retrying.dial(chosen, journal, first, lambda: _round(settings, journal, known, timeout, source))
+        return _round(settings, journal, known, timeout, source)
+    except OSError as error:
+        first = error
+    try:
+        once = functools.partial(_round, settings, journal, known, timeout, source)
+        return _go_on(settings, journal, first, once)
     except OSError as error:
         raise journal.outcome(error, all_errors=all_errors)  # noqa: B904  # it is *error*, or has it
     finally:
         journal.errors = []
-        first = None  # type: ignore[assignment]  # the traceback holds this frame: break the cycle
+        del first  # the traceback holds this frame: break the cycle
+
+
+def _go_on(settings: Settings, journal: Journal, error: OSError, once: Callable[[], socket.socket]) -> socket.socket:
+    """Do what the policy says after the first round failed with *error*."""
+    policy = settings.policy_after(error)
+    try:
+        if policy is None:
+            raise error
+        from safedial import retrying  # late, as it loads tenacity
+
+        return retrying.dial(policy, journal, error, once)
+    finally:
+        del error  # as above
 
 
 def _round(
@@ -103,6 +113,9 @@ def _attempt(settings: Settings, info: AddrInfo, timeout: Timeout, source: SockA
             connect.connect(sock, sockaddr, steered=settings.steers)
         else:
             sock.connect(sockaddr)
+    except ConnectionRefusedError:
+        sock.close()  # never connected, so a loop on a dead port is spared the look
+        raise
     except BaseException:
         if guarded:
             abandon(sock)

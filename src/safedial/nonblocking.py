@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import socket
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
@@ -34,21 +34,34 @@ async def dial(settings: Settings, target: Target, *, all_errors: bool) -> socke
     """Return a connected non-blocking socket; `safedial.create_connection` tells the rest."""
     journal = Journal(target.host, target.port, settings.on_event)
     try:
-        try:
-            return await _round(settings, target, journal)
-        except OSError as error:
-            first = error
-        chosen = settings.policy_after(first)
-        if chosen is None:
-            raise first
-        from safedial import retrying  # late, as it loads tenacity
-
-        return await retrying.dial_async(chosen, journal, first, lambda: _round(settings, target, journal))
+        return await _round(settings, target, journal)
+    except OSError as error:
+        first = error
+    try:
+        return await _go_on(settings, journal, first, functools.partial(_round, settings, target, journal))
     except OSError as error:
         raise journal.outcome(error, all_errors=all_errors)  # noqa: B904  # it is *error*, or has it
     finally:
         journal.errors = []
-        first = None  # type: ignore[assignment]  # the traceback holds this frame: break the cycle
+        del first  # the traceback holds this frame: break the cycle
+
+
+async def _go_on(
+    settings: Settings,
+    journal: Journal,
+    error: OSError,
+    once: Callable[[], Coroutine[Any, Any, socket.socket]],
+) -> socket.socket:
+    """Do what the policy says after the first round failed with *error*."""
+    policy = settings.policy_after(error)
+    try:
+        if policy is None:
+            raise error
+        from safedial import retrying  # late, as it loads tenacity
+
+        return await retrying.dial_async(policy, journal, error, once)
+    finally:
+        del error  # as above
 
 
 async def _round(settings: Settings, target: Target, journal: Journal) -> socket.socket:
@@ -153,6 +166,9 @@ async def _attempt(settings: Settings, info: AddrInfo, sources: Sequence[AddrInf
             await connecting
         else:
             await _within(settings.timeout, connecting)
+    except ConnectionRefusedError:
+        sock.close()  # never connected, so a loop on a dead port is spared the look
+        raise
     except BaseException:
         if guarded:
             abandon(sock)

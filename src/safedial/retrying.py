@@ -138,7 +138,8 @@ def _finish(steps: Coroutine[Any, Any, T]) -> T:
     try:
         steps.send(None)
     except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]  # StopIteration is not generic
+        value: T = done.value
+        return value
     steps.close()
     raise TypeError("policy: a strategy or hook of this AsyncRetrying awaits; a blocking dial can't wait for it")
 

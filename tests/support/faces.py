@@ -59,9 +59,7 @@ FACES: dict[str, Callable[..., Ends]] = {
     "Dialer.dial_async": lambda *args, **kwds: run(dialer_async(*args, **kwds)),
 }
 if uvloop is not None:
-    FACES["open_connection, uvloop"] = lambda *args, **kwds: run(
-        streams_dial(*args, **kwds), uvloop.new_event_loop
-    )
+    FACES["open_connection, uvloop"] = lambda *args, **kwds: run(streams_dial(*args, **kwds), uvloop.new_event_loop)
 
 LOOPS = {"asyncio": None}
 if uvloop is not None:

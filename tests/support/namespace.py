@@ -81,7 +81,7 @@ def _child(function, args, namespace, seconds):
         check=False,
     )
     if done.returncode:
-        print(done.stderr, file=sys.stderr)
+        sys.stderr.write(done.stderr)
         done.check_returncode()
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -91,9 +91,8 @@ def main():
     if namespace is not None:
         enter(**namespace)
     result = getattr(importlib.import_module(module), name)(*args)
-    print(json.dumps(result))
+    sys.stdout.write(json.dumps(result) + "\n")
 
 
 if __name__ == "__main__":
     main()
-    sys.stdout.flush()

@@ -7,7 +7,6 @@ from typing import assert_type
 from tenacity import AsyncRetrying, Retrying
 from tenacity.retry import retry_base
 
-
 import safedial
 
 safe = safedial.safe_connect(("db", 5432))
