@@ -4,7 +4,7 @@ import ipaddress
 import socket
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from safedial import addresses
@@ -49,12 +49,17 @@ def test_scopes(local, peer, same):
 
 
 @given(V4 | V6, PORTS, st.sampled_from([0, socket.AF_INET, socket.AF_INET6]))
+@example("::ffff:0:0", 0, socket.AF_INET)
 def test_numeric_agrees_with_getaddrinfo(host, port, family):
     found = addresses.numeric(host, port, family)
     try:
         expected = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:
         expected = []
+    if ipaddress.ip_address(host).version == (6 if family == socket.AF_INET6 else 4) or (not family and ":" in host):
+        assert found, "a numeric host of the right family is known"
+    if not found:
+        return  # glibc finds an IPv4 address in a v4-mapped one; that is the resolver's to say
     assert [i[:3] for i in found] == [i[:3] for i in expected]
     for ours, theirs in zip(found, expected, strict=True):
         assert ours[4][1:] == theirs[4][1:]

@@ -1,6 +1,7 @@
 """Bad arguments raise TypeError or ValueError that names them, before a socket is made."""
 
 import socket
+from decimal import Decimal
 
 import pytest
 
@@ -23,6 +24,11 @@ def no_sockets(monkeypatch):
 
 NAN = float("nan")
 
+
+async def coroutine_hook(event):
+    pass
+
+
 COMMON = [
     ({"policy": "reconnect"}, TypeError, "policy"),
     ({"policy": safedial.reconnect}, TypeError, "policy"),
@@ -31,7 +37,8 @@ COMMON = [
     ({"steer": 1}, TypeError, "steer"),
     ({"steer": None}, TypeError, "steer"),
     ({"socket_options": 1}, TypeError, "socket_options"),
-    ({"socket_options": None}, TypeError, "socket_options"),
+    ({"socket_options": [(1, 2, 2**31)]}, ValueError, "socket_options"),
+    ({"on_event": coroutine_hook}, TypeError, "on_event"),
     ({"socket_options": "abc"}, TypeError, "socket_options"),
     ({"socket_options": [1]}, TypeError, "socket_options"),
     ({"socket_options": [(1, 2)]}, TypeError, "socket_options"),
@@ -47,6 +54,7 @@ TIMES = [
     ("5", TypeError),
     ([], TypeError),
     (1j, TypeError),
+    (Decimal(3), TypeError),
 ]
 ADDRESSES = [
     (("127.0.0.1", 65536), ValueError),
@@ -56,6 +64,7 @@ ADDRESSES = [
     (("127.0.0.1", 80.0), TypeError),
     (("127.0.0.1", True), TypeError),
     (("127.0.0.1", []), TypeError),
+    (("127.0.0.1", bytearray(b"80")), TypeError),
     ((80, "127.0.0.1"), TypeError),
     (([], 80), TypeError),
     (("local\0host", 80), ValueError),
@@ -63,8 +72,6 @@ ADDRESSES = [
 ]
 SOURCES = [
     (("127.0.0.1", 65536), ValueError),
-    (("127.0.0.1", "80"), TypeError),
-    (("127.0.0.1", None), TypeError),
     (("127.0.0.1",), ValueError),
     ("127.0.0.1", TypeError),
     (80, TypeError),
@@ -128,11 +135,42 @@ def test_sources(no_sockets, source, error):
             await safedial.open_connection("127.0.0.1", 80, local_addr=source)
 
     faces.run(main())
+    assert_source_refused(no_sockets, source, error)
+
+
+# What asyncio's local_addr takes, and bind() does not.
+@pytest.mark.parametrize("source", [("127.0.0.1", "80"), ("127.0.0.1", None), ["127.0.0.1", 0], (None, 0)])
+def test_sources_that_bind_refuses(no_sockets, source):
+    assert_source_refused(no_sockets, source, TypeError)
+
+
+def assert_source_refused(no_sockets, source, error):
     no_sockets()
     with pytest.raises(error, match="source_address"):
         safedial.safe_connect(("127.0.0.1", 80), None, source)
     with pytest.raises(error, match="source_address"):
         safedial.Dialer(source_address=source)
+
+
+def test_asyncios_word_for_the_source_address(no_sockets):
+    async def main():
+        no_sockets()
+        with pytest.raises(TypeError, match=r"create_connection\(\).*source_address"):
+            await safedial.open_connection("127.0.0.1", 80, source_address=("127.0.0.1", 0))
+
+    faces.run(main())
+    with pytest.raises(TypeError, match=r"safe_connect\(\).*polcy.*policy"):
+        safedial.safe_connect(("127.0.0.1", 80), polcy=None)
+
+
+def test_address_is_looked_at_first(no_sockets):
+    no_sockets()
+    with pytest.raises(TypeError, match="address must be a"):
+        safedial.safe_connect("localhost", 80, 5)
+
+
+def test_no_socket_options(dial, server):
+    dial(*server.getsockname(), socket_options=None)
 
 
 @pytest.mark.parametrize(("options", "error", "name"), COMMON)

@@ -69,7 +69,7 @@ class TestLog:
         own = [record for record in caplog.records if record.name == "safedial"]
         assert [record.levelname for record in own] == ["DEBUG", "DEBUG"]
         assert f"127.0.0.1 port {dead_port}" in own[1].getMessage()
-        assert "ConnectionRefusedError" in own[1].getMessage()
+        assert "[Errno 111]" in own[1].getMessage()
 
     def test_self_connect_is_a_warning(self, dial, force, dead_port, caplog):
         force(dead_port, times=1)

@@ -287,6 +287,24 @@ class TestAnyPolicy:
             each.join()
         assert outcomes == ["4 attempts"] * 80
 
+    @pytest.mark.parametrize("kind", ["connected", "failed", "retry"])
+    def test_even_an_oserror_of_a_hook_ends_the_dial(self, dial, dead_port, kind):
+        servers, seen = [], []
+
+        def hook(event):
+            seen.append(event.kind)
+            if event.kind == kind:
+                raise ConnectionRefusedError(errno.ECONNREFUSED, "the metrics server is down")
+            if event.kind == "retry":
+                servers.append(socket.create_server(("127.0.0.1", dead_port)))
+
+        with pytest.raises(ConnectionRefusedError, match="metrics") as caught:
+            dial("127.0.0.1", dead_port, policy=safedial.reconnect(30, 0.001), on_event=hook)
+        assert not hasattr(caught.value, "__notes__")
+        assert seen.count(kind) == 1
+        for server in servers:
+            server.close()
+
     def test_errors_of_user_code_end_the_dial(self, dial, dead_port):
         class BrokenError(Exception):
             pass

@@ -124,7 +124,7 @@ class TestAddressNotAvailable:
         assert caught.value.errno == errno.EADDRNOTAVAIL
         assert (caught.value.host, caught.value.port) == (host, port)
         assert (caught.value.usage.low, caught.value.usage.high) == (held, held)
-        for part in (host, str(port), "pool", "ip_local_port_range"):
+        for part in (host, str(port), "ss -tan", "ip_local_port_range"):
             assert part in str(caught.value)
         assert isinstance(caught.value.__cause__, OSError), "the kernel's own error is the cause"
 
@@ -134,7 +134,9 @@ class TestAddressNotAvailable:
             dial(*server.getsockname(), source=("192.0.2.1", 0), steer=steer, policy=policy)
         assert caught.value.errno == errno.EADDRNOTAVAIL
         assert not isinstance(caught.value, safedial.PortsExhaustedError)
-        assert "1 attempt," in caught.value.__notes__[0]
+        notes = "".join(caught.value.__notes__)
+        assert "1 attempt," in notes
+        assert "192.0.2.1" in str(caught.value) + notes
 
     @pytest.mark.parametrize("face", faces.FACES)
     def test_ipv6_switched_off_is_permanent(self, face):
@@ -187,6 +189,7 @@ class TestEveryPortButOne:
         assert found["error"] == "PortsExhaustedError"
         assert found["range"] == [40000, 40009]
         assert found["in use"] == found["ss"] == 9
+        assert "pool" in found["text"]
 
     def test_time_wait_is_counted(self):
         namespace.require()
@@ -209,6 +212,7 @@ def exhaust(face, port, source):
         except OSError as error:
             found["error"] = type(error).__name__
             usage = error.usage
+            found["text"] = str(error)
             found |= {"range": [usage.low, usage.high], "in use": usage.in_use, "time wait": usage.time_wait}
         found["ss"] = _ss("dport", port)
         found["connected"] = len(held)

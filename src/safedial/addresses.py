@@ -49,7 +49,7 @@ def check_port(port: Any, name: str = "port") -> None:
     if isinstance(port, bool) or not isinstance(port, int | str | bytes):
         raise TypeError(f"{name}: the port must be an int, a service name or None, not {port!r}")
     if isinstance(port, str | bytes):
-        if not port.isdigit():
+        if not (port.isascii() and port.isdigit()):
             return  # a service name is the resolver's to judge
         port = int(port)
     if not 0 <= port <= 65535:
@@ -58,7 +58,8 @@ def check_port(port: Any, name: str = "port") -> None:
 
 def check_seconds(name: str, value: Any) -> None:
     """Raise TypeError or ValueError naming *name* where *value* is no time in seconds."""
-    if isinstance(value, str | bytes) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
+    # What socket.settimeout() takes: not Decimal, which has a __float__ too.
+    if not (isinstance(value, int | float) or hasattr(value, "__index__")):
         raise TypeError(f"{name} must be a number of seconds or None, not {value!r}")
     # Written so that NaN, which compares false with everything, is refused too.
     if not 0 <= value <= _MAX_SECONDS:
@@ -90,6 +91,17 @@ def numeric(host: Host, port: Port, family: int) -> tuple[AddrInfo, ...]:
     except (OSError, ValueError):
         return ()
     return ((guess, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", sockaddr),)
+
+
+def checked(address: Any, family: int) -> tuple[Host, Port, tuple[AddrInfo, ...]]:
+    """Return host and port of *address*, checked, and what `numeric` knows of them."""
+    host, port = pair(address)
+    try:
+        return host, port, numeric(host, port, family)
+    except (TypeError, ValueError):
+        check_host(host, "address")
+        check_port(port, "address")
+        raise
 
 
 def same_endpoint(local: SockAddr, peer: SockAddr) -> bool:
@@ -141,4 +153,4 @@ def describe(host: object, port: object) -> str:
     """Name a host and port for people: ``127.0.0.1 port 5432``."""
     if isinstance(host, bytes):
         host = host.decode(errors="replace")
-    return f"{host or 'localhost'} port {port}"
+    return f"{'localhost' if host is None else host or repr(host)} port {port}"

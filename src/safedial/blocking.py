@@ -5,11 +5,20 @@ import socket
 from collections.abc import Callable, Sequence
 
 from safedial import connect
-from safedial.addresses import AddrInfo, SockAddr, numeric, pair
+from safedial.addresses import AddrInfo, SockAddr, checked
 from safedial.errors import last_error
+from safedial.events import HookError
 from safedial.journal import Journal
 from safedial.selfconnect import abandon
-from safedial.settings import DEFAULT, STDLIB_DEFAULT_TIMEOUT, Settings, Timeout
+from safedial.settings import (
+    DEFAULT,
+    STDLIB_DEFAULT_TIMEOUT,
+    Settings,
+    Timeout,
+    check_source,
+    check_timeout,
+    policy_after,
+)
 
 
 def dial(
@@ -21,23 +30,23 @@ def dial(
     all_errors: bool,
 ) -> socket.socket:
     """Return a connected socket; `safedial.safe_connect` tells the rest. Arguments are checked."""
-    host, port = pair(address)
-    try:
-        known = numeric(host, port, settings.family)
-    except TypeError as error:
-        raise TypeError(f"address: {error}") from None
-    except ValueError as error:
-        raise ValueError(f"address: {error}") from None
+    host, port, known = checked(address, settings.family)
+    check_timeout(timeout)
+    check_source(source)
     journal = Journal(host, port, settings.on_event)
     try:
         return _round(settings, journal, known, timeout, source)
     except OSError as error:
         first = error
+    except HookError as hook:
+        raise hook.error from None
     try:
         once = functools.partial(_round, settings, journal, known, timeout, source)
         return _go_on(settings, journal, first, once)
     except OSError as error:
         raise journal.outcome(error, all_errors=all_errors)  # noqa: B904  # it is *error*, or has it
+    except HookError as hook:
+        raise hook.error from None
     finally:
         journal.errors = []
         del first  # the traceback holds this frame: break the cycle
@@ -45,7 +54,7 @@ def dial(
 
 def _go_on(settings: Settings, journal: Journal, error: OSError, once: Callable[[], socket.socket]) -> socket.socket:
     """Do what the policy says after the first round failed with *error*."""
-    policy = settings.policy_after(error)
+    policy = policy_after(settings, error)
     try:
         if policy is None:
             raise error
@@ -105,12 +114,12 @@ def _attempt(settings: Settings, info: AddrInfo, timeout: Timeout, source: SockA
     try:
         if timeout is not DEFAULT and timeout is not STDLIB_DEFAULT_TIMEOUT:
             sock.settimeout(timeout)
-        for option in settings.socket_options:
+        for option in settings.socket_options or ():
             sock.setsockopt(*option)
         if source:
             connect.bind_source(sock, source)
         if guarded:
-            connect.connect(sock, sockaddr, steered=settings.steers)
+            connect.connect(sock, sockaddr, steered=settings.steer)
         else:
             sock.connect(sockaddr)
     except ConnectionRefusedError:

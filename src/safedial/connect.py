@@ -26,7 +26,7 @@ import socket
 from typing import TYPE_CHECKING, NoReturn
 
 from safedial import ports
-from safedial.addresses import SockAddr
+from safedial.addresses import SockAddr, describe
 from safedial.errors import PortsExhaustedError, SelfConnectError
 from safedial.selfconnect import INET, reached_itself, release
 
@@ -146,4 +146,9 @@ def bind_source(sock: socket.socket, source: SockAddr) -> None:
         # Older than Linux 4.2: the port is drawn now, and checked all the same.
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_IP, ports.IP_BIND_ADDRESS_NO_PORT, 1)
-    sock.bind(source)
+    try:
+        sock.bind(source)
+    except OSError as error:
+        # The kernel's words fit the destination as well, which is all that callers think of.
+        error.add_note(f"safedial: bind() to the source address {describe(*source[:2])} failed")
+        raise

@@ -5,14 +5,7 @@ from dataclasses import dataclass
 from typing import Unpack
 
 from safedial import blocking
-from safedial.settings import (
-    DEFAULT,
-    DialOptions,
-    Settings,
-    Timeout,
-    check_source,
-    check_timeout,
-)
+from safedial.settings import DEFAULT, DialOptions, Settings, Timeout, check_options
 
 _PLAIN = Settings()
 
@@ -35,9 +28,11 @@ class Dialer(Settings):
             bind and connect. A caller who sets IP_LOCAL_PORT_RANGE is not steered, but checked.
         policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying` that decides on a further round;
             either kind works in both worlds, and is copied for each dial. Its ``reraise`` and
-            ``retry_error_callback`` don't count: the last real exception is raised. Where a sleep
-            of your own belongs to the other world, an async one is replaced by a blocking one,
-            and a blocking one runs in a thread. Default: `redial()`. None: a single round.
+            ``retry_error_callback`` don't count: the last real exception is raised. A strategy or
+            hook that awaits raises TypeError in a blocking dial. Where a sleep of your own belongs
+            to the other world, an async one is replaced by `time.sleep`, and a blocking one runs
+            in a thread, which a cancellation can't end before its time. Default: `redial()`.
+            None: a single round.
         on_event: called with each `DialEvent`. What it raises ends the dial.
         steer: keep the kernel off the destination's port (Linux, where IP_LOCAL_PORT_RANGE is
             there). False leaves detection and release only. Default: True.
@@ -92,8 +87,12 @@ def safe_connect(
             no limit. Default: `socket.getdefaulttimeout()`.
         source_address: (host, port) to bind to; with a port other than 0 nothing is guarded.
         all_errors: raise an ExceptionGroup of each address's last error instead of one error.
-        **options: ``policy``, ``on_event``, ``steer``, ``socket_options`` and ``family``, as in
-            `Dialer`.
+        **options: keyword arguments, which `Dialer` explains.
+            policy: what is dialled again, and when. Default: `redial()`.
+            on_event: called with each `DialEvent`. Default: None.
+            steer: keep the kernel off the destination's port. Default: True.
+            socket_options: (level, option, value) each, set before bind and connect. Default: none.
+            family: `socket.AF_INET` or `socket.AF_INET6` alone. Default: 0, both.
 
     Returns:
         The connected socket. Addresses are tried in the resolver's order.
@@ -105,9 +104,8 @@ def safe_connect(
             each address and attempt said attached as notes.
         TypeError, ValueError: an argument is of no use; the message names it.
     """
-    settings = Dialer(**options) if options else _PLAIN
-    if timeout is not DEFAULT:
-        check_timeout(timeout)
-    if source_address:
-        check_source(source_address, "source_address")
+    settings = _PLAIN
+    if options:
+        check_options("safe_connect", options, ConnectOptions.__annotations__.keys() | DialOptions.__annotations__)
+        settings = Settings(**options)
     return blocking.dial(settings, address, timeout, source_address, all_errors=all_errors)

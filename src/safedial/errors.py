@@ -53,10 +53,17 @@ class PortUsage:
     in_use: int | None = None
     time_wait: int | None = None
 
+    @property
+    def mostly_held_by_others(self) -> bool:
+        """Whether connections to this destination are less than half of the range."""
+        if self.low is None or self.high is None or self.in_use is None:
+            return False
+        return 2 * self.in_use < self.high - self.low + 1
+
     def __str__(self) -> str:
         if self.low is None or self.high is None:
-            return "the ephemeral range of this system could not be read"
-        text = f"the ephemeral range is {self.low} to {self.high} ({self.high - self.low + 1} ports)"
+            return "the range of local ports could not be read"
+        text = f"local ports {self.low} to {self.high} may be drawn"
         if self.in_use is not None:
             text += f", {self.in_use} in use to it, {self.time_wait} of them in TIME_WAIT"
         return text
@@ -81,11 +88,12 @@ class PortsExhaustedError(OSError):
     @classmethod
     def at(cls, host: str, port: int, usage: PortUsage) -> "PortsExhaustedError":
         """Build the error for a dial of *host* and *port* with the figures in *usage*."""
-        error = cls(
-            errno.EADDRNOTAVAIL,
-            f"Address not available: no local port is free to reach {host} port {port}; {usage}. "
-            f"Reuse connections (a pool), dial less often, or widen net.ipv4.ip_local_port_range",
-        )
+        text = f"Address not available: no local port is free to reach {host} port {port}; {usage}. "
+        if usage.mostly_held_by_others:
+            text += "Sockets to other destinations, or bound ones, hold the rest: see ss -tan, or widen "
+        else:
+            text += "Reuse connections (a pool), dial less often, or widen "
+        error = cls(errno.EADDRNOTAVAIL, text + "net.ipv4.ip_local_port_range")
         error.host, error.port, error.usage = host, port, usage
         return error
 

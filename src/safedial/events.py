@@ -46,6 +46,14 @@ class DialEvent:
 OnEvent: TypeAlias = Callable[[DialEvent], object]
 
 
+class HookError(Exception):
+    """Carries an OSError of the user's `on_event` past everything that retries an OSError."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 def level(event: DialEvent) -> int:
     """Return the logging level of *event*."""
     if event.kind == "self_connect":
@@ -61,7 +69,10 @@ def emit(event: DialEvent, on_event: OnEvent | None) -> None:
     if logger.isEnabledFor(severity):
         logger.log(severity, "%s", _sentence(event))
     if on_event is not None:
-        on_event(event)
+        try:
+            on_event(event)
+        except OSError as error:
+            raise HookError(error) from None
 
 
 def _sentence(event: DialEvent) -> str:
@@ -72,4 +83,4 @@ def _sentence(event: DialEvent) -> str:
         return f"{dialed}: connected, attempt {event.attempt}, {event.elapsed:.3f} s since the dial began"
     if event.kind == "retry":
         return f"{dialed}: attempt {event.attempt} failed, the next one in {event.wait:.3f} s"
-    return f"{dialed}: attempt {event.attempt} failed: {event.error!r}"
+    return f"{dialed}: attempt {event.attempt} failed: {event.error}"

@@ -10,10 +10,11 @@ from typing import Any, TypeAlias, cast
 from safedial import connect
 from safedial.addresses import AddrInfo, Host, Port, SockAddr, interleave, numeric
 from safedial.errors import combined_error
+from safedial.events import HookError
 from safedial.journal import Journal
 from safedial.race import race
 from safedial.selfconnect import abandon
-from safedial.settings import DEFAULT, STDLIB_DEFAULT_TIMEOUT, Settings
+from safedial.settings import DEFAULT, STDLIB_DEFAULT_TIMEOUT, Settings, policy_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +38,14 @@ async def dial(settings: Settings, target: Target, *, all_errors: bool) -> socke
         return await _round(settings, target, journal)
     except OSError as error:
         first = error
+    except HookError as hook:
+        raise hook.error from None
     try:
         return await _go_on(settings, journal, first, functools.partial(_round, settings, target, journal))
     except OSError as error:
         raise journal.outcome(error, all_errors=all_errors)  # noqa: B904  # it is *error*, or has it
+    except HookError as hook:
+        raise hook.error from None
     finally:
         journal.errors = []
         del first  # the traceback holds this frame: break the cycle
@@ -53,7 +58,7 @@ async def _go_on(
     once: Callable[[], Coroutine[Any, Any, socket.socket]],
 ) -> socket.socket:
     """Do what the policy says after the first round failed with *error*."""
-    policy = settings.policy_after(error)
+    policy = policy_after(settings, error)
     try:
         if policy is None:
             raise error
@@ -154,12 +159,12 @@ async def _attempt(settings: Settings, info: AddrInfo, sources: Sequence[AddrInf
     sock = socket.socket(family, kind, proto)
     try:
         sock.setblocking(False)
-        for option in settings.socket_options:
+        for option in settings.socket_options or ():
             sock.setsockopt(*option)
         if sources is not None:
             _bind_one(sock, sources)
         if guarded:
-            connecting = connect.connect_async(loop, sock, sockaddr, steered=settings.steers)
+            connecting = connect.connect_async(loop, sock, sockaddr, steered=settings.steer)
         else:
             connecting = loop.sock_connect(sock, sockaddr)
         if settings.timeout in _NO_LIMIT:

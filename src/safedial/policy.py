@@ -81,7 +81,10 @@ def reconnect(within: float = 60.0, first: float = 0.05, cap: float = 5.0) -> Re
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError(f"{name} must be a number of seconds, not {value!r}")
         if not (0 < value < math.inf):
-            raise ValueError(f"{name} must be positive and finite, not {value!r}")
+            raise ValueError(
+                f"{name} must be positive and finite, not {value!r}; for a loop without end give a "
+                f"tenacity.Retrying of your own, with retry=safedial.retry_if_transient"
+            )
     return Retrying(
         retry=retry_if_transient,
         stop=stop_before_delay(within),

@@ -44,7 +44,7 @@ class _Retries:
         self.own_sleep: Callable[[float], Any] | None = None
         if isinstance(policy.sleep, sleep_using_event):
             self._wakes.append(policy.sleep.event)
-        elif policy.sleep not in (tenacity.sleep, _ASYNC_DEFAULT_SLEEP):
+        elif policy.sleep not in (tenacity.sleep, time.sleep, _ASYNC_DEFAULT_SLEEP):
             self.own_sleep = policy.sleep
 
     async def wait_after(self, error: OSError) -> float | None:

@@ -40,7 +40,8 @@ def is_self_connected(sock: HasFileno | int) -> bool:
     if isinstance(sock, socket.socket):
         return _proven(sock)
     if isinstance(sock, bool) or not (isinstance(sock, int) or hasattr(sock, "fileno")):
-        raise TypeError(f"sock must be a socket, a file descriptor or have fileno(), not {sock!r}")
+        hint = "; ask its get_extra_info('socket')" if hasattr(sock, "get_extra_info") else ""
+        raise TypeError(f"sock must be a socket, a file descriptor or have fileno(), not {sock!r}{hint}")
     # A duplicate can be closed without closing the caller's socket.
     number = sock if isinstance(sock, int) else sock.fileno()
     with socket.socket(fileno=socket.dup(number)) as duplicate:

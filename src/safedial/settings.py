@@ -4,9 +4,10 @@ A frozen record without state of its own, so that threads, tasks and forked chil
 """
 
 import enum
+import inspect
 import socket
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, cast
 
 from safedial.addresses import check_host, check_port, check_seconds, pair
@@ -41,7 +42,7 @@ Timeout: TypeAlias = float | Literal[Default.DEFAULT] | None
 class DialOptions(TypedDict, total=False):
     """The keyword options that every face of safedial takes; `Dialer` explains them."""
 
-    socket_options: Iterable[SocketOption]
+    socket_options: Iterable[SocketOption] | None
     policy: "Policy | Literal[Default.DEFAULT] | None"
     on_event: OnEvent | None
     steer: bool
@@ -54,36 +55,42 @@ class Settings:
     timeout: Timeout = DEFAULT
     source_address: tuple[str, int] | None = None
     family: int = 0
-    socket_options: Iterable[SocketOption] = ()
+    socket_options: Iterable[SocketOption] | None = ()
     policy: "Policy | Literal[Default.DEFAULT] | None" = DEFAULT
     on_event: OnEvent | None = None
     steer: bool = True
-    # Whether ports are steered in fact: not where the caller narrowed the range himself.
-    steers: bool = field(init=False, repr=False, compare=False, default=True)
 
     def __post_init__(self) -> None:
         check_timeout(self.timeout)
-        check_source(self.source_address, "source_address")
+        check_source(self.source_address)
         check_family(self.family)
         options = _checked_options(self.socket_options)
         object.__setattr__(self, "socket_options", options)
         check_policy(self.policy)
-        if self.on_event is not None and not callable(self.on_event):
-            raise TypeError(f"on_event must be callable or None, not {self.on_event!r}")
+        check_on_event(self.on_event)
         if not isinstance(self.steer, bool):
             raise TypeError(f"steer must be True or False, not {self.steer!r}")
-        own = any(option[:2] == (socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE) for option in options)
-        object.__setattr__(self, "steers", self.steer and not own)
+        if any(option[:2] == (socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE) for option in options):
+            object.__setattr__(self, "steer", False)  # the caller narrowed the range himself
 
-    def policy_after(self, error: OSError) -> "Policy | None":
-        """Return the policy that decides what follows *error*, None where nothing does."""
-        if self.policy is not DEFAULT:
-            return self.policy
-        if not is_spurious(error):
-            return None  # what redial() would say, without loading tenacity for a mere refusal
-        from safedial.policy import default_policy
 
-        return default_policy()
+def policy_after(settings: Settings, error: OSError) -> "Policy | None":
+    """Return the policy that decides what follows *error*, None where nothing does."""
+    if settings.policy is not DEFAULT:
+        return settings.policy
+    if not is_spurious(error):
+        return None  # what redial() would say, without loading tenacity for a mere refusal
+    from safedial.policy import default_policy
+
+    return default_policy()
+
+
+def check_options(face: str, options: Mapping[str, object], known: Iterable[str]) -> None:
+    """Raise TypeError where *options* has one that *face* does not take."""
+    known = sorted(known)
+    for name in options:
+        if name not in known:
+            raise TypeError(f"{face}() got an unexpected keyword argument {name!r}; it also takes {', '.join(known)}")
 
 
 def check_timeout(timeout: Any) -> None:
@@ -92,15 +99,19 @@ def check_timeout(timeout: Any) -> None:
         check_seconds("timeout", timeout)
 
 
-def check_source(source: Any, name: str) -> None:
-    """Raise TypeError or ValueError where *source* is no address to bind to."""
+def check_source(source: Any) -> None:
+    """Raise TypeError or ValueError where *source* is nothing that ``bind()`` takes."""
     if not source:
         return  # the stdlib takes any false value for "not given"
-    host, port = pair(source[:2] if isinstance(source, tuple) else source, name)
-    check_host(host, name)
-    check_port(port, name)
-    if not isinstance(port, int):
-        raise TypeError(f"{name}: the port must be an int, not {port!r}")
+    kind: type = type(source)
+    if not issubclass(kind, tuple):
+        raise TypeError(f"source_address must be a (host, port) tuple, not {source!r}")
+    # An IPv6 source may have its flow label and scope too, as bind() takes them.
+    host, port = pair(source[:2], "source_address")
+    if host is None or not isinstance(port, int):
+        raise TypeError(f"source_address must be a host and an int, not {source!r}")
+    check_host(host, "source_address")
+    check_port(port, "source_address")
 
 
 def check_family(family: Any) -> None:
@@ -124,7 +135,17 @@ def check_policy(policy: Any) -> None:
         )
 
 
+def check_on_event(on_event: Any) -> None:
+    """Raise TypeError where *on_event* can't be called, or would have to be awaited."""
+    if on_event is not None and not callable(on_event):
+        raise TypeError(f"on_event must be callable or None, not {on_event!r}")
+    if inspect.iscoroutinefunction(on_event):
+        raise TypeError(f"on_event is called, not awaited: {on_event!r} is a coroutine function")
+
+
 def _checked_options(options: Any) -> tuple[SocketOption, ...]:
+    if options is None:
+        return ()  # urllib3's word for none
     if isinstance(options, str | bytes) or not isinstance(options, Iterable):
         raise TypeError(f"socket_options must be an iterable of (level, option, value), not {options!r}")
     found: list[SocketOption] = []
@@ -134,5 +155,7 @@ def _checked_options(options: Any) -> tuple[SocketOption, ...]:
         level, number, value = cast("Sequence[Any]", option)
         if not (isinstance(level, int) and isinstance(number, int) and isinstance(value, int | bytes)):
             raise TypeError(f"socket_options: the arguments of setsockopt() are int, int, int or bytes, not {option!r}")
+        if isinstance(value, int) and not -(2**31) <= value < 2**31:
+            raise ValueError(f"socket_options: {value} is no C int; give it as bytes, struct.pack('=I', {value})")
         found.append((level, number, value))
     return tuple(found)

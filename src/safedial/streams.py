@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar, Unpack
 
 from safedial import nonblocking
-from safedial.addresses import check_host, check_port, check_seconds
-from safedial.settings import DialOptions, Settings, check_family, check_source
+from safedial.addresses import check_host, check_port, check_seconds, pair
+from safedial.settings import DialOptions, Settings, check_family, check_options
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
@@ -51,7 +51,7 @@ async def open_connection(
         host: the host; a numeric one skips the resolver.
         port: the port or service name.
         limit: buffer limit of the reader, in bytes. Default: 64 KiB.
-        **kwds: the arguments of `create_connection`.
+        **kwds: the keyword arguments of `safedial.create_connection`.
 
     Returns:
         A (reader, writer) pair.
@@ -89,7 +89,8 @@ async def create_connection(
     """Connect as the running loop's ``create_connection`` does, and never to itself.
 
     A drop-in: the same arguments keep the same meaning. The check comes before TLS and before
-    any byte. The retry policy covers the dial, not the TLS handshake behind it.
+    any byte. The retry policy covers the dial, not the TLS handshake behind it. It calls the
+    loop's own ``create_connection`` with the connected socket, so it can't be put in its place.
 
     Args:
         protocol_factory: called once, when the socket is connected.
@@ -110,7 +111,11 @@ async def create_connection(
             Default: 1 with *happy_eyeballs_delay*, else the resolver's order.
         all_errors: raise an ExceptionGroup of each address's last error instead of one error.
         timeout: seconds for one attempt at one address. Default: None, no limit.
-        **options: ``policy``, ``on_event``, ``steer`` and ``socket_options``, as in `Dialer`.
+        **options: keyword arguments, which `Dialer` explains.
+            policy: what is dialled again, and when. Default: `redial()`.
+            on_event: called with each `DialEvent`. Default: None.
+            steer: keep the kernel off the destination's port. Default: True.
+            socket_options: (level, option, value) each, set before bind and connect. Default: none.
 
     Returns:
         A (transport, protocol) pair.
@@ -131,7 +136,10 @@ async def create_connection(
     if ssl_shutdown_timeout is not None:
         tls["ssl_shutdown_timeout"] = ssl_shutdown_timeout
     _check_tls(ssl, host, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout)
-    settings = Settings(timeout=timeout, **options) if options or timeout is not None else _PLAIN
+    settings = _PLAIN
+    if options or timeout is not None:
+        check_options("create_connection", options, DialOptions.__annotations__)
+        settings = Settings(timeout=timeout, **options)
     if sock is not None or (host is None and port is None):
         if settings is not _PLAIN:
             raise ValueError(f"{', '.join(options) or 'timeout'}: only for a dial to host and port")
@@ -174,7 +182,10 @@ def _check_target(host: Any, port: Any, family: Any, local_addr: Any, delay: Any
     check_host(host)
     check_port(port)
     check_family(family)
-    check_source(local_addr, "local_addr")
+    if local_addr is not None:
+        source_host, source_port = pair(local_addr, "local_addr")
+        check_host(source_host, "local_addr")
+        check_port(source_port, "local_addr")
     if delay is not None:
         check_seconds("happy_eyeballs_delay", delay)
     if interleave is not None and not isinstance(interleave, int):
