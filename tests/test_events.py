@@ -4,10 +4,13 @@ import logging
 import pickle
 import re
 import socket
+import subprocess
+import sys
 
 import pytest
 
 import safedial
+from safedial.journal import Journal
 from tests.support import faces
 from tests.test_superset import named
 
@@ -107,6 +110,30 @@ def test_notes_tell_what_each_address_said(face, monkeypatch, dead_port):
     assert all(
         re.match(r"safedial: (::1|127\.0\.0\.1) port \d+, attempts 1 to 3: \[Errno 111\]", note) for note in rest
     )
+
+
+def test_notes_of_figures_that_vary_stay_short():
+    journal = Journal("db", 5432, None)
+    for in_use in range(1000):
+        usage = safedial.PortUsage(32768, 60999, in_use, 0)
+        journal.failed(("192.0.2.1", 5432), safedial.PortsExhaustedError.at("192.0.2.1", 5432, usage))
+    error = journal.outcome(OSError("last"), all_errors=False)
+    assert len(error.__notes__) == 2
+    assert "999 in use" in error.__notes__[1]
+
+
+def test_note_names_the_host_that_could_not_be_resolved(server):
+    host, port = server.getsockname()
+    with pytest.raises(socket.gaierror) as caught:
+        faces.run(safedial.open_connection(host, port, local_addr=("no.such.host.invalid", 0)))
+    assert "resolving 'no.such.host.invalid'" in caught.value.__notes__[1]
+
+
+def test_bytes_hosts_can_be_logged(server):
+    code = "import logging, safedial; logging.basicConfig(level=10); "
+    code += f"safedial.safe_connect((b'127.0.0.1', {server.getsockname()[1]})).close()"
+    done = subprocess.run([sys.executable, "-bb", "-c", code], capture_output=True, text=True, check=True)
+    assert "127.0.0.1 port" in done.stderr
 
 
 def test_notes_of_a_long_loop_stay_short(dead_port):

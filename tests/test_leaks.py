@@ -12,7 +12,7 @@ import trustme
 
 import safedial
 from tests import conftest
-from tests.support import faces, faults
+from tests.support import faces, faults, namespace
 from tests.test_superset import faces_ssl_contexts, named
 
 DIALS = 10_000
@@ -23,20 +23,36 @@ def counts():
     return len(conftest.open_descriptors()), threading.active_count()
 
 
-def test_ten_thousand_failing_dials(steer, dead_port, force, means):
+LOOPS = list(faces.LOOPS)
+
+
+@pytest.mark.parametrize("means", faults.MEANS)
+def test_ten_thousand_failing_dials(steer, means):
+    namespace.call_where_possible(fail_often, steer, means)
+
+
+def fail_often(steer, means):
+    dead_port = faults.free_port()
     before = counts()
     dialer = safedial.Dialer(steer=steer, timeout=5)
     for _ in range(DIALS):
         with pytest.raises(ConnectionRefusedError):
             dialer.dial(("127.0.0.1", dead_port))
-    force(dead_port)
+    socket.socket = faults.forcing_socket(means, dead_port)
     for _ in range(DIALS // 10):
         with pytest.raises(safedial.SelfConnectError):
             dialer.dial(("127.0.0.1", dead_port))
     assert counts() == before
 
 
-def test_ten_thousand_failing_asyncio_dials(steer, dead_port, loop_factory):
+@pytest.mark.parametrize("loop", LOOPS)
+def test_ten_thousand_failing_asyncio_dials(steer, loop):
+    namespace.call_where_possible(fail_often_in_asyncio, steer, loop)
+
+
+def fail_often_in_asyncio(steer, loop):
+    dead_port = faults.free_port()
+
     async def main():
         before = counts()
         for _ in range(DIALS // 100):
@@ -48,7 +64,7 @@ def test_ten_thousand_failing_asyncio_dials(steer, dead_port, loop_factory):
         assert counts() == before
         assert len(asyncio.all_tasks()) == 1
 
-    faces.run(main(), loop_factory)
+    faces.run(main(), faces.LOOPS[loop])
 
 
 def test_timed_out_dials(steer):
@@ -60,18 +76,19 @@ def test_timed_out_dials(steer):
         assert counts() == before
 
 
-def test_ten_thousand_timed_out_and_cancelled_asyncio_dials(steer, loop_factory):
+@pytest.mark.parametrize("loop", LOOPS)
+def test_ten_thousand_timed_out_and_cancelled_asyncio_dials(steer, loop):
+    namespace.call_where_possible(cancel_often, steer, loop)
+
+
+def cancel_often(steer, loop):
     async def main():
         with faults.full_listener() as server:
             before = counts()
             for turn in range(DIALS // 200):
+                options = {"timeout": 0.001 if turn % 2 else None, "steer": steer}
                 dials = [
-                    asyncio.create_task(
-                        safedial.open_connection(
-                            *server.getsockname(), timeout=0.001 if turn % 2 else None, steer=steer
-                        )
-                    )
-                    for _ in range(200)
+                    asyncio.create_task(safedial.open_connection(*server.getsockname(), **options)) for _ in range(200)
                 ]
                 await asyncio.sleep(0.002 if turn % 3 else 0)
                 for dial in dials:
@@ -81,7 +98,7 @@ def test_ten_thousand_timed_out_and_cancelled_asyncio_dials(steer, loop_factory)
             assert counts() == before
             assert len(asyncio.all_tasks()) == 1
 
-    faces.run(main(), loop_factory)
+    faces.run(main(), faces.LOOPS[loop])
 
 
 class CancelledAt:
@@ -185,8 +202,7 @@ def test_race_cancelled_at_any_await(monkeypatch, steer):
         faces.run(main())
 
 
-@pytest.mark.parametrize("happy_eyeballs_delay", [None, 10])
-def test_hook_that_raises_closes_the_connection(dial, server, happy_eyeballs_delay):
+def test_hook_that_raises_closes_the_connection(dial, server):
     class BrokenError(Exception):
         pass
 
@@ -197,15 +213,25 @@ def test_hook_that_raises_closes_the_connection(dial, server, happy_eyeballs_del
         dial(*server.getsockname(), on_event=hook)
 
 
-def test_reconnect_loop_lets_other_tasks_run(loop_factory, dead_port):
-    """Refusals on loopback come at once; a bare loop must still be cancellable."""
+@pytest.mark.parametrize("name", ["open_connection", "dial_async"])
+@pytest.mark.parametrize("alive", [False, True])
+def test_reconnect_loop_lets_other_tasks_run(loop_factory, dead_port, server, name, alive):
+    """Answers on loopback come at once; a bare loop must still be cancellable."""
+    address = server.getsockname() if alive else ("127.0.0.1", dead_port)
+
+    async def once():
+        if name == "dial_async":
+            (await safedial.Dialer().dial_async(address)).close()
+        else:
+            _, writer = await safedial.open_connection(*address)
+            writer.transport.abort()
+        server.accept()[0].close()
 
     async def loop():
-        while True:
-            try:
-                await safedial.open_connection("127.0.0.1", dead_port)
-            except OSError:
-                continue
+        for _ in range(10_000):
+            with contextlib.suppress(OSError):
+                await once()
+        raise AssertionError("never cancelled")
 
     async def main():
         task = asyncio.create_task(loop())
@@ -220,10 +246,11 @@ def test_reconnect_loop_lets_other_tasks_run(loop_factory, dead_port):
 
 @pytest.mark.parametrize("policy", [None, "reconnect"])
 @pytest.mark.parametrize("all_errors", [False, True])
-def test_failure_leaves_no_reference_cycle(monkeypatch, dead_port, policy, all_errors):
+@pytest.mark.parametrize("name", ["dial", "dial_async"])
+def test_failure_leaves_no_reference_cycle(monkeypatch, dead_port, policy, all_errors, name):
     """As in the stdlib, whose sockets and errors go without waiting for the collector."""
     monkeypatch.setattr(socket, "getaddrinfo", named("127.0.0.1", "::1", dead_port))
-    policy = policy and safedial.reconnect(0.01, 0.001)
+    dialer = safedial.Dialer(policy=policy and safedial.reconnect(0.01, 0.001))
     made = []
 
     class Tracked(socket.socket):
@@ -232,13 +259,26 @@ def test_failure_leaves_no_reference_cycle(monkeypatch, dead_port, policy, all_e
             made.append(weakref.ref(self))
 
     monkeypatch.setattr(socket, "socket", Tracked)
-    gc.collect()
-    gc.disable()
-    try:
-        for _ in range(3):
-            with contextlib.suppress(OSError, ExceptionGroup):
-                safedial.safe_connect(("db", dead_port), policy=policy, all_errors=all_errors)
-        assert made
-        assert [ref() for ref in made if ref() is not None] == []
-    finally:
-        gc.enable()
+
+    async def fail():
+        # Here, as asyncio's own Task and its exception are a cycle.
+        with contextlib.suppress(OSError, ExceptionGroup):
+            if name == "dial":
+                dialer.dial(("db", dead_port), all_errors=all_errors)
+            else:
+                await dialer.dial_async(("db", dead_port), all_errors=all_errors)
+
+    async def main():
+        await asyncio.get_running_loop().run_in_executor(None, int)
+        gc.collect()
+        gc.disable()
+        try:
+            made.clear()
+            for _ in range(3):
+                await fail()
+            assert made
+            return [ref() for ref in made if ref() is not None]
+        finally:
+            gc.enable()
+
+    assert faces.run(main()) == []

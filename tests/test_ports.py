@@ -1,8 +1,10 @@
 """EADDRNOTAVAIL told apart, sides swapped, exhaustion explained: on the real kernel."""
 
 import errno
+import shutil
 import socket
 import subprocess
+import threading
 
 import pytest
 from hypothesis import given
@@ -63,7 +65,7 @@ def test_unreadable_range_leaves_the_guard(monkeypatch, tmp_path, force, dead_po
     if content is not None:
         file.write_text(content)
     monkeypatch.setattr(ports, "_RANGE_FILE", str(file))
-    assert ports.side_options(dead_port) == ports.UNSTEERED
+    assert next(ports.side_options(dead_port)) == 0
     force(dead_port)
     with pytest.raises(safedial.SelfConnectError):
         safedial.safe_connect(("127.0.0.1", dead_port))
@@ -176,6 +178,7 @@ def dial_name_with_dead_ipv6():
         return [faces.FACES[face]("db", 1).peer[0] for face in ("safe_connect", "open_connection")]
 
 
+@pytest.mark.skipif(shutil.which("ss") is None, reason="compares with ss (Debian: iproute2)")
 class TestEveryPortButOne:
     @pytest.mark.parametrize("source", [None, ("127.0.0.1", 0)])
     @pytest.mark.parametrize("face", ["safe_connect", "open_connection", "Dialer.dial_async"])
@@ -191,6 +194,16 @@ class TestEveryPortButOne:
         assert found["in use"] == found["ss"] == 9
         assert "pool" in found["text"]
 
+    @pytest.mark.parametrize("host", ["::ffff:127.0.0.1", "0.0.0.0", "::1", "::"])
+    def test_other_spellings_of_the_destination_are_counted(self, host):
+        namespace.require()
+        found = namespace.call(exhaust, "safe_connect", 40000, None, host, port_range=(40000, 40009))
+        assert found["in use"] == found["ss"] == 9
+
+    def test_v4_mapped_clients_are_counted(self):
+        namespace.require()
+        assert namespace.call(usage_of_a_v4_mapped_client) == [1, 1]
+
     def test_time_wait_is_counted(self):
         namespace.require()
         found = namespace.call(exhaust_with_time_wait, port_range=(40000, 40009))
@@ -202,10 +215,61 @@ class TestEveryPortButOne:
         assert namespace.call(wait_for_a_port, port_range=(40000, 40009))
 
 
-def exhaust(face, port, source):
+class TestRangeThatMoved:
+    """The believed range is a second old at most, and never the last word."""
+
+    @pytest.mark.parametrize("face", ["safe_connect", "Dialer.dial_async"])
+    def test_no_port_of_the_new_range_is_lost(self, face):
+        namespace.require()
+        assert namespace.call(dial_after_widening, face, port_range=(40000, 40003)) == 10
+
+    def test_threads_in_namespaces_of_their_own(self):
+        namespace.require()
+        found = namespace.call(exhaust_in_a_thread, port_range=(50000, 50009))
+        assert found == {"connected": 9, "in use": 9, "range": [40000, 40009]}
+
+
+def dial_after_widening(face):
+    with faults.listener(port=40001) as server:
+        address = server.getsockname()
+        _keep(face, address, None).close()  # now the narrow range is believed
+        namespace.set_port_range(32768, 60999)
+        held = [_keep(face, address, None) for _ in range(10)]
+        for sock in held:
+            sock.close()
+        return len(held)
+
+
+def exhaust_in_a_thread():
+    with faults.listener(port=50000) as server:
+        safedial.safe_connect(server.getsockname()).close()  # the first thread's range is believed
+    found = {}
+
+    def other_namespace():
+        namespace.enter_network((40000, 40009))
+        with faults.listener(port=40000) as server:
+            held = []
+            try:
+                for _ in range(30):
+                    held += [safedial.safe_connect(server.getsockname(), policy=None)]
+            except safedial.PortsExhaustedError as error:
+                found["in use"] = error.usage.in_use
+                found["range"] = [error.usage.low, error.usage.high]
+            found["connected"] = len(held)
+            for sock in held:
+                sock.close()
+
+    thread = threading.Thread(target=other_namespace)
+    thread.start()
+    thread.join()
+    return found
+
+
+def exhaust(face, port, source, host="127.0.0.1"):
     source = source and tuple(source)
-    with faults.listener(port=port) as server:
-        address, held, found = server.getsockname(), [], {}
+    listening = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host.removeprefix("::ffff:"))
+    with faults.listener(listening, port):
+        address, held, found = (host, port), [], {}
         try:
             for _ in range(30):
                 held += [_keep(face, address, source)]
@@ -234,6 +298,14 @@ def _keep(face, address, source):
 async def _open_and_keep(address, source):
     _, writer = await safedial.open_connection(*address, local_addr=source, policy=None)
     return writer.get_extra_info("socket")._sock.dup()
+
+
+def usage_of_a_v4_mapped_client():
+    """What another program's IPv6 socket has connected to an IPv4 server."""
+    with faults.listener() as server, socket.socket(socket.AF_INET6) as client:
+        address = server.getsockname()
+        client.connect((f"::ffff:{address[0]}", address[1]))
+        return [ports.usage(address, None).in_use, _ss("dport", address[1])]
 
 
 def _ss(column, port, state="all"):

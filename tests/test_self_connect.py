@@ -1,6 +1,7 @@
 """Self-connects, forced on the real kernel: detected, released, reported, by every face."""
 
 import errno
+import os
 import pickle
 import socket
 import sys
@@ -9,7 +10,7 @@ import threading
 import pytest
 
 import safedial
-from safedial import selfconnect
+from safedial import connect, selfconnect
 from tests.support import faces, faults, namespace
 
 HOSTS = ["127.0.0.1", "::1", "::ffff:127.0.0.1", "0.0.0.0", "::"]
@@ -49,7 +50,6 @@ def test_a_plain_close_keeps_the_port_where_release_frees_it(force, dead_port):
 
 def test_default_policy_dials_again_after_a_self_connect(dial, force, steer, server):
     port = server.getsockname()[1]
-    # A listener that has no backlog to offer for the first dial: the port is closed meanwhile.
     server.close()
     force(port, times=2)
     with pytest.raises(ConnectionRefusedError) as caught:
@@ -97,6 +97,7 @@ def test_source_address_with_port_0_is_guarded(dial, steer, dead_port):
 
 def test_a_healthy_connection_is_never_lingered(dial, steer, server, monkeypatch):
     lingered = []
+    monkeypatch.setattr(connect, "release", lingered.append)
     monkeypatch.setattr(selfconnect, "release", lingered.append)
     dial("127.0.0.1", server.getsockname()[1], steer=steer)
     assert lingered == []
@@ -198,6 +199,15 @@ class TestIsSelfConnected:
             assert not safedial.is_self_connected(sock)
             assert not safedial.is_self_connected(sock.fileno())
 
+    def test_descriptor_stays_blocking(self, server):
+        socket.setdefaulttimeout(5)
+        try:
+            with socket.create_connection(server.getsockname(), None) as sock:
+                assert not safedial.is_self_connected(sock.fileno())
+                assert os.get_blocking(sock.fileno())
+        finally:
+            socket.setdefaulttimeout(None)
+
     def test_not_connected_and_other_families(self):
         with socket.socket() as sock:
             assert not safedial.is_self_connected(sock)
@@ -234,14 +244,14 @@ def test_errors_survive_pickling(error):
     assert (copy.errno, str(copy), copy.__dict__) == (error.errno, str(error), error.__dict__)
 
 
-def test_interrupt_between_connect_and_check_frees_the_port(force, dead_port, monkeypatch):
+def test_interrupt_between_connect_and_check_frees_the_port(dial, force, dead_port, monkeypatch):
     def interrupted(sock, port):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("safedial.connect.reached_itself", interrupted)
     force(dead_port)
     with pytest.raises(KeyboardInterrupt):
-        safedial.safe_connect(("127.0.0.1", dead_port))
+        dial("127.0.0.1", dead_port)
     faults.assert_server_can_bind("127.0.0.1", dead_port)
 
 

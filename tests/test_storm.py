@@ -22,11 +22,6 @@ ASYNCIO_DIALS = 100_000
 STORM_SECONDS = 5.0
 
 
-def child(function, *args):
-    """Run *function* in a namespace where there can be one, else on the host's network."""
-    return (namespace.call_outside if namespace.available() else namespace.call)(function, *args)
-
-
 def dial_blocking(dials, steer):
     """Count what the dials gave; a self-connected socket may come only as an error."""
     address = ("127.0.0.1", faults.free_port())
@@ -66,7 +61,7 @@ def dial_asyncio(dials, steer):
 
 @pytest.mark.parametrize(("dial", "dials"), [(dial_blocking, BLOCKING_DIALS), (dial_asyncio, ASYNCIO_DIALS)])
 def test_dead_port_never_answers(dial, dials, steer):
-    counts = child(dial, dials, steer)
+    counts = namespace.call_where_possible(dial, dials, steer)
     assert counts["returned"] == 0
     assert counts["refused"] + counts["self_connect"] == dials
     if steer and faults.kernel_steers():
@@ -112,7 +107,7 @@ def storm(seconds, steer):
 
 
 def test_storm_does_not_keep_a_server_out(steer):
-    found = child(storm, STORM_SECONDS, steer)
+    found = namespace.call_where_possible(storm, STORM_SECONDS, steer)
     assert found["dials"] > 1000
     assert found["binds"] > 100
     assert found["self-connected"] == 0
@@ -124,7 +119,7 @@ def test_storm_does_not_keep_a_server_out(steer):
 
 def test_the_storm_is_at_risk():
     """The same loop with the stdlib's connect does meet itself, so the tests above can fail."""
-    assert child(dial_plain, 2_000_000, 60.0) > 0
+    assert namespace.call_where_possible(dial_plain, 2_000_000, 60.0) > 0
 
 
 def dial_plain(most, seconds):

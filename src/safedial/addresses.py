@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias
 
 Host: TypeAlias = str | bytes | None
 Port: TypeAlias = int | str | None
@@ -18,7 +18,7 @@ AddrInfo: TypeAlias = tuple[int, int, int, str, SockAddr]
 # The largest timeout that a socket takes on every platform, in seconds (292 years).
 _MAX_SECONDS = threading.TIMEOUT_MAX
 
-_V4_MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291 section 2.5.5.2
+V4_MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291 section 2.5.5.2
 
 
 def pair(address: Any, name: str = "address") -> tuple[Any, Any]:
@@ -58,11 +58,11 @@ def check_port(port: Any, name: str = "port") -> None:
 
 def check_seconds(name: str, value: Any) -> None:
     """Raise TypeError or ValueError naming *name* where *value* is no time in seconds."""
-    # What socket.settimeout() takes: not Decimal, which has a __float__ too.
-    if not (isinstance(value, int | float) or hasattr(value, "__index__")):
+    # What socket.settimeout() takes: an index() that is no int too, but not Decimal.
+    if not isinstance(value, float) and not isinstance(value, SupportsIndex):
         raise TypeError(f"{name} must be a number of seconds or None, not {value!r}")
     # Written so that NaN, which compares false with everything, is refused too.
-    if not 0 <= value <= _MAX_SECONDS:
+    if not 0 <= float(value) <= _MAX_SECONDS:
         hint = "; use None to wait without limit" if value == math.inf else ""
         raise ValueError(f"{name} must be from 0 to {_MAX_SECONDS:.0f} seconds, not {value!r}{hint}")
 
@@ -121,7 +121,7 @@ def _packed(host: str) -> bytes:
     if ":" not in address:
         return socket.inet_pton(socket.AF_INET, address)
     packed = socket.inet_pton(socket.AF_INET6, address)
-    return packed[12:] if packed.startswith(_V4_MAPPED) else packed
+    return packed[12:] if packed.startswith(V4_MAPPED) else packed
 
 
 def _scope(sockaddr: SockAddr) -> int:

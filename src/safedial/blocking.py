@@ -12,11 +12,10 @@ from safedial.journal import Journal
 from safedial.selfconnect import abandon
 from safedial.settings import (
     DEFAULT,
-    STDLIB_DEFAULT_TIMEOUT,
     Settings,
     Timeout,
     check_source,
-    check_timeout,
+    checked_timeout,
     policy_after,
 )
 
@@ -31,7 +30,7 @@ def dial(
 ) -> socket.socket:
     """Return a connected socket; `safedial.safe_connect` tells the rest. Arguments are checked."""
     host, port, known = checked(address, settings.family)
-    check_timeout(timeout)
+    timeout = checked_timeout(timeout)
     check_source(source)
     journal = Journal(host, port, settings.on_event)
     try:
@@ -74,6 +73,7 @@ def _round(
 ) -> socket.socket:
     """Try every address once, in order. Racing them would begin here."""
     errors: list[OSError] = []
+    journal.errors = errors
     try:
         for info in known or _resolve(settings, journal):
             try:
@@ -88,7 +88,6 @@ def _round(
                 sock.close()
                 raise
             return sock
-        journal.errors = errors
         if not errors:
             raise OSError("getaddrinfo returns an empty list")
         raise last_error(errors)
@@ -101,9 +100,10 @@ def _resolve(settings: Settings, journal: Journal) -> Sequence[AddrInfo]:
     try:
         return socket.getaddrinfo(host, port, settings.family, socket.SOCK_STREAM)
     except UnicodeError as error:
-        raise UnicodeError(f"address: {host!r} is no host name: {error}") from error
+        error.add_note(f"safedial: address: {host!r} can't be a host name")
+        raise
     except OSError as error:
-        journal.failed(None, error)
+        journal.unresolved(host, error)
         raise
 
 
@@ -112,7 +112,7 @@ def _attempt(settings: Settings, info: AddrInfo, timeout: Timeout, source: SockA
     guarded = connect.kernel_chooses_port(family, source)
     sock = socket.socket(family, kind, proto)
     try:
-        if timeout is not DEFAULT and timeout is not STDLIB_DEFAULT_TIMEOUT:
+        if timeout is not DEFAULT:
             sock.settimeout(timeout)
         for option in settings.socket_options or ():
             sock.setsockopt(*option)
@@ -122,12 +122,7 @@ def _attempt(settings: Settings, info: AddrInfo, timeout: Timeout, source: SockA
             connect.connect(sock, sockaddr, steered=settings.steer)
         else:
             sock.connect(sockaddr)
-    except ConnectionRefusedError:
-        sock.close()  # never connected, so a loop on a dead port is spared the look
-        raise
-    except BaseException:
-        if guarded:
-            abandon(sock)
-        sock.close()
+    except BaseException as error:
+        abandon(sock, error, guarded=guarded)
         raise
     return sock

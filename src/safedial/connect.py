@@ -23,7 +23,8 @@ range, no policy: those are the layers above.
 import contextlib
 import errno
 import socket
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from safedial import ports
 from safedial.addresses import SockAddr, describe
@@ -42,41 +43,36 @@ def connect(sock: socket.socket, sockaddr: SockAddr, *, steered: bool) -> None:
         PortsExhaustedError: no local port is free to reach *sockaddr*.
         OSError: what the kernel said, EADDRNOTAVAIL for an address this host lacks included.
     """
-    sides = ports.side_options(sockaddr[1]) if steered else ports.UNSTEERED
-    for side in sides:
-        if side:
-            ports.steer(sock, side)
+    shortage = None
+    for side in _narrowed(sock, sockaddr[1], steered=steered):
         try:
             sock.connect(sockaddr)
         except OSError as error:
             if error.errno != errno.EADDRNOTAVAIL:
                 raise
-            if side == sides[-1]:
-                _explain(sock, sockaddr, error, steered=bool(side))
+            shortage = error.with_traceback(None), side  # which would hold this frame in a cycle
         else:
-            if reached_itself(sock, sockaddr[1]):
-                raise _let_go(sock, sockaddr)
+            _check(sock, sockaddr)
             return
+    raise _explain(sock, sockaddr, shortage)
 
 
 async def connect_async(loop: "AbstractEventLoop", sock: socket.socket, sockaddr: SockAddr, *, steered: bool) -> None:
     """Connect the non-blocking *sock* as `connect` does, waiting in *loop* where there is a wait."""
-    sides = ports.side_options(sockaddr[1]) if steered else ports.UNSTEERED
-    for side in sides:
-        if side:
-            ports.steer(sock, side)
+    shortage = None
+    for side in _narrowed(sock, sockaddr[1], steered=steered):
         try:
             if not _connected_at_once(sock, sockaddr):
                 await loop.sock_connect(sock, sockaddr)
         except OSError as error:
             if error.errno != errno.EADDRNOTAVAIL:
                 raise
-            if side == sides[-1]:
-                _explain(sock, sockaddr, error, steered=bool(side))
+            shortage = error.with_traceback(None), side  # which would hold this frame in a cycle
         else:
-            if reached_itself(sock, sockaddr[1]):
-                raise _let_go(sock, sockaddr)
+            _check(sock, sockaddr)
             return
+    # In a thread, as counting the ports takes a tenth of a second where tens of thousands are used.
+    raise await loop.run_in_executor(None, _explain, sock, sockaddr, shortage)
 
 
 def _connected_at_once(sock: socket.socket, sockaddr: SockAddr) -> bool:
@@ -90,34 +86,50 @@ def _connected_at_once(sock: socket.socket, sockaddr: SockAddr) -> bool:
     if not ports.ON_LINUX:
         return False
     try:
-        with contextlib.suppress(BlockingIOError):
-            sock.connect(sockaddr)
+        sock.connect(sockaddr)
+    except BlockingIOError:
+        pass
+    else:
+        return True  # deferred until there is data, as by TCP_FASTOPEN_CONNECT
+    try:
         sock.connect(sockaddr)
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno == errno.EADDRNOTAVAIL:
-            raise
         raise OSError(error.errno, f"Connect call failed {sockaddr}") from None  # asyncio's words
     return True
 
 
-def _let_go(sock: socket.socket, sockaddr: SockAddr) -> SelfConnectError:
-    release(sock)
-    return SelfConnectError.at(sockaddr[0], sockaddr[1])
+def _narrowed(sock: socket.socket, port: int, *, steered: bool) -> Iterator[int]:
+    """Keep *sock* off *port* in one way after the other, for as long as ports run out."""
+    for side in ports.side_options(port) if steered else ports.UNSTEERED:
+        if side:
+            ports.steer(sock, side)
+        yield side
 
 
-def _explain(sock: socket.socket, sockaddr: SockAddr, error: OSError, *, steered: bool) -> NoReturn:
-    """Raise what EADDRNOTAVAIL from connect(2) means, of two things.
+def _check(sock: socket.socket, sockaddr: SockAddr) -> None:
+    """Let go of *sock*, which has just connected, where it reached itself."""
+    if reached_itself(sock, sockaddr[1]):
+        release(sock)
+        raise SelfConnectError.at(sockaddr[0], sockaddr[1])
+
+
+def _explain(sock: socket.socket, sockaddr: SockAddr, shortage: tuple[OSError, int] | None) -> OSError:
+    """Return what EADDRNOTAVAIL from connect(2) means, of two things.
 
     An address that this host lacks (IPv6 switched off) is permanent. Used-up ports are not, and
     on systems that pick a port already in use (Go's "spurious") the next dial may succeed.
+    *shortage* is the kernel's error and the side it was given for.
     """
+    assert shortage is not None, "every dial tries at least once"
+    error, side = shortage
     if _lacks_local_address(sock.family, sockaddr):
-        raise error
-    own = None if steered else ports.own_range(sock)
-    usage = ports.usage(sockaddr, own or ports.read_range())
-    raise PortsExhaustedError.at(sockaddr[0], sockaddr[1], usage) from error
+        return error
+    own = None if side else ports.own_range(sock)
+    explained = PortsExhaustedError.at(sockaddr[0], sockaddr[1], ports.usage(sockaddr, own or ports.read_range()))
+    explained.__cause__ = error
+    return explained
 
 
 def _lacks_local_address(family: int, sockaddr: SockAddr) -> bool:

@@ -240,8 +240,7 @@ def play(
 def steering_works(port: int) -> bool:
     """Tell whether this kernel can be kept off *port*: set the option, and read it back."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        for option in ports.side_options(port)[:1]:
-            ports.steer(probe, option)
+        ports.steer(probe, next(ports.side_options(port)))
         return ports.own_range(probe) is not None
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Unpack
 
 from safedial import blocking
+from safedial.addresses import checked
 from safedial.settings import DEFAULT, DialOptions, Settings, Timeout, check_options
 
 _PLAIN = Settings()
@@ -56,11 +57,10 @@ class Dialer(Settings):
         Runs in any asyncio event loop. Errors and *all_errors* are those of `create_connection`.
         """
         from safedial import nonblocking  # late, as it loads asyncio
-        from safedial.addresses import pair
 
-        host, port = pair(address)
-        target = nonblocking.Target(host, port, family=self.family, local_addr=self.source_address)
-        return await nonblocking.dial(self, target, all_errors=all_errors)
+        host, port, _ = checked(address, self.family)
+        target = nonblocking.Target(host, port, family=self.family, local_addr=self.source_address or None)
+        return await nonblocking.dial_socket(self, target, all_errors=all_errors)
 
 
 class ConnectOptions(DialOptions, total=False):

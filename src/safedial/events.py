@@ -77,8 +77,8 @@ def emit(event: DialEvent, on_event: OnEvent | None) -> None:
 
 def _sentence(event: DialEvent) -> str:
     dialed = describe(event.host, event.port)
-    if event.address and event.address[0] != event.host:
-        dialed += f" at {describe(*event.address[:2])}"
+    if event.address and (at := describe(*event.address[:2])) != dialed:
+        dialed += f" at {at}"
     if event.kind == "connected":
         return f"{dialed}: connected, attempt {event.attempt}, {event.elapsed:.3f} s since the dial began"
     if event.kind == "retry":

@@ -24,9 +24,9 @@ class Journal:
         self.attempt = 1
         # The errors of the newest round, one for each address.
         self.errors: list[OSError] = []
-        # What was said where, with the first and last attempt that said it. Keyed by the words,
-        # so that a loop of a day needs no more memory than one of a minute.
-        self._said: dict[tuple[str, str], tuple[int, int]] = {}
+        # What failed where and how: the first and last attempt, and the last one's words. Keyed so
+        # that a loop of a day needs no more memory than one of a minute.
+        self._said: dict[tuple[str, type, int | None], tuple[int, int, str]] = {}
 
     @property
     def _observed(self) -> bool:
@@ -37,12 +37,18 @@ class Journal:
         if self.attempt > 1 or self._observed:
             self._emit("connected", sockaddr)
 
-    def failed(self, sockaddr: SockAddr | None, error: OSError) -> None:
-        """Keep and tell that *sockaddr*, or the resolver where it is None, failed with *error*."""
-        where = describe(*sockaddr[:2]) if sockaddr else f"resolving {self.host!r}"
-        key = where, str(error) or type(error).__name__
-        first, _ = self._said.get(key, (self.attempt, 0))
-        self._said[key] = first, self.attempt
+    def failed(self, sockaddr: SockAddr, error: OSError) -> None:
+        """Keep and tell that *sockaddr* failed with *error*."""
+        self._failed(describe(*sockaddr[:2]), sockaddr, error)
+
+    def unresolved(self, host: Host, error: OSError) -> None:
+        """Keep and tell that the resolver failed with *error*, asked for *host*."""
+        self._failed(f"resolving {host!r}", None, error)
+
+    def _failed(self, where: str, sockaddr: SockAddr | None, error: OSError) -> None:
+        key = where, type(error), error.errno
+        first = self._said[key][0] if key in self._said else self.attempt
+        self._said[key] = first, self.attempt, str(error) or type(error).__name__
         itself = isinstance(error, SelfConnectError)
         if itself or self._observed:
             self._emit("self_connect" if itself else "failed", sockaddr, error)
@@ -67,7 +73,7 @@ class Journal:
             f"safedial: gave up dialing {describe(self.host, self.port)} after {rounds}, "
             f"{time.monotonic() - self.started:.3f} s"
         )
-        for (where, words), (first, last) in self._said.items():
+        for (where, _, _), (first, last, words) in self._said.items():
             which = f"attempt {first}" if first == last else f"attempts {first} to {last}"
             outcome.add_note(f"safedial: {where}, {which}: {words}")
         return outcome

@@ -14,7 +14,7 @@ from safedial.events import HookError
 from safedial.journal import Journal
 from safedial.race import race
 from safedial.selfconnect import abandon
-from safedial.settings import DEFAULT, STDLIB_DEFAULT_TIMEOUT, Settings, policy_after
+from safedial.settings import DEFAULT, Settings, policy_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,21 @@ async def dial(settings: Settings, target: Target, *, all_errors: bool) -> socke
         del first  # the traceback holds this frame: break the cycle
 
 
+async def dial_socket(settings: Settings, target: Target, *, all_errors: bool) -> socket.socket:
+    """Do as `dial` does, and give the loop a turn even if nothing had to be waited for.
+
+    Without it, a loop of dials on loopback would starve every other task; a transport, which
+    `dial` is for, takes a turn to set up anyway.
+    """
+    sock = await dial(settings, target, all_errors=all_errors)
+    try:
+        await asyncio.sleep(0)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
 async def _go_on(
     settings: Settings,
     journal: Journal,
@@ -72,15 +87,18 @@ async def _go_on(
 async def _round(settings: Settings, target: Target, journal: Journal) -> socket.socket:
     """Try every address once: in order, or racing where a delay is given."""
     errors: list[OSError] = []
+    journal.errors = errors
     try:
         infos = await _resolve(target.host, target.port, target, journal)
         sources = None
         if target.local_addr is not None:
-            host, port, *_ = target.local_addr
+            host, port, *scope = target.local_addr
             sources = await _resolve(host, port, target, journal)
-        if target.interleave or target.happy_eyeballs_delay is not None:
-            # asyncio's rule: racing interleaves, unless the caller says 0.
-            infos = interleave(infos, 1 if target.interleave is None else target.interleave)
+            if scope:  # the flow label and the scope id of an IPv6 source
+                sources = [(*info[:4], (*info[4][:2], *scope)) for info in sources]
+        # asyncio's rule: racing interleaves, unless the caller says 0.
+        racing = target.happy_eyeballs_delay is not None
+        infos = interleave(infos, int(racing) if target.interleave is None else target.interleave)
         if target.happy_eyeballs_delay is not None and len(infos) > 1:
             lanes = [functools.partial(_lane, settings, info, sources, journal, errors) for info in infos]
             won = await race(lanes, target.happy_eyeballs_delay, _discard)
@@ -92,7 +110,6 @@ async def _round(settings: Settings, target: Target, journal: Journal) -> socket
                     break
         if won is not None:
             return _announce(journal, *won)
-        journal.errors = errors
         raise combined_error(errors)
     finally:
         del errors
@@ -100,7 +117,7 @@ async def _round(settings: Settings, target: Target, journal: Journal) -> socket
 
 async def _resolve(host: Host, port: Port, target: Target, journal: Journal) -> Sequence[AddrInfo]:
     known = numeric(host, port, target.family)
-    if known and target.proto in (0, socket.IPPROTO_TCP):
+    if known and target.proto in (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP):  # as asyncio has it
         return known
     loop = asyncio.get_running_loop()
     try:
@@ -110,9 +127,10 @@ async def _resolve(host: Host, port: Port, target: Target, journal: Journal) -> 
         if not infos:
             raise OSError("getaddrinfo() returned empty list")
     except UnicodeError as error:
-        raise UnicodeError(f"host: {host!r} is no host name: {error}") from error
+        error.add_note(f"safedial: {host!r} can't be a host name")
+        raise
     except OSError as error:
-        journal.failed(None, error)
+        journal.unresolved(host, error)
         raise
     return cast("list[AddrInfo]", infos)
 
@@ -146,6 +164,8 @@ async def _lane(
     except OSError as error:
         errors.append(error)
         journal.failed(info[4], error)
+    finally:
+        del errors  # a kept error holds this frame: break the cycle
     # A refusal on loopback takes no wait. Without a turn for the loop, a bare reconnect loop would
     # starve every other task and could not be cancelled.
     await asyncio.sleep(0)
@@ -171,13 +191,8 @@ async def _attempt(settings: Settings, info: AddrInfo, sources: Sequence[AddrInf
             await connecting
         else:
             await _within(settings.timeout, connecting)
-    except ConnectionRefusedError:
-        sock.close()  # never connected, so a loop on a dead port is spared the look
-        raise
-    except BaseException:
-        if guarded:
-            abandon(sock)
-        sock.close()
+    except BaseException as error:
+        abandon(sock, error, guarded=guarded)
         raise
     return sock
 
@@ -200,7 +215,7 @@ def _bind_one(sock: socket.socket, sources: Sequence[AddrInfo]) -> None:
 
 
 # What stands for "no limit" here, where sockets have no default timeout to fall back on.
-_NO_LIMIT = (None, DEFAULT, STDLIB_DEFAULT_TIMEOUT)
+_NO_LIMIT = (None, DEFAULT)
 
 
 async def _within(seconds: Any, connecting: Coroutine[Any, Any, None]) -> None:

@@ -9,10 +9,11 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-from safedial.addresses import SockAddr
+from safedial.addresses import V4_MAPPED, SockAddr
 from safedial.errors import PortUsage
 
 # linux/in.h; Python has no name for it. Linux 6.3 and backports (Debian's 6.1 has it).
@@ -79,20 +80,27 @@ _steerable = ON_LINUX
 _believed: tuple[float, PortRange | None] = (0.0, None)
 
 
-def side_options(port: int) -> tuple[int, ...]:
-    """Return values for IP_LOCAL_PORT_RANGE that keep the kernel off *port*, the best one first.
+def side_options(port: int) -> Iterator[int]:
+    """Yield values for IP_LOCAL_PORT_RANGE that keep the kernel off *port*, the best one first.
 
-    `UNSTEERED` where the kernel can't be steered or need not be.
+    `UNSTEERED` where the kernel can't be steered or need not be. A caller who has used them up gets
+    those of the range as it is now, where it is not the one that was believed: it may have been
+    changed, and it belongs to a network namespace, of which a process may have several.
     """
     global _believed
     if not _steerable:
-        return UNSTEERED
+        yield from UNSTEERED
+        return
     until, ports = _believed
     now = time.monotonic()
     if now >= until:
         ports = read_range()
         _believed = (now + _RANGE_AGE, ports)
-    return _side_options(port, ports)
+    yield from _side_options(port, ports)
+    actual = read_range()
+    if actual != ports:
+        _believed = (now + _RANGE_AGE, actual)
+        yield from _side_options(port, actual)
 
 
 def steer(sock: socket.socket, option: int) -> None:
@@ -130,7 +138,8 @@ def own_range(sock: socket.socket) -> PortRange | None:
 
 def _count(table: str, sockaddr: SockAddr) -> tuple[int, int] | None:
     try:
-        with open(f"/proc/net/{table}", "rb") as file:
+        # The calling thread's namespace; /proc/net is that of the process's first thread.
+        with open(f"/proc/thread-self/net/{table}", "rb") as file:
             rows = file.read()
     except OSError:
         return None
@@ -146,10 +155,12 @@ def _peer_column(table: str, sockaddr: SockAddr) -> bytes:
     """Spell *sockaddr* as /proc/net/tcp and tcp6 do: host-order words in hex."""
     host, port = sockaddr[0].partition("%")[0], sockaddr[1]
     packed = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+    if packed.startswith(V4_MAPPED):
+        packed = packed[12:]  # such a connection stands in either table
     if not any(packed):  # a wildcard destination is the loopback address
         packed = b"\x7f\0\0\1" if len(packed) == 4 else bytes(15) + b"\1"
     if table == "tcp6" and len(packed) == 4:
-        packed = bytes(10) + b"\xff\xff" + packed
+        packed = V4_MAPPED + packed
     if table == "tcp" and len(packed) == 16:
         return b""
     words = struct.unpack(f"={len(packed) // 4}I", packed)

@@ -38,6 +38,7 @@ class _Retries:
         self._state = RetryCallState(self._retrying, fn=dial, args=(journal.host, journal.port), kwargs={})
         self._state.start_time = journal.started
         self._journal = journal
+        self._enabled = getattr(policy, "enabled", True)  # tenacity 9.2
         self._stops = _events_of(policy.stop)
         self._wakes = list(self._stops)
         # The sleep that the user wrote; None where it is one of tenacity's.
@@ -52,14 +53,17 @@ class _Retries:
 
         Suspends only in what the user wrote as a coroutine.
         """
+        if not self._enabled:
+            return None
         if self._state.attempt_number == 1:
             await self._step()  # tenacity's "before" hook for the round that was made already
         traceback = error.__traceback__
         self._state.set_exception((type(error), error, traceback))
         try:
             wait = float(await self._step())
-        except OSError as raised:
+        except Exception as raised:
             if raised is not error:
+                raised.__context__ = raised.__context__ or error  # a strategy of the user's failed
                 raise
             # Without tenacity's own frames, which would keep the error alive in a cycle.
             error.__traceback__ = traceback
@@ -95,8 +99,6 @@ def dial(policy: "Policy", journal: Journal, error: OSError, once: Callable[[], 
     *error* is what the first round raised. Only an OSError is the policy's to judge:
     KeyboardInterrupt and errors of the user's own code end the dial.
     """
-    if not getattr(policy, "enabled", True):
-        raise error
     retries = _Retries(policy, journal)
     try:
         while (wait := _finish(retries.wait_after(error))) is not None:
@@ -114,8 +116,6 @@ def dial(policy: "Policy", journal: Journal, error: OSError, once: Callable[[], 
 
 async def dial_async(policy: "Policy", journal: Journal, error: OSError, once: Callable[[], Awaitable[T]]) -> T:
     """Do as `dial` does, awaiting *once* and the waits. Cancellation ends the dial."""
-    if not getattr(policy, "enabled", True):
-        raise error
     retries = _Retries(policy, journal)
     try:
         while (wait := await retries.wait_after(error)) is not None:
@@ -148,8 +148,9 @@ def _sleep(policy: "Policy", retries: _Retries, seconds: float) -> None:
     if retries.own_sleep is None or isinstance(policy, AsyncRetrying):
         for nap in retries.naps(seconds):
             time.sleep(nap)
-    else:
-        retries.own_sleep(seconds)
+    elif inspect.iscoroutine(pause := retries.own_sleep(seconds)):
+        pause.close()
+        raise TypeError("policy: the sleep of this Retrying is a coroutine function; give an AsyncRetrying")
 
 
 async def _sleep_async(policy: "Policy", retries: _Retries, seconds: float) -> None:
@@ -158,12 +159,12 @@ async def _sleep_async(policy: "Policy", retries: _Retries, seconds: float) -> N
     if retries.own_sleep is None:
         for nap in retries.naps(seconds):
             await asyncio.sleep(nap)
-    elif isinstance(policy, AsyncRetrying):
-        pause = retries.own_sleep(seconds)
+    else:
+        own = retries.own_sleep
+        # A Retrying's was written for threads: it may block.
+        pause = own(seconds) if isinstance(policy, AsyncRetrying) else await asyncio.to_thread(own, seconds)
         if inspect.isawaitable(pause):
             await pause
-    else:
-        await asyncio.to_thread(retries.own_sleep, seconds)  # written for threads: it may block
 
 
 def _events_of(stop: Any) -> list[Any]:

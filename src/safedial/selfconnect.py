@@ -44,7 +44,10 @@ def is_self_connected(sock: HasFileno | int) -> bool:
         raise TypeError(f"sock must be a socket, a file descriptor or have fileno(), not {sock!r}{hint}")
     # A duplicate can be closed without closing the caller's socket.
     number = sock if isinstance(sock, int) else sock.fileno()
-    with socket.socket(fileno=socket.dup(number)) as duplicate:
+    # SOCK_NONBLOCK keeps socket() from applying the default timeout, which would make the caller's
+    # descriptor non-blocking too: both share one open file description.
+    kind = socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0)
+    with socket.socket(type=kind, fileno=socket.dup(number)) as duplicate:
         return _proven(duplicate)
 
 
@@ -73,19 +76,21 @@ def release(sock: socket.socket) -> None:
     sock.close()
 
 
-def abandon(sock: socket.socket) -> None:
-    """Close a *sock* whose dial did not finish: failed, timed out, cancelled or interrupted.
+def abandon(sock: socket.socket, error: BaseException, *, guarded: bool) -> None:
+    """Close a *sock* whose dial ended with *error*: failed, timed out, cancelled or interrupted.
 
-    It may have connected to itself just before, and must then not keep the port.
+    Where it is *guarded* it may have connected to itself just before, and must then not keep the
+    port. What was refused has not, so a loop on a dead port is spared the look.
     """
-    with contextlib.suppress(OSError):  # closed already
-        if _proven(sock):
-            release(sock)
+    if guarded and not isinstance(error, ConnectionRefusedError):
+        with contextlib.suppress(OSError):  # closed already
+            if _proven(sock):
+                release(sock)
     sock.close()
 
 
 def _proven(sock: socket.socket) -> bool:
-    if sock.family not in INET or sock.type != socket.SOCK_STREAM:
+    if sock.family not in INET or sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) != socket.SOCK_STREAM:
         return False
     local = sock.getsockname()
     try:

@@ -33,7 +33,7 @@ class Default(enum.Enum):
 DEFAULT: Final = Default.DEFAULT
 
 # The stdlib's own mark for "no timeout given", which http.client and friends hand on.
-STDLIB_DEFAULT_TIMEOUT: Final[object] = getattr(socket, "_GLOBAL_DEFAULT_TIMEOUT", DEFAULT)
+_STDLIB_DEFAULT_TIMEOUT: Final[object] = getattr(socket, "_GLOBAL_DEFAULT_TIMEOUT", DEFAULT)
 
 SocketOption: TypeAlias = tuple[int, int, int | bytes]
 Timeout: TypeAlias = float | Literal[Default.DEFAULT] | None
@@ -61,7 +61,7 @@ class Settings:
     steer: bool = True
 
     def __post_init__(self) -> None:
-        check_timeout(self.timeout)
+        object.__setattr__(self, "timeout", checked_timeout(self.timeout))
         check_source(self.source_address)
         check_family(self.family)
         options = _checked_options(self.socket_options)
@@ -93,18 +93,20 @@ def check_options(face: str, options: Mapping[str, object], known: Iterable[str]
             raise TypeError(f"{face}() got an unexpected keyword argument {name!r}; it also takes {', '.join(known)}")
 
 
-def check_timeout(timeout: Any) -> None:
-    """Raise TypeError or ValueError where *timeout* is no time."""
-    if timeout is not None and timeout is not DEFAULT and timeout is not STDLIB_DEFAULT_TIMEOUT:
+def checked_timeout(timeout: Any) -> Timeout:
+    """Return *timeout*, or raise TypeError or ValueError where it is no time."""
+    if timeout is DEFAULT or timeout is _STDLIB_DEFAULT_TIMEOUT:
+        return DEFAULT
+    if timeout is not None:
         check_seconds("timeout", timeout)
+    return cast("float | None", timeout)
 
 
 def check_source(source: Any) -> None:
     """Raise TypeError or ValueError where *source* is nothing that ``bind()`` takes."""
     if not source:
         return  # the stdlib takes any false value for "not given"
-    kind: type = type(source)
-    if not issubclass(kind, tuple):
+    if not issubclass(source.__class__, tuple):
         raise TypeError(f"source_address must be a (host, port) tuple, not {source!r}")
     # An IPv6 source may have its flow label and scope too, as bind() takes them.
     host, port = pair(source[:2], "source_address")
@@ -133,6 +135,10 @@ def check_policy(policy: Any) -> None:
             f"policy must be a tenacity.Retrying or AsyncRetrying, such as safedial.reconnect(), "
             f"or None for a single round, not {policy!r}"
         )
+    try:
+        policy.copy()  # as each dial will
+    except TypeError as error:
+        raise TypeError(f"policy: {type(policy).__name__}.copy() must work, and does not: {error}") from error
 
 
 def check_on_event(on_event: Any) -> None:

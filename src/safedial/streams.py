@@ -183,7 +183,9 @@ def _check_target(host: Any, port: Any, family: Any, local_addr: Any, delay: Any
     check_port(port)
     check_family(family)
     if local_addr is not None:
-        source_host, source_port = pair(local_addr, "local_addr")
+        # An IPv6 source may have its flow label and scope too.
+        source = local_addr[:2] if hasattr(local_addr, "__getitem__") else local_addr
+        source_host, source_port = pair(source, "local_addr")
         check_host(source_host, "local_addr")
         check_port(source_port, "local_addr")
     if delay is not None:

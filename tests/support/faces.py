@@ -1,7 +1,6 @@
 """The faces of safedial behind one signature, so that one test serves them all."""
 
 import asyncio
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -64,10 +63,3 @@ if uvloop is not None:
 LOOPS = {"asyncio": None}
 if uvloop is not None:
     LOOPS["uvloop"] = uvloop.new_event_loop
-
-
-def same_but_scope(a: Any, b: Any) -> bool:
-    return a[:2] == b[:2]
-
-
-HAS_IPV6 = socket.has_ipv6

@@ -24,15 +24,25 @@ _ROOT = Path(__file__).parents[2]
 
 def enter(port_range=None, ipv6=True):
     """Move this process into new user and network namespaces, with loopback up."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "unshare")
+    _unshare(_CLONE_NEWUSER)
+    enter_network(port_range)
+    if not ipv6:
+        Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
+
+
+def enter_network(port_range=None):
+    """Move this thread into a network namespace of its own, with loopback up."""
+    _unshare(_CLONE_NEWNET)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP))
     if port_range is not None:
         set_port_range(*port_range)
-    if not ipv6:
-        Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
+
+
+def _unshare(flags):
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(flags):
+        raise OSError(ctypes.get_errno(), "unshare")
 
 
 def set_port_range(low, high):
@@ -63,6 +73,11 @@ def require() -> None:
 def call(function, *args, port_range=None, ipv6=True, seconds=150):
     """Return ``function(*args)``, run in a child process inside a namespace of its own."""
     return _child(function, args, {"port_range": port_range, "ipv6": ipv6}, seconds)
+
+
+def call_where_possible(function, *args, seconds=150):
+    """Do as `call` does, or on the host's network where there can be no namespace."""
+    return (call_outside if available() else call)(function, *args, seconds=seconds)
 
 
 def call_outside(function, *args, seconds=150):
