@@ -1,4 +1,4 @@
-"""Dial TCP safely: never connected to yourself, never stopped by a spurious EADDRNOTAVAIL.
+"""Dial TCP safely: never connected to yourself, not stopped by a passing EADDRNOTAVAIL.
 
 `safe_connect` is a superset of `socket.create_connection`, `open_connection` of
 `asyncio.open_connection`. What is imported here loads neither asyncio, ssl nor tenacity; those

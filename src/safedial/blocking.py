@@ -88,8 +88,6 @@ def _round(
                 sock.close()
                 raise
             return sock
-        if not errors:
-            raise OSError("getaddrinfo returns an empty list")
         raise last_error(errors)
     finally:
         del errors
@@ -98,7 +96,10 @@ def _round(
 def _resolve(settings: Settings, journal: Journal) -> Sequence[AddrInfo]:
     host, port = journal.host, journal.port
     try:
-        return socket.getaddrinfo(host, port, settings.family, socket.SOCK_STREAM)
+        infos = socket.getaddrinfo(host, port, settings.family, socket.SOCK_STREAM)
+        if not infos:
+            raise OSError("getaddrinfo returns an empty list")
+        return infos
     except UnicodeError as error:
         error.add_note(f"safedial: address: {host!r} can't be a host name")
         raise

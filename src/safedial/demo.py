@@ -10,7 +10,6 @@ import functools
 import logging
 import os
 import socket
-import struct
 import sys
 import threading
 import time
@@ -194,10 +193,11 @@ def play(
     Args:
         contender: how the loop dials.
         limits: how long it may take.
-        dials: the server comes back after that many. None: once the loop has connected to itself,
-            which is forced where it does not occur in time.
+        dials: the server comes back after that many, or when `limits.dialing` is over. None: once
+            the loop has connected to itself, which is forced where it does not occur in time.
         force: force a self-connect before the server comes back, whatever happened until then.
-        watch: called ten times a second with the stage, and the dials since the server died.
+        watch: called ten times a second, and after each failed bind, with the stage and the dials
+            since the server died.
 
     Raises:
         OSError: the loop and its server could not even meet before anything went wrong.
@@ -221,7 +221,9 @@ def play(
         if forced:
             loop.force.set()
             _wait(lambda: not loop.force.is_set(), _FORCING, lambda: tick("forcing the fault"))
-        last, until = (dials is None and loop.first_fault) or (loop.dials, time.monotonic())
+        last, until = loop.dials, time.monotonic()
+        if dials is None and loop.first_fault is not None:
+            last, until = loop.first_fault
         comeback = _come_back(port, loop, limits.comeback, lambda: tick("the server tries to bind"))
     return Tally(
         name=contender.name,
@@ -323,7 +325,7 @@ def _narrowed(sock: socket.socket, port: int) -> bool:
     if sys.platform != "linux":
         return False  # there the option's number has another meaning
     try:
-        sock.setsockopt(socket.IPPROTO_IP, ports.IP_LOCAL_PORT_RANGE, struct.pack("=I", port << 16 | port))
+        sock.setsockopt(socket.IPPROTO_IP, ports.IP_LOCAL_PORT_RANGE, ports.option_value(ports.PortRange(port, port)))
     except OSError:
         return False
     return True

@@ -88,7 +88,7 @@ def safe_connect(
         source_address: (host, port) to bind to; with a port other than 0 nothing is guarded.
         all_errors: raise an ExceptionGroup of each address's last error instead of one error.
         **options: keyword arguments, which `Dialer` explains.
-            policy: what is dialled again, and when. Default: `redial()`.
+            policy: what is dialed again, and when. Default: `redial()`.
             on_event: called with each `DialEvent`. Default: None.
             steer: keep the kernel off the destination's port. Default: True.
             socket_options: (level, option, value) each, set before bind and connect. Default: none.

@@ -18,8 +18,8 @@ class SelfConnectError(ConnectionRefusedError):
     SO_LINGER (1, 0), so that a server can bind the port at once.
 
     Attributes:
-        host: the address that was dialled, as text.
-        port: the port that was dialled, and that the kernel drew as the local port.
+        host: the address that was dialed, as text.
+        port: the port that was dialed, and that the kernel drew as the local port.
     """
 
     host: str = ""
@@ -76,8 +76,8 @@ class PortsExhaustedError(OSError):
     source address, IPv6 switched off) stays the kernel's own `OSError`.
 
     Attributes:
-        host: the address that was dialled, as text.
-        port: the port that was dialled.
+        host: the address that was dialed, as text.
+        port: the port that was dialed.
         usage: the range and the ports in use when the dial failed.
     """
 

@@ -5,7 +5,6 @@ Which errors are worth another dial is decided in `errors`; here that is put int
 
 import functools
 import math
-import random
 import sys
 
 from tenacity import (
@@ -19,10 +18,9 @@ from tenacity import (
 
 from safedial.errors import PortsExhaustedError, errors_of, is_spurious, is_transient
 
-# A port in TIME_WAIT on loopback can be drawn again after 1 s (Linux, tcp_tw_reuse = 2, its
-# default). Seconds.
-_FIRST_PORT_WAIT = 1.0
-_LONGEST_PORT_WAIT = 5.0
+# Seconds. A port in TIME_WAIT on loopback can be drawn again after 1 s (Linux, tcp_tw_reuse = 2, its
+# default), so two of these waits will do there; dialing on at once makes exhaustion worse.
+_port_backoff = wait_random_exponential(min=0.5, multiplier=1.0, max=5.0)
 
 retry_if_spurious = retry_if_exception(is_spurious)
 """Tenacity strategy: retry a self-connect, and EADDRNOTAVAIL where it is transient.
@@ -41,8 +39,9 @@ def redial(attempts: int = 3) -> Retrying:
     """Return the default policy: dial again only where the failure says nothing of the server.
 
     That is a self-connect, at once, and exhausted local ports (transient EADDRNOTAVAIL) after a
-    wait of 0.5 to 1 s that doubles up to 5 s; dialing on without a wait makes exhaustion worse.
-    A refused connection stays refused, at once. Go's dialTCP makes three attempts as well.
+    random wait from 0.5 s to 1 s, then to 2, 4 and at most 5 s. Elsewhere than on Linux the first
+    of these is none, as the kernel may just have picked a port already in use. A refused
+    connection stays refused, at once. Go's dialTCP makes three attempts as well.
 
     Args:
         attempts: how many rounds in all, at least 1; each round tries every address.
@@ -99,8 +98,7 @@ def _wait_for_a_port(state: RetryCallState) -> float:
         return 0.0
     if state.attempt_number == 1 and sys.platform != "linux":
         return 0.0  # there the kernel may just have picked a port already in use
-    longest = min(_LONGEST_PORT_WAIT, _FIRST_PORT_WAIT * 2.0 ** min(state.attempt_number - 1, 10))
-    return random.uniform(longest / 2, longest)  # noqa: S311  # jitter is no secret
+    return _port_backoff(state)
 
 
 @functools.cache

@@ -67,8 +67,8 @@ def reached_itself(sock: socket.socket, port: int) -> bool:
 def release(sock: socket.socket) -> None:
     """Close a self-connected *sock* so that a server can bind its port at once.
 
-    SO_LINGER (1, 0) makes close() drop the connection without TIME_WAIT. Only for a proven
-    self-connect: on a healthy connection it loses data. Never after shutdown(), which would
+    SO_LINGER (1, 0) makes close() drop the connection without TIME_WAIT. Never on a healthy
+    connection: it loses data that was not sent yet. Never after shutdown(), which would
     leave TIME_WAIT all the same, for 60 s and against the server's SO_REUSEADDR.
     """
     # A Windows linger is two shorts, elsewhere it is two ints.

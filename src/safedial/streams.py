@@ -112,7 +112,7 @@ async def create_connection(
         all_errors: raise an ExceptionGroup of each address's last error instead of one error.
         timeout: seconds for one attempt at one address. Default: None, no limit.
         **options: keyword arguments, which `Dialer` explains.
-            policy: what is dialled again, and when. Default: `redial()`.
+            policy: what is dialed again, and when. Default: `redial()`.
             on_event: called with each `DialEvent`. Default: None.
             steer: keep the kernel off the destination's port. Default: True.
             socket_options: (level, option, value) each, set before bind and connect. Default: none.
@@ -161,7 +161,7 @@ async def create_connection(
 
 
 def _check_tls(ssl: Any, host: Any, server_hostname: Any, handshake_timeout: Any, shutdown_timeout: Any) -> None:
-    """Raise what asyncio would raise after the dial, in its words, before it."""
+    """Refuse before the dial what asyncio would refuse after it, or leak the socket over."""
     if ssl and not isinstance(ssl, bool | ssl_module.SSLContext):
         raise TypeError(f"ssl must be a bool, an SSLContext or None, not {ssl!r}")
     if server_hostname is not None and not ssl:

@@ -4,16 +4,15 @@ import contextlib
 import errno
 import os
 import socket
-import struct
 
 from safedial import ports
 
 MEANS = ("option", "bind")
 
 
-def option(low: int, high: int) -> tuple[int, int, bytes]:
+def option(low: int, high: int) -> tuple[int, int, int]:
     """IP_LOCAL_PORT_RANGE as a member of socket_options."""
-    return (socket.IPPROTO_IP, ports.IP_LOCAL_PORT_RANGE, struct.pack("=I", high << 16 | low))
+    return (socket.IPPROTO_IP, ports.IP_LOCAL_PORT_RANGE, ports.option_value(ports.PortRange(low, high)))
 
 
 def kernel_steers() -> bool:
