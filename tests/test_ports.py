@@ -65,7 +65,7 @@ def test_unreadable_range_leaves_the_guard(monkeypatch, tmp_path, force, dead_po
     if content is not None:
         file.write_text(content)
     monkeypatch.setattr(ports, "_RANGE_FILE", str(file))
-    assert next(ports.side_options(dead_port)) == 0
+    assert ports.side_options(dead_port) == ports.UNSTEERED
     force(dead_port)
     with pytest.raises(safedial.SelfConnectError):
         safedial.safe_connect(("127.0.0.1", dead_port))
@@ -223,6 +223,10 @@ class TestRangeThatMoved:
         namespace.require()
         assert namespace.call(dial_after_widening, face, port_range=(40000, 40003)) == 10
 
+    def test_nor_where_the_port_is_not_in_it_any_more(self):
+        namespace.require()
+        assert namespace.call(dial_after_moving_away, port_range=(40000, 40009)) == 8
+
     def test_threads_in_namespaces_of_their_own(self):
         namespace.require()
         found = namespace.call(exhaust_in_a_thread, port_range=(50000, 50009))
@@ -235,6 +239,17 @@ def dial_after_widening(face):
         _keep(face, address, None).close()  # now the narrow range is believed
         namespace.set_port_range(32768, 60999)
         held = [_keep(face, address, None) for _ in range(10)]
+        for sock in held:
+            sock.close()
+        return len(held)
+
+
+def dial_after_moving_away():
+    with faults.listener(port=40009) as server:
+        address = server.getsockname()
+        safedial.safe_connect(address).close()  # now ports 40000 to 40008 are drawn from
+        namespace.set_port_range(39992, 40003)
+        held = [safedial.safe_connect(address, policy=None) for _ in range(8)]
         for sock in held:
             sock.close()
         return len(held)

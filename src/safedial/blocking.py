@@ -4,7 +4,7 @@ import functools
 import socket
 from collections.abc import Callable, Sequence
 
-from safedial import connect
+from safedial import connect, ports
 from safedial.addresses import AddrInfo, SockAddr, checked
 from safedial.errors import last_error
 from safedial.events import HookError
@@ -30,8 +30,10 @@ def dial(
 ) -> socket.socket:
     """Return a connected socket; `safedial.safe_connect` tells the rest. Arguments are checked."""
     host, port, known = checked(address, settings.family)
-    timeout = checked_timeout(timeout)
-    check_source(source)
+    if timeout is not DEFAULT:
+        timeout = checked_timeout(timeout)
+    if source:
+        check_source(source)
     journal = Journal(host, port, settings.on_event)
     try:
         return _round(settings, journal, known, timeout, source)
@@ -120,7 +122,8 @@ def _attempt(settings: Settings, info: AddrInfo, timeout: Timeout, source: SockA
         if source:
             connect.bind_source(sock, source)
         if guarded:
-            connect.connect(sock, sockaddr, steered=settings.steer)
+            sides = ports.side_options(sockaddr[1]) if settings.steer else ports.UNSTEERED
+            connect.connect(sock, sockaddr, sides)
         else:
             sock.connect(sockaddr)
     except BaseException as error:

@@ -23,8 +23,7 @@ range, no policy: those are the layers above.
 import contextlib
 import errno
 import socket
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from safedial import ports
 from safedial.addresses import SockAddr, describe
@@ -34,9 +33,14 @@ from safedial.selfconnect import INET, reached_itself, release
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
+Sides: TypeAlias = tuple[int, ...]
 
-def connect(sock: socket.socket, sockaddr: SockAddr, *, steered: bool) -> None:
+
+def connect(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> None:
     """Connect *sock*, blocking or with its timeout, and never to itself.
+
+    *sides* are the parts of the ephemeral range to draw from, one after the other as they are used
+    up: `ports.side_options` of the port, or `ports.UNSTEERED`.
 
     Raises:
         SelfConnectError: nobody listens; the socket is closed.
@@ -44,35 +48,47 @@ def connect(sock: socket.socket, sockaddr: SockAddr, *, steered: bool) -> None:
         OSError: what the kernel said, EADDRNOTAVAIL for an address this host lacks included.
     """
     shortage = None
-    for side in _narrowed(sock, sockaddr[1], steered=steered):
+    for side in sides:
+        if side:
+            ports.steer(sock, side)
         try:
             sock.connect(sockaddr)
         except OSError as error:
             if error.errno != errno.EADDRNOTAVAIL:
                 raise
-            shortage = error.with_traceback(None), side  # which would hold this frame in a cycle
+            shortage = error.with_traceback(None)  # which would hold this frame in a cycle
         else:
-            _check(sock, sockaddr)
+            if reached_itself(sock, sockaddr[1]):
+                raise _let_go(sock, sockaddr)
             return
-    raise _explain(sock, sockaddr, shortage)
+    moved = ports.side_options_now(sockaddr[1], sides)
+    if not moved:
+        raise _explain(sock, sockaddr, sides, shortage)
+    connect(sock, sockaddr, moved)
 
 
-async def connect_async(loop: "AbstractEventLoop", sock: socket.socket, sockaddr: SockAddr, *, steered: bool) -> None:
+async def connect_async(loop: "AbstractEventLoop", sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> None:
     """Connect the non-blocking *sock* as `connect` does, waiting in *loop* where there is a wait."""
     shortage = None
-    for side in _narrowed(sock, sockaddr[1], steered=steered):
+    for side in sides:
+        if side:
+            ports.steer(sock, side)
         try:
             if not _connected_at_once(sock, sockaddr):
                 await loop.sock_connect(sock, sockaddr)
         except OSError as error:
             if error.errno != errno.EADDRNOTAVAIL:
                 raise
-            shortage = error.with_traceback(None), side  # which would hold this frame in a cycle
+            shortage = error.with_traceback(None)  # as above
         else:
-            _check(sock, sockaddr)
+            if reached_itself(sock, sockaddr[1]):
+                raise _let_go(sock, sockaddr)
             return
-    # In a thread, as counting the ports takes a tenth of a second where tens of thousands are used.
-    raise await loop.run_in_executor(None, _explain, sock, sockaddr, shortage)
+    moved = ports.side_options_now(sockaddr[1], sides)
+    if not moved:
+        # In a thread, as counting the ports takes a tenth of a second where thousands are in use.
+        raise await loop.run_in_executor(None, _explain, sock, sockaddr, sides, shortage)
+    await connect_async(loop, sock, sockaddr, moved)
 
 
 def _connected_at_once(sock: socket.socket, sockaddr: SockAddr) -> bool:
@@ -100,36 +116,24 @@ def _connected_at_once(sock: socket.socket, sockaddr: SockAddr) -> bool:
     return True
 
 
-def _narrowed(sock: socket.socket, port: int, *, steered: bool) -> Iterator[int]:
-    """Keep *sock* off *port* in one way after the other, for as long as ports run out."""
-    for side in ports.side_options(port) if steered else ports.UNSTEERED:
-        if side:
-            ports.steer(sock, side)
-        yield side
+def _let_go(sock: socket.socket, sockaddr: SockAddr) -> SelfConnectError:
+    release(sock)
+    return SelfConnectError.at(sockaddr[0], sockaddr[1])
 
 
-def _check(sock: socket.socket, sockaddr: SockAddr) -> None:
-    """Let go of *sock*, which has just connected, where it reached itself."""
-    if reached_itself(sock, sockaddr[1]):
-        release(sock)
-        raise SelfConnectError.at(sockaddr[0], sockaddr[1])
-
-
-def _explain(sock: socket.socket, sockaddr: SockAddr, shortage: tuple[OSError, int] | None) -> OSError:
-    """Return what EADDRNOTAVAIL from connect(2) means, of two things.
+def _explain(sock: socket.socket, sockaddr: SockAddr, sides: Sides, shortage: OSError | None) -> OSError:
+    """Return what EADDRNOTAVAIL from connect(2), the *shortage*, means, of two things.
 
     An address that this host lacks (IPv6 switched off) is permanent. Used-up ports are not, and
     on systems that pick a port already in use (Go's "spurious") the next dial may succeed.
-    *shortage* is the kernel's error and the side it was given for.
     """
-    assert shortage is not None, "every dial tries at least once"
-    error, side = shortage
+    assert shortage is not None, "there is one side at least"
     if _lacks_local_address(sock.family, sockaddr):
-        return error
-    own = None if side else ports.own_range(sock)
-    explained = PortsExhaustedError.at(sockaddr[0], sockaddr[1], ports.usage(sockaddr, own or ports.read_range()))
-    explained.__cause__ = error
-    return explained
+        return shortage
+    own = ports.own_range(sock) if sides == ports.UNSTEERED else None
+    error = PortsExhaustedError.at(sockaddr[0], sockaddr[1], ports.usage(sockaddr, own or ports.read_range()))
+    error.__cause__ = shortage
+    return error
 
 
 def _lacks_local_address(family: int, sockaddr: SockAddr) -> bool:

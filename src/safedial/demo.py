@@ -107,7 +107,7 @@ SAFE = Contender(
     "safe_connect in place of create_connection, nothing else changed",
     "",
     safe_connect,
-    functools.partial(connect.connect, steered=False),
+    functools.partial(connect.connect, sides=ports.UNSTEERED),
 )
 
 
@@ -242,7 +242,7 @@ def play(
 def steering_works(port: int) -> bool:
     """Tell whether this kernel can be kept off *port*: set the option, and read it back."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        ports.steer(probe, next(ports.side_options(port)))
+        ports.steer(probe, ports.side_options(port)[0])
         return ports.own_range(probe) is not None
 
 

@@ -106,6 +106,6 @@ def safe_connect(
     """
     settings = _PLAIN
     if options:
-        check_options("safe_connect", options, ConnectOptions.__annotations__.keys() | DialOptions.__annotations__)
+        check_options("safe_connect", options, ConnectOptions.__annotations__)
         settings = Settings(**options)
     return blocking.dial(settings, address, timeout, source_address, all_errors=all_errors)

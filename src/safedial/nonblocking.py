@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
-from safedial import connect
+from safedial import connect, ports
 from safedial.addresses import AddrInfo, Host, Port, SockAddr, interleave, numeric
 from safedial.errors import combined_error
 from safedial.events import HookError
@@ -184,7 +184,8 @@ async def _attempt(settings: Settings, info: AddrInfo, sources: Sequence[AddrInf
         if sources is not None:
             _bind_one(sock, sources)
         if guarded:
-            connecting = connect.connect_async(loop, sock, sockaddr, steered=settings.steer)
+            sides = ports.side_options(sockaddr[1]) if settings.steer else ports.UNSTEERED
+            connecting = connect.connect_async(loop, sock, sockaddr, sides)
         else:
             connecting = loop.sock_connect(sock, sockaddr)
         if settings.timeout in _NO_LIMIT:

@@ -9,7 +9,6 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -88,27 +87,38 @@ _steerable = ON_LINUX
 _believed: tuple[float, PortRange | None] = (0.0, None)
 
 
-def side_options(port: int) -> Iterator[int]:
-    """Yield values for IP_LOCAL_PORT_RANGE that keep the kernel off *port*, the best one first.
+def side_options(port: int) -> tuple[int, ...]:
+    """Return values for IP_LOCAL_PORT_RANGE that keep the kernel off *port*, the best one first.
 
-    `UNSTEERED` where the kernel can't be steered or need not be. A caller who has used them up gets
-    those of the range as it is now, where it is not the one that was believed: it may have been
-    changed, and it belongs to a network namespace, of which a process may have several.
+    `UNSTEERED` where the kernel can't be steered or need not be.
     """
     global _believed
     if not _steerable:
-        yield from UNSTEERED
-        return
+        return UNSTEERED
     until, ports = _believed
     now = time.monotonic()
     if now >= until:
         ports = read_range()
         _believed = (now + _RANGE_AGE, ports)
-    yield from _side_options(port, ports)
-    actual = read_range()
-    if actual != ports:
-        _believed = (now + _RANGE_AGE, actual)
-        yield from _side_options(port, actual)
+    return _side_options(port, ports)
+
+
+def side_options_now(port: int, used_up: tuple[int, ...]) -> tuple[int, ...]:
+    """Return what `side_options` would by the range as it is now, () where that is *used_up* too.
+
+    The range may have been changed, and it belongs to a network namespace, of which a process may
+    have several.
+    """
+    global _believed
+    if used_up == UNSTEERED:
+        return ()
+    ports = read_range()
+    options = _side_options(port, ports)
+    if ports is None or options == used_up:
+        return ()
+    _believed = (time.monotonic() + _RANGE_AGE, ports)
+    # Where the port is not in the range any more, the whole of it, as the socket is narrowed still.
+    return (option_value(ports),) if options == UNSTEERED else options
 
 
 def steer(sock: socket.socket, option: int) -> None:

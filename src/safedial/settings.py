@@ -85,12 +85,12 @@ def policy_after(settings: Settings, error: OSError) -> "Policy | None":
     return default_policy()
 
 
-def check_options(face: str, options: Mapping[str, object], known: Iterable[str]) -> None:
+def check_options(face: str, options: Mapping[str, object], known: Mapping[str, object]) -> None:
     """Raise TypeError where *options* has one that *face* does not take."""
-    known = sorted(known)
     for name in options:
         if name not in known:
-            raise TypeError(f"{face}() got an unexpected keyword argument {name!r}; it also takes {', '.join(known)}")
+            others = ", ".join(sorted(known))
+            raise TypeError(f"{face}() got an unexpected keyword argument {name!r}; it also takes {others}")
 
 
 def checked_timeout(timeout: Any) -> Timeout:
