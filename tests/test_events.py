@@ -83,6 +83,22 @@ class TestLog:
         assert "self-connect" in record.getMessage()
         assert str(dead_port) in record.getMessage()
 
+    def test_each_wait_at_debug(self, dial, dead_port, caplog):
+        caplog.set_level(logging.DEBUG, "safedial")
+        policy = safedial.reconnect(30, 0.001, 0.001).copy(stop=lambda state: state.attempt_number == 2)
+        with pytest.raises(ConnectionRefusedError):
+            dial("127.0.0.1", dead_port, policy=policy)
+        said = [record.getMessage() for record in caplog.records if record.name == "safedial"]
+        assert len(said) == 3
+        assert re.fullmatch(rf"127.0.0.1 port {dead_port}: attempt 1 failed, the next one in 0\.00\d s", said[1])
+
+    def test_name_and_address_are_both_told(self, monkeypatch, server, caplog):
+        caplog.set_level(logging.DEBUG, "safedial")
+        port = server.getsockname()[1]
+        monkeypatch.setattr(socket, "getaddrinfo", named("127.0.0.1", "127.0.0.1", port))
+        faces.FACES["safe_connect"]("db", port)
+        assert f"db port {port} at 127.0.0.1 port {port}: connected, attempt 1" in caplog.text
+
     def test_recovery_is_an_info(self, dial, dead_port, caplog):
         caplog.set_level(logging.INFO, "safedial")
         servers = []
