@@ -182,6 +182,13 @@ class TestReconnect:
             state.set_exception((type(error), error, None))
             assert bounds[0] <= chosen.wait(state) <= bounds[1]
 
+    def test_waits_for_a_port_grow(self):
+        state = tenacity.RetryCallState(safedial.redial(), None, (), {})
+        state.set_exception((type(EXHAUSTED), EXHAUSTED, None))
+        for attempt, bound in enumerate([1, 2, 4, 5, 5], 1):
+            state.attempt_number = attempt
+            assert bound / 2 < max(safedial.redial().wait(state) for _ in range(200)) <= bound
+
     @pytest.mark.parametrize("platform", ["linux", "darwin"])
     def test_first_wait_for_a_port(self, monkeypatch, platform):
         monkeypatch.setattr(policy.sys, "platform", platform)

@@ -37,6 +37,7 @@ class Clock(asyncio.SelectorEventLoop):
         ([(1, False), (1, True)], 1, [0, 1], 2),
         ([(1, False), (9, True), (1, True)], 2, [0, 1, 4], 5),
         ([(4, False), (9, False), (9, True)], 2, [0, 3, 6], 15),
+        ([(20, True), (1, False), (1, True)], 2, [0, 3, 4], 5),
         ([(1, False), (1, False)], None, [0, 1], 2),
         ([], None, [], 0),
     ],

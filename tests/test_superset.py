@@ -383,6 +383,15 @@ class TestOpenConnection:
         with faults.full_listener() as server, pytest.raises(TimeoutError, match="timed out"):
             faces.run(safedial.open_connection(*server.getsockname(), timeout=0.05), loop_factory)
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="TCP_USER_TIMEOUT is Linux's")
+    def test_the_kernels_own_timeout_keeps_its_errno(self, loop_factory):
+        impatient = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 50)
+        with faults.full_listener() as server, pytest.raises(TimeoutError) as caught:
+            faces.run(
+                safedial.open_connection(*server.getsockname(), timeout=60, socket_options=[impatient]), loop_factory
+            )
+        assert caught.value.errno == errno.ETIMEDOUT
+
     @pytest.mark.parametrize("hostname", [None, "localhost"])
     def test_tls_comes_after_the_check(self, loop_factory, hostname, force, dead_port):
         authority = trustme.CA()
