@@ -52,9 +52,11 @@ def forcing_socket(means: str, port: int, times: int = 10**9) -> type[socket.soc
 def free_port(family: int = socket.AF_INET, host: str = "127.0.0.1", *, skip: int = 0) -> int:
     """A free even port inside the ephemeral range: the kind that connect() likes to draw."""
     low, high = ports.read_range() or (32768, 60999)
-    # Workers of pytest-xdist must not take each other's dead ports for theirs.
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 2
-    start = (low + (high - low) // 2 + worker * (high - low) // 4 + skip) & ~1
+    middle = (low + high) // 2
+    # Workers of pytest-xdist, and other runs on this machine, must not take each other's dead ports
+    # for theirs: each process has a place of its own to begin at. 131 is prime.
+    own = os.getpid() * 131 % max(1, (high - middle) // 2)
+    start = (middle + own + skip) & ~1
     for port in range(start, high, 2):
         with socket.socket(family) as sock, contextlib.suppress(OSError):
             sock.bind((host, port))
