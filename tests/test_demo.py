@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import safedial
-from safedial import cli, demo
+from safedial import cli, demo, demo_loop
 from tests.support import faults
 
 FORCED = demo.Limits(dialing=0.0, comeback=0.2)
@@ -94,10 +94,10 @@ class TestAct:
     @pytest.fixture(autouse=True)
     def _means(self, means, monkeypatch):
         if means == "bind":
-            monkeypatch.setattr(demo, "_narrowed", lambda sock, port: False)
+            monkeypatch.setattr(demo_loop, "_narrowed", lambda sock, port: False)
 
     def test_a_loop_that_believes_its_socket_keeps_the_server_out(self):
-        tally = demo.play(demo.PLAIN, FORCED)
+        tally = demo.play(demo_loop.PLAIN, FORCED)
         assert (tally.self_connects, tally.let_go, tally.forced) == (1, 0, True)
         assert tally.dials == tally.dials_before
         assert tally.comeback.after is None
@@ -107,7 +107,7 @@ class TestAct:
 
     @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere SO_REUSEADDR passes over TIME_WAIT")
     def test_a_plain_close_keeps_the_server_out(self):
-        tally = demo.play(demo.CLOSING, FORCED)
+        tally = demo.play(demo_loop.CLOSING, FORCED)
         assert tally.self_connects >= 1
         assert tally.forced
         assert tally.dials > tally.dials_before
@@ -116,14 +116,14 @@ class TestAct:
         assert tally.comeback.error == IN_USE
 
     def test_safedial_lets_go_and_the_server_is_back(self):
-        tally = demo.play(demo.SAFE, demo.Limits(), dials=100, force=True)
+        tally = demo.play(demo_loop.SAFE, demo.Limits(), dials=100, force=True)
         assert tally.forced
         assert tally.let_go >= 1
         assert demo.flaws(tally, steered=demo.steering_works(tally.port)) == []
 
 
 def test_safedial_unforced():
-    tally = demo.play(demo.SAFE, demo.Limits(), dials=100)
+    tally = demo.play(demo_loop.SAFE, demo.Limits(), dials=100)
     assert tally.dials >= tally.dials_before >= 100
     assert not tally.forced
     assert demo.flaws(tally, steered=demo.steering_works(tally.port)) == []
@@ -131,14 +131,14 @@ def test_safedial_unforced():
 
 def test_self_connects_of_an_unsteered_safedial_are_counted(monkeypatch, caplog):
     monkeypatch.setattr(safedial.ports, "_steerable", False)
-    tally = demo.play(demo.SAFE, demo.Limits(), dials=100, force=True)
+    tally = demo.play(demo_loop.SAFE, demo.Limits(), dials=100, force=True)
     assert not demo.steering_works(tally.port)
     assert tally.let_go == 1 + sum(record.levelname == "WARNING" for record in caplog.records)
     assert demo.flaws(tally, steered=False) == []
 
 
 @pytest.mark.parametrize(
-    ("contender", "stage"), [(demo.SAFE, "the loop dials"), (demo.PLAIN, "the server tries to bind")]
+    ("contender", "stage"), [(demo_loop.SAFE, "the loop dials"), (demo_loop.PLAIN, "the server tries to bind")]
 )
 def test_an_interrupt_leaves_nothing_behind(contender, stage):
     # conftest looks for threads and descriptors; the handler is looked for here.
@@ -148,7 +148,7 @@ def test_an_interrupt_leaves_nothing_behind(contender, stage):
         if now == stage:
             raise KeyboardInterrupt
 
-    dials = 10**9 if contender is demo.SAFE else None
+    dials = 10**9 if contender is demo_loop.SAFE else None
     with pytest.raises(KeyboardInterrupt):
         demo.play(contender, demo.Limits(), dials=dials, watch=interrupt)
     assert safedial.events.logger.handlers == handlers
@@ -158,9 +158,9 @@ def test_a_loop_that_cannot_reach_its_server_is_an_error(monkeypatch):
     def refused(address, timeout):
         raise ConnectionRefusedError
 
-    monkeypatch.setattr(demo, "_PATIENCE", 0.05)
+    monkeypatch.setattr(demo, "PATIENCE", 0.05)
     with pytest.raises(TimeoutError, match="no connection to a server"):
-        demo.play(dataclasses.replace(demo.PLAIN, dial=refused), FORCED)
+        demo.play(dataclasses.replace(demo_loop.PLAIN, dial=refused), FORCED)
 
 
 @pytest.mark.skipif(safedial.ports.read_range() is None, reason="no ephemeral range to read")
@@ -193,7 +193,7 @@ class TestReport:
         return played
 
     def test_forced_acts_say_so(self, play):
-        status, text = play(plain=[demo.PLAIN])
+        status, text = play(plain=[demo_loop.PLAIN])
         assert status == 0
         assert text.count("The fault was then forced") == 2
         assert re.search(r"^create_connection +[\d,]+ +1\* ", text, re.MULTILINE)
@@ -201,7 +201,7 @@ class TestReport:
         assert "* forced" in text
 
     def test_a_row_that_is_not_clean_is_exit_status_1(self, play):
-        status, text = play(plain=[demo.PLAIN], safe=dataclasses.replace(demo.PLAIN, name="safedial"))
+        status, text = play(plain=[demo_loop.PLAIN], safe=dataclasses.replace(demo_loop.PLAIN, name="safedial"))
         assert status == 1
         assert "safedial's row is not clean: self-connected sockets that its loop was given: 1" in text
 

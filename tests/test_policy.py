@@ -424,9 +424,10 @@ class TestInterruption:
             hook(event)
             failed.extend([event] if event.kind == "failed" else [])
 
-        with pytest.raises(ConnectionRefusedError):
+        with pytest.raises(ConnectionRefusedError) as caught:
             dial("127.0.0.1", dead_port, policy=kind(stop=stop, **LONG), on_event=count)
         assert len(failed) == 1, "no further attempt once the event is set"
+        assert "1 attempt," in caught.value.__notes__[0]
         timers[0].join()
 
     def test_sleep_using_event_wakes_up(self, dial, dead_port):

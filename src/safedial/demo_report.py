@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from safedial import demo
-from safedial.demo import Contender, Limits, Stage, Tally
+from safedial import demo, demo_loop
+from safedial.demo import Limits, Stage, Tally
+from safedial.demo_loop import Contender
 
 # Dials that safedial makes before its server comes back, at least. In as many, plain dials on
 # Linux connect to themselves 2 to 4 times (measured).
@@ -21,8 +22,8 @@ _ENOUGH_DIALS = 100_000
 def run(
     console: Console | None = None,
     limits: Limits | None = None,
-    plain: Sequence[Contender] = (demo.PLAIN, demo.CLOSING),
-    safe: Contender = demo.SAFE,
+    plain: Sequence[Contender] = (demo_loop.PLAIN, demo_loop.CLOSING),
+    safe: Contender = demo_loop.SAFE,
     enough_dials: int = _ENOUGH_DIALS,
 ) -> int:
     """Play every act and print the report. Return the exit status: 0 where *safe* is clean, else 1.

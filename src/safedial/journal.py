@@ -57,7 +57,6 @@ class Journal:
         """Tell that the policy goes on after *error*, in *wait* seconds."""
         if self._observed:
             self._emit("retry", None, error, wait)
-        self.attempt += 1
 
     def outcome(self, error: OSError, *, all_errors: bool) -> Exception:
         """Return what the caller gets for *error*, with what each address and attempt said.

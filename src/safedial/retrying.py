@@ -76,6 +76,7 @@ class _Retries:
         """Go on to the next round, unless a stop event was set meanwhile; tell which."""
         if any(event.is_set() for event in self._stops):
             return False
+        self._journal.attempt += 1
         await self._step()
         return True
 
