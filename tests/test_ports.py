@@ -320,6 +320,8 @@ def usage_of_a_v4_mapped_client():
     with faults.listener() as server, socket.socket(socket.AF_INET6) as client:
         address = server.getsockname()
         client.connect((f"::ffff:{address[0]}", address[1]))
+        outside = ports.usage(address, ports.PortRange(1, 2)).in_use
+        assert outside == 0, "only the range that ran out counts"
         return [ports.usage(address, None).in_use, _ss("dport", address[1])]
 
 

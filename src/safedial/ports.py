@@ -133,8 +133,8 @@ def steer(sock: socket.socket, option: int) -> None:
 
 
 def usage(sockaddr: SockAddr, ports: PortRange | None) -> PortUsage:
-    """Count this host's TCP connections to *sockaddr*; *ports* is the range that ran out."""
-    counts = [_count(table, sockaddr) for table in ("tcp", "tcp6")]
+    """Count this host's TCP connections to *sockaddr* from *ports*, the range that ran out."""
+    counts = [_count(table, sockaddr, ports or PortRange(0, 65535)) for table in ("tcp", "tcp6")]
     known = [count for count in counts if count is not None]
     in_use = sum(count[0] for count in known) if known else None
     time_wait = sum(count[1] for count in known) if known else None
@@ -154,7 +154,7 @@ def own_range(sock: socket.socket) -> PortRange | None:
     return PortRange(low, high) if low and high else None
 
 
-def _count(table: str, sockaddr: SockAddr) -> tuple[int, int] | None:
+def _count(table: str, sockaddr: SockAddr, ports: PortRange) -> tuple[int, int] | None:
     try:
         # The calling thread's namespace; /proc/net is that of the process's first thread.
         with open(f"/proc/thread-self/net/{table}", "rb") as file:
@@ -164,8 +164,9 @@ def _count(table: str, sockaddr: SockAddr) -> tuple[int, int] | None:
     peer = _peer_column(table, sockaddr)
     if not peer:
         return 0, 0
-    # proc_net_tcp(5): the peer stands before the state, two hex digits; 06 is TIME_WAIT.
-    states = re.findall(b" %s ([0-9A-F]{2}) " % peer, rows)
+    # proc_net_tcp(5): local port, peer, state; in hex. State 06 is TIME_WAIT.
+    found = re.findall(b":([0-9A-F]{4}) %s ([0-9A-F]{2}) " % peer, rows)
+    states = [state for port, state in found if ports.low <= int(port, 16) <= ports.high]
     return len(states), states.count(b"06")
 
 
