@@ -227,6 +227,11 @@ class TestRangeThatMoved:
         namespace.require()
         assert namespace.call(dial_after_moving_away, port_range=(40000, 40009)) == 8
 
+    @pytest.mark.parametrize("face", ["safe_connect", "Dialer.dial_async"])
+    def test_range_that_moved_and_is_used_up(self, face):
+        namespace.require()
+        assert namespace.call(dial_into_a_used_up_range, face, port_range=(40000, 40009)) == "PortsExhaustedError"
+
     def test_threads_in_namespaces_of_their_own(self):
         namespace.require()
         found = namespace.call(exhaust_in_a_thread, port_range=(50000, 50009))
@@ -253,6 +258,20 @@ def dial_after_moving_away():
         for sock in held:
             sock.close()
         return len(held)
+
+
+def dial_into_a_used_up_range(face):
+    with faults.listener(port=40005) as server, socket.socket() as one, socket.socket() as other:
+        address = server.getsockname()
+        _keep(face, address, None).close()  # now a range with the server's port in it is believed
+        for port, holder in ((39992, one), (39993, other)):
+            holder.bind(("127.0.0.1", port))
+        namespace.set_port_range(39992, 39993)
+        try:
+            _keep(face, address, None).close()
+        except (OSError, RecursionError) as error:
+            return type(error).__name__
+    return "connected"
 
 
 def exhaust_in_a_thread():

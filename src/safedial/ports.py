@@ -113,12 +113,16 @@ def side_options_now(port: int, used_up: tuple[int, ...]) -> tuple[int, ...]:
     if used_up == UNSTEERED:
         return ()
     ports = read_range()
+    if ports is None:
+        return ()
     options = _side_options(port, ports)
-    if ports is None or options == used_up:
+    if options == UNSTEERED:
+        # The port is not in the range any more: the whole of it, as the socket is narrowed still.
+        options = (option_value(ports),)
+    if options == used_up:
         return ()
     _believed = (time.monotonic() + _RANGE_AGE, ports)
-    # Where the port is not in the range any more, the whole of it, as the socket is narrowed still.
-    return (option_value(ports),) if options == UNSTEERED else options
+    return options
 
 
 def steer(sock: socket.socket, option: int) -> None:
