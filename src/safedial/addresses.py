@@ -3,10 +3,11 @@
 Pure functions; no socket is made here. Imports nothing of safedial.
 """
 
+import contextlib
 import math
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from functools import lru_cache
 from typing import Any, SupportsIndex, TypeAlias
 
@@ -56,15 +57,20 @@ def check_port(port: Any, name: str = "port") -> None:
         raise ValueError(f"{name}: the port must be from 0 to 65535, not {port}")
 
 
-def check_seconds(name: str, value: Any) -> None:
-    """Raise TypeError or ValueError naming *name* where *value* is no time in seconds."""
+def seconds(name: str, value: Any) -> float:
+    """Return *value*, a time in seconds, or raise TypeError or ValueError naming *name*."""
     # What socket.settimeout() takes: an index() that is no int too, but not Decimal.
-    if not isinstance(value, float) and not isinstance(value, SupportsIndex):
+    if isinstance(value, type) or not isinstance(value, float | SupportsIndex):
         raise TypeError(f"{name} must be a number of seconds or None, not {value!r}")
-    # Written so that NaN, which compares false with everything, is refused too.
-    if not 0 <= float(value) <= _MAX_SECONDS:
-        hint = "; use None to wait without limit" if value == math.inf else ""
-        raise ValueError(f"{name} must be from 0 to {_MAX_SECONDS:.0f} seconds, not {value!r}{hint}")
+    try:
+        number = value if isinstance(value, int | float) else float(value)
+        # Written so that NaN, which compares false with everything, is refused too.
+        if 0 <= number <= _MAX_SECONDS:
+            return number
+    except OverflowError:
+        pass  # an int that no float can hold
+    hint = "; use None to wait without limit" if value == math.inf and "timeout" in name else ""
+    raise ValueError(f"{name} must be from 0 to {_MAX_SECONDS:.0f} seconds, not {value!r}{hint}")
 
 
 # typed, or the port 80.0 would be taken for the port 80 that came before.
@@ -102,6 +108,21 @@ def checked(address: Any, family: int) -> tuple[Host, Port, tuple[AddrInfo, ...]
         check_host(host, "address")
         check_port(port, "address")
         raise
+
+
+def of_families(infos: Sequence[AddrInfo], families: Container[int]) -> Sequence[AddrInfo]:
+    """Return those of *infos* that have one of *families*; where there are none, no *infos*."""
+    return [info for info in infos if info[0] in families]
+
+
+def family_of(host: str | bytes) -> int:
+    """Return the address family of a numeric *host*, 0 for a name."""
+    text = host.decode(errors="replace") if isinstance(host, bytes) else host
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError, ValueError):
+            socket.inet_pton(family, text.partition("%")[0])
+            return family
+    return 0
 
 
 def same_endpoint(local: SockAddr, peer: SockAddr) -> bool:

@@ -1,15 +1,19 @@
-"""The blocking dial: resolve, try each address in order, retry under the policy."""
+"""The blocking dial: resolve, race the addresses, retry under the policy."""
 
 import functools
 import socket
+import time
 from collections.abc import Callable, Sequence
 
-from safedial import connect, ports
-from safedial.addresses import AddrInfo, SockAddr, checked
+from safedial import race_sockets
+from safedial.addresses import AddrInfo, SockAddr, checked, describe, family_of, interleave, of_families
+from safedial.attempt import Attempt
+from safedial.connect import bind_source
 from safedial.errors import last_error
 from safedial.events import HookError
 from safedial.journal import Journal
-from safedial.selfconnect import abandon
+from safedial.race import Race
+from safedial.resolving import resolve
 from safedial.settings import (
     DEFAULT,
     Settings,
@@ -34,14 +38,13 @@ def dial(
         timeout = checked_timeout(timeout)
     if source:
         check_source(source)
-    journal = Journal(host, port, settings.on_event)
+    journal = Journal(host, port, settings.on_event, settings.total_timeout)
+    first: OSError | None = None
     try:
-        return _round(settings, journal, known, timeout, source)
-    except OSError as error:
-        first = error
-    except HookError as hook:
-        raise hook.error from None
-    try:
+        try:
+            return _round(settings, journal, known, timeout, source)
+        except OSError as error:
+            first = error
         once = functools.partial(_round, settings, journal, known, timeout, source)
         return _go_on(settings, journal, first, once)
     except OSError as error:
@@ -49,8 +52,8 @@ def dial(
     except HookError as hook:
         raise hook.error from None
     finally:
-        journal.errors = []
-        del first  # the traceback holds this frame: break the cycle
+        journal.close()
+        first = None  # its traceback holds this frame: break the cycle
 
 
 def _go_on(settings: Settings, journal: Journal, error: OSError, once: Callable[[], socket.socket]) -> socket.socket:
@@ -73,60 +76,78 @@ def _round(
     timeout: Timeout,
     source: SockAddr | None,
 ) -> socket.socket:
-    """Try every address once, in order. Racing them would begin here."""
-    errors: list[OSError] = []
-    journal.errors = errors
+    """Try every address once: racing, or one after the other."""
+    journal.errors = []
+    infos = known or resolve(journal, settings.resolver, settings.family)
+    if source and (family := family_of(source[0])):
+        infos = _of_source(journal, infos, source, family)
+    journal.deadline.check()
+    limit = socket.getdefaulttimeout() if timeout is DEFAULT else timeout
+    bind = functools.partial(bind_source, source=source) if source else None
+    make = functools.partial(Attempt, settings, timeout, source, bind)
+    if len(infos) == 1:
+        attempt = _only(journal, infos[0], make, limit)
+    else:
+        # 0 is the stdlib's non-blocking connect, which answers EINPROGRESS: there is nothing to race.
+        # And two sockets can't have one source port at a time.
+        delay = None if limit == 0 or (source and source[1]) else settings.happy_eyeballs_delay
+        attempt = _first_of(journal, infos, make, delay, limit)
     try:
-        for info in known or _resolve(settings, journal):
-            try:
-                sock = _attempt(settings, info, timeout, source)
-            except OSError as error:
-                errors.append(error)
-                journal.failed(info[4], error)
-                continue
-            try:
-                journal.connected(info[4])
-            except BaseException:
-                sock.close()
-                raise
-            return sock
-        raise last_error(errors)
-    finally:
-        del errors
-
-
-def _resolve(settings: Settings, journal: Journal) -> Sequence[AddrInfo]:
-    host, port = journal.host, journal.port
-    try:
-        infos = socket.getaddrinfo(host, port, settings.family, socket.SOCK_STREAM)
-        if not infos:
-            raise OSError("getaddrinfo returns an empty list")
-        return infos
-    except UnicodeError as error:
-        error.add_note(f"safedial: address: {host!r} can't be a host name")
+        journal.connected(attempt.sockaddr)
+    except BaseException:
+        attempt.sock.close()
         raise
+    return attempt.sock
+
+
+def _only(journal: Journal, info: AddrInfo, make: Callable[[AddrInfo], Attempt], limit: float | None) -> Attempt:
+    """Connect to the one address there is; most dials are such."""
+    try:
+        attempt = make(info)
+        attempt.connect(journal.deadline.cap(limit))
     except OSError as error:
-        journal.unresolved(host, error)
+        journal.errors = [error]
+        journal.failed(info[4], error)
         raise
+    return attempt
 
 
-def _attempt(settings: Settings, info: AddrInfo, timeout: Timeout, source: SockAddr | None) -> socket.socket:
-    family, kind, proto, _, sockaddr = info
-    guarded = connect.kernel_chooses_port(family, source)
-    sock = socket.socket(family, kind, proto)
+def _first_of(
+    journal: Journal,
+    infos: Sequence[AddrInfo],
+    make: Callable[[AddrInfo], Attempt],
+    delay: float | None,
+    limit: float | None,
+) -> Attempt:
+    """Connect to the address that answers first; with no *delay*, to the first that answers."""
+    if delay is not None:
+        infos = interleave(infos, 1)
+    race = Race(len(infos), delay, limit, journal.deadline.end)
+
+    def failed(lane: int, error: OSError) -> None:
+        race.failed(lane, error, time.monotonic())
+        journal.failed(infos[lane][4], error)
+
     try:
-        if timeout is not DEFAULT:
-            sock.settimeout(timeout)
-        for option in settings.socket_options or ():
-            sock.setsockopt(*option)
-        if source:
-            connect.bind_source(sock, source)
-        if guarded:
-            sides = ports.side_options(sockaddr[1]) if settings.steer else ports.UNSTEERED
-            connect.connect(sock, sockaddr, sides)
-        else:
-            sock.connect(sockaddr)
-    except BaseException as error:
-        abandon(sock, error, guarded=guarded)
-        raise
-    return sock
+        winner = race_sockets.run(race, lambda lane: make(infos[lane]), failed, time.monotonic)
+        if winner is None:
+            journal.errors = race.failures()
+            raise last_error(journal.errors)
+        journal.losers = [infos[lane][4] for lane in race.running if infos[lane][4] is not winner.sockaddr]
+        return winner
+    finally:
+        race.errors.clear()  # their tracebacks hold this frame: break the cycle
+
+
+def _of_source(journal: Journal, infos: Sequence[AddrInfo], source: SockAddr, family: int) -> Sequence[AddrInfo]:
+    """Return those of *infos* that a socket bound to *source* can reach."""
+    found = of_families(infos, (family,))
+    if not found:
+        # bind() would say so of each of them; the words tell whose family is meant.
+        code = getattr(socket, "EAI_ADDRFAMILY", socket.EAI_FAMILY)
+        words = f"{describe(journal.host, journal.port)} has no address of the family of source_address, {source[0]}"
+        error = socket.gaierror(code, f"Address family for hostname not supported: {words}")
+        journal.errors = [error]
+        journal.failed(infos[0][4], error)
+        raise error
+    return found

@@ -22,7 +22,9 @@ range, no policy: those are the layers above.
 
 import contextlib
 import errno
+import os
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from safedial import ports
@@ -34,100 +36,163 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
 Sides: TypeAlias = tuple[int, ...]
+# Asks the kernel for a connection, and tells whether it is there already.
+Ask: TypeAlias = Callable[[socket.socket, SockAddr], bool]
+# Where the caller chose the source port, nothing is steered or checked.
+UNGUARDED: Sides = ()
 
 
 def connect(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> None:
     """Connect *sock*, blocking or with its timeout, and never to itself.
 
     *sides* are the parts of the ephemeral range to draw from, one after the other as they are used
-    up: `ports.side_options` of the port, or `ports.UNSTEERED`.
+    up: `ports.side_options` of the port, or `ports.UNSTEERED`, or `UNGUARDED`.
 
     Raises:
         SelfConnectError: nobody listens; the socket is closed.
         PortsExhaustedError: no local port is free to reach *sockaddr*.
         OSError: what the kernel said, EADDRNOTAVAIL for an address this host lacks included.
     """
+    _guarded(_ask, sock, sockaddr, sides)
+
+
+def begin(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
+    """Begin to connect the non-blocking *sock*; tell whether it is connected already.
+
+    Where it is not, `arrived` tells it once the socket is writable. Raises what `connect` does.
+    """
+    return _guarded(_begin, sock, sockaddr, sides)
+
+
+def arrived(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
+    """Tell whether *sock*, which is writable, is connected, or must be waited for again.
+
+    Raises what `connect` does. A selector may wake its caller too early (Go's issues 14548 and
+    19289), so that only a peer address proves a connection.
+    """
+    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    _check(sock, sockaddr, sides)
+    return True
+
+
+async def connect_async(loop: "AbstractEventLoop", sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> None:
+    """Connect the non-blocking *sock* as `connect` does, waiting in *loop* where there is a wait."""
+    try:
+        # Other systems than Linux answer a second connect(2) otherwise: nothing is begun there.
+        if not (ports.ON_LINUX and sides and _on_each_side(_begin_for_asyncio, sock, sockaddr, sides)):
+            await loop.sock_connect(sock, sockaddr)
+            _check(sock, sockaddr, sides)
+    except OSError as error:
+        if not _short_of_ports(error, sides):
+            raise
+        # In a thread, as counting the ports takes a tenth of a second where thousands are in use.
+        raise await loop.run_in_executor(None, _explain, sock, sockaddr, sides, error)  # noqa: B904  # as below
+
+
+def _guarded(ask: Ask, sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
+    try:
+        return _on_each_side(ask, sock, sockaddr, sides)
+    except OSError as error:
+        if not _short_of_ports(error, sides):
+            raise
+        raise _explain(sock, sockaddr, sides, error)  # noqa: B904  # it is *error*, or has it
+
+
+def _on_each_side(ask: Ask, sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
+    """Ask for a connection from one side after the other, until one has a port to give.
+
+    Return what *ask* did: whether *sock* is connected already. If so, it is checked.
+    """
+    if not sides:
+        return ask(sock, sockaddr)
     shortage = None
     for side in sides:
         if side:
             ports.steer(sock, side)
         try:
-            sock.connect(sockaddr)
+            connected = ask(sock, sockaddr)
         except OSError as error:
             if error.errno != errno.EADDRNOTAVAIL:
                 raise
             shortage = error.with_traceback(None)  # which would hold this frame in a cycle
         else:
-            if reached_itself(sock, sockaddr[1]):
-                raise _let_go(sock, sockaddr)
-            return
+            if connected:
+                _check(sock, sockaddr, sides)
+            return connected
     moved = ports.side_options_now(sockaddr[1], sides)
-    if not moved:
-        raise _explain(sock, sockaddr, sides, shortage)
-    connect(sock, sockaddr, moved)
-
-
-async def connect_async(loop: "AbstractEventLoop", sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> None:
-    """Connect the non-blocking *sock* as `connect` does, waiting in *loop* where there is a wait."""
-    shortage = None
-    for side in sides:
-        if side:
-            ports.steer(sock, side)
-        try:
-            if not _connected_at_once(sock, sockaddr):
-                await loop.sock_connect(sock, sockaddr)
-        except OSError as error:
-            if error.errno != errno.EADDRNOTAVAIL:
-                raise
-            shortage = error.with_traceback(None)  # as above
-        else:
-            if reached_itself(sock, sockaddr[1]):
-                raise _let_go(sock, sockaddr)
-            return
-    moved = ports.side_options_now(sockaddr[1], sides)
-    if not moved:
-        # In a thread, as counting the ports takes a tenth of a second where thousands are in use.
-        raise await loop.run_in_executor(None, _explain, sock, sockaddr, sides, shortage)
-    await connect_async(loop, sock, sockaddr, moved)
-
-
-def _connected_at_once(sock: socket.socket, sockaddr: SockAddr) -> bool:
-    """Begin to connect the non-blocking *sock*; tell whether it is connected already.
-
-    On Linux a loopback handshake is over when connect(2) returns, though it answers EINPROGRESS;
-    a second connect(2) then answers 0, or the failure, and EALREADY where the handshake goes on.
-    That saves the event loop a turn, and finds a self-connect before a cancellation can come
-    between. Other systems answer a second connect(2) otherwise: nothing is begun there.
-    """
-    if not ports.ON_LINUX:
-        return False
+    if moved:
+        return _on_each_side(ask, sock, sockaddr, moved)
+    assert shortage is not None, "there is one side at least"
     try:
-        sock.connect(sockaddr)
-    except BlockingIOError:
-        pass
-    else:
-        return True  # deferred until there is data, as by TCP_FASTOPEN_CONNECT
-    try:
-        sock.connect(sockaddr)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        raise OSError(error.errno, f"Connect call failed {sockaddr}") from None  # asyncio's words
+        raise shortage
+    finally:
+        del shortage  # as above
+
+
+def _ask(sock: socket.socket, sockaddr: SockAddr) -> bool:
+    sock.connect(sockaddr)
     return True
 
 
-def _let_go(sock: socket.socket, sockaddr: SockAddr) -> SelfConnectError:
-    release(sock)
-    return SelfConnectError.at(sockaddr[0], sockaddr[1])
+def _begin(sock: socket.socket, sockaddr: SockAddr) -> bool:
+    return _deferred(sock, sockaddr) or (ports.ON_LINUX and _connected_by_now(sock, sockaddr))
 
 
-def _explain(sock: socket.socket, sockaddr: SockAddr, sides: Sides, shortage: OSError | None) -> OSError:
+def _begin_for_asyncio(sock: socket.socket, sockaddr: SockAddr) -> bool:
+    if _deferred(sock, sockaddr):
+        return True
+    try:
+        return _connected_by_now(sock, sockaddr)
+    except OSError as error:
+        raise OSError(error.errno, f"Connect call failed {sockaddr}") from None  # asyncio's words
+
+
+def _deferred(sock: socket.socket, sockaddr: SockAddr) -> bool:
+    """Begin to connect; tell whether that is put off until there is data (TCP_FASTOPEN_CONNECT)."""
+    try:
+        sock.connect(sockaddr)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _connected_by_now(sock: socket.socket, sockaddr: SockAddr) -> bool:
+    """Tell whether the handshake that connect(2) began is over.
+
+    On Linux one on loopback is over when connect(2) returns, though that answers EINPROGRESS; a
+    second connect(2) then answers 0, or the failure, and EALREADY where the handshake goes on.
+    That saves a turn of the event loop or the selector, and finds a self-connect before a
+    cancellation can come between.
+    """
+    try:
+        sock.connect(sockaddr)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _check(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> None:
+    if sides and reached_itself(sock, sockaddr[1]):
+        release(sock)
+        raise SelfConnectError.at(sockaddr[0], sockaddr[1])
+
+
+def _short_of_ports(error: OSError, sides: Sides) -> bool:
+    return bool(sides) and error.errno == errno.EADDRNOTAVAIL
+
+
+def _explain(sock: socket.socket, sockaddr: SockAddr, sides: Sides, shortage: OSError) -> OSError:
     """Return what EADDRNOTAVAIL from connect(2), the *shortage*, means, of two things.
 
     An address that this host lacks (IPv6 switched off) is permanent. Used-up ports are not, and
     on systems that pick a port already in use (Go's "spurious") the next dial may succeed.
     """
-    assert shortage is not None, "there is one side at least"
     if _lacks_local_address(sock.family, sockaddr):
         return shortage
     own = ports.own_range(sock) if sides == ports.UNSTEERED else None

@@ -153,10 +153,12 @@ def combined_error(errors: list[OSError]) -> OSError:
     """Choose the error of a dial as asyncio's ``create_connection`` does: the only one, or one
     for all that read alike, or one that lists them. Unlike asyncio's, the list keeps an errno
     that all share, so that ``except ConnectionRefusedError`` works for a name with two addresses.
+    Errors that only safedial has stay themselves.
     """
     first = errors[0]
     texts = [str(error) for error in errors]
-    if all(text == texts[0] for text in texts):
+    ours = isinstance(first, SelfConnectError | PortsExhaustedError)
+    if all(text == texts[0] for text in texts) or (ours and all(type(error) is type(first) for error in errors)):
         return _with_others(first, errors[1:])
     summary = f"Multiple exceptions: {', '.join(texts)}"
     if first.errno is not None and all(error.errno == first.errno for error in errors):

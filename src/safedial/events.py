@@ -13,7 +13,7 @@ from safedial.addresses import Host, Port, SockAddr, describe
 
 logger = logging.getLogger("safedial")
 
-EventKind: TypeAlias = Literal["connected", "failed", "self_connect", "retry"]
+EventKind: TypeAlias = Literal["connected", "lost", "failed", "self_connect", "retry"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,8 @@ class DialEvent:
     """Something that happened during a dial.
 
     Attributes:
-        kind: ``connected``: an address answered. ``failed``: an address, or the resolver, did not.
+        kind: ``connected``: an address answered. ``lost``: this one had not when another did, just
+            after this event; its socket is closed. ``failed``: an address, or the resolver, did not.
             ``self_connect``: the kernel connected the socket to itself; it was let go.
             ``retry``: the policy goes on, after `wait`.
         host: the host as the caller gave it.
@@ -29,7 +30,7 @@ class DialEvent:
         address: the socket address of the attempt; None for the resolver's failures and ``retry``.
         attempt: the round of the policy, from 1. One round tries every address.
         elapsed: seconds since the dial began.
-        error: what the attempt raised; None for ``connected``.
+        error: what the attempt raised; None for ``connected`` and ``lost``.
         wait: seconds until the next round; None but for ``retry``.
     """
 
@@ -81,6 +82,8 @@ def _sentence(event: DialEvent) -> str:
         dialed += f" at {at}"
     if event.kind == "connected":
         return f"{dialed}: connected, attempt {event.attempt}, {event.elapsed:.3f} s since the dial began"
+    if event.kind == "lost":
+        return f"{dialed}: attempt {event.attempt} had no answer when another address had, {event.elapsed:.3f} s"
     if event.kind == "retry":
         return f"{dialed}: attempt {event.attempt} failed, the next one in {event.wait:.3f} s"
     return f"{dialed}: attempt {event.attempt} failed: {event.error}"

@@ -1,29 +1,39 @@
 """The record of one dial: which attempts were made, what each said, and telling the world.
 
-Shared by the blocking and the asyncio driver. Makes no decisions.
+Shared by the blocking and the asyncio driver. It also makes the error that a dial ends with.
 """
 
+import errno
 import logging
 import time
 
 from safedial.addresses import Host, Port, SockAddr, describe
+from safedial.deadline import NO_DEADLINE, Deadline
 from safedial.errors import SelfConnectError
 from safedial.events import DialEvent, EventKind, OnEvent, emit, logger
+
+# A resolver may give other addresses in each round; 1000 tell enough.
+_MOST_NOTES = 1000
 
 
 class Journal:
     """What one dial has done so far. Belongs to that dial alone."""
 
-    __slots__ = ("_said", "attempt", "errors", "host", "on_event", "port", "started")
+    __slots__ = ("_said", "attempt", "deadline", "errors", "host", "last", "losers", "on_event", "port", "started")
 
-    def __init__(self, host: Host, port: Port, on_event: OnEvent | None) -> None:
+    def __init__(self, host: Host, port: Port, on_event: OnEvent | None, total_timeout: float | None = None) -> None:
         self.host = host
         self.port = port
         self.on_event = on_event
         self.started = time.monotonic()
+        self.deadline = NO_DEADLINE if total_timeout is None else Deadline(total_timeout, self.started)
         self.attempt = 1
         # The errors of the newest round, one for each address.
         self.errors: list[OSError] = []
+        # The last failure that was not just the end of the time.
+        self.last: OSError | None = None
+        # Whose sockets were still connecting when another address had answered.
+        self.losers: list[SockAddr] = []
         # What failed where and how: the first and last attempt, and the last one's words. Keyed so
         # that a loop of a day needs no more memory than one of a minute.
         self._said: dict[tuple[str, type, int | None], tuple[int, int, str]] = {}
@@ -33,8 +43,10 @@ class Journal:
         return self.on_event is not None or logger.isEnabledFor(logging.DEBUG)
 
     def connected(self, sockaddr: SockAddr) -> None:
-        """Tell that *sockaddr* answered."""
+        """Tell that *sockaddr* answered, and who had not."""
         if self.attempt > 1 or self._observed:
+            for loser in self.losers if self._observed else ():
+                self._emit("lost", loser)
             self._emit("connected", sockaddr)
 
     def failed(self, sockaddr: SockAddr, error: OSError) -> None:
@@ -49,6 +61,11 @@ class Journal:
         key = where, type(error), error.errno
         first = self._said[key][0] if key in self._said else self.attempt
         self._said[key] = first, self.attempt, str(error) or type(error).__name__
+        if len(self._said) > _MOST_NOTES:
+            del self._said[next(iter(self._said))]
+        # A timeout without an errno is our own; the kernel's has one.
+        if error.errno is not None or not self.deadline.met:
+            self.last = error
         itself = isinstance(error, SelfConnectError)
         if itself or self._observed:
             self._emit("self_connect" if itself else "failed", sockaddr, error)
@@ -67,6 +84,8 @@ class Journal:
         if all_errors and self.errors:
             outcome = ExceptionGroup("create_connection failed", self.errors)
             outcome.__suppress_context__ = True  # *error* is one of its members
+        if self.deadline.met:
+            outcome = self._out_of_time(self.last if outcome is error else outcome)
         rounds = "1 attempt" if self.attempt == 1 else f"{self.attempt} attempts"
         outcome.add_note(
             f"safedial: gave up dialing {describe(self.host, self.port)} after {rounds}, "
@@ -76,6 +95,22 @@ class Journal:
             which = f"attempt {first}" if first == last else f"attempts {first} to {last}"
             outcome.add_note(f"safedial: {where}, {which}: {words}")
         return outcome
+
+    def _out_of_time(self, cause: Exception | None) -> TimeoutError:
+        text = (
+            f"Timed out: {describe(self.host, self.port)} could not be reached within total_timeout, "
+            f"{self.deadline.total:g} s"
+        )
+        if self.deadline.refused is not None:
+            text += f"; the wait before the next attempt, {self.deadline.refused:.3f} s, would have ended too late"
+        error = TimeoutError(errno.ETIMEDOUT, text)
+        error.__cause__ = cause
+        return error
+
+    def close(self) -> None:
+        """Forget the errors: their tracebacks hold frames that hold this journal."""
+        self.errors = []
+        self.last = None
 
     def _emit(
         self, kind: EventKind, sockaddr: SockAddr | None, error: OSError | None = None, wait: float | None = None

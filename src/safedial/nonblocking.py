@@ -1,20 +1,25 @@
-"""The asyncio dial: resolve, try the addresses in order or race them, retry under the policy."""
+"""The asyncio dial: resolve, race the addresses, retry under the policy."""
 
 import asyncio
 import functools
+import math
 import socket
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
-from safedial import connect, ports
-from safedial.addresses import AddrInfo, Host, Port, SockAddr, interleave, numeric
+from safedial import connect, race_tasks
+from safedial.addresses import AddrInfo, Host, Port, SockAddr, interleave, numeric, of_families
+from safedial.attempt import Attempt
+from safedial.deadline import within
 from safedial.errors import combined_error
 from safedial.events import HookError
 from safedial.journal import Journal
-from safedial.race import race
-from safedial.selfconnect import abandon
-from safedial.settings import DEFAULT, Settings, policy_after
+from safedial.race import Race
+from safedial.resolving import resolve_async
+from safedial.settings import DEFAULT, Resolver, Settings, policy_after
+
+_Attempting: TypeAlias = Callable[[AddrInfo, float | None], Coroutine[Any, Any, Attempt]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,28 +32,26 @@ class Target:
     proto: int = 0
     flags: int = 0
     local_addr: SockAddr | None = None
-    happy_eyeballs_delay: float | None = None
     interleave: int | None = None
 
 
 async def dial(settings: Settings, target: Target, *, all_errors: bool) -> socket.socket:
     """Return a connected non-blocking socket; `safedial.create_connection` tells the rest."""
-    journal = Journal(target.host, target.port, settings.on_event)
+    journal = Journal(target.host, target.port, settings.on_event, settings.total_timeout)
+    first: OSError | None = None
     try:
-        return await _round(settings, target, journal)
-    except OSError as error:
-        first = error
-    except HookError as hook:
-        raise hook.error from None
-    try:
+        try:
+            return await _round(settings, target, journal)
+        except OSError as error:
+            first = error
         return await _go_on(settings, journal, first, functools.partial(_round, settings, target, journal))
     except OSError as error:
         raise journal.outcome(error, all_errors=all_errors)  # noqa: B904  # it is *error*, or has it
     except HookError as hook:
         raise hook.error from None
     finally:
-        journal.errors = []
-        del first  # the traceback holds this frame: break the cycle
+        journal.close()
+        first = None  # its traceback holds this frame: break the cycle
 
 
 async def dial_socket(settings: Settings, target: Target, *, all_errors: bool) -> socket.socket:
@@ -85,117 +88,132 @@ async def _go_on(
 
 
 async def _round(settings: Settings, target: Target, journal: Journal) -> socket.socket:
-    """Try every address once: in order, or racing where a delay is given."""
-    errors: list[OSError] = []
-    journal.errors = errors
-    try:
-        infos = await _resolve(target.host, target.port, target, journal)
-        sources = None
-        if target.local_addr is not None:
-            host, port, *scope = target.local_addr
-            sources = await _resolve(host, port, target, journal)
-            if scope:  # the flow label and the scope id of an IPv6 source
-                sources = [(*info[:4], (*info[4][:2], *scope)) for info in sources]
+    """Try every address once: racing, or one after the other."""
+    journal.errors = []
+    loop = asyncio.get_running_loop()
+    infos = _known(target.host, target.port, target)
+    if not infos:
+        infos = await _resolve(loop, target.host, target.port, target, journal, settings.resolver)
+    sources = None
+    if target.local_addr is not None:
+        sources = await _sources(loop, target, journal)
+        infos = of_families(infos, {source[0] for source in sources}) or infos
+    journal.deadline.check()
+    limit = None if settings.timeout is DEFAULT else settings.timeout  # asyncio knows no default
+    attempt = functools.partial(_attempt, loop, settings, sources)
+    if len(infos) == 1:
+        won = await _only(journal, infos[0], attempt, limit)
+    else:
+        # Two sockets can't have one source port at a time.
+        delay = None if sources and sources[0][4][1] else settings.happy_eyeballs_delay
         # asyncio's rule: racing interleaves, unless the caller says 0.
-        racing = target.happy_eyeballs_delay is not None
-        infos = interleave(infos, int(racing) if target.interleave is None else target.interleave)
-        if target.happy_eyeballs_delay is not None and len(infos) > 1:
-            lanes = [functools.partial(_lane, settings, info, sources, journal, errors) for info in infos]
-            won = await race(lanes, target.happy_eyeballs_delay, _discard)
-        else:
-            won = None
-            for info in infos:
-                won = await _lane(settings, info, sources, journal, errors)
-                if won is not None:
-                    break
-        if won is not None:
-            return _announce(journal, *won)
-        raise combined_error(errors)
-    finally:
-        del errors
-
-
-async def _resolve(host: Host, port: Port, target: Target, journal: Journal) -> Sequence[AddrInfo]:
-    known = numeric(host, port, target.family)
-    if known and target.proto in (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP):  # as asyncio has it
-        return known
-    loop = asyncio.get_running_loop()
+        infos = interleave(infos, int(delay is not None) if target.interleave is None else target.interleave)
+        won = await _first_of(loop, journal, infos, attempt, delay, limit)
     try:
-        infos = await loop.getaddrinfo(
-            host, port, family=target.family, type=socket.SOCK_STREAM, proto=target.proto, flags=target.flags
-        )
-        if not infos:
-            raise OSError("getaddrinfo() returned empty list")
-    except UnicodeError as error:
-        error.add_note(f"safedial: {host!r} can't be a host name")
-        raise
-    except OSError as error:
-        journal.unresolved(host, error)
-        raise
-    return cast("list[AddrInfo]", infos)
-
-
-_Won: TypeAlias = tuple[socket.socket, SockAddr]
-
-
-def _discard(won: _Won) -> None:
-    won[0].close()
-
-
-def _announce(journal: Journal, sock: socket.socket, sockaddr: SockAddr) -> socket.socket:
-    try:
-        journal.connected(sockaddr)
+        journal.connected(won.sockaddr)
     except BaseException:
-        sock.close()
+        won.sock.close()
         raise
-    return sock
+    return won.sock
 
 
-async def _lane(
-    settings: Settings,
-    info: AddrInfo,
-    sources: Sequence[AddrInfo] | None,
-    journal: Journal,
-    errors: list[OSError],
-) -> _Won | None:
-    """Attempt one address. Return its socket, or None with the error kept."""
+async def _only(journal: Journal, info: AddrInfo, attempt: _Attempting, limit: float | None) -> Attempt:
+    """Connect to the one address there is; most dials are such."""
     try:
-        return await _attempt(settings, info, sources), info[4]
+        return await attempt(info, journal.deadline.cap(limit))
     except OSError as error:
-        errors.append(error)
+        journal.errors = [error]
         journal.failed(info[4], error)
-    finally:
-        del errors  # a kept error holds this frame: break the cycle
-    # A refusal on loopback takes no wait. Without a turn for the loop, a bare reconnect loop would
-    # starve every other task and could not be cancelled.
-    await asyncio.sleep(0)
-    return None
-
-
-async def _attempt(settings: Settings, info: AddrInfo, sources: Sequence[AddrInfo] | None) -> socket.socket:
-    family, kind, proto, _, sockaddr = info
-    loop = asyncio.get_running_loop()
-    guarded = connect.kernel_chooses_port(family, sources[0][4] if sources else None)
-    sock = socket.socket(family, kind, proto)
+        failure = error
     try:
-        sock.setblocking(False)
-        for option in settings.socket_options or ():
-            sock.setsockopt(*option)
-        if sources is not None:
-            _bind_one(sock, sources)
-        if guarded:
-            sides = ports.side_options(sockaddr[1]) if settings.steer else ports.UNSTEERED
-            connecting = connect.connect_async(loop, sock, sockaddr, sides)
-        else:
-            connecting = loop.sock_connect(sock, sockaddr)
-        if settings.timeout in _NO_LIMIT:
-            await connecting
-        else:
-            await _within(settings.timeout, connecting)
+        await _turn()
+        raise failure
+    finally:
+        del failure  # its traceback holds this frame: break the cycle
+
+
+async def _first_of(
+    loop: asyncio.AbstractEventLoop,
+    journal: Journal,
+    infos: Sequence[AddrInfo],
+    attempt: _Attempting,
+    delay: float | None,
+    limit: float | None,
+) -> Attempt:
+    """Connect to the address that answers first; with no *delay*, to the first that answers."""
+    left = journal.deadline.cap(None)
+    race = Race(len(infos), delay, limit, math.inf if left is None else loop.time() + left)
+
+    async def lane(number: int, limit: float | None) -> Attempt | None:
+        info = infos[number]
+        try:
+            return await attempt(info, limit)
+        except OSError as error:
+            race.failed(number, error, loop.time())
+            journal.failed(info[4], error)
+        await _turn()
+        return None
+
+    try:
+        winner = await race_tasks.run(race, lane, lambda late: late.sock.close())
+        if winner is None:
+            journal.errors = race.failures()
+            raise combined_error(journal.errors)
+        journal.losers = [infos[number][4] for number in race.running if infos[number][4] is not winner.sockaddr]
+        return winner
+    finally:
+        race.errors.clear()  # as above
+
+
+async def _turn() -> None:
+    """Give the loop a turn after a failure: a refusal on loopback takes no wait, and a bare
+    reconnect loop would starve every other task and could not be cancelled.
+    """
+    await asyncio.sleep(0)
+
+
+def _known(host: Host, port: Port, target: Target) -> Sequence[AddrInfo]:
+    # Which protocols need no resolver is asyncio's rule.
+    return numeric(host, port, target.family) if target.proto in (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP) else ()
+
+
+async def _resolve(
+    loop: asyncio.AbstractEventLoop,
+    host: Host,
+    port: Port,
+    target: Target,
+    journal: Journal,
+    resolver: Resolver | None,
+) -> Sequence[AddrInfo]:
+    hints = {"family": target.family, "proto": target.proto, "flags": target.flags}
+    return await resolve_async(loop, journal, host, port, resolver, **hints)
+
+
+async def _sources(loop: asyncio.AbstractEventLoop, target: Target, journal: Journal) -> Sequence[AddrInfo]:
+    """Return the addresses to dial from."""
+    assert target.local_addr is not None
+    host, port, *scope = target.local_addr
+    infos = _known(host, port, target) or await _resolve(loop, host, port, target, journal, None)
+    if scope:  # the flow label and the scope id of an IPv6 source
+        infos = [(*info[:4], (*info[4][:2], *scope)) for info in infos]
+    return infos
+
+
+async def _attempt(
+    loop: asyncio.AbstractEventLoop,
+    settings: Settings,
+    sources: Sequence[AddrInfo] | None,
+    info: AddrInfo,
+    limit: float | None,
+) -> Attempt:
+    bind = None if sources is None else functools.partial(_bind_one, sources=sources)
+    attempt = Attempt(settings, 0, sources[0][4] if sources else None, bind, info)
+    try:
+        await within(limit, attempt.connect_async(loop))
     except BaseException as error:
-        abandon(sock, error, guarded=guarded)
+        attempt.abandon(error)
         raise
-    return sock
+    return attempt
 
 
 def _bind_one(sock: socket.socket, sources: Sequence[AddrInfo]) -> None:
@@ -212,19 +230,7 @@ def _bind_one(sock: socket.socket, sources: Sequence[AddrInfo]) -> None:
             failure = OSError(error.errno, words)
         else:
             return
-    raise failure or OSError(f"no matching local address with family={sock.family!r} found")
-
-
-# What stands for "no limit" here, where sockets have no default timeout to fall back on.
-_NO_LIMIT = (None, DEFAULT)
-
-
-async def _within(seconds: Any, connecting: Coroutine[Any, Any, None]) -> None:
-    limit = asyncio.timeout(seconds)
-    try:
-        async with limit:
-            await connecting
-    except TimeoutError:
-        if limit.expired():
-            raise TimeoutError("timed out") from None  # the words of a blocking socket's
-        raise
+    if failure is None:
+        failure = OSError(f"no matching local address with family={sock.family!r} found")  # asyncio's words
+        failure.add_note(f"safedial: the source address is {', '.join(source[0] for *_, source in sources)}")
+    raise failure

@@ -13,6 +13,7 @@ import tenacity
 from tenacity import AsyncRetrying, RetryCallState, sleep_using_event
 from tenacity.stop import stop_any, stop_when_event_set
 
+from safedial.deadline import within
 from safedial.journal import Journal
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ class _Retries:
             self.own_sleep = policy.sleep
 
     async def wait_after(self, error: OSError) -> float | None:
-        """Return the seconds to wait before the next round, None where there is none.
+        """Return the seconds to wait before the next round, None where there is none, as the
+        policy says no more or the wait would end past the deadline.
 
         Suspends only in what the user wrote as a coroutine.
         """
@@ -68,13 +70,17 @@ class _Retries:
             # Without tenacity's own frames, which would keep the error alive in a cycle.
             error.__traceback__ = traceback
             return None
+        if not wait >= 0:
+            raise ValueError(f"policy: a wait must be 0 or more seconds, not {wait}")
+        if self._journal.deadline.refuse(wait):
+            return None
         self._journal.retrying(error, wait)
         self._state.prepare_for_next_attempt()
         return wait
 
     async def begin_round(self) -> bool:
-        """Go on to the next round, unless a stop event was set meanwhile; tell which."""
-        if any(event.is_set() for event in self._stops):
+        """Go on to the next round, unless a stop event or the deadline came meanwhile; tell which."""
+        if any(event.is_set() for event in self._stops) or self._journal.deadline.met:
             return False
         self._journal.attempt += 1
         await self._step()
@@ -119,9 +125,11 @@ async def dial_async(policy: "Policy", journal: Journal, error: OSError, once: C
     """Do as `dial` does, awaiting *once* and the waits. Cancellation ends the dial."""
     retries = _Retries(policy, journal)
     try:
-        while (wait := await retries.wait_after(error)) is not None:
-            await _sleep_async(policy, retries, wait)
-            if not await retries.begin_round():
+        # What the user wrote need keep neither to *wait* nor to the deadline.
+        left = journal.deadline.cap
+        while (wait := await within(left(None), retries.wait_after(error))) is not None:
+            await within(left(None), _sleep_async(policy, retries, wait))
+            if not await within(left(None), retries.begin_round()):
                 break
             try:
                 return await once()

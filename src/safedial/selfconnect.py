@@ -13,6 +13,9 @@ from safedial.addresses import same_endpoint
 
 INET = (socket.AF_INET, socket.AF_INET6)
 
+# SO_LINGER (1, 0): close() resets. A Windows linger is two shorts, elsewhere it is two ints.
+RESET = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+
 
 class HasFileno(Protocol):
     """Anything with a file descriptor, such as a socket of any kind."""
@@ -42,13 +45,20 @@ def is_self_connected(sock: HasFileno | int) -> bool:
     if isinstance(sock, bool) or not (isinstance(sock, int) or hasattr(sock, "fileno")):
         hint = "; ask its get_extra_info('socket')" if hasattr(sock, "get_extra_info") else ""
         raise TypeError(f"sock must be a socket, a file descriptor or have fileno(), not {sock!r}{hint}")
-    # A duplicate can be closed without closing the caller's socket.
-    number = sock if isinstance(sock, int) else sock.fileno()
-    # SOCK_NONBLOCK keeps socket() from applying the default timeout, which would make the caller's
-    # descriptor non-blocking too: both share one open file description.
-    kind = socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0)
-    with socket.socket(type=kind, fileno=socket.dup(number)) as duplicate:
-        return _proven(duplicate)
+    with duplicate(sock if isinstance(sock, int) else sock.fileno()) as copy:
+        return _proven(copy)
+
+
+def duplicate(number: int) -> socket.socket:
+    """Return a socket on a duplicate of *number*, which can be closed without closing the original."""
+    copy = socket.dup(number)
+    try:
+        # SOCK_NONBLOCK keeps socket() from applying the default timeout, which would make the caller's
+        # descriptor non-blocking too: both share one open file description.
+        return socket.socket(type=socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0), fileno=copy)
+    except BaseException:
+        socket.close(copy)  # it is no socket
+        raise
 
 
 def reached_itself(sock: socket.socket, port: int) -> bool:
@@ -71,13 +81,12 @@ def release(sock: socket.socket) -> None:
     connection: it loses data that was not sent yet. Never after shutdown(), which would
     leave TIME_WAIT all the same, for 60 s and against the server's SO_REUSEADDR.
     """
-    # A Windows linger is two shorts, elsewhere it is two ints.
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if os.name == "nt" else "ii", 1, 0))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     sock.close()
 
 
-def abandon(sock: socket.socket, error: BaseException, *, guarded: bool) -> None:
-    """Close a *sock* whose dial ended with *error*: failed, timed out, cancelled or interrupted.
+def abandon(sock: socket.socket, error: BaseException | None, *, guarded: bool) -> None:
+    """Close a *sock* whose dial ended with *error*, or for no fault of its own.
 
     Where it is *guarded* it may have connected to itself just before, and must then not keep the
     port. What was refused has not, so a loop on a dead port is spared the look.

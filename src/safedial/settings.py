@@ -6,11 +6,11 @@ A frozen record without state of its own, so that threads, tasks and forked chil
 import enum
 import inspect
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, cast
 
-from safedial.addresses import check_host, check_port, check_seconds, pair
+from safedial.addresses import AddrInfo, check_host, check_port, pair, seconds
 from safedial.errors import is_spurious
 from safedial.events import OnEvent
 from safedial.ports import IP_LOCAL_PORT_RANGE
@@ -36,12 +36,16 @@ DEFAULT: Final = Default.DEFAULT
 _STDLIB_DEFAULT_TIMEOUT: Final[object] = getattr(socket, "_GLOBAL_DEFAULT_TIMEOUT", DEFAULT)
 
 SocketOption: TypeAlias = tuple[int, int, int | bytes]
+# Called as socket.getaddrinfo and loop.getaddrinfo are: (host, port, *, family, type, proto, flags).
+BlockingResolver: TypeAlias = Callable[..., Iterable[AddrInfo]]
+Resolver: TypeAlias = BlockingResolver | Callable[..., Awaitable[Iterable[AddrInfo]]]
 Timeout: TypeAlias = float | Literal[Default.DEFAULT] | None
 
 
 class DialOptions(TypedDict, total=False):
     """The keyword options that every face of safedial takes; `Dialer` explains them."""
 
+    total_timeout: float | None
     socket_options: Iterable[SocketOption] | None
     policy: "Policy | Literal[Default.DEFAULT] | None"
     on_event: OnEvent | None
@@ -53,19 +57,27 @@ class Settings:
     """What stays the same from dial to dial; `safedial.Dialer` documents each field."""
 
     timeout: Timeout = DEFAULT
+    total_timeout: float | None = None
     source_address: tuple[str, int] | None = None
     family: int = 0
     socket_options: Iterable[SocketOption] | None = ()
+    happy_eyeballs_delay: float | None = 0.25
+    resolver: Resolver | None = None
     policy: "Policy | Literal[Default.DEFAULT] | None" = DEFAULT
     on_event: OnEvent | None = None
     steer: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "timeout", checked_timeout(self.timeout))
+        for name in ("total_timeout", "happy_eyeballs_delay"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, seconds(name, value))
         check_source(self.source_address)
         check_family(self.family)
         options = _checked_options(self.socket_options)
         object.__setattr__(self, "socket_options", options)
+        if self.resolver is not None and not callable(self.resolver):
+            raise TypeError(f"resolver must be callable or None, not {self.resolver!r}")
         check_policy(self.policy)
         check_on_event(self.on_event)
         if not isinstance(self.steer, bool):
@@ -97,9 +109,7 @@ def checked_timeout(timeout: Any) -> Timeout:
     """Return *timeout*, or raise TypeError or ValueError where it is no time."""
     if timeout is DEFAULT or timeout is _STDLIB_DEFAULT_TIMEOUT:
         return DEFAULT
-    if timeout is not None:
-        check_seconds("timeout", timeout)
-    return cast("float | None", timeout)
+    return None if timeout is None else seconds("timeout", timeout)
 
 
 def check_source(source: Any) -> None:

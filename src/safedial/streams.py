@@ -9,15 +9,15 @@ from collections.abc import Callable
 from typing import Any, TypeVar, Unpack
 
 from safedial import nonblocking
-from safedial.addresses import check_host, check_port, check_seconds, pair
-from safedial.settings import DialOptions, Settings, check_family, check_options
+from safedial.addresses import check_host, check_port, pair, seconds
+from safedial.settings import DialOptions, Resolver, Settings, check_family, check_options
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 # asyncio.streams._DEFAULT_LIMIT, the size of a StreamReader's buffer in bytes (64 KiB).
 _DEFAULT_LIMIT = 2**16
 
-_PLAIN = Settings(timeout=None)
+_PLAIN = Settings(timeout=None, happy_eyeballs_delay=None)
 
 
 class ConnectionOptions(DialOptions, total=False):
@@ -36,6 +36,7 @@ class ConnectionOptions(DialOptions, total=False):
     interleave: int | None
     all_errors: bool
     timeout: float | None
+    resolver: Resolver | None
 
 
 async def open_connection(
@@ -84,6 +85,7 @@ async def create_connection(
     interleave: int | None = None,
     all_errors: bool = False,
     timeout: float | None = None,  # noqa: ASYNC109  # for each attempt, which asyncio.timeout can't be
+    resolver: Resolver | None = None,
     **options: Unpack[DialOptions],
 ) -> tuple[asyncio.Transport, P]:
     """Connect as the running loop's ``create_connection`` does, and never to itself.
@@ -106,12 +108,16 @@ async def create_connection(
         ssl_handshake_timeout: seconds for the TLS handshake. Default: asyncio's 60.
         ssl_shutdown_timeout: seconds for the TLS shutdown. Default: asyncio's 30.
         happy_eyeballs_delay: seconds until the next address is tried beside the one that still
-            connects (RFC 8305). Default: None, one after the other.
+            connects (RFC 8305). Default: None, one after the other, as in asyncio.
         interleave: how many addresses of the first family lead before families alternate.
             Default: 1 with *happy_eyeballs_delay*, else the resolver's order.
         all_errors: raise an ExceptionGroup of each address's last error instead of one error.
         timeout: seconds for one attempt at one address. Default: None, no limit.
+        resolver: a callable or coroutine function in place of the loop's ``getaddrinfo`` for
+            *host*, as `Dialer` explains. Default: None.
         **options: keyword arguments, which `Dialer` explains.
+            total_timeout: seconds for the whole dial, without the TLS handshake, which has
+                *ssl_handshake_timeout*. Default: None, no limit.
             policy: what is dialed again, and when. Default: `redial()`.
             on_event: called with each `DialEvent`. Default: None.
             steer: keep the kernel off the destination's port. Default: True.
@@ -123,6 +129,7 @@ async def create_connection(
     Raises:
         SelfConnectError: nobody listens there, and the kernel connected the socket to itself.
         PortsExhaustedError: no local port is free to reach the destination.
+        TimeoutError: an attempt took longer than *timeout*, or all of it than *total_timeout*.
         OSError: as asyncio's: the only error, or one that lists all; where all share an errno,
             it has it too, which asyncio's has not. What was said is attached as notes.
         TypeError, ValueError: an argument is of no use; the message names it.
@@ -137,17 +144,19 @@ async def create_connection(
         tls["ssl_shutdown_timeout"] = ssl_shutdown_timeout
     _check_tls(ssl, host, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout)
     settings = _PLAIN
-    if options or timeout is not None:
+    own = [name for name, value in (("timeout", timeout), ("resolver", resolver)) if value is not None]
+    own += options
+    if own or happy_eyeballs_delay is not None:
         check_options("create_connection", options, DialOptions.__annotations__)
-        settings = Settings(timeout=timeout, **options)
+        settings = Settings(timeout=timeout, resolver=resolver, happy_eyeballs_delay=happy_eyeballs_delay, **options)
     if sock is not None or (host is None and port is None):
-        if settings is not _PLAIN:
-            raise ValueError(f"{', '.join(options) or 'timeout'}: only for a dial to host and port")
+        if own:
+            raise ValueError(f"{', '.join(own)}: only for a dial to host and port")
         # Nothing to dial. The loop says what is wrong with the arguments, if anything is.
         given: dict[str, Any] = {"host": host, "port": port, "sock": sock, "server_hostname": server_hostname}
         return await loop.create_connection(protocol_factory, **given, **tls)
-    _check_target(host, port, family, local_addr, happy_eyeballs_delay, interleave)
-    target = nonblocking.Target(host, port, family, proto, flags, local_addr, happy_eyeballs_delay, interleave)
+    _check_target(host, port, family, local_addr, interleave)
+    target = nonblocking.Target(host, port, family, proto, flags, local_addr, interleave)
     sock = await nonblocking.dial(settings, target, all_errors=all_errors)
     try:
         protocol = protocol_factory()
@@ -173,12 +182,11 @@ def _check_tls(ssl: Any, host: Any, server_hostname: Any, handshake_timeout: Any
             continue
         if not ssl:
             raise ValueError(f"{name} is only meaningful with ssl")
-        check_seconds(name, value)
-        if not value:
+        if not seconds(name, value):
             raise ValueError(f"{name} must be positive, not {value!r}")
 
 
-def _check_target(host: Any, port: Any, family: Any, local_addr: Any, delay: Any, interleave: Any) -> None:
+def _check_target(host: Any, port: Any, family: Any, local_addr: Any, interleave: Any) -> None:
     check_host(host)
     check_port(port)
     check_family(family)
@@ -188,7 +196,5 @@ def _check_target(host: Any, port: Any, family: Any, local_addr: Any, delay: Any
         source_host, source_port = pair(source, "local_addr")
         check_host(source_host, "local_addr")
         check_port(source_port, "local_addr")
-    if delay is not None:
-        check_seconds("happy_eyeballs_delay", delay)
     if interleave is not None and not isinstance(interleave, int):
         raise TypeError(f"interleave must be an int or None, not {interleave!r}")

@@ -1,0 +1,69 @@
+"""The time of a whole dial: what is left, whether its end is what ended the dial, and waiting so long.
+
+Imports nothing of safedial.
+"""
+
+import math
+import time
+from collections.abc import Awaitable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+# Seconds. With less left, time is up: uvloop's timers count milliseconds, and fire up to 2 ms early.
+_TICK = 0.002
+
+
+class Deadline:
+    """The time by which a dial must be over: *total* seconds after it *started*."""
+
+    __slots__ = ("end", "refused", "total")
+
+    def __init__(self, total: float | None, started: float) -> None:
+        self.total = total
+        self.end = math.inf if total is None else started + total
+        # The wait that would have ended too late, once there was one.
+        self.refused: float | None = None
+
+    def cap(self, seconds: float | None) -> float | None:
+        """Return *seconds*, or what is left where that is less. None is no limit."""
+        if self.end == math.inf:
+            return seconds
+        left = max(0.0, self.end - time.monotonic())
+        return left if seconds is None else min(seconds, left)
+
+    def refuse(self, wait: float) -> bool:
+        """Refuse *wait* seconds that would end too late, which ends the dial; tell whether."""
+        if time.monotonic() + wait > self.end - _TICK:
+            self.refused = wait
+        return self.refused is not None
+
+    @property
+    def met(self) -> bool:
+        """Whether time is up."""
+        return self.refused is not None or (self.end != math.inf and self.end - time.monotonic() < _TICK)
+
+    def check(self) -> None:
+        """Raise TimeoutError where time is up."""
+        if self.met:
+            raise TimeoutError("timed out")
+
+
+# One for all dials without an end: making it would take a hundredth of a dial.
+NO_DEADLINE = Deadline(None, 0.0)
+
+
+async def within(seconds: float | None, steps: Awaitable[T]) -> T:
+    """Await *steps*, at most for *seconds*; then raise TimeoutError in a blocking socket's words."""
+    if seconds is None:
+        return await steps
+    import asyncio  # late: the blocking dial counts its time here too
+
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            return await steps
+    except TimeoutError:
+        if limit.expired():
+            raise TimeoutError("timed out") from None
+        raise
