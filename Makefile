@@ -27,6 +27,7 @@ coverage: $(VENV)/test.stamp
 
 bench: $(VENV)/test.stamp
 	$(BIN)/python bench/dial.py
+	$(BIN)/python -m bench.happy_eyeballs
 
 clean:
 	rm -rf $(VENV)

@@ -1,19 +1,18 @@
 """Dial TCP safely: never connected to yourself, not stopped by a passing EADDRNOTAVAIL.
 
 `safe_connect` is a superset of `socket.create_connection`, `open_connection` of
-`asyncio.open_connection`. What is imported here loads neither asyncio, ssl nor tenacity; those
-come when they are first needed.
+`asyncio.open_connection`. Each name is loaded when it is first needed (PEP 562), so that a program
+pays for asyncio, ssl and tenacity only where it uses them, and the pytest plugin for nothing.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from safedial.dialer import Dialer, safe_connect
-from safedial.errors import PortsExhaustedError, PortUsage, SelfConnectError
-from safedial.events import DialEvent
-from safedial.selfconnect import is_self_connected
-
 if TYPE_CHECKING:
+    from safedial.dialer import Dialer, safe_connect
+    from safedial.errors import PortsExhaustedError, PortUsage, SelfConnectError
+    from safedial.events import DialEvent
     from safedial.policy import reconnect, redial, retry_if_spurious, retry_if_transient
+    from safedial.selfconnect import is_self_connected
     from safedial.streams import create_connection, open_connection
 
 __version__ = "0.1.0"
@@ -34,23 +33,30 @@ __all__ = [
     "safe_connect",
 ]
 
-_LATE = {
+_HOMES = {
+    "DialEvent": "events",
+    "Dialer": "dialer",
+    "PortUsage": "errors",
+    "PortsExhaustedError": "errors",
+    "SelfConnectError": "errors",
     "create_connection": "streams",
+    "is_self_connected": "selfconnect",
     "open_connection": "streams",
     "reconnect": "policy",
     "redial": "policy",
     "retry_if_spurious": "policy",
     "retry_if_transient": "policy",
+    "safe_connect": "dialer",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Load what needs asyncio or tenacity on first use (PEP 562)."""
-    if name not in _LATE:
+    """Load what is needed on first use."""
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_LATE[name]}"), name)
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     return value
 
 

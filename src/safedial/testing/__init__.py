@@ -1,0 +1,31 @@
+"""Faults for tests of clients, made on the real kernel: self-connects, EADDRNOTAVAIL, outages.
+
+For unittest and any other framework; the pytest plugin has them as fixtures. Made and tested on
+Linux; what other systems lack is tested by switching it off. Nothing is patched until a fault begins.
+"""
+
+from safedial.testing.dead import dead_port, refused_port
+from safedial.testing.faults import Fault, address_not_available, ports_exhausted, self_connect
+from safedial.testing.outage import Outage, Start
+from safedial.testing.resilience import FAULTS, Finding, assert_resilient
+from safedial.testing.retries import fast_retries
+from safedial.testing.scan import assert_no_self_connects, is_self_connected
+from safedial.testing.servers import echo
+
+__all__ = [
+    "FAULTS",
+    "Fault",
+    "Finding",
+    "Outage",
+    "Start",
+    "address_not_available",
+    "assert_no_self_connects",
+    "assert_resilient",
+    "dead_port",
+    "echo",
+    "fast_retries",
+    "is_self_connected",
+    "ports_exhausted",
+    "refused_port",
+    "self_connect",
+]

@@ -1,0 +1,153 @@
+"""The plugin from outside: a user's test files, run by pytest in processes of their own."""
+
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import safedial.pytest_plugin
+
+OTHERS = ("randomly", "asyncio", "anyio", "xdist")
+
+
+@pytest.fixture
+def run(pytester):
+    """Run a test file as a user would; the plugin comes by its entry point."""
+
+    def ran(code, *arguments):
+        pytester.makepyfile(code)
+        if "no:asyncio" not in arguments:
+            arguments += ("-o", "asyncio_default_fixture_loop_scope=function")  # else it warns
+        return pytester.runpytest_subprocess("-W", "error", "-p", "no:cacheprovider", *arguments)
+
+    return ran
+
+
+def documented():
+    """The examples in the docstrings of the fixtures, by the fixture's name."""
+    source = Path(safedial.pytest_plugin.__file__).read_text()
+    return dict(re.findall(r"@pytest.fixture\ndef (\w+)\(.*?Example::\n\n(.*?)\n    \"\"\"", source, re.DOTALL))
+
+
+def fixtures():
+    return set(re.findall(r"@pytest.fixture\ndef (\w+)", Path(safedial.pytest_plugin.__file__).read_text()))
+
+
+def test_every_fixture_has_an_example():
+    assert set(documented()) == fixtures()
+
+
+@pytest.mark.parametrize("name", sorted(fixtures()))
+def test_example_runs(run, name):
+    code = textwrap.dedent(documented()[name])
+    assert len(code.strip().splitlines()) <= 12
+    run(code).assert_outcomes(passed=code.count("def test_"))
+
+
+def test_is_listed(pytester):
+    shown = pytester.runpytest_subprocess("--fixtures").stdout.str()
+    for name in fixtures():
+        assert f"\n{name} -- " in shown or f"\n{name} " in shown
+
+
+EVERYTHING = """
+import asyncio, socket
+import pytest
+from safedial import SelfConnectError, safe_connect, open_connection
+from safedial.testing import assert_no_self_connects, is_self_connected
+
+@pytest.mark.parametrize("turn", range(4))
+def test_self_connect(self_connect, dead_port, turn):
+    fault = self_connect(dead_port, times=1)
+    with socket.create_connection(("127.0.0.1", dead_port)) as sock:
+        assert is_self_connected(sock)
+        with pytest.raises(AssertionError, match=f"on 127.0.0.1 port {dead_port}"):
+            assert_no_self_connects()
+    assert fault.befell == 1 and fault.means
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", dead_port))
+
+@pytest.mark.parametrize("turn", range(4))
+def test_asyncio(self_connect, dead_port, turn):
+    async def main():
+        self_connect(dead_port)
+        with pytest.raises(SelfConnectError):
+            await open_connection("127.0.0.1", dead_port, policy=None)
+    asyncio.run(main())
+
+def test_nothing_is_patched_before():
+    assert "connect" not in vars(socket.socket)
+
+def test_outage(outage, fast_retries):
+    server = outage()
+    server.refuse_for(dials=2)
+    from safedial import reconnect
+    safe_connect(server.address, policy=reconnect()).close()
+    assert len(fast_retries) == 2
+
+def test_nothing_is_patched_after():
+    assert "connect" not in vars(socket.socket)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [word for name in OTHERS for word in ("-p", f"no:{name}")],
+        ["-n", "2"],
+        ["-p", "no:anyio", "-o", "asyncio_mode=auto"],
+        ["-p", "no:asyncio"],
+        [],
+    ],
+    ids=["alone", "xdist", "asyncio", "anyio", "all"],
+)
+def test_gets_on_with_other_plugins(run, arguments):
+    run(EVERYTHING, *arguments).assert_outcomes(passed=11)
+
+
+def test_async_tests_of_pytest_asyncio_and_anyio(run):
+    code = """
+    import pytest, safedial
+
+    @pytest.mark.asyncio
+    async def test_asyncio(self_connect, dead_port):
+        self_connect(dead_port)
+        with pytest.raises(safedial.SelfConnectError):
+            await safedial.open_connection("127.0.0.1", dead_port, policy=None)
+
+    @pytest.mark.anyio
+    @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+    async def test_anyio(self_connect, dead_port):
+        self_connect(dead_port)
+        with pytest.raises(safedial.SelfConnectError):
+            await safedial.open_connection("127.0.0.1", dead_port, policy=None)
+    """
+    run(code).assert_outcomes(passed=2)
+
+
+def test_is_inert_until_it_is_used(run):
+    """Nothing is patched, and next to nothing imported."""
+    code = """
+    import socket, sys
+
+    def test_inert():
+        ours = {name for name in sys.modules if name.startswith("safedial")}
+        assert ours == {"safedial", "safedial.pytest_plugin"}
+        assert "tenacity" not in sys.modules
+        assert "connect" not in vars(socket.socket)
+    """
+    run(code).assert_outcomes(passed=1)
+
+
+def test_can_be_left_out(run):
+    result = run("def test_it(outage): pass", "-p", "no:safedial")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*fixture 'outage' not found*"])
+
+
+def test_unittest_users_need_no_pytest():
+    code = "import safedial.testing, sys; assert 'pytest' not in sys.modules and '_pytest' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
