@@ -1,8 +1,8 @@
 """Every test is checked for what it leaves behind: descriptors, threads, child processes."""
 
+import contextlib
 import gc
 import os
-import socket
 import threading
 import time
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import safedial.ports
+from safedial import testing
 from tests.support import faces, faults
 
 _FDS = Path("/proc/self/fd")
@@ -78,13 +79,8 @@ def loop_factory(request):
 
 
 @pytest.fixture
-def dead_port():
-    return faults.free_port()
-
-
-@pytest.fixture
 def server():
-    with faults.listener(port=faults.free_port(skip=4000)) as listening:
+    with faults.listener(port=testing.dead_port()) as listening:
         yield listening
 
 
@@ -96,10 +92,7 @@ def means(request):
 
 
 @pytest.fixture
-def force(monkeypatch, means):
+def force(means):
     """Make the kernel draw a given port for the next connects of anything in this process."""
-
-    def forced(port: int, times: int = 10**9) -> None:
-        monkeypatch.setattr(socket, "socket", faults.forcing_socket(means, port, times))
-
-    return forced
+    with contextlib.ExitStack() as stack:
+        yield lambda port, times=None: stack.enter_context(faults.self_connect(means, port, times))

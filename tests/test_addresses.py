@@ -103,3 +103,21 @@ def test_interleave_agrees_with_asyncio(infos, count):
 )
 def test_describe(host, port, words):
     assert addresses.describe(host, port) == words
+
+
+@pytest.mark.parametrize(
+    ("host", "family"),
+    [
+        ("127.0.0.1", 2),
+        (b"127.0.0.1", 2),
+        ("::1", 10),
+        ("fe80::1%lo", 10),
+        ("::ffff:127.0.0.1", 10),
+        ("127.1", 0),
+        ("localhost", 0),
+        ("", 0),
+        (b"\xff", 0),
+    ],
+)
+def test_family_of_a_numeric_host(host, family):
+    assert addresses.family_of(host) == family

@@ -51,6 +51,8 @@ TIMES = [
     (NAN, ValueError),
     (float("inf"), ValueError),
     (1e300, ValueError),
+    (10**400, ValueError),
+    (int, TypeError),
     ("5", TypeError),
     ([], TypeError),
     (1j, TypeError),
@@ -123,8 +125,23 @@ def test_times(no_sockets, time, error):
     no_sockets()
     with pytest.raises(error, match="timeout"):
         safedial.safe_connect(("127.0.0.1", 80), time)
-    with pytest.raises(error, match="timeout"):
-        safedial.Dialer(timeout=time)
+    for name in ("timeout", "total_timeout", "happy_eyeballs_delay"):
+        with pytest.raises(error, match=rf"^{name} must"):
+            safedial.Dialer(**{name: time})
+
+
+def test_times_that_only_have_an_index(server):
+    """As socket.settimeout() takes them."""
+
+    class Five:
+        def __index__(self):
+            return 5
+
+    dialer = safedial.Dialer(timeout=Five(), total_timeout=Five(), happy_eyeballs_delay=Five())
+    with dialer.dial(server.getsockname()) as sock:
+        assert sock.gettimeout() == 5
+    with safedial.safe_connect(server.getsockname(), Five()) as sock:
+        assert sock.gettimeout() == 5
 
 
 @pytest.mark.parametrize(("source", "error"), SOURCES)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from safedial.testing import assert_resilient
 from tests.support import namespace
 
 ROOT = Path(__file__).parents[1]
@@ -47,15 +48,17 @@ def run_blocks(codes):
 
 def test_readme_code_runs_as_printed():
     namespace.require()
-    fix, streams, own_policy, three_at_night = namespace.call(run_blocks, blocks("python"))
+    runnable = [code for code in blocks("python") if "def test_" not in code]
+    fix, streams, times, own_policy, three_at_night = namespace.call(run_blocks, runnable)
     assert "PONG" in fix
     assert "PONG" in streams
+    assert times == "5.0\n"
     assert "('127.0.0.1', 6379)" in own_policy
 
     def shape(text):
         return re.sub(r"\d+(\.\d+)?", "N", text)
 
-    shown = blocks("text")[-1]
+    (shown,) = (text for text in blocks("text") if "gave up dialing" in text)
     assert shape(three_at_night) == shape(shown)
 
 
@@ -71,7 +74,34 @@ def test_readme_names_the_commands_of_the_makefile():
         assert re.search(rf"^{command}:", makefile, re.MULTILINE), command
 
 
-@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_test_file_of_the_readme_is_the_example():
+    (code,) = (code for code in blocks("python") if "def test_" in code)
+    assert (ROOT / "examples" / "test_reconnect_loop.py").read_text().endswith(f'"""\n\n{code}')
+
+
+def test_example_of_a_test_file_passes():
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "examples/test_reconnect_loop.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    assert "2 passed" in done.stdout
+
+
+def test_readme_shows_what_assert_resilient_says():
+    def shape(text):
+        return re.sub(r"\d+", "N", text).split()
+
+    with pytest.raises(AssertionError) as caught:
+        assert_resilient(example_loop())
+    (shown,) = (text for text in blocks("text") if text.startswith("the client is not"))
+    assert shape(str(caught.value)) == shape(shown)
+
+
+def example_loop():
+    names = {}
+    exec((ROOT / "examples" / "test_reconnect_loop.py").read_text(), names)
+    return lambda host, port: names["reconnect"](socket.create_connection, host, port)
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("reconnect*.py")), ids=lambda path: path.name)
 def test_example_runs_by_itself(example):
     done = subprocess.run(
         [sys.executable, "-W", "error", example], capture_output=True, text=True, timeout=60, check=True

@@ -2,18 +2,25 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
+import resource
+import selectors
 import socket
+import sys
 import threading
 import weakref
 
 import pytest
+import tenacity
 import trustme
 
 import safedial
+from safedial import testing
 from tests import conftest
 from tests.support import faces, faults, namespace
-from tests.test_superset import faces_ssl_contexts, named
+from tests.test_happy_eyeballs import names, servers
+from tests.test_superset import faces_ssl_contexts
 
 DIALS = 10_000
 
@@ -32,16 +39,16 @@ def test_ten_thousand_failing_dials(steer, means):
 
 
 def fail_often(steer, means):
-    dead_port = faults.free_port()
+    dead_port = testing.dead_port()
     before = counts()
     dialer = safedial.Dialer(steer=steer, timeout=5)
     for _ in range(DIALS):
         with pytest.raises(ConnectionRefusedError):
             dialer.dial(("127.0.0.1", dead_port))
-    socket.socket = faults.forcing_socket(means, dead_port)
-    for _ in range(DIALS // 10):
-        with pytest.raises(safedial.SelfConnectError):
-            dialer.dial(("127.0.0.1", dead_port))
+    with faults.self_connect(means, dead_port):
+        for _ in range(DIALS // 10):
+            with pytest.raises(safedial.SelfConnectError):
+                dialer.dial(("127.0.0.1", dead_port))
     assert counts() == before
 
 
@@ -51,7 +58,7 @@ def test_ten_thousand_failing_asyncio_dials(steer, loop):
 
 
 def fail_often_in_asyncio(steer, loop):
-    dead_port = faults.free_port()
+    dead_port = testing.dead_port()
 
     async def main():
         before = counts()
@@ -167,7 +174,7 @@ def test_cancelled_at_any_await(tls, host, options, steer):
 
     async def main():
         server = await asyncio.start_server(
-            lambda reader, writer: writer.close(), "127.0.0.1", faults.free_port(), ssl=there if tls else None
+            lambda reader, writer: writer.close(), "127.0.0.1", testing.dead_port(), ssl=there if tls else None
         )
         async with server:
             port = server.sockets[0].getsockname()[1]
@@ -207,6 +214,121 @@ def test_race_cancelled_at_any_await(monkeypatch, steer):
         faces.run(main())
 
 
+class InterruptedAt:
+    """Raise KeyboardInterrupt at the *point*-th call or return, where CPython looks for signals."""
+
+    def __init__(self, point):
+        self.left, self.reached = point, False
+
+    def __call__(self, frame, event, argument):
+        if frame.f_code.co_filename == __file__:
+            return
+        self.left -= 1
+        if self.left < 0 and not self.reached:
+            self.reached = True
+            raise KeyboardInterrupt
+
+    def __enter__(self):
+        sys.setprofile(self)
+
+    def __exit__(self, kind, error, traceback):
+        sys.setprofile(None)
+        return self.reached and kind is KeyboardInterrupt
+
+
+# An interrupt may come before a socket has a name, and within what the interpreter calls by itself.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("dialed", ["black hole first", "all dead"])
+def test_interrupted_anywhere(dialed, steer, dead_port):
+    """Ctrl-C in a race, between two rounds, in a hook: once the exception is gone, so is every socket."""
+    with faults.black_hole_and_server() as (black_hole, server):
+        answers = [black_hole, server] if dialed == "black hole first" else [("127.0.0.1", dead_port)] * 2
+        dialer = safedial.Dialer(
+            happy_eyeballs_delay=0.001,
+            timeout=60,
+            resolver=servers(*answers) if dialed == "black hole first" else names(*answers),
+            policy=tenacity.Retrying(
+                retry=safedial.retry_if_transient, stop=tenacity.stop_after_attempt(2), wait=tenacity.wait_none()
+            ),
+            on_event=lambda event: None,
+            steer=steer,
+        )
+
+        def dial():
+            with contextlib.suppress(OSError):
+                dialer.dial(("db", 1)).close()
+
+        dial()  # what is loaded late is loaded now
+        before = counts()
+        for point in range(5000):
+            interrupt = InterruptedAt(point)
+            with interrupt:
+                dial()
+            if not interrupt.reached:
+                break
+            if len(conftest.open_descriptors()) != before[0]:  # a cycle of frames and exceptions
+                assert counts() == before, point
+        assert 100 < point < 4999
+
+
+@pytest.mark.parametrize("spare", range(6))
+def test_race_when_descriptors_run_out(spare):
+    """A socket, and a selector in blocking code, take one each. Whatever can't be had is a failure."""
+    for outcomes in namespace.call_outside(dial_with_few_descriptors, spare, seconds=60):
+        assert set(outcomes) <= {"OSError 24", "TimeoutError 110", "connected"}
+        assert outcomes[-1] == ("connected" if spare > 4 else outcomes[-1])
+
+
+def dial_with_few_descriptors(spare):
+    def outcome(dial):
+        try:
+            dial().close()
+        except OSError as error:
+            return f"{type(error).__name__} {error.errno}"
+        return "connected"
+
+    with faults.black_hole_and_server() as (black_hole, server):
+        dialer = safedial.Dialer(
+            happy_eyeballs_delay=0.01, total_timeout=0.5, resolver=servers(black_hole, black_hole, server), policy=None
+        )
+        dialer.dial(("db", 1)).close()  # what is loaded late is loaded now
+        with asyncio.Runner() as runner:
+            runner.run(asyncio.sleep(0))
+            highest = max(map(int, conftest.open_descriptors()))
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            holes = highest + 1 - len(conftest.open_descriptors())
+            resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1 + spare, hard))
+            try:
+                with contextlib.ExitStack() as stack:
+                    for _ in range(holes):
+                        stack.enter_context(socket.socket())
+                    return [
+                        [outcome(lambda: dialer.dial(("db", 1))) for _ in range(3)],
+                        [outcome(lambda: runner.run(dialer.dial_async(("db", 1)))) for _ in range(3)],
+                    ]
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_selector_that_cannot_be_had_is_that_lanes_failure(monkeypatch):
+    real, left = selectors.DefaultSelector, [1]
+
+    def scarce():
+        if left[0]:
+            left[0] -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real()
+
+    monkeypatch.setattr(selectors, "DefaultSelector", scarce)
+    with faults.full_listener() as black_hole:
+        dialer = safedial.Dialer(
+            timeout=0.05, happy_eyeballs_delay=0.01, resolver=servers(*[black_hole] * 3), policy=None
+        )
+        with pytest.raises(ExceptionGroup) as caught:
+            dialer.dial(("db", 1), all_errors=True)
+    assert [type(error) for error in caught.value.exceptions] == [OSError, TimeoutError, TimeoutError]
+
+
 def test_hook_that_raises_closes_the_connection(dial, server):
     class BrokenError(Exception):
         pass
@@ -218,15 +340,20 @@ def test_hook_that_raises_closes_the_connection(dial, server):
         dial(*server.getsockname(), on_event=hook)
 
 
-@pytest.mark.parametrize("name", ["open_connection", "dial_async"])
+@pytest.mark.parametrize("name", ["open_connection", "dial_async", "two addresses"])
 @pytest.mark.parametrize("alive", [False, True])
 def test_reconnect_loop_lets_other_tasks_run(loop_factory, dead_port, server, name, alive):
     """Answers on loopback come at once; a bare loop must still be cancellable."""
     address = server.getsockname() if alive else ("127.0.0.1", dead_port)
 
+    async def resolver(*args, **hints):
+        return [faults.tcp(*address)] * 2
+
     async def once():
         if name == "dial_async":
             (await safedial.Dialer().dial_async(address)).close()
+        elif name == "two addresses":
+            (await safedial.Dialer(resolver=resolver, happy_eyeballs_delay=None).dial_async(("db", 1))).close()
         else:
             _, writer = await safedial.open_connection(*address)
             writer.transport.abort()
@@ -252,10 +379,21 @@ def test_reconnect_loop_lets_other_tasks_run(loop_factory, dead_port, server, na
 @pytest.mark.parametrize("policy", [None, "reconnect"])
 @pytest.mark.parametrize("all_errors", [False, True])
 @pytest.mark.parametrize("name", ["dial", "dial_async"])
-def test_failure_leaves_no_reference_cycle(monkeypatch, dead_port, policy, all_errors, name):
+@pytest.mark.parametrize("delay", [None, 0.25])
+@pytest.mark.parametrize("end", ["all dead", "second lives", "hook raises"])
+def test_dial_leaves_no_reference_cycle(monkeypatch, dead_port, server, policy, all_errors, name, delay, end):
     """As in the stdlib, whose sockets and errors go without waiting for the collector."""
-    monkeypatch.setattr(socket, "getaddrinfo", named("127.0.0.1", "::1", dead_port))
-    dialer = safedial.Dialer(policy=policy and safedial.reconnect(0.01, 0.001))
+
+    def hook(event):
+        if end == "hook raises":
+            raise LookupError
+
+    dialer = safedial.Dialer(
+        policy=policy and safedial.reconnect(0.01, 0.001),
+        happy_eyeballs_delay=delay,
+        on_event=hook,
+        resolver=names(("127.0.0.1", dead_port), server.getsockname() if end == "second lives" else ("::1", dead_port)),
+    )
     made = []
 
     class Tracked(socket.socket):
@@ -267,11 +405,11 @@ def test_failure_leaves_no_reference_cycle(monkeypatch, dead_port, policy, all_e
 
     async def fail():
         # Here, as asyncio's own Task and its exception are a cycle.
-        with contextlib.suppress(OSError, ExceptionGroup):
+        with contextlib.suppress(OSError, ExceptionGroup, LookupError):
             if name == "dial":
-                dialer.dial(("db", dead_port), all_errors=all_errors)
+                dialer.dial(("db", dead_port), all_errors=all_errors).close()
             else:
-                await dialer.dial_async(("db", dead_port), all_errors=all_errors)
+                (await dialer.dial_async(("db", dead_port), all_errors=all_errors)).close()
 
     async def main():
         await asyncio.get_running_loop().run_in_executor(None, int)

@@ -508,3 +508,10 @@ def test_policies_are_plain_tenacity_objects():
     with pytest.raises(safedial.SelfConnectError):
         safedial.redial(2)(dial)
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("wait", [-1, float("nan")])
+def test_wait_that_is_none(dial, dead_port, wait):
+    policy = tenacity.Retrying(retry=safedial.retry_if_transient, wait=lambda state: wait)
+    with pytest.raises(ValueError, match="policy: a wait must be 0 or more seconds"):
+        dial("127.0.0.1", dead_port, policy=policy)

@@ -1,5 +1,6 @@
 """EADDRNOTAVAIL told apart, sides swapped, exhaustion explained: on the real kernel."""
 
+import contextlib
 import errno
 import shutil
 import socket
@@ -7,11 +8,12 @@ import subprocess
 import threading
 
 import pytest
+import tenacity
 from hypothesis import given
 from hypothesis import strategies as st
 
 import safedial
-from safedial import ports
+from safedial import ports, selfconnect, testing
 from tests.support import faces, faults, namespace
 
 PORTS = st.integers(1, 65535)
@@ -117,7 +119,7 @@ def test_other_systems_catch_it_too(monkeypatch, dial, force, dead_port):
 class TestAddressNotAvailable:
     @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
     def test_forced_exhaustion(self, dial, steer, host):
-        with faults.held_port() as held, faults.listener(host) as server:
+        with testing.refused_port() as held, faults.listener(host) as server:
             port = server.getsockname()[1]
             if ":" in host:
                 held = port  # a listener's port is never drawn either
@@ -178,6 +180,16 @@ def dial_name_with_dead_ipv6():
         return [faces.FACES[face]("db", 1).peer[0] for face in ("safe_connect", "open_connection")]
 
 
+@pytest.mark.skipif(not faults.kernel_steers(), reason="this kernel has no IP_LOCAL_PORT_RANGE (Linux 6.3)")
+def test_exhausted_towards_every_address(dial, steer):
+    with testing.refused_port() as held, faults.listener() as one, faults.listener() as two:
+        resolver = two_addresses("127.0.0.1", "127.0.0.1", one.getsockname()[1])
+        answers = [*resolver()[:1], *two_addresses("127.0.0.1", "127.0.0.1", two.getsockname()[1])()[:1]]
+        options = {"resolver": lambda *args, **hints: answers, "socket_options": [faults.option(held, held)]}
+        with pytest.raises(safedial.PortsExhaustedError):
+            dial("db", 1, steer=steer, policy=None, **options)
+
+
 @pytest.mark.skipif(shutil.which("ss") is None, reason="compares with ss (Debian: iproute2)")
 class TestEveryPortButOne:
     @pytest.mark.parametrize("source", [None, ("127.0.0.1", 0)])
@@ -213,6 +225,38 @@ class TestEveryPortButOne:
     def test_default_policy_waits_until_a_port_is_free(self):
         namespace.require()
         assert namespace.call(wait_for_a_port, port_range=(40000, 40009))
+
+    @pytest.mark.parametrize("face", ["safe_connect", "Dialer.dial", "Dialer.dial_async", "open_connection"])
+    def test_policy_that_waits_gets_the_first_port_that_is_free(self, face, steer):
+        namespace.require()
+        found = namespace.call(dial_while_ports_come_free, face, steer, port_range=(40000, 40009))
+        assert found == ["failed", "failed", "retry", "failed", "failed", "retry", "failed", "connected"]
+
+
+def dial_while_ports_come_free(face, steer):
+    """Two addresses, each with all its ports in use; before the third round one is given back."""
+    told = []
+    with contextlib.ExitStack() as stack:
+        answers, held = [], []
+        for host in ("127.0.0.1", "127.0.0.2"):
+            server = stack.enter_context(faults.listener(host, 40000))
+            answers.append(faults.tcp(*server.getsockname()))
+            with contextlib.suppress(safedial.PortsExhaustedError):
+                while True:
+                    sock = safedial.safe_connect(server.getsockname(), policy=None, steer=False)
+                    held.append(stack.enter_context(sock))
+
+        def hook(event):
+            told.append(event.kind)
+            if event.kind == "retry" and event.attempt == 2:
+                selfconnect.release(held.pop())  # without TIME_WAIT
+
+        policy = tenacity.Retrying(
+            retry=safedial.retry_if_spurious, wait=tenacity.wait_fixed(0.01), stop=tenacity.stop_after_attempt(9)
+        )
+        options = {"resolver": lambda *args, **hints: answers, "policy": policy, "on_event": hook, "steer": steer}
+        faces.FACES[face]("db", 1, happy_eyeballs_delay=60, **options)
+    return told
 
 
 class TestRangeThatMoved:

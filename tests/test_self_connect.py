@@ -11,6 +11,7 @@ import pytest
 
 import safedial
 from safedial import connect, selfconnect
+from tests import conftest
 from tests.support import faces, faults, namespace
 
 HOSTS = ["127.0.0.1", "::1", "::ffff:127.0.0.1", "0.0.0.0", "::"]
@@ -229,6 +230,12 @@ class TestIsSelfConnected:
             pass
         with pytest.raises(OSError, match="Bad file descriptor"):
             safedial.is_self_connected(sock)
+
+    def test_descriptor_that_is_no_socket(self):
+        before = conftest.open_descriptors()
+        with open(os.devnull) as file, pytest.raises(OSError, match=r"[Ss]ocket operation"):
+            safedial.is_self_connected(file)
+        assert conftest.open_descriptors() == before
 
 
 @pytest.mark.parametrize(

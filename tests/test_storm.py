@@ -12,7 +12,7 @@ import time
 import pytest
 
 import safedial
-from safedial import ports
+from safedial import ports, testing
 from tests.support import faults, namespace
 
 pytestmark = pytest.mark.storm
@@ -24,7 +24,7 @@ STORM_SECONDS = 5.0
 
 def dial_blocking(dials, steer):
     """Count what the dials gave; a self-connected socket may come only as an error."""
-    address = ("127.0.0.1", faults.free_port())
+    address = ("127.0.0.1", testing.dead_port())
     dialer = safedial.Dialer(steer=steer, policy=None)
     counts = {"refused": 0, "self_connect": 0, "returned": 0}
     for _ in range(dials):
@@ -40,7 +40,7 @@ def dial_blocking(dials, steer):
 
 
 def dial_asyncio(dials, steer):
-    port = faults.free_port()
+    port = testing.dead_port()
     counts = {"refused": 0, "self_connect": 0, "returned": 0}
 
     async def main():
@@ -83,7 +83,7 @@ def dial_until(end, address, steer, counts):
 
 def storm(seconds, steer):
     """Two processes dial a dead port while a server tries to bind it every 10 ms."""
-    address = ("127.0.0.1", faults.free_port())
+    address = ("127.0.0.1", testing.dead_port())
     context = multiprocessing.get_context("spawn")
     counts = context.Queue()
     end = time.monotonic() + seconds + 1  # the clock is the system's, the same in each process
@@ -123,7 +123,7 @@ def test_the_storm_is_at_risk():
 
 
 def dial_plain(most, seconds):
-    address = ("127.0.0.1", faults.free_port())
+    address = ("127.0.0.1", testing.dead_port())
     end = time.monotonic() + seconds
     for turn in range(most):
         try:

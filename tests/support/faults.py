@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
-import os
 import socket
 
-from safedial import ports
+import pytest
+
+from safedial import ports, testing
+from safedial.testing import faults as testing_faults
 
 MEANS = ("option", "bind")
 
@@ -24,44 +26,16 @@ def kernel_steers() -> bool:
     return True
 
 
-def forcing_socket(means: str, port: int, times: int = 10**9) -> type[socket.socket]:
-    """A socket class whose next connects, *times* of them, make the kernel draw *port*.
+@contextlib.contextmanager
+def self_connect(means: str, port: int, times: int | None = None):
+    """The plugin's self-connect, made by the *means* that is asked for and no other.
 
     It comes after whatever the code under test has set on the socket, so it defeats steering.
     """
-    left = times
-
-    class Forcing(socket.socket):
-        forced = False
-
-        def connect(self, address):
-            nonlocal left
-            if not self.forced and left > 0 and self.type == socket.SOCK_STREAM:
-                self.forced = True  # asyncio's dial connects a socket twice
-                left -= 1
-                if means == "option":
-                    self.setsockopt(*option(port, port))
-                else:
-                    self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    self.bind(address)
-            return super().connect(address)
-
-    return Forcing
-
-
-def free_port(family: int = socket.AF_INET, host: str = "127.0.0.1", *, skip: int = 0) -> int:
-    """A free even port inside the ephemeral range: the kind that connect() likes to draw."""
-    low, high = ports.read_range() or (32768, 60999)
-    middle = (low + high) // 2
-    # Workers of pytest-xdist, and other runs on this machine, must not take each other's dead ports
-    # for theirs: each process has a place of its own to begin at. 131 is prime.
-    own = os.getpid() * 131 % max(1, (high - middle) // 2)
-    start = (middle + own + skip) & ~1
-    for port in range(start, high, 2):
-        with socket.socket(family) as sock, contextlib.suppress(OSError):
-            sock.bind((host, port))
-            return port
-    raise AssertionError("no free even port")
+    with pytest.MonkeyPatch.context() as patch, testing.self_connect(port, times) as fault:
+        if means == "bind":
+            patch.setattr(testing_faults, "_narrow", lambda *args: False)
+        yield fault
 
 
 def assert_server_can_bind(host: str, port: int) -> None:
@@ -72,14 +46,6 @@ def assert_server_can_bind(host: str, port: int) -> None:
 
 
 @contextlib.contextmanager
-def held_port():
-    """A port that a bind holds, so that the kernel never draws it."""
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", free_port(skip=2000)))
-        yield holder.getsockname()[1]
-
-
-@contextlib.contextmanager
 def listener(host: str = "127.0.0.1", port: int = 0, backlog: int = 128):
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, backlog=backlog) as server:
@@ -87,11 +53,28 @@ def listener(host: str = "127.0.0.1", port: int = 0, backlog: int = 128):
 
 
 @contextlib.contextmanager
-def full_listener():
-    """A server whose backlog is full: further dials get no answer."""
-    with listener(backlog=0) as server, contextlib.ExitStack() as stack:
+def full_listener(host: str = "127.0.0.1", port: int = 0):
+    """A server whose backlog is full: the kernel drops further dials without an answer, a black hole."""
+    with listener(host, port, backlog=0) as server, contextlib.ExitStack() as stack:
         for _ in range(4):
-            filler = stack.enter_context(socket.socket())
+            filler = stack.enter_context(socket.socket(server.family))
             filler.setblocking(False)
             assert filler.connect_ex(server.getsockname()) in (0, errno.EINPROGRESS)
         yield server
+
+
+@contextlib.contextmanager
+def black_hole_and_server():
+    """An IPv6 address that never answers, and an IPv4 server on the same port.
+
+    The kernel would draw a port that only one of the families has free.
+    """
+    port = testing.dead_port()
+    with full_listener("::1", port) as black_hole, listener(port=port) as server:
+        yield black_hole, server
+
+
+def tcp(host: str, port: int):
+    """What getaddrinfo says of a numeric *host*."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return (family, socket.SOCK_STREAM, 6, "", (host, port, 0, 0) if ":" in host else (host, port))

@@ -2,12 +2,13 @@
 
 import asyncio
 import socket
-from typing import assert_type
+from typing import Any, assert_type
 
 from tenacity import AsyncRetrying, Retrying
 from tenacity.retry import retry_base
 
 import safedial
+from safedial import testing
 
 safe = safedial.safe_connect(("db", 5432))
 assert_type(safe, socket.socket)
@@ -21,6 +22,9 @@ assert_type(
         on_event=print,
         steer=False,
         family=socket.AF_INET6,
+        total_timeout=30,
+        happy_eyeballs_delay=None,
+        resolver=socket.getaddrinfo,
         socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
     ),
     socket.socket,
@@ -36,6 +40,11 @@ assert_type(safedial.is_self_connected(safe), bool)
 assert_type(safedial.is_self_connected(3), bool)
 
 
+async def resolver(host: object, port: object, **hints: int) -> list[Any]:
+    """A resolver of the user's own, for asyncio."""
+    return await asyncio.get_running_loop().getaddrinfo("db", 5432, **hints)
+
+
 class Greeting(asyncio.Protocol):
     """A protocol of the user's own."""
 
@@ -45,6 +54,8 @@ async def main() -> None:
     assert_type(reader, asyncio.StreamReader)
     assert_type(writer, asyncio.StreamWriter)
     transport, protocol = await safedial.create_connection(Greeting, "db", 5432, happy_eyeballs_delay=0.25)
+    await safedial.open_connection("db", 5432, total_timeout=30, resolver=resolver)
+    await safedial.Dialer(total_timeout=30, happy_eyeballs_delay=0.1, resolver=resolver).dial_async(("db", 5432))
     assert_type(transport, asyncio.Transport)
     assert_type(protocol, Greeting)
     assert_type(await dialer.dial_async(("db", 5432)), socket.socket)
@@ -73,3 +84,22 @@ except safedial.PortsExhaustedError as error:
 safedial.safe_connect("db:5432")  # type: ignore[arg-type]
 safedial.safe_connect(("db", 5432), policy="reconnect")  # type: ignore[arg-type]
 safedial.safe_connect(("db", 5432), retries=3)  # type: ignore[call-arg]
+safedial.safe_connect(("db", 5432), total_timeout="30")  # type: ignore[arg-type]
+safedial.Dialer(resolver="8.8.8.8")  # type: ignore[arg-type]
+safedial.safe_connect(("db", 5432), resolver=resolver)  # type: ignore[arg-type]
+
+
+# safedial.testing
+with testing.self_connect(5432, times=2) as fault:
+    assert_type(fault, testing.Fault)
+    assert_type(fault.befell, int)
+with testing.address_not_available() as fault, testing.ports_exhausted(5432), testing.refused_port() as refused_port:
+    assert_type(refused_port, int)
+assert_type(testing.dead_port("::1"), int)
+with testing.Outage(["redis-server", "--port", "{port}"]) as outage, testing.fast_retries() as waits:
+    assert_type(outage.address, tuple[str, int])
+    assert_type(outage.start(), testing.Start)
+    assert_type(waits, list[float])
+assert_type(testing.assert_resilient(lambda host, port: safedial.safe_connect((host, port))), list[testing.Finding])
+testing.assert_resilient(safedial.open_connection, faults=["outage"], server=testing.echo)
+testing.Outage(server=7)  # type: ignore[arg-type]
