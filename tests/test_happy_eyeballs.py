@@ -64,8 +64,8 @@ class TestADeadAddressFirst:
         """The stdlib's dial waits for the whole timeout, ours a quarter of a second."""
         namespace.require()
         stdlib, *ours = namespace.call(dial_a_dual_stack_name)
-        assert stdlib == [["::1", "timed out"], ["127.0.0.1", "connected"]]
-        assert ours == [[["::1", "lost"], ["127.0.0.1", "connected"]]] * 3
+        assert stdlib == [("::1", "timed out"), ("127.0.0.1", "connected")]
+        assert ours == [[("::1", "lost"), ("127.0.0.1", "connected")]] * 3
 
     def test_open_connection_is_asyncios_and_does_not_race_unless_told(self, told):
         with faults.black_hole_and_server() as both:

@@ -47,6 +47,27 @@ def test_example_runs(run, name):
     run(code).assert_outcomes(passed=code.count("def test_"))
 
 
+def test_examples_need_no_root(pytester):
+    """As an account without any capability: all pass, and none is skipped where the machine has namespaces."""
+    for name, code in documented().items():
+        pytester.makepyfile(**{f"test_{name}": textwrap.dedent(code)})
+    pytester.makepyfile(
+        test_powers="""
+from pathlib import Path
+
+
+def test_has_none():
+    assert "CapEff:\t0000000000000000" in Path("/proc/self/status").read_text()
+"""
+    )
+    without_powers = [sys.executable, "-m", "tests.support.powerless"]
+    pytest_itself = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", pytester.path]
+    done = subprocess.run(
+        [*without_powers, *pytest_itself], cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=100
+    )
+    assert re.search(rf"{len(fixtures()) + 1} passed", done.stdout), done.stdout
+
+
 def test_is_listed(pytester):
     shown = pytester.runpytest_subprocess("--fixtures").stdout.str()
     for name in fixtures():

@@ -6,7 +6,7 @@ fixture is used, and imports what the fixture needs only then.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import pytest
 
@@ -184,3 +184,30 @@ def fast_retries() -> Iterator[list[float]]:
 
     with fast_retries() as waits:
         yield waits
+
+
+@pytest.fixture
+def in_namespace() -> "Callable[..., Any]":
+    """``in_namespace(function, *args, port_range=None)``: what a function returns in a network of its own.
+
+    In a child process, where the kernel draws from the ports that are given, for C libraries too.
+    The test is skipped where no unprivileged namespace can be. Takes what
+    `safedial.testing.in_namespace` takes.
+
+    Example::
+
+        import socket
+
+
+        def dial_until_it_meets_itself():
+            return any(socket.socket().connect_ex(("127.0.0.1", 40000)) == 0 for _ in range(100))
+
+
+        def test_two_ports_are_few(in_namespace):
+            assert in_namespace(dial_until_it_meets_itself, port_range=(40000, 40001))
+    """
+    from safedial.testing import in_namespace, no_namespace
+
+    if reason := no_namespace():
+        pytest.skip(reason)
+    return in_namespace

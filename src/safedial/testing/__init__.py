@@ -6,6 +6,7 @@ Linux; what other systems lack is tested by switching it off. Nothing is patched
 
 from safedial.testing.dead import dead_port, refused_port
 from safedial.testing.faults import Fault, address_not_available, ports_exhausted, self_connect
+from safedial.testing.namespace import in_namespace, no_namespace
 from safedial.testing.outage import Outage, Start
 from safedial.testing.resilience import FAULTS, Finding, assert_resilient
 from safedial.testing.retries import fast_retries
@@ -24,7 +25,9 @@ __all__ = [
     "dead_port",
     "echo",
     "fast_retries",
+    "in_namespace",
     "is_self_connected",
+    "no_namespace",
     "ports_exhausted",
     "refused_port",
     "self_connect",

@@ -7,12 +7,12 @@ from typing import TypeAlias
 
 from safedial.addresses import seconds
 from safedial.testing.dead import dead_port, refused_port
-from safedial.testing.faults import Fault, address_not_available, ports_exhausted, self_connect
+from safedial.testing.faults import Fault, Means, address_not_available, ports_exhausted, self_connect
 from safedial.testing.outage import Outage
 from safedial.testing.servers import Handler, echo
-from safedial.testing.trial import Factory, Trial, attempt
+from safedial.testing.trial import Factory, Trial, attempt, chain
 
-_Scenario: TypeAlias = Callable[["_Case"], "tuple[Trial, list[str]]"]
+_Scenario: TypeAlias = Callable[["_Case"], "_Result"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +23,22 @@ class Finding:
         fault: its name.
         problems: what is wrong, in words; empty where nothing is.
         happened: what the client did, in words.
+        means: how the fault was made, as in `Fault`; None where it took no more than a server.
     """
 
     fault: str
     problems: tuple[str, ...]
     happened: str
+    means: Means | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What came of one fault: the client's trial, what is wrong with it, how the fault was made."""
+
+    trial: Trial
+    problems: list[str]
+    means: Means | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +57,7 @@ class _Case:
         return Outage(self.server, host=self.host, port=port, within=self.within)
 
 
-def _self_connect(case: _Case) -> "tuple[Trial, list[str]]":
+def _self_connect(case: _Case) -> "_Result":
     port = dead_port(case.host)
     with self_connect(port) as fault:
         trial = case.attempt(port)
@@ -56,42 +67,45 @@ def _self_connect(case: _Case) -> "tuple[Trial, list[str]]":
             if server.started is not None and server.started.binds > 1:
                 problems.append(f"the server could not bind at once: {', '.join(server.started.holders)}")
     except OSError as error:
-        problems.append(f"the server could not bind: {error}")
-    return trial, problems
+        # Who holds the port is in the notes.
+        problems.append("; ".join([f"the server could not bind: {error}", *getattr(error, "__notes__", ())]))
+    return _Result(trial, problems, fault.means)
 
 
-def _refused_port(case: _Case) -> "tuple[Trial, list[str]]":
+def _refused_port(case: _Case) -> "_Result":
     with refused_port(case.host) as port:
         trial = case.attempt(port)
-    return trial, _refused(trial)
+    return _Result(trial, _refused(trial))
 
 
-def _address_not_available(case: _Case) -> "tuple[Trial, list[str]]":
+def _address_not_available(case: _Case) -> "_Result":
     with case.outage() as server, address_not_available(server.port) as fault:
         trial = case.attempt(server.port)
-    return trial, _reached(fault) + ([] if trial.returned else _raised(trial, errno.EADDRNOTAVAIL))
+    problems = _reached(fault) + ([] if trial.returned else _raised(trial, errno.EADDRNOTAVAIL))
+    return _Result(trial, problems, fault.means)
 
 
-def _ports_exhausted(case: _Case) -> "tuple[Trial, list[str]]":
+def _ports_exhausted(case: _Case) -> "_Result":
     with case.outage() as server, ports_exhausted(server.port) as fault:
         trial = case.attempt(server.port)
-    return trial, _reached(fault) + _raised(trial, errno.EADDRNOTAVAIL)
+    return _Result(trial, _reached(fault) + _raised(trial, errno.EADDRNOTAVAIL), fault.means)
 
 
-def _outage(case: _Case) -> "tuple[Trial, list[str]]":
+def _outage(case: _Case) -> "_Result":
     with case.outage() as server:
         server.refuse_for(dials=3)
         trial = case.attempt(server.port)
-    return trial, [] if trial.returned else _raised(trial, errno.ECONNREFUSED)
+    return _Result(trial, [] if trial.returned else _raised(trial, errno.ECONNREFUSED))
 
 
-def _frozen(case: _Case) -> "tuple[Trial, list[str]]":
+def _frozen(case: _Case) -> "_Result":
     with case.outage() as server:
         server.freeze()
         trial = case.attempt(server.port)
     if trial.returned:
-        return trial, ["it returned, though nothing answers"]
-    return trial, [] if trial.hung or _timed_out(trial.error) else ["its error does not say that it timed out"]
+        return _Result(trial, ["it returned, though nothing answers"])
+    said = trial.hung or _timed_out(trial.error)
+    return _Result(trial, [] if said else ["its error does not say that it timed out"])
 
 
 _SCENARIOS: dict[str, _Scenario] = {
@@ -141,7 +155,7 @@ def assert_resilient(
     if not callable(connect):
         raise TypeError(f"connect must be callable, not {connect!r}")
     names = list(faults)
-    if isinstance(faults, str) or not set(names) <= set(FAULTS):
+    if isinstance(faults, str) or not names or not set(names) <= set(FAULTS):
         raise ValueError(f"faults must be some of {', '.join(FAULTS)}, not {faults!r}")
     if not seconds("within", within):
         raise ValueError("within must be more than 0 seconds: no client ends in none")
@@ -153,7 +167,8 @@ def assert_resilient(
 
 
 def _finding(name: str, case: _Case) -> Finding:
-    trial, problems = _SCENARIOS[name](case)
+    result = _SCENARIOS[name](case)
+    trial, problems = result.trial, [" ".join(problem.split()) for problem in result.problems]
     if not trial.dialed:
         problems.append("no connect of its was seen: it does not dial, or in C, past the faults")
     if trial.hung:
@@ -165,7 +180,7 @@ def _finding(name: str, case: _Case) -> Finding:
     happened = (
         "no end" if trial.hung else "returned" if trial.returned else f"{type(trial.error).__name__}: {trial.error}"
     )
-    return Finding(name, tuple(problems), " ".join(happened.split()))
+    return Finding(name, tuple(problems), " ".join(happened.split()), result.means)
 
 
 def _reached(fault: Fault) -> list[str]:
@@ -188,32 +203,18 @@ def _raised(trial: Trial, code: int) -> list[str]:
 
 
 def _timed_out(error: BaseException | None) -> bool:
-    return any(isinstance(each, TimeoutError) or "Timeout" in type(each).__name__ for each in _chain(error))
+    return any(isinstance(each, TimeoutError) or "Timeout" in type(each).__name__ for each in chain(error))
 
 
 def _errnos(error: BaseException | None) -> set[int | None]:
-    return {getattr(each, "errno", None) for each in _chain(error)}
-
-
-def _chain(error: BaseException | None) -> list[BaseException]:
-    """Return *error* and what it came from, members of groups included."""
-    found: list[BaseException] = []
-    todo: list[BaseException | None] = [error]
-    while todo:
-        each = todo.pop()
-        if each is None or any(each is known for known in found):
-            continue
-        found.append(each)
-        # requests and urllib3 have the reason among the arguments.
-        reasons = [reason for reason in each.args if isinstance(reason, BaseException)]
-        todo += [each.__cause__, each.__context__, *getattr(each, "exceptions", ()), *reasons]
-    return found
+    return {getattr(each, "errno", None) for each in chain(error)}
 
 
 def _table(findings: Sequence[Finding]) -> str:
     width = max(len(finding.fault) for finding in findings)
     rows: list[str] = []
     for finding in findings:
-        rows.append(f"  {finding.fault:{width}}  {'FAILED' if finding.problems else 'ok    '}  {finding.happened}")
+        by = f" (by {finding.means})" if finding.means else ""
+        rows.append(f"  {finding.fault:{width}}  {'FAILED' if finding.problems else 'ok    '}  {finding.happened}{by}")
         rows += [f"  {'':{width}}          - {problem}" for problem in finding.problems]
     return "\n".join(rows)

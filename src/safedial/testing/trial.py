@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from safedial.addresses import SockAddr
-from safedial.selfconnect import is_self_connected
 from safedial.testing.connects import Real, between
+from safedial.testing.scan import Connection, connections
 
 Factory: TypeAlias = Callable[[str, int], Any]
 
@@ -47,48 +47,88 @@ class Trial:
 
 def attempt(factory: Factory, host: str, port: int, within: float) -> Trial:
     """Call ``factory(host, port)``, await it where it must be, and close what it returns."""
-    trial = Trial()
-    seen: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+    return _Run(factory, host, port, within).trial
 
-    def watch(sock: socket.socket, address: SockAddr, _real: Real) -> bool:
-        if address[1] == port:  # other threads may dial elsewhere
-            trial.dialed = True
-            seen.add(sock)
+
+class _Run:
+    """One call of a factory, in a thread of its own, with every socket that dialed *port* watched."""
+
+    def __init__(self, factory: Factory, host: str, port: int, within: float) -> None:
+        self.trial = Trial()
+        self._factory, self._host, self._port = factory, host, port
+        # Weakly, and by identity: a socket that nobody keeps is no leak, and some can't be hashed.
+        self._seen: dict[int, weakref.ref[socket.socket]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._others: set[int] = set()
+        self._others = {each.descriptor for each in self._connections()}
+        thread = threading.Thread(target=self._call, name="a client on trial", daemon=True)
+        with between(self._watch):
+            thread.start()
+            thread.join(within)
+            if thread.is_alive():
+                self.trial.hung = True
+                self._look()
+                self._wake()
+                thread.join(_GRACE)
+        gc.collect()
+        self.trial.leaked = len(self._left())
+
+    def _watch(self, sock: socket.socket, address: SockAddr, _real: Real) -> bool:
+        if address[1] == self._port:  # other threads may dial elsewhere
+            self.trial.dialed = True
+            self._seen[id(sock)] = weakref.ref(sock)
         return False
 
-    def call() -> None:
+    def _call(self) -> None:
         try:
-            returned = factory(host, port)
+            returned = self._factory(self._host, self._port)
             if inspect.isawaitable(returned):
-                asyncio.run(_await(returned, trial, seen))
-            else:
-                trial.to_itself |= _any_to_itself(seen)
-                _close(returned)
+                asyncio.run(self._await(returned))
+                return
+            self._look()
+            if inspect.isawaitable(closing := _close(returned)):
+                asyncio.run(_wait_for(closing))
         except BaseException as error:
-            trial.error = error.with_traceback(None)  # which would keep the client's sockets alive
+            self.trial.error = _without_frames(error)
 
-    thread = threading.Thread(target=call, name="a client on trial", daemon=True)
-    with between(watch):
-        thread.start()
-        thread.join(within)
-        if thread.is_alive():
-            trial.hung, trial.to_itself = True, _any_to_itself(seen)
-            for sock in list(seen):
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)  # wakes who waits for it
-            thread.join(_GRACE)
-    gc.collect()
-    trial.leaked = sum(sock.fileno() != -1 for sock in seen)
-    return trial
+    async def _await(self, awaitable: Any) -> None:
+        self._loop = asyncio.get_running_loop()
+        returned = await awaitable
+        self._look()
+        if inspect.isawaitable(closing := _close(returned)):
+            await closing
+        await asyncio.sleep(0)  # transports close in the loop's next turn
+
+    def _look(self) -> None:
+        self.trial.to_itself |= any(each.to_itself for each in self._connections())
+
+    def _wake(self) -> None:
+        """Make an end of a client that hangs: its sockets are shut down, its tasks cancelled."""
+        for each in self._connections():
+            each.shut_down()
+        for sock in self._alive():
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        if (loop := self._loop) is not None:
+            with contextlib.suppress(RuntimeError):  # closed meanwhile
+                loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
+
+    def _alive(self) -> list[socket.socket]:
+        return [sock for known in self._seen.values() if (sock := known()) is not None]
+
+    def _left(self) -> set[int]:
+        """Return the descriptors of the client's sockets: those that dialed and are open, and those
+        that are connected, which TLS or a C library may have taken from the socket that dialed.
+        """
+        dialed = {sock.fileno() for sock in self._alive()} - {-1}
+        return dialed | {each.descriptor for each in self._connections()}
+
+    def _connections(self) -> list[Connection]:
+        return [each for each in connections() if each.peer[1] == self._port and each.descriptor not in self._others]
 
 
-async def _await(awaitable: Any, trial: Trial, seen: "weakref.WeakSet[socket.socket]") -> None:
-    returned = await awaitable
-    trial.to_itself |= _any_to_itself(seen)
-    closing = _close(returned)
-    if inspect.isawaitable(closing):
-        await closing
-    await asyncio.sleep(0)  # transports close in the loop's next turn
+async def _wait_for(awaitable: Any) -> None:
+    await awaitable
 
 
 def _close(returned: Any) -> Any:
@@ -101,9 +141,23 @@ def _close(returned: Any) -> Any:
     return None
 
 
-def _any_to_itself(seen: "weakref.WeakSet[socket.socket]") -> bool:
-    found = False
-    for sock in list(seen):
-        with contextlib.suppress(OSError):  # closed
-            found = found or is_self_connected(sock)
+def _without_frames(error: BaseException) -> BaseException:
+    """Cut the tracebacks of *error* and all it came from, which would keep the client's sockets alive."""
+    for each in chain(error):
+        each.__traceback__ = None
+    return error
+
+
+def chain(error: BaseException | None) -> list[BaseException]:
+    """Return *error* and what it came from, members of groups included."""
+    found: list[BaseException] = []
+    todo: list[BaseException | None] = [error]
+    while todo:
+        each = todo.pop()
+        if each is None or any(each is known for known in found):
+            continue
+        found.append(each)
+        # requests and urllib3 have the reason among the arguments.
+        reasons = [reason for reason in each.args if isinstance(reason, BaseException)]
+        todo += [each.__cause__, each.__context__, *getattr(each, "exceptions", ()), *reasons]
     return found
