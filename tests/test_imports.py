@@ -16,6 +16,7 @@ def loaded_by(code: str) -> set[str]:
 
 def test_import_loads_nothing_heavy():
     assert loaded_by("import safedial") & {"asyncio", "ssl", "tenacity", "rich", "uvloop"} == set()
+    assert not any(name.startswith("safedial.adapters") for name in loaded_by("import safedial; safedial.wrap"))
 
 
 def test_a_refused_dial_loads_nothing_heavy(dead_port):
@@ -31,6 +32,7 @@ def test_what_loads_late_is_there():
 
 def test_star_import_and_dir():
     assert set(safedial.__all__) <= set(dir(safedial))
+    assert sorted(safedial._HOMES) == sorted(safedial.__all__)
     for name in safedial.__all__:
         assert getattr(safedial, name).__doc__
 

@@ -10,7 +10,7 @@ import pytest
 
 import safedial.pytest_plugin
 
-OTHERS = ("randomly", "asyncio", "anyio", "xdist")
+OTHERS = ("randomly", "asyncio", "anyio", "socket", "xdist")
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_is_listed(pytester):
 
 
 EVERYTHING = """
-import asyncio, socket
+import _socket, asyncio, socket
 import pytest
 from safedial import SelfConnectError, safe_connect, open_connection
 from safedial.testing import assert_no_self_connects, is_self_connected
@@ -100,7 +100,7 @@ def test_asyncio(self_connect, dead_port, turn):
     asyncio.run(main())
 
 def test_nothing_is_patched_before():
-    assert "connect" not in vars(socket.socket)
+    assert socket.socket.connect == _socket.socket.connect
 
 def test_outage(outage, fast_retries):
     server = outage()
@@ -110,7 +110,7 @@ def test_outage(outage, fast_retries):
     assert len(fast_retries) == 2
 
 def test_nothing_is_patched_after():
-    assert "connect" not in vars(socket.socket)
+    assert socket.socket.connect == _socket.socket.connect
 """
 
 
@@ -152,13 +152,13 @@ def test_async_tests_of_pytest_asyncio_and_anyio(run):
 def test_is_inert_until_it_is_used(run):
     """Nothing is patched, and next to nothing imported."""
     code = """
-    import socket, sys
+    import _socket, socket, sys
 
     def test_inert():
         ours = {name for name in sys.modules if name.startswith("safedial")}
         assert ours == {"safedial", "safedial.pytest_plugin"}
         assert "tenacity" not in sys.modules
-        assert "connect" not in vars(socket.socket)
+        assert socket.socket.connect == _socket.socket.connect
     """
     run(code).assert_outcomes(passed=1)
 

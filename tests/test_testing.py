@@ -188,7 +188,7 @@ class TestAddressNotAvailable:
                 assert caught.value.errno == errno.EADDRNOTAVAIL
             client(*server.getsockname())
         assert (fault.befell, fault.left) == (2, 0)
-        assert fault.means == ("none: raised by hand" if means == "bind" else "IP_LOCAL_PORT_RANGE")
+        assert fault.means == ("simulated" if means == "bind" else "IP_LOCAL_PORT_RANGE")
 
     def test_a_client_may_ask_the_same_socket_again(self, server):
         with socket.socket() as sock, testing.address_not_available():

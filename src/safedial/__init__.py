@@ -11,9 +11,12 @@ if TYPE_CHECKING:
     from safedial.dialer import Dialer, safe_connect
     from safedial.errors import PortsExhaustedError, PortUsage, SelfConnectError
     from safedial.events import DialEvent
+    from safedial.guarding import guard, install, uninstall
+    from safedial.holding import hold
     from safedial.policy import reconnect, redial, retry_if_spurious, retry_if_transient
     from safedial.selfconnect import is_self_connected
     from safedial.streams import create_connection, open_connection
+    from safedial.wrapping import wrap
 
 __version__ = "0.1.0"
 
@@ -24,6 +27,9 @@ __all__ = [
     "PortsExhaustedError",
     "SelfConnectError",
     "create_connection",
+    "guard",
+    "hold",
+    "install",
     "is_self_connected",
     "open_connection",
     "reconnect",
@@ -31,6 +37,8 @@ __all__ = [
     "retry_if_spurious",
     "retry_if_transient",
     "safe_connect",
+    "uninstall",
+    "wrap",
 ]
 
 _HOMES = {
@@ -40,6 +48,9 @@ _HOMES = {
     "PortsExhaustedError": "errors",
     "SelfConnectError": "errors",
     "create_connection": "streams",
+    "guard": "guarding",
+    "hold": "holding",
+    "install": "guarding",
     "is_self_connected": "selfconnect",
     "open_connection": "streams",
     "reconnect": "policy",
@@ -47,6 +58,8 @@ _HOMES = {
     "retry_if_spurious": "policy",
     "retry_if_transient": "policy",
     "safe_connect": "dialer",
+    "uninstall": "guarding",
+    "wrap": "wrapping",
 }
 
 

@@ -58,13 +58,13 @@ def dial(
 
 def _go_on(settings: Settings, journal: Journal, error: OSError, once: Callable[[], socket.socket]) -> socket.socket:
     """Do what the policy says after the first round failed with *error*."""
-    policy = policy_after(settings, error)
+    policy = policy_after(settings.policy, error)
     try:
         if policy is None:
             raise error
         from safedial import retrying  # late, as it loads tenacity
 
-        return retrying.dial(policy, journal, error, once)
+        return retrying.dial(policy, journal, error, once, OSError)
     finally:
         del error  # as above
 

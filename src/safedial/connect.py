@@ -25,7 +25,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from safedial import ports
 from safedial.addresses import SockAddr, describe
@@ -53,7 +53,7 @@ def connect(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> None:
         PortsExhaustedError: no local port is free to reach *sockaddr*.
         OSError: what the kernel said, EADDRNOTAVAIL for an address this host lacks included.
     """
-    _guarded(_ask, sock, sockaddr, sides)
+    guarded(_ask, sock, sockaddr, sides)
 
 
 def begin(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
@@ -61,7 +61,7 @@ def begin(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
 
     Where it is not, `arrived` tells it once the socket is writable. Raises what `connect` does.
     """
-    return _guarded(_begin, sock, sockaddr, sides)
+    return guarded(_begin, sock, sockaddr, sides)
 
 
 def arrived(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
@@ -95,7 +95,8 @@ async def connect_async(loop: "AbstractEventLoop", sock: socket.socket, sockaddr
         raise await loop.run_in_executor(None, _explain, sock, sockaddr, sides, error)  # noqa: B904  # as below
 
 
-def _guarded(ask: Ask, sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
+def guarded(ask: Ask, sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
+    """Do as `connect` does, by means of *ask*, and return what it did."""
     try:
         return _on_each_side(ask, sock, sockaddr, sides)
     except OSError as error:
@@ -179,8 +180,13 @@ def _connected_by_now(sock: socket.socket, sockaddr: SockAddr) -> bool:
 
 def _check(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> None:
     if sides and reached_itself(sock, sockaddr[1]):
-        release(sock)
-        raise SelfConnectError.at(sockaddr[0], sockaddr[1])
+        refuse(sock, sockaddr)
+
+
+def refuse(sock: socket.socket, sockaddr: SockAddr) -> NoReturn:
+    """Let go of *sock*, which reached itself instead of *sockaddr*, and say what is true of that."""
+    release(sock)
+    raise SelfConnectError.at(sockaddr[0], sockaddr[1])
 
 
 def _short_of_ports(error: OSError, sides: Sides) -> bool:
@@ -193,23 +199,26 @@ def _explain(sock: socket.socket, sockaddr: SockAddr, sides: Sides, shortage: OS
     An address that this host lacks (IPv6 switched off) is permanent. Used-up ports are not, and
     on systems that pick a port already in use (Go's "spurious") the next dial may succeed.
     """
-    if _lacks_local_address(sock.family, sockaddr):
+    reached = _address_reached(sock.family, sockaddr)
+    if reached is None:
         return shortage
     own = ports.own_range(sock) if sides == ports.UNSTEERED else None
-    error = PortsExhaustedError.at(sockaddr[0], sockaddr[1], ports.usage(sockaddr, own or ports.read_range()))
+    error = PortsExhaustedError.at(sockaddr[0], sockaddr[1], ports.usage(reached, own or ports.read_range()))
     error.__cause__ = shortage
     return error
 
 
-def _lacks_local_address(family: int, sockaddr: SockAddr) -> bool:
+def _address_reached(family: int, sockaddr: SockAddr) -> SockAddr | None:
+    """Return *sockaddr* in numbers; None where this host has no address to reach it from."""
     # A datagram socket's connect() chooses a local address just so, sends nothing, and draws its
     # port from a pool of its own, so it fails only where the address is what is missing.
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect(sockaddr)
+            reached: SockAddr = probe.getpeername()
     except OSError as error:
-        return error.errno == errno.EADDRNOTAVAIL
-    return False
+        return None if error.errno == errno.EADDRNOTAVAIL else sockaddr
+    return reached
 
 
 def kernel_chooses_port(family: int, source: SockAddr | None) -> bool:

@@ -135,13 +135,30 @@ def _is_transient(error: BaseException) -> bool:
 
 
 def errors_of(error: BaseException) -> Iterator[BaseException]:
-    """Yield *error* and what the other addresses of the same dial said."""
-    if isinstance(error, BaseExceptionGroup):
-        for member in cast("BaseExceptionGroup[BaseException]", error).exceptions:
-            yield from errors_of(member)
-        return
-    yield error
-    yield from getattr(error, "_other_addresses", ())
+    """Yield *error*, what the other addresses of the same dial said, and where it is another library's
+    word for what the kernel said, that.
+    """
+    todo: list[BaseException | None] = [error]
+    known: list[BaseException] = []  # a chain may be a ring
+    while todo:
+        each = todo.pop(0)
+        if each is None or any(each is one for one in known):
+            continue
+        known.append(each)
+        if isinstance(each, BaseExceptionGroup):
+            todo += cast("BaseExceptionGroup[BaseException]", each).exceptions
+            continue
+        yield each
+        todo += getattr(each, "_other_addresses", ())
+        if not _is_the_kernels(each):
+            todo.append(each.__cause__ or (None if each.__suppress_context__ else each.__context__))
+            # urllib3, and requests over it, have the reason among the arguments.
+            todo += [reason for reason in each.args if isinstance(reason, BaseException)]
+
+
+def _is_the_kernels(error: BaseException) -> bool:
+    """Tell whether *error* speaks for itself; what it was raised beside is no matter then."""
+    return isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno is not None)
 
 
 def last_error(errors: list[OSError]) -> OSError:

@@ -39,6 +39,11 @@ class Journal:
         self._said: dict[tuple[str, type, int | None], tuple[int, int, str]] = {}
 
     @property
+    def target(self) -> tuple[Host, Port]:
+        """What is dialed."""
+        return self.host, self.port
+
+    @property
     def _observed(self) -> bool:
         return self.on_event is not None or logger.isEnabledFor(logging.DEBUG)
 

@@ -76,13 +76,13 @@ async def _go_on(
     once: Callable[[], Coroutine[Any, Any, socket.socket]],
 ) -> socket.socket:
     """Do what the policy says after the first round failed with *error*."""
-    policy = policy_after(settings, error)
+    policy = policy_after(settings.policy, error)
     try:
         if policy is None:
             raise error
         from safedial import retrying  # late, as it loads tenacity
 
-        return await retrying.dial_async(policy, journal, error, once)
+        return await retrying.dial_async(policy, journal, error, once, OSError)
     finally:
         del error  # as above
 

@@ -1,25 +1,26 @@
 """Running a dial on under a tenacity policy, once its first round has failed.
 
 tenacity decides (retry? stop? how long to wait?), this module waits, and the caller dials. Every
-dial works on its own copy of the policy, so one policy serves many threads and tasks.
+dial works on its own copy of the policy, so one policy serves many threads and tasks. A dial may be
+safedial's own or, for `wrap`, a client's.
 """
 
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import tenacity
 from tenacity import AsyncRetrying, RetryCallState, sleep_using_event
 from tenacity.stop import stop_any, stop_when_event_set
 
-from safedial.deadline import within
-from safedial.journal import Journal
+from safedial.deadline import Deadline, within
 
 if TYPE_CHECKING:
     from safedial.settings import Policy
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
 
 # Seconds between looks at a stop event. Waiting on the event itself would need a thread for each
 # task that waits in asyncio; a twentieth of a second is "at once" for a person.
@@ -28,15 +29,31 @@ _GLANCE = 0.05
 _ASYNC_DEFAULT_SLEEP = AsyncRetrying().sleep
 
 
+class Rounds(Protocol):
+    """What is known of the dial that is made again: `safedial.journal.Journal` for safedial's own."""
+
+    attempt: int
+    started: float
+    deadline: Deadline
+
+    @property
+    def target(self) -> tuple[Any, ...]:
+        """What is dialed, for tenacity's own hooks, such as before_sleep_log."""
+        ...
+
+    def retrying(self, error: Any, wait: float) -> None:
+        """Tell that the policy goes on after *error*, in *wait* seconds."""
+        ...
+
+
 class _Retries:
     """One dial's own copy of a policy, with the state of its attempts."""
 
-    def __init__(self, policy: "Policy", journal: Journal) -> None:
+    def __init__(self, policy: "Policy", journal: Rounds) -> None:
         # The last real exception is what callers handle: never RetryError, never a callback's value.
         self._retrying = policy.copy(reraise=True, retry_error_callback=None)
         self._retrying.begin()
-        # fn and args name the dial to tenacity's own hooks, such as before_sleep_log.
-        self._state = RetryCallState(self._retrying, fn=dial, args=(journal.host, journal.port), kwargs={})
+        self._state = RetryCallState(self._retrying, fn=dial, args=journal.target, kwargs={})
         self._state.start_time = journal.started
         self._journal = journal
         self._enabled = getattr(policy, "enabled", True)  # tenacity 9.2
@@ -49,7 +66,7 @@ class _Retries:
         elif policy.sleep not in (tenacity.sleep, time.sleep, _ASYNC_DEFAULT_SLEEP):
             self.own_sleep = policy.sleep
 
-    async def wait_after(self, error: OSError) -> float | None:
+    async def wait_after(self, error: Exception) -> float | None:
         """Return the seconds to wait before the next round, None where there is none, as the
         policy says no more or the wait would end past the deadline.
 
@@ -100,11 +117,18 @@ class _Retries:
             yield min(left, _GLANCE)
 
 
-def dial(policy: "Policy", journal: Journal, error: OSError, once: Callable[[], T]) -> T:
-    """Call *once* until it returns or *policy* is done; then raise its last OSError.
+def dial(
+    policy: "Policy",
+    journal: Rounds,
+    error: E,
+    once: Callable[[], T],
+    failures: type[E],
+) -> T:
+    """Call *once* until it returns or *policy* is done; then raise its last error.
 
-    *error* is what the first round raised. Only an OSError is the policy's to judge:
-    KeyboardInterrupt and errors of the user's own code end the dial.
+    *error* is what the first round raised. Only *failures* are the policy's to judge: of a dial of
+    safedial's own an OSError, since errors of the user's own code end the dial, as KeyboardInterrupt
+    does.
     """
     retries = _Retries(policy, journal)
     try:
@@ -114,14 +138,20 @@ def dial(policy: "Policy", journal: Journal, error: OSError, once: Callable[[], 
                 break
             try:
                 return once()
-            except OSError as failure:
+            except failures as failure:
                 error = failure
         raise error
     finally:
         del error, retries  # the traceback holds this frame: break the cycle
 
 
-async def dial_async(policy: "Policy", journal: Journal, error: OSError, once: Callable[[], Awaitable[T]]) -> T:
+async def dial_async(
+    policy: "Policy",
+    journal: Rounds,
+    error: E,
+    once: Callable[[], Awaitable[T]],
+    failures: type[E],
+) -> T:
     """Do as `dial` does, awaiting *once* and the waits. Cancellation ends the dial."""
     retries = _Retries(policy, journal)
     try:
@@ -133,7 +163,7 @@ async def dial_async(policy: "Policy", journal: Journal, error: OSError, once: C
                 break
             try:
                 return await once()
-            except OSError as failure:
+            except failures as failure:
                 error = failure
         raise error
     finally:

@@ -86,10 +86,10 @@ class Settings:
             object.__setattr__(self, "steer", False)  # the caller narrowed the range himself
 
 
-def policy_after(settings: Settings, error: OSError) -> "Policy | None":
+def policy_after(policy: "Policy | Literal[Default.DEFAULT] | None", error: Exception) -> "Policy | None":
     """Return the policy that decides what follows *error*, None where nothing does."""
-    if settings.policy is not DEFAULT:
-        return settings.policy
+    if policy is not DEFAULT:
+        return policy
     if not is_spurious(error):
         return None  # what redial() would say, without loading tenacity for a mere refusal
     from safedial.policy import default_policy

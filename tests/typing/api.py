@@ -103,3 +103,41 @@ with testing.Outage(["redis-server", "--port", "{port}"]) as outage, testing.fas
 assert_type(testing.assert_resilient(lambda host, port: safedial.safe_connect((host, port))), list[testing.Finding])
 testing.assert_resilient(safedial.open_connection, faults=["outage"], server=testing.echo)
 testing.Outage(server=7)  # type: ignore[arg-type]
+assert_type(testing.in_namespace(testing.dead_port, port_range=(40000, 40001)), int)
+
+
+# The guard, and other people's factories, whose types stay their own.
+class Client:
+    """What a library connects with."""
+
+    def __init__(self, host: str, *, port: int = 6379) -> None: ...
+
+
+async def connect(host: str, port: int) -> Client:
+    return Client(host, port=port)
+
+
+@safedial.guard()
+def guarded(host: str) -> Client:
+    with safedial.guard(), safedial.hold((host, 6379)):
+        return Client(host)
+
+
+@safedial.guard()
+async def guarded_async(host: str) -> Client:
+    return await connect(host, 6379)
+
+
+async def wrapped() -> None:
+    assert_type(guarded("db"), Client)
+    assert_type(await guarded_async("db"), Client)
+    assert_type(safedial.wrap(Client)("db", port=6379), Client)
+    assert_type(await safedial.wrap(connect, policy=safedial.reconnect())("db", 6379), Client)
+    safedial.wrap(Client, address=("db", 6379), policy=None)("db")
+    safedial.wrap(connect, address=lambda host, port: (host, port))
+    safedial.wrap(Client)(6379)  # type: ignore[arg-type]
+    safedial.wrap(Client, policy="reconnect")  # type: ignore[arg-type]
+
+
+safedial.install()
+safedial.uninstall()

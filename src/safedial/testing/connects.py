@@ -1,19 +1,19 @@
 """Coming between a program and its connects: every TCP ``connect`` of this process, whoever calls it.
 
-`socket.socket.connect` and ``connect_ex`` are where all Python clients arrive: blocking ones,
-asyncio's, those behind TLS. A C library dials past them. Nothing is patched until a fault begins,
-and all is as before when the last one ends. Knows nothing of particular faults.
+A fault is nearer to the kernel than any guard, so that it defeats steering. Knows nothing of
+particular faults.
 """
 
 import contextlib
-import os
 import socket
 import threading
+import weakref
 from collections.abc import Callable, Generator
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
+from safedial import patching
 from safedial.addresses import SockAddr
-from safedial.selfconnect import INET
+from safedial.patching import Below
 
 Real: TypeAlias = Callable[[], None]
 # Called before a connect, with its socket, its address and the real thing. Tells whether it has made
@@ -21,19 +21,33 @@ Real: TypeAlias = Callable[[], None]
 Between: TypeAlias = Callable[[socket.socket, SockAddr, Real], bool]
 
 _between: list[Between] = []
-_patches: "list[_Patch]" = []
-_lock = threading.RLock()
+_lock = threading.Lock()
 _exempt = threading.local()
+
+
+class _Faults:
+    """The layer of all faults. A connect meets one of them at most, the newest first."""
+
+    def wanted(self) -> bool:
+        return not getattr(_exempt, "depth", 0)
+
+    def connect(self, sock: socket.socket, address: SockAddr, below: Below) -> None:
+        def real() -> None:
+            below(sock, address)
+
+        if not any(fault(sock, address, real) for fault in tuple(reversed(_between))):
+            real()
+
+
+_layer = _Faults()
 
 
 @contextlib.contextmanager
 def between(fault: Between) -> Generator[None]:
-    """Let *fault* come between every TCP connect of this process, in all its threads. The newest
-    fault comes first, and a connect meets one of them at most.
-    """
+    """Let *fault* come between every TCP connect of this process, in all its threads."""
     with _lock:
         if not _between:
-            _patches[:] = [_Patch("connect"), _Patch("connect_ex")]
+            patching.put(_layer, nearest_kernel=True)
         _between.append(fault)
     try:
         yield
@@ -41,8 +55,7 @@ def between(fault: Between) -> Generator[None]:
         with _lock:
             _between.remove(fault)
             if not _between:
-                for patch in _patches:
-                    patch.undo()
+                patching.remove(_layer)
 
 
 @contextlib.contextmanager
@@ -55,45 +68,20 @@ def exempt() -> Generator[None]:
         _exempt.depth -= 1
 
 
-class _Patch:
-    """One method of `socket.socket`, replaced until `undo`."""
+class Sockets:
+    """Sockets, each known by what it is: a subclass of the user's may have no hash. None is kept alive."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._below: Any = getattr(socket.socket, name)
-        self._inherited = name not in vars(socket.socket)
-        self._active = True
-        self._method = self._made()
-        setattr(socket.socket, name, self._method)
+    def __init__(self) -> None:
+        self._seen: dict[int, weakref.ref[socket.socket]] = {}
 
-    def undo(self) -> None:
-        self._active = False
-        if vars(socket.socket).get(self._name) is not self._method:
-            return  # somebody has patched on top of it: there it stays, and does nothing
-        if self._inherited:
-            delattr(socket.socket, self._name)
-        else:
-            setattr(socket.socket, self._name, self._below)
+    def add(self, sock: socket.socket) -> None:
+        """Know *sock* from now on."""
+        self._seen[id(sock)] = weakref.ref(sock)
 
-    def _made(self) -> Callable[[socket.socket, Any], Any]:
-        raises = self._name == "connect"  # connect_ex() returns what connect() raises
+    def __contains__(self, sock: socket.socket) -> bool:
+        seen = self._seen.get(id(sock))
+        return seen is not None and seen() is sock  # a number may be another's by now
 
-        def connecting(sock: socket.socket, address: Any, /) -> Any:
-            tcp = sock.family in INET and sock.type == socket.SOCK_STREAM and issubclass(type(address), tuple)
-            if not self._active or not tcp or getattr(_exempt, "depth", 0) > 0:
-                return self._below(sock, address)
-
-            def real() -> None:
-                if code := self._below(sock, address):
-                    raise OSError(code, os.strerror(code))
-
-            try:
-                if not any(fault(sock, address, real) for fault in tuple(reversed(_between))):
-                    real()
-            except OSError as error:
-                if raises or isinstance(error, socket.gaierror):  # which connect_ex() raises too
-                    raise
-                return error.errno
-            return None if raises else 0
-
-        return connecting
+    def alive(self) -> list[socket.socket]:
+        """Return those that somebody keeps."""
+        return [sock for seen in list(self._seen.values()) if (sock := seen()) is not None]

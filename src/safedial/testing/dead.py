@@ -16,6 +16,9 @@ _USUAL_RANGE = ports.PortRange(32768, 60999)
 # Of 220 ports each in Linux's own range.
 _PARTS = 64
 
+# More would need more descriptors than a process mostly has.
+_FEW = 1000
+
 # How many places of its part this process has used.
 _used = 0
 
@@ -46,6 +49,19 @@ def refused_port(host: str = "127.0.0.1") -> Generator[int]:
     """
     with _bound(host) as holder:
         yield holder.getsockname()[1]
+
+
+@contextlib.contextmanager
+def all_taken() -> Generator[None]:
+    """Hold all free ports of a range of at most 1,000, so that the kernel has none to draw."""
+    found = ports.read_range()
+    with contextlib.ExitStack() as stack:
+        if found is not None and found.high - found.low < _FEW:
+            for port in range(found.low, found.high + 1):
+                holder = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+                with contextlib.suppress(OSError):  # taken already
+                    holder.bind(("127.0.0.1", port))
+        yield
 
 
 def _bound(host: str) -> socket.socket:

@@ -10,15 +10,14 @@ import os
 import socket
 import threading
 from collections.abc import Generator
-from contextlib import AbstractContextManager
 from typing import Literal, TypeAlias
 
 from safedial import ports
-from safedial.addresses import SockAddr, check_port, same_endpoint
+from safedial.addresses import SockAddr, same_endpoint
 from safedial.testing.connects import Real, between
-from safedial.testing.dead import refused_port
+from safedial.testing.dead import all_taken, refused_port
 
-Means: TypeAlias = Literal["IP_LOCAL_PORT_RANGE", "bind", "none: raised by hand"]
+Means: TypeAlias = Literal["IP_LOCAL_PORT_RANGE", "bind", "simulated"]
 
 
 def check_count(name: str, value: object) -> None:
@@ -29,6 +28,14 @@ def check_count(name: str, value: object) -> None:
         raise ValueError(f"{name} must be at least 1, not {value}")
 
 
+def check_target(port: object) -> None:
+    """Raise TypeError or ValueError where *port* is no port that a client can dial."""
+    if isinstance(port, bool) or not isinstance(port, int):
+        raise TypeError(f"port must be a number, not {port!r}")
+    if not 1 <= port <= 65535:
+        raise ValueError(f"port must be from 1 to 65535, not {port}")
+
+
 class Fault:
     """A fault at work.
 
@@ -36,15 +43,14 @@ class Fault:
         port: the port that it is for; None for every port.
         left: connects that it will yet befall; None for all.
         befell: connects that it has befallen.
-        means: how the newest one was made; None before. Where a source port was bound for it,
+        means: how the newest one was made; None before. ``bind``: a source port was bound for it,
             the socket has SO_REUSEADDR, and a server that sets it too can bind all the same.
+            ``simulated``: the kernel had no means, and the error was raised in its place.
     """
 
     def __init__(self, port: int | None, times: int | None) -> None:
         if port is not None:
-            if not isinstance(port, int):
-                raise TypeError(f"port must be a number, not {port!r}")
-            check_port(port)
+            check_target(port)
         if times is not None:
             check_count("times", times)
         self.port = port
@@ -85,17 +91,18 @@ def self_connect(port: int, times: int | None = None) -> Generator[Fault]:
     fault = Fault(port, times)
 
     def connect(sock: socket.socket, address: SockAddr, real: Real) -> bool:
-        if not _chooses_port(sock) or not fault.takes(address):
+        if address[1] != port or not _chooses_port(sock):
             return False
-        if _source_is(sock, address) and _in_range(port) and _narrow(sock, port):
-            fault.means = "IP_LOCAL_PORT_RANGE"
-            try:
-                real()
-                return True
-            except OSError as error:
-                if error.errno != errno.EADDRNOTAVAIL:
-                    raise
-            _narrow(sock, 0)
+        ends = _ends(sock, address)
+        if ends is None or not fault.takes(address):
+            return False
+        if same_endpoint(*ends) and _in_range(port):
+            with _narrowed(sock, port) as narrowed:
+                if narrowed:
+                    before, fault.means = fault.means, "IP_LOCAL_PORT_RANGE"
+                    if _connects(real):
+                        return True
+                    fault.means = before
         # Elsewhere, and where a server's connections of before are in TIME_WAIT.
         if not _bind(sock, address):
             fault.spare()  # a server listens
@@ -124,36 +131,37 @@ def address_not_available(port: int | None = None, times: int | None = 1) -> Gen
     with refused_port() as held:
 
         def connect(sock: socket.socket, address: SockAddr, real: Real) -> bool:
-            if not _chooses_port(sock) or not fault.takes(address):
+            if not _chooses_port(sock) or _ends(sock, address) is None or not fault.takes(address):
                 return False
-            own = ports.own_range(sock) or ports.PortRange(0, 0)
-            if not _narrow(sock, held):
-                fault.means = "none: raised by hand"
-                raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
-            fault.means = "IP_LOCAL_PORT_RANGE"
-            try:
+            # Put back at once, for a client that asks this socket again.
+            with _narrowed(sock, held) as narrowed:
+                if not narrowed:
+                    fault.means = "simulated"
+                    raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+                fault.means = "IP_LOCAL_PORT_RANGE"
                 real()
-            finally:
-                _narrow(sock, *own)  # for a client that asks this socket again
             return True
 
         with between(connect):
             yield fault
 
 
-def ports_exhausted(port: int) -> AbstractContextManager[Fault]:
+@contextlib.contextmanager
+def ports_exhausted(port: int) -> Generator[Fault]:
     """Let no local port be left towards *port*: every connect to it fails with EADDRNOTAVAIL.
 
     The range that each socket may draw from is narrowed to one port that is taken, so that other
-    destinations, and other processes, notice nothing.
+    destinations, and other processes, notice nothing. A range of at most 1,000 ports, such as
+    `in_namespace` can have, is used up for real: C libraries find no port either.
 
     Args:
         port: the destination's port, of any address.
 
     Yields:
-        The `Fault`, with what it did.
+        The `Fault`, with what it did to this process's Python code.
     """
-    return address_not_available(port, times=None)
+    with address_not_available(port, times=None) as fault, all_taken():
+        yield fault
 
 
 def _chooses_port(sock: socket.socket) -> bool:
@@ -164,14 +172,19 @@ def _chooses_port(sock: socket.socket) -> bool:
     return drawn == 0
 
 
-def _source_is(sock: socket.socket, address: SockAddr) -> bool:
-    """Tell whether the kernel would dial *address* from itself; a datagram socket sends nothing."""
-    with socket.socket(sock.family, socket.SOCK_DGRAM) as probe:
-        probe.bind(sock.getsockname())
-        probe.connect(address)
+def _ends(sock: socket.socket, address: SockAddr) -> tuple[SockAddr, SockAddr] | None:
+    """Return local and peer address that a connect to *address* would have, if not for the local port,
+    which is the peer's here. None where it fails anyway: no such name, no route. It may say so itself.
+    """
+    with socket.socket(sock.family, socket.SOCK_DGRAM) as probe:  # which sends nothing
+        try:
+            probe.bind(sock.getsockname())
+            probe.connect(address)
+        except (OSError, TypeError, ValueError, OverflowError):
+            return None
         local: SockAddr = probe.getsockname()
-        peer: SockAddr = (probe.getpeername()[0], *local[1:])
-        return same_endpoint(local, peer)
+        peer: SockAddr = probe.getpeername()
+        return (local[0], *peer[1:]), peer
 
 
 def _in_range(port: int) -> bool:
@@ -179,12 +192,43 @@ def _in_range(port: int) -> bool:
     return found is not None and found.low <= port <= found.high
 
 
-def _narrow(sock: socket.socket, low: int, high: int | None = None) -> bool:
-    if not ports.ON_LINUX:
-        return False  # there the option's number has another meaning
-    value = ports.option_value(ports.PortRange(low, low if high is None else high))
+def _connects(real: Real) -> bool:
+    """Make a connect, and tell whether there was a port for it."""
     try:
-        sock.setsockopt(socket.IPPROTO_IP, ports.IP_LOCAL_PORT_RANGE, value)
+        real()
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _narrowed(sock: socket.socket, port: int) -> Generator[bool]:
+    """Let the kernel draw *port* alone for *sock*, and then what it could before; yield whether it can be told."""
+    own = _own_range(sock)
+    narrowed = _narrow(sock, port, port)
+    try:
+        yield narrowed
+    finally:
+        if narrowed:
+            _narrow(sock, *own)
+
+
+def _own_range(sock: socket.socket) -> ports.PortRange:
+    """Return what was set on *sock*; a bound that was not is 0."""
+    value = 0
+    if ports.ON_LINUX:  # elsewhere the option's number has another meaning
+        with contextlib.suppress(OSError):
+            value = sock.getsockopt(socket.IPPROTO_IP, ports.IP_LOCAL_PORT_RANGE)
+    return ports.PortRange(value & 0xFFFF, value >> 16 & 0xFFFF)
+
+
+def _narrow(sock: socket.socket, low: int, high: int) -> bool:
+    if not ports.ON_LINUX:
+        return False
+    try:
+        sock.setsockopt(socket.IPPROTO_IP, ports.IP_LOCAL_PORT_RANGE, ports.option_value(ports.PortRange(low, high)))
     except OSError:
         return False
     return True
@@ -195,9 +239,12 @@ _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # nothing liste
 
 
 def _bind(sock: socket.socket, address: SockAddr) -> bool:
+    """Bind *sock* to *address*, with SO_REUSEADDR; where that can't be, it stays as it was."""
+    before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((_LOOPBACK.get(address[0], address[0]), *address[1:]))
     except OSError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, before)
         return False
     return True

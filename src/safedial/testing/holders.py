@@ -9,7 +9,7 @@ from pathlib import Path
 _STATES = {"01": "ESTABLISHED", "06": "TIME_WAIT", "07": "CLOSE", "08": "CLOSE_WAIT", "0A": "LISTEN"}
 
 # proc_net_tcp(5): local address, peer, state, ..., inode.
-_ROW = re.compile(r"^ *\d+: \w+:(\w{4}) (\w+):(\w{4}) (\w\w) (?:\S+ +){3}\S+ +\S+ +(\d+)", re.MULTILINE)
+_ROW = re.compile(r"^ *\d+: (\w+:(\w{4})) (\w+:\w{4}) (\w\w) (?:\S+ +){3}\S+ +\S+ +(\d+)", re.MULTILINE)
 
 
 def holders(port: int) -> list[str]:
@@ -18,8 +18,8 @@ def holders(port: int) -> list[str]:
     for table in ("tcp", "tcp6"):
         with contextlib.suppress(OSError):
             rows = Path(f"/proc/thread-self/net/{table}").read_text()
-            for local, _, peer, state, inode in _ROW.findall(rows):
-                if int(local, 16) == port:
+            for local, local_port, peer, state, inode in _ROW.findall(rows):
+                if int(local_port, 16) == port:
                     itself = " to itself" if peer == local and state == "01" else ""
                     found.append(f"{_STATES.get(state, state)}{itself}, {_process(inode)}")
     return found

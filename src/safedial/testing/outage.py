@@ -5,17 +5,16 @@ import errno
 import socket
 import threading
 import time
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self
 
-from safedial.addresses import SockAddr, check_port
+from safedial.addresses import SockAddr, family_of
 from safedial.addresses import seconds as check_seconds
-from safedial.testing.connects import Between, Real, between
+from safedial.testing.connects import Between, Real, Sockets, between
 from safedial.testing.dead import dead_port
-from safedial.testing.faults import check_count
+from safedial.testing.faults import check_count, check_target
 from safedial.testing.holders import holders
 from safedial.testing.servers import Address, Handler, ProcessServer, Server, ThreadServer, echo, fill
 
@@ -72,20 +71,24 @@ class Outage:
         port: int | None = None,
         within: float = 10.0,
     ) -> None:
-        if not callable(server) and (isinstance(server, str) or not isinstance(server, Sequence) or not server):
+        if not callable(server) and not _is_command(server):
             raise TypeError(f"server must be a function or a list of words, not {server!r}")
-        check_port(port)
+        _check_host(host)
+        if port is not None:
+            check_target(port)
+        self._within = check_seconds("within", within)
         self.host = host
         self.port: int = dead_port(host) if port is None else port
         self.state: State = "down"
         self.started: Start | None = None
         self._what = server
-        self._within = check_seconds("within", within)
         self._server: Server | None = None
         self._fillers: list[socket.socket] = []
         # A dial that a client makes in another thread may end a refusal.
         self._lock = threading.RLock()
         self._refusing = contextlib.ExitStack()
+        # The refusal that may yet end by itself. One that was ended may have a dial under way, or its timer.
+        self._refusal: object = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -105,6 +108,7 @@ class Outage:
         """Come up on the same port, or go on after `freeze`; return how it came up the last time."""
         self._refusing.close()  # before the lock, which its timer may wait for
         with self._lock:
+            self._refusal = None
             if self.state == "frozen":
                 self._thaw()
             if self._server is not None and not self._server.alive:
@@ -153,18 +157,24 @@ class Outage:
         delay = None if seconds is None else check_seconds("seconds", seconds)
         self.stop()
         with self._lock:
+            refusal = self._refusal = object()
             if dials is not None:
-                self._refusing.enter_context(between(self._count(dials)))
+                self._refusing.enter_context(between(self._count(dials, refusal)))
             else:
-                timer = threading.Timer(delay or 0.0, self.start)
+                timer = threading.Timer(delay or 0.0, self._come_back, [refusal])
                 timer.start()
                 self._refusing.callback(_end, timer)
+
+    def _come_back(self, refusal: object) -> None:
+        with self._lock:
+            if self._refusal is refusal:
+                self.start()
 
     def _end(self, how: Literal["stop", "kill"]) -> None:
         self._refusing.close()
         with self._lock:
             self._drop_fillers()
-            server, self._server, self.state = self._server, None, "down"
+            server, self._server, self.state, self._refusal = self._server, None, "down", None
         if server is not None:
             getattr(server, how)()
 
@@ -200,15 +210,15 @@ class Outage:
             return ThreadServer(self.address, self._what)
         return ProcessServer(self.address, self._what, self._within)
 
-    def _count(self, dials: int) -> Between:
+    def _count(self, dials: int, refusal: object) -> Between:
         left = dials
         # Non-blocking dials ask one socket more than once.
-        begun: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        begun = Sockets()
 
         def connect(sock: socket.socket, address: SockAddr, _real: Real) -> bool:
             nonlocal left
             with self._lock:
-                if address[1] == self.port and sock not in begun and self.state == "down":
+                if address[1] == self.port and sock not in begun and self._refusal is refusal:
                     begun.add(sock)
                     if not left:
                         self.start()
@@ -216,6 +226,21 @@ class Outage:
             return False
 
         return connect
+
+
+def _is_command(words: Sequence[str]) -> bool:
+    return (
+        isinstance(words, Sequence)
+        and not isinstance(words, str)
+        and bool(words)
+        and all(isinstance(word, str) for word in words)
+    )
+
+
+def _check_host(host: object) -> None:
+    if not isinstance(host, str) or not family_of(host):
+        kind = ValueError if isinstance(host, str) else TypeError
+        raise kind(f"host must be a numeric address, not {host!r}")
 
 
 def _end(timer: threading.Timer) -> None:

@@ -6,16 +6,11 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from safedial import selfconnect
-
-# Where clients keep their socket: redis-py, PyMySQL · http.client, urllib3, pymemcache · trio, ldap3 ·
-# redis.asyncio, aiomysql · mysql-connector · pg8000 · asyncpg · websockets · SQLAlchemy.
-_PLACES = ("_sock", "sock", "socket", "_writer", "_socket", "_usock", "_transport", "transport", "connection")
-# A socket may be that many objects deep: SQLAlchemy's connection, the driver's, its stream, its socket.
-_DEPTH = 4
+from safedial.addresses import SockAddr
+from safedial.finding import socket_of
 
 # Linux has it under /proc, macOS and the BSDs have it themselves.
 _DESCRIPTORS = Path("/dev/fd")
@@ -33,26 +28,36 @@ def is_self_connected(connection: Any) -> bool:
         TypeError: no socket was found in it.
         OSError: its socket is closed.
     """
-    sock = _socket_of(connection, _DEPTH)
+    sock = socket_of(connection)
     if sock is None:
         raise TypeError(f"connection: no socket found in {connection!r}")
     return selfconnect.is_self_connected(sock)
 
 
-def _socket_of(thing: Any, depth: int) -> Any:
-    if isinstance(thing, socket.socket | int):
-        return thing
-    if thing is None or isinstance(thing, type | ModuleType) or not depth:
-        return None
-    if issubclass(type(thing), tuple):
-        inner = list(thing)
-    elif callable(get := getattr(thing, "get_extra_info", None)) and (found := get("socket")) is not None:
-        return found
-    elif callable(getattr(thing, "fileno", None)):
-        return thing
-    else:
-        inner = [getattr(thing, name, None) for name in _PLACES]
-    return next((found for each in inner if (found := _socket_of(each, depth - 1)) is not None), None)
+class Connection(NamedTuple):
+    """A TCP connection of this process, of whatever library."""
+
+    descriptor: int
+    local: SockAddr
+    peer: SockAddr
+    to_itself: bool
+
+    def shut_down(self) -> None:
+        """Wake who waits for it."""
+        with contextlib.suppress(OSError), selfconnect.duplicate(self.descriptor) as sock:
+            sock.shutdown(socket.SHUT_RDWR)
+
+
+def connections() -> Iterator[Connection]:
+    """Find the TCP connections of this process."""
+    for number in _descriptors():
+        with contextlib.suppress(OSError):  # no socket, not connected, or closed meanwhile
+            with selfconnect.duplicate(number) as sock:
+                if sock.family not in selfconnect.INET:
+                    continue
+                local, peer = sock.getsockname(), sock.getpeername()
+                to_itself = selfconnect.is_self_connected(sock)
+            yield Connection(number, local, peer, to_itself)
 
 
 def assert_no_self_connects() -> None:
@@ -61,13 +66,11 @@ def assert_no_self_connects() -> None:
     Raises:
         AssertionError: one is; the message names its port.
     """
-    found: list[str] = []
-    for number in _descriptors():
-        with contextlib.suppress(OSError):  # no socket, or closed meanwhile
-            if selfconnect.is_self_connected(number):
-                with selfconnect.duplicate(number) as sock:
-                    host, port = sock.getsockname()[:2]
-                found.append(f"descriptor {number}, on {host} port {port}")
+    found = [
+        f"descriptor {each.descriptor}, on {each.local[0]} port {each.local[1]}"
+        for each in connections()
+        if each.to_itself
+    ]
     if found:
         raise AssertionError(f"connected to itself: {'; '.join(found)}")
 

@@ -139,12 +139,17 @@ class ThreadServer:
 
     def _accept(self) -> None:
         while not self._over.is_set():
-            with contextlib.suppress(OSError):  # TimeoutError: look again; a client that has gone
+            try:
                 connection, _ = self._listener.accept()
-                connection.settimeout(None)
-                thread = threading.Thread(target=self._handle, args=(connection,), daemon=True)
-                self._open[connection] = thread
-                thread.start()
+            except TimeoutError:
+                continue
+            except OSError:  # the client has gone, or no descriptor is free: then it waits still
+                self._over.wait(_LOOK)
+                continue
+            connection.settimeout(None)
+            thread = threading.Thread(target=self._handle, args=(connection,), daemon=True)
+            self._open[connection] = thread
+            thread.start()
 
     def _handle(self, connection: socket.socket) -> None:
         try:

@@ -6,13 +6,13 @@ import gc
 import inspect
 import socket
 import threading
-import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from safedial.addresses import SockAddr
-from safedial.testing.connects import Real, between
+from safedial.finding import close
+from safedial.testing.connects import Real, Sockets, between
 from safedial.testing.scan import Connection, connections
 
 Factory: TypeAlias = Callable[[str, int], Any]
@@ -56,8 +56,7 @@ class _Run:
     def __init__(self, factory: Factory, host: str, port: int, within: float) -> None:
         self.trial = Trial()
         self._factory, self._host, self._port = factory, host, port
-        # Weakly, and by identity: a socket that nobody keeps is no leak, and some can't be hashed.
-        self._seen: dict[int, weakref.ref[socket.socket]] = {}
+        self._seen = Sockets()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._others: set[int] = set()
         self._others = {each.descriptor for each in self._connections()}
@@ -76,7 +75,7 @@ class _Run:
     def _watch(self, sock: socket.socket, address: SockAddr, _real: Real) -> bool:
         if address[1] == self._port:  # other threads may dial elsewhere
             self.trial.dialed = True
-            self._seen[id(sock)] = weakref.ref(sock)
+            self._seen.add(sock)
         return False
 
     def _call(self) -> None:
@@ -86,7 +85,7 @@ class _Run:
                 asyncio.run(self._await(returned))
                 return
             self._look()
-            if inspect.isawaitable(closing := _close(returned)):
+            if inspect.isawaitable(closing := close(returned)):
                 asyncio.run(_wait_for(closing))
         except BaseException as error:
             self.trial.error = _without_frames(error)
@@ -95,7 +94,7 @@ class _Run:
         self._loop = asyncio.get_running_loop()
         returned = await awaitable
         self._look()
-        if inspect.isawaitable(closing := _close(returned)):
+        if inspect.isawaitable(closing := close(returned)):
             await closing
         await asyncio.sleep(0)  # transports close in the loop's next turn
 
@@ -106,21 +105,18 @@ class _Run:
         """Make an end of a client that hangs: its sockets are shut down, its tasks cancelled."""
         for each in self._connections():
             each.shut_down()
-        for sock in self._alive():
+        for sock in self._seen.alive():
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
         if (loop := self._loop) is not None:
             with contextlib.suppress(RuntimeError):  # closed meanwhile
                 loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
 
-    def _alive(self) -> list[socket.socket]:
-        return [sock for known in self._seen.values() if (sock := known()) is not None]
-
     def _left(self) -> set[int]:
         """Return the descriptors of the client's sockets: those that dialed and are open, and those
         that are connected, which TLS or a C library may have taken from the socket that dialed.
         """
-        dialed = {sock.fileno() for sock in self._alive()} - {-1}
+        dialed = {sock.fileno() for sock in self._seen.alive()} - {-1}
         return dialed | {each.descriptor for each in self._connections()}
 
     def _connections(self) -> list[Connection]:
@@ -129,16 +125,6 @@ class _Run:
 
 async def _wait_for(awaitable: Any) -> None:
     await awaitable
-
-
-def _close(returned: Any) -> Any:
-    """Close what a factory returned: the thing itself, or the writer of a (reader, writer) pair."""
-    things: Iterable[Any] = returned if issubclass(type(returned), tuple) else (returned,)
-    for thing in things:
-        for name in ("aclose", "close"):
-            if callable(close := getattr(thing, name, None)):
-                return close()
-    return None
 
 
 def _without_frames(error: BaseException) -> BaseException:
