@@ -85,25 +85,32 @@ class _Patch:
             setattr(self._owner, self._name, self._below)
 
     def _made(self) -> Callable[[socket.socket, Any], Any]:
-        raises = self._name == "connect"  # connect_ex() returns what connect() raises
-
-        def below(sock: socket.socket, address: Any) -> None:
-            if code := self._below(sock, address):
-                raise OSError(code, os.strerror(code))
+        plain = self._below
 
         def connecting(sock: socket.socket, address: Any, /) -> Any:
-            layers = [layer for layer in _layers if layer.wanted()] if self._active else []
-            if not layers or not _tcp(sock, address):
-                return self._below(sock, address)
-            try:
-                _through(layers, below, sock, address)
-            except OSError as error:
-                if raises or isinstance(error, socket.gaierror):  # which connect_ex() raises too
-                    raise
-                return error.errno
-            return None if raises else 0
+            for layer in _layers if self._active else ():  # this costs who is not concerned: keep it short
+                if layer.wanted():
+                    return self._layered(sock, address)
+            return plain(sock, address)
 
         return connecting
+
+    def _layered(self, sock: socket.socket, address: Any) -> Any:
+        layers = [layer for layer in _layers if layer.wanted()]
+        if not _tcp(sock, address):
+            return self._below(sock, address)
+        raises = self._name == "connect"  # connect_ex() returns what connect() raises
+        try:
+            _through(layers, self._plainly, sock, address)
+        except OSError as error:
+            if raises or isinstance(error, socket.gaierror):  # which connect_ex() raises too
+                raise
+            return error.errno
+        return None if raises else 0
+
+    def _plainly(self, sock: socket.socket, address: Any) -> None:
+        if code := self._below(sock, address):
+            raise OSError(code, os.strerror(code))
 
 
 def _tcp(sock: socket.socket, address: Any) -> bool:
