@@ -5,6 +5,20 @@ built on the other. Nothing here is imported by `safedial` itself.
 """
 
 from types import TracebackType
+from typing import Any
+
+from safedial.dialer import Dialer
+
+_PLAIN = Dialer()
+
+
+def checked_dialer(dialer: Any) -> Dialer:
+    """Return *dialer*, the default one for None, or raise TypeError."""
+    if dialer is None:
+        return _PLAIN
+    if not isinstance(dialer, Dialer):
+        raise TypeError(f"dialer must be a safedial.Dialer or None, not {dialer!r}")
+    return dialer
 
 
 class Needs:

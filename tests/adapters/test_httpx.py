@@ -1,0 +1,454 @@
+"""httpx with a Dialer, beside httpx as it is: sync, async on both loops, and on trio, where the guard serves."""
+
+import contextlib
+import functools
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import httpcore
+import httpx
+import pytest
+import trio
+from anyio.abc import SocketStream
+
+import safedial
+from safedial import Dialer, SelfConnectError, ports, testing
+from safedial.adapters import httpx as ours
+from tests.support import faces, faults, web
+
+HOST = "127.0.0.1"
+FAR = "http://far.invalid/"
+
+verify = functools.cache(web.client_context)
+
+# What one writes, of each library: `safe` is for a client that is there already.
+THEIRS = {
+    True: SimpleNamespace(Client=httpx.Client, Transport=httpx.HTTPTransport, safe=lambda client, **_: client),
+    False: SimpleNamespace(
+        Client=httpx.AsyncClient, Transport=httpx.AsyncHTTPTransport, safe=lambda client, **_: client
+    ),
+}
+OURS = {
+    True: SimpleNamespace(Client=httpx.Client, Transport=ours.SafeTransport, safe=ours.mount),
+    False: SimpleNamespace(Client=httpx.AsyncClient, Transport=ours.SafeAsyncTransport, safe=ours.mount),
+}
+
+
+@dataclass(frozen=True)
+class Face:
+    """One way to run a client: sync, or in an event loop."""
+
+    run: object = None
+
+    @property
+    def theirs(self):
+        return THEIRS[self.run is None]
+
+    @property
+    def ours(self):
+        return OURS[self.run is None]
+
+    @property
+    def both(self):
+        return self.theirs, self.ours
+
+    def ask(self, client, *urls, look=lambda response: response.text, **kwds):
+        """What *look* sees in the answers to GET of *urls*; the client is closed."""
+        if self.run is None:
+            with client:
+                return [look(client.get(url, **kwds)) for url in urls]
+        return self.run(functools.partial(_ask, client, urls, look, kwds))
+
+    def failure(self, client, url, **kwds):
+        with pytest.raises((httpx.HTTPError, ssl.SSLError)) as caught:  # the latter: httpcore 1.0.5, async
+            self.ask(client, url, **kwds)
+        return caught.value
+
+
+async def _ask(client, urls, look, kwds):
+    async with client:
+        return [look(await client.get(url, **kwds)) for url in urls]
+
+
+FACES = {"sync": Face()}
+for name, factory in faces.LOOPS.items():
+    FACES[name] = Face(lambda asking, factory=factory: faces.run(asking(), factory))
+BY_DIALER = list(FACES)
+FACES["trio"] = Face(lambda asking: trio.run(asking))
+
+
+@pytest.fixture(params=FACES)
+def face(request):
+    return FACES[request.param]
+
+
+@pytest.fixture(params=BY_DIALER)
+def dialing(request):
+    """The faces whose dial is a Dialer's."""
+    return FACES[request.param]
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy_of_this_system(monkeypatch):
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _threads_that_trio_would_keep(monkeypatch):
+    monkeypatch.setattr("trio._core._thread_cache.IDLE_TIMEOUT", 0.01)
+
+
+@pytest.fixture(params=[True, False], ids=["steered", "unsteered"])
+def steer(request, monkeypatch):
+    if not request.param:
+        monkeypatch.setattr(ports, "_steerable", False)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """No waits between httpx's own retries."""
+    for each in ("sync", "async"):
+        monkeypatch.setattr(f"httpcore._{each}.connection.RETRIES_BACKOFF_FACTOR", 0.0)
+
+
+def serve_once(sock, *_):
+    """An HTTP server that answers each connection one time."""
+    if sock.recv(65536):
+        sock.sendall(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\nonce")
+
+
+async def started(outage):
+    outage.start()
+
+
+def through(library, **given):
+    return library.Client(transport=library.Transport(verify=verify(), **given))
+
+
+def of_environment(library, port):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HTTP_PROXY", f"http://{HOST}:{port}")
+        return library.safe(library.Client(verify=verify()))
+
+
+# Each way that a port is dialed: (what makes a client of a library for it, the URL it is asked for).
+WAYS = {
+    "transport": (lambda library, port: through(library), "http://{host}:{port}/"),
+    "transport, TLS": (lambda library, port: through(library), "https://{host}:{port}/"),
+    "transport, proxy": (lambda library, port: through(library, proxy=f"http://{HOST}:{port}"), FAR),
+    "transport, tunnel": (
+        lambda library, port: through(library, proxy=f"http://{HOST}:{port}"),
+        "https://far.invalid/",
+    ),
+    "client": (lambda library, port: library.safe(library.Client(verify=verify())), "http://{host}:{port}/"),
+    "client, proxy": (
+        lambda library, port: library.safe(library.Client(verify=verify(), proxy=f"http://{HOST}:{port}")),
+        FAR,
+    ),
+    "client, mounts": (
+        lambda library, port: library.Client(verify=verify(), mounts={"http://": library.Transport(verify=verify())}),
+        "http://{host}:{port}/",
+    ),
+    "client, environment": (of_environment, FAR),
+}
+
+
+class TestSelfConnect:
+    def test_is_httpxs_own_refused(self, face, force, steer):
+        for way, (make, url) in WAYS.items():
+            with testing.refused_port() as refused:
+                expected = face.failure(make(face.theirs, refused), url.format(host=HOST, port=refused))
+            port = testing.dead_port()
+            fault = force(port)
+            error = face.failure(make(face.ours, port), url.format(host=HOST, port=port))
+            assert fault.befell, way
+            assert type(error) is type(expected) is httpx.ConnectError, way
+            testing.assert_no_self_connects()
+            faults.assert_server_can_bind(HOST, port)
+
+    def test_tells_the_reason(self, dialing, force, dead_port):
+        force(dead_port)
+        error = dialing.failure(through(dialing.ours), f"http://{HOST}:{dead_port}/")
+        assert any(isinstance(each, SelfConnectError) for each in safedial.errors.errors_of(error))
+
+    def test_is_retried_by_httpxs_own_retries(self, face, force, steer, monkeypatch):
+        with testing.Outage(serve_once) as outage:
+            outage.stop()
+            monkeypatch.setattr(httpcore.SyncBackend, "sleep", lambda self, seconds: outage.start())
+            monkeypatch.setattr(httpcore.AnyIOBackend, "sleep", lambda self, seconds: started(outage))
+            fault = force(outage.port, times=1)
+            # A round of the Dialer's own would come before httpx's.
+            client = through(face.ours, retries=1, dialer=Dialer(policy=None))
+            assert face.ask(client, f"http://{HOST}:{outage.port}/") == ["once"]
+            assert fault.befell == 1
+
+    def test_is_dialed_again_by_the_dialer(self, dialing, force, steer):
+        with testing.Outage(serve_once) as outage:
+            outage.stop()
+            force(outage.port, times=1)
+            dialer = Dialer(on_event=lambda event: outage.state == "up" or outage.start())
+            assert dialing.ask(through(dialing.ours, dialer=dialer), f"http://{HOST}:{outage.port}/") == ["once"]
+
+
+class TestErrors:
+    def test_stay(self, face):
+        soon = httpx.Timeout(5, connect=0.05)
+        with testing.refused_port() as refused, faults.full_listener() as full, web.serve("https") as untrusted:
+            for url, trusting, expected in [
+                ("http://no-such-name.invalid/", verify(), httpx.ConnectError),
+                ("https://no-such-name.invalid/", verify(), httpx.ConnectError),
+                (f"http://{HOST}:{refused}/", verify(), httpx.ConnectError),
+                (f"http://{HOST}:{full.getsockname()[1]}/", verify(), httpx.ConnectTimeout),
+                (f"https://{HOST}:{full.getsockname()[1]}/", verify(), httpx.ConnectTimeout),
+                (untrusted.url, True, httpx.ConnectError),
+            ]:
+                clients = [library.Client(transport=library.Transport(verify=trusting)) for library in face.both]
+                said = [type(face.failure(client, url, timeout=soon)) for client in clients]
+                assert said[0] is said[1], url
+                assert said[1] is expected or issubclass(said[1], ssl.SSLError), url
+
+    def test_refused_is_retried_until_the_server_is_up(self, face, impatient):
+        with testing.Outage(serve_once) as outage:
+            outage.refuse_for(dials=2)
+            assert face.ask(through(face.ours, retries=2), f"http://{HOST}:{outage.port}/") == ["once"]
+
+    def test_exhausted_ports_are_no_connection(self, dialing, server):
+        port = server.getsockname()[1]
+        with testing.ports_exhausted(port):
+            error = dialing.failure(through(dialing.ours, dialer=Dialer(policy=None)), f"http://{HOST}:{port}/")
+        assert type(error) is httpx.ConnectError
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda: ours.SafeTransport(dialer=3),
+            lambda: ours.SafeAsyncTransport(dialer=3),
+            lambda: ours.mount(CLIENT, dialer=3),
+        ],
+    )
+    def test_dialer_that_is_none(self, make):
+        with pytest.raises(TypeError, match=r"dialer must be a safedial\.Dialer or None, not 3"):
+            make()
+
+    def test_client_that_is_none(self):
+        with pytest.raises(TypeError, match=r"client must be an httpx\.Client or AsyncClient, not 3"):
+            ours.mount(3)
+
+    def test_transport_that_nobody_knows(self):
+        class Theirs(httpx.BaseTransport):
+            pass
+
+        with pytest.raises(TypeError, match=r"client: how .*Theirs.* dials is not known"):
+            ours.mount(httpx.Client(verify=verify(), mounts={"http://a": Theirs()}))
+
+    def test_anyio_that_is_too_old(self, monkeypatch):
+        monkeypatch.delattr(SocketStream, "from_socket")
+        with pytest.raises(ImportError, match=r"anyio 4\.10"):
+            ours.SafeAsyncTransport()
+        ours.SafeTransport(verify=verify())
+
+
+CLIENT = httpx.Client(verify=verify())
+
+
+class TestNormalUse:
+    def test_reuses_connections(self, face):
+        with web.serve() as server:
+            assert face.ask(through(face.ours), *[server.url] * 3) == ["hello"] * 3
+            assert server.connections == 1
+
+    def test_knows_a_connection_that_its_server_closed(self, face):
+        closed = threading.Semaphore(0)
+
+        def breaks_its_promise(sock, *_):
+            if sock.recv(65536):
+                sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nonce")
+                sock.shutdown(socket.SHUT_RDWR)
+                closed.release()
+
+        with testing.Outage(breaks_its_promise) as outage:
+            urls = [f"http://{HOST}:{outage.port}/"] * 3
+            assert face.ask(through(face.ours), *urls, look=lambda _: closed.acquire(timeout=5)) == [True] * 3
+
+    def test_pool_is_limited(self, dialing):
+        limits = httpx.Limits(max_connections=1)
+        with web.serve() as server:
+            client = through(dialing.ours, limits=limits)
+            url, timeout = server.url, httpx.Timeout(5, pool=0.01)
+            if dialing.run is None:
+                with client, client.stream("GET", url), pytest.raises(httpx.PoolTimeout):
+                    client.get(url, timeout=timeout)
+                return
+
+            async def main():
+                async with client, client.stream("GET", url):
+                    with pytest.raises(httpx.PoolTimeout):
+                        await client.get(url, timeout=timeout)
+
+            dialing.run(main)
+
+    def test_tls(self, face):
+        with web.serve("https") as server:
+            urls = [f"https://{host}:{server.port}/" for host in (HOST, "localhost")]
+            assert face.ask(through(face.ours), *urls) == ["hello"] * 2
+
+    def test_proxy(self, face):
+        with web.serve() as plain, web.serve("https") as tls, web.serve() as proxy:
+            for client in (
+                through(face.ours, proxy=proxy.url),
+                face.ours.safe(face.ours.Client(verify=verify(), proxy=proxy.url)),
+            ):
+                assert face.ask(client, plain.url, tls.url) == ["hello"] * 2
+            assert [seen[0] for seen in proxy.seen] == ["GET", "CONNECT"] * 2
+
+    def test_proxy_over_tls(self, face):
+        with web.serve("https") as proxy:
+            clients = [through(each, proxy=httpx.Proxy(proxy.url, ssl_context=verify())) for each in face.both]
+            try:
+                expected = face.ask(clients[0], FAR)
+            except (httpx.ConnectError, ssl.SSLError):  # httpx 0.27.0, async: the context is not handed on
+                pytest.skip("this httpx knows no TLS proxy with a context of its own")
+            assert face.ask(clients[1], FAR) == expected == ["hello"]
+
+    def test_unix_socket_is_left_alone(self, face, tmp_path):
+        with unix_server(str(tmp_path / "web")) as path:
+            assert face.ask(through(face.ours, uds=path), "http://unix.invalid/") == ["once"]
+
+    def test_dead_first_address_is_passed(self, face):
+        with web.serve() as server, pytest.MonkeyPatch.context() as patch:
+            real = socket.getaddrinfo
+
+            def both(host, port, *args, **kwds):
+                known = host in ("two.invalid", b"two.invalid")
+                return [faults.tcp("::1", port), faults.tcp(HOST, port)] if known else real(host, port, *args, **kwds)
+
+            patch.setattr(socket, "getaddrinfo", both)
+            # uvloop asks in C, trio a Dialer never.
+            dialer = Dialer(resolver=both) if face is FACES.get("uvloop") else None
+            client = through(face.ours, dialer=dialer)
+            assert face.ask(client, f"http://two.invalid:{server.port}/") == ["hello"]
+
+    def test_silent_first_address_is_raced(self, dialing):
+        with faults.black_hole_and_server() as (_, listening), contextlib.ExitStack() as stack:
+            port = listening.getsockname()[1]
+            listening.close()
+            stack.enter_context(web.serve(port=port))
+            addresses = [faults.tcp("::1", port), faults.tcp(HOST, port)]
+            dialer = Dialer(resolver=lambda *args, **kwds: addresses, happy_eyeballs_delay=0.01)
+            assert dialing.ask(through(dialing.ours, dialer=dialer), f"http://two.invalid:{port}/") == ["hello"]
+
+    def test_test_doubles_stay(self):
+        for double in (httpx.MockTransport(lambda request: httpx.Response(200)), httpx.WSGITransport(print)):
+            with ours.mount(httpx.Client(transport=double)) as client:
+                assert client._transport is double
+
+    def test_no_proxy_is_no_transport(self, face):
+        with web.serve() as server, web.serve() as proxy:
+            library = face.ours
+            given = {"all://": library.Transport(proxy=proxy.url), f"all://{HOST}": None}
+            assert face.ask(library.safe(library.Client(verify=verify(), mounts=given)), server.url) == ["hello"]
+            assert not proxy.seen
+
+
+@contextlib.contextmanager
+def unix_server(path):
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen()
+
+        def serve():
+            sock, _ = listening.accept()
+            with sock:
+                serve_once(sock)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield path
+        thread.join(5)
+
+
+def dialed(face, *, timeout=None, **given):
+    """The Dialer that made the connection for one request, and the connection's socket."""
+    used, socks = [], []
+
+    class Noting(Dialer):
+        def dial(self, address, **kwds):
+            used.append(self)
+            return super().dial(address, **kwds)
+
+        def dial_async(self, address, **kwds):
+            used.append(self)
+            return super().dial_async(address, **kwds)
+
+    def look(response):
+        sock = response.extensions["network_stream"].get_extra_info("socket")
+        nodelay = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        socks.append((sock.getsockname()[0], nodelay, sock.getsockopt(*KEEPALIVE)))
+
+    given["dialer"] = Noting(**given.pop("dialer", {}))
+    with web.serve() as server:
+        face.ask(through(face.ours, **given), server.url, look=look, timeout=timeout)
+    return used[0], socks[0]
+
+
+KEEPALIVE = (socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+class TestSettings:
+    """httpx's settings, the Dialer's where it has none."""
+
+    def test_timeout(self, dialing):
+        for timeout, dialers, each, total in [
+            (None, {}, None, None),
+            (None, {"timeout": 5}, 5, None),
+            (3, {"timeout": 5}, 3, 3),
+            (3, {"total_timeout": 9}, 3, 9),
+        ]:
+            used, _ = dialed(dialing, timeout=timeout, dialer=dialers)
+            assert used.timeout == each
+            assert used.total_timeout == (dialers.get("total_timeout") if dialing.run is None else total)
+
+    def test_source_address(self, dialing):
+        for given, expected in [
+            ({}, HOST),
+            ({"local_address": "127.0.0.2"}, "127.0.0.2"),
+            ({"dialer": {"source_address": ("127.0.0.3", 0)}}, "127.0.0.3"),
+            ({"local_address": "127.0.0.2", "dialer": {"source_address": ("127.0.0.3", 0)}}, "127.0.0.2"),
+        ]:
+            assert dialed(dialing, **given)[1][0] == expected
+
+    def test_socket_options(self, dialing):
+        for given, expected in [
+            ({}, (1, 0)),
+            ({"socket_options": [(*KEEPALIVE, 1)]}, (1, 1)),
+            ({"socket_options": [(*KEEPALIVE, bytearray(b"\1\0\0\0"))]}, (1, 1)),
+            ({"dialer": {"socket_options": [(*KEEPALIVE, 1)]}}, (1, 1)),
+        ]:
+            assert dialed(dialing, **given)[1][1:] == expected
+
+    def test_option_that_fails_leaves_nothing(self, dialing):
+        with web.serve() as server:
+            client = through(dialing.ours, socket_options=[(socket.SOL_SOCKET, 9999, 1)])
+            assert type(dialing.failure(client, server.url)) is httpx.ConnectError
+
+    def test_reset_while_it_is_handed_over(self, monkeypatch):
+        async def reset(sock):
+            raise ValueError("the socket must be connected")
+
+        monkeypatch.setattr(SocketStream, "from_socket", reset)
+        face = FACES["asyncio"]
+        with web.serve() as server:
+            assert type(face.failure(through(face.ours), server.url)) is httpx.ConnectError
+
+
+def test_missing_library_names_the_extra():
+    code = "import sys; sys.modules['httpx'] = None; import safedial.adapters.httpx"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert "ImportError: safedial.adapters.httpx needs httpx: pip install 'safedial[httpx]'" in done.stderr

@@ -1,0 +1,595 @@
+"""The Redis adapter, and Valkey's, on real servers: redis and valkey, sync and async, plain and TLS."""
+
+import ast
+import asyncio
+import contextlib
+import functools
+import inspect
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tenacity
+
+import safedial
+from safedial import ports, testing
+from safedial.adapters import Needs
+from tests.support import faces, faults, namespace, redis_server
+
+pytest.importorskip("redis", reason="needs redis: pip install redis")
+import redis.asyncio
+
+from safedial.adapters import redis as adapter
+
+HOST = redis_server.HOST
+TREES = Path(inspect.getfile(Needs)).parent
+
+
+async def done(answer):
+    """*answer*, awaited where it comes from asyncio."""
+    return await answer if inspect.isawaitable(answer) else answer
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One library in one world, with the adapter for it. Its clients don't retry, unless told to."""
+
+    name: str
+    adapter: Any
+    library: Any
+    asynchronous: bool
+
+    @property
+    def face(self):
+        return self.library.asyncio if self.asynchronous else self.library
+
+    @property
+    def connection_class(self):
+        return self.adapter.SafeAsyncConnection if self.asynchronous else self.adapter.SafeConnection
+
+    def retry(self, retries=0):
+        face = self.library.asyncio.retry if self.asynchronous else self.library.retry
+        return face.Retry(self.library.backoff.NoBackoff(), retries)
+
+    def client(self, port, **kwargs):
+        kwargs = {"host": HOST, "port": port, "retry": self.retry(), "socket_timeout": 5} | kwargs
+        return self.face.Redis(**kwargs)
+
+    def safe(self, port, dialer=None, **kwargs):
+        return self.adapter.make_safe(self.client(port, **kwargs), dialer)
+
+    def use(self, make, *commands):
+        """What the client that ``make()`` gives answers to *commands*, PING by default; it is closed then."""
+
+        async def use():
+            client = make()
+            try:
+                return [await done(client.execute_command(*command)) for command in commands or [("PING",)]]
+            finally:
+                await self.close(client)
+
+        return asyncio.run(use())
+
+    async def close(self, client):
+        if hasattr(client, "disconnect_connection_pools"):  # of a cluster; likewise
+            client.disconnect_connection_pools()
+        await done(client.aclose() if self.asynchronous else client.close())
+        if pool := getattr(client, "connection_pool", None):  # which it leaves open where it didn't make it
+            await done(pool.disconnect())
+
+    def error(self, make):
+        with pytest.raises(Exception) as raised:  # noqa: PT011  # which one, is the question
+            self.use(make)
+        return raised.value
+
+
+def kinds():
+    found = [Kind("redis", adapter, redis, False), Kind("redis.asyncio", adapter, redis, True)]
+    with contextlib.suppress(ImportError):
+        import valkey
+        import valkey.asyncio
+
+        from safedial.adapters import valkey as valkeys
+
+        found += [Kind("valkey", valkeys, valkey, False), Kind("valkey.asyncio", valkeys, valkey, True)]
+    return found
+
+
+@pytest.fixture(params=kinds(), ids=lambda kind: kind.name)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(params=[True, False], ids=["steered", "unsteered"])
+def steer(request, monkeypatch):
+    if not request.param:
+        monkeypatch.setattr(ports, "_steerable", False)
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory):
+    """A server for those who leave it up."""
+    with redis_server.server(tmp_path_factory.mktemp("redis")) as outage:
+        yield outage
+
+
+@pytest.fixture(scope="module")
+def up_tls(tmp_path_factory):
+    outage, ca = redis_server.tls_server(tmp_path_factory.mktemp("tls"))
+    with outage:
+        yield outage, {"ssl": True, "ssl_ca_certs": ca, "ssl_check_hostname": True}
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("sentinel")
+    with redis_server.server(directory) as master, redis_server.sentinel(directory, master.port) as watcher:
+        yield watcher
+
+
+@pytest.fixture(scope="module")
+def widowed(tmp_path_factory):
+    """A Sentinel whose master has just died, and the port of that."""
+    directory = tmp_path_factory.mktemp("widowed")
+    with redis_server.server(directory) as master, redis_server.sentinel(directory, master.port) as watcher:
+        master.kill()
+        yield watcher, master.port
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory):
+    with redis_server.cluster(tmp_path_factory.mktemp("cluster")) as node:
+        yield node
+
+
+def in_chain(error, kind):
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+class TestSelfConnect:
+    def test_is_refused_and_the_port_is_free(self, kind, force, steer, dead_port):
+        with testing.refused_port() as refused:
+            expected = kind.error(lambda: kind.client(refused))
+        fault = force(dead_port)
+        error = kind.error(lambda: kind.safe(dead_port))
+        assert fault.befell
+        assert type(error) is type(expected) is kind.library.ConnectionError
+        assert "refused" in str(error)
+        assert in_chain(error, safedial.SelfConnectError)
+        faults.assert_server_can_bind(HOST, dead_port)
+        testing.assert_no_self_connects()
+
+    def test_every_way_to_write_it(self, kind, self_connect, dead_port):
+        self_connect(dead_port)
+        for way in ("client", "TLS", "pool", "BlockingConnectionPool", "connection_class", "from_url"):
+            error = kind.error(functools.partial(self.written, way, kind, dead_port))
+            assert type(error) is kind.library.ConnectionError, way
+            assert in_chain(error, safedial.SelfConnectError), way
+            testing.assert_no_self_connects()
+
+    def written(self, way, kind, port):
+        where = {"host": HOST, "port": port, "socket_timeout": 5}
+        if way in ("client", "TLS"):
+            return kind.safe(port, ssl=way == "TLS")
+        if way == "connection_class":
+            pool = kind.face.ConnectionPool(connection_class=kind.connection_class, **where)
+        elif way == "from_url":
+            url = f"{kind.library.__name__}://{HOST}:{port}"
+            pool = kind.face.ConnectionPool.from_url(url, connection_class=kind.connection_class)
+        else:
+            pool_class = "ConnectionPool" if way == "pool" else way
+            pool = kind.adapter.make_safe(getattr(kind.face, pool_class)(**where))
+        return kind.face.Redis(connection_pool=pool)
+
+    def test_is_dialed_again(self, kind, force, dead_port, tmp_path):
+        """By the default policy, so that a fault that befalls one dial is not seen."""
+        events = []
+        with contextlib.ExitStack() as stack:
+
+            def heard(event):
+                if not events:
+                    stack.enter_context(redis_server.server(tmp_path, port=dead_port))
+                events.append(event)
+
+            force(dead_port, 1)
+            assert kind.use(lambda: kind.safe(dead_port, safedial.Dialer(on_event=heard))) == [True]
+        assert isinstance(events[0].error, safedial.SelfConnectError)
+
+
+class TestNormalUse:
+    def test_right_data(self, kind, up):
+        answers = kind.use(lambda: kind.safe(up.port, decode_responses=True), ("SET", "a", "1"), ("GET", "a"))
+        assert answers == [True, "1"]
+
+    def test_tls(self, kind, up_tls, steer):
+        outage, options = up_tls
+        assert kind.use(lambda: kind.safe(outage.port, host="localhost", **options)) == [True]
+
+    def test_tls_without_trust_is_the_same_error(self, kind, up_tls):
+        outage, _ = up_tls
+        expected = kind.error(lambda: kind.client(outage.port, ssl=True))
+        error = kind.error(lambda: kind.safe(outage.port, ssl=True))
+        assert type(error) is type(expected)
+        assert "certificate verify failed" in str(error)
+
+    def test_connections_are_used_again_and_few(self, kind, up):
+        dialed = []
+
+        def make():
+            pool = kind.face.ConnectionPool(
+                connection_class=kind.connection_class,
+                dialer=safedial.Dialer(on_event=dialed.append, socket_options=[]),
+                host=HOST,
+                port=up.port,
+                max_connections=1,
+            )
+            return kind.face.Redis(connection_pool=pool)
+
+        ids = kind.use(make, *[("CLIENT", "ID")] * 5)
+        assert len(set(ids)) == 1
+        assert [event.kind for event in dialed].count("connected") <= 1
+
+    def test_socket_is_set_up_as_without_us(self, kind, up):
+        more = {"socket_keepalive": True, "socket_keepalive_options": {socket.TCP_KEEPIDLE: 77}, "socket_timeout": 3}
+        more["socket_connect_timeout"] = 4
+        # redis 5.1 and valkey want to know what for.
+        command = inspect.signature(kind.face.ConnectionPool.get_connection).parameters["command_name"]
+        wanted = ["PING"] if command.default is inspect.Parameter.empty else []
+
+        async def look(client):
+            connection = await done(client.connection_pool.get_connection(*wanted))
+            sock = connection._writer.get_extra_info("socket") if kind.asynchronous else connection._sock
+            nodelay = bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            alive = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+            idle = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+            await done(client.connection_pool.release(connection))
+            await kind.close(client)
+            return sock.gettimeout(), nodelay, alive, idle
+
+        async def both():
+            return await look(kind.client(up.port, **more)), await look(kind.safe(up.port, **more))
+
+        plain, safe = asyncio.run(both())
+        assert plain == safe == (0 if kind.asynchronous else 3, True, True, 77)
+
+    def test_dialer_of_ones_own(self, kind, up):
+        """Source address, and a name of two addresses, of which the first is dead."""
+        with testing.refused_port("::1"):
+            dialer = safedial.Dialer(
+                source_address=("127.0.0.2", 0),
+                resolver=lambda host, port, **more: [faults.tcp("::1", up.port), faults.tcp(HOST, up.port)],
+            )
+            [addresses] = kind.use(
+                lambda: kind.safe(up.port, dialer, host="db.invalid", decode_responses=True), ("CLIENT", "INFO")
+            )
+        assert addresses["addr"].startswith("127.0.0.2:") if isinstance(addresses, dict) else "127.0.0.2" in addresses
+
+    def test_name_with_a_dead_first_address(self, kind, up, monkeypatch):
+        real = socket.getaddrinfo
+
+        def both(host, port, *args, **kwargs):
+            if host != "two.invalid":
+                return real(host, port, *args, **kwargs)
+            return [faults.tcp("::1", up.port), faults.tcp(HOST, up.port)]
+
+        monkeypatch.setattr(socket, "getaddrinfo", both)
+        assert kind.use(lambda: kind.safe(up.port, host="two.invalid")) == [True]
+
+    def test_family_of_the_connection(self, up):
+        """What redis calls socket_type it gives to getaddrinfo() as the family."""
+        pool = redis.ConnectionPool(
+            connection_class=adapter.SafeConnection, host="localhost", port=up.port, socket_type=socket.AF_INET
+        )
+        assert redis.Redis(connection_pool=pool).ping()
+        pool.disconnect()
+
+    def test_any_event_loop(self, up, self_connect, dead_port, loop_factory):
+        async def use(port):
+            client = Kind("", adapter, redis, True).safe(port)
+            try:
+                return await client.ping()
+            finally:
+                await client.aclose()
+
+        assert faces.run(use(up.port), loop_factory)
+        self_connect(dead_port)
+        with pytest.raises(redis.ConnectionError):
+            faces.run(use(dead_port), loop_factory)
+
+    def test_url_with_tls_gets_a_safe_class_with_tls(self, kind):
+        url = f"{kind.library.__name__}s://localhost"
+        given = [kind.adapter.make_safe(kind.face.ConnectionPool.from_url(url)).connection_class]
+        if not kind.asynchronous:
+            given.append(kind.adapter.SafeConnectionPool.from_url(url).connection_class)
+        for each in given:
+            assert issubclass(each, kind.face.SSLConnection)
+            assert issubclass(each, kind.connection_class)
+
+    def test_unix_socket_is_left_alone(self, kind):
+        def make():
+            client = kind.adapter.make_safe(kind.face.Redis(unix_socket_path="/no/such/socket", retry=kind.retry()))
+            assert client.connection_pool.connection_class.__name__ == "UnixDomainSocketConnection"
+            return client
+
+        assert isinstance(kind.error(make), kind.library.ConnectionError)
+
+
+def refused(stack):
+    return {"port": stack.enter_context(testing.refused_port())}
+
+
+def timed_out(stack):
+    server = stack.enter_context(faults.full_listener())
+    return {"port": server.getsockname()[1], "socket_connect_timeout": 0.1}
+
+
+def unknown_host(stack):
+    return {"host": "no-such-name.invalid", "port": 6379}
+
+
+def no_hello(stack):
+    """A server that says nothing."""
+    server = stack.enter_context(faults.listener())
+    return {"port": server.getsockname()[1], "socket_timeout": 0.1}
+
+
+def no_tls(stack):
+    return no_hello(stack) | {"ssl": True, "socket_connect_timeout": 0.1}
+
+
+@pytest.mark.parametrize(
+    "fault", [refused, timed_out, unknown_host, no_hello, no_tls], ids=lambda fault: fault.__name__
+)
+def test_errors_are_those_without_us(kind, fault):
+    with contextlib.ExitStack() as stack:
+        where = fault(stack)
+        plain = kind.error(lambda: kind.client(**where))
+        safe = kind.error(lambda: kind.safe(**where))
+    assert type(safe) is type(plain)
+    assert isinstance(safe, kind.library.RedisError if hasattr(kind.library, "RedisError") else Exception)
+    assert str(safe) == str(plain)
+
+
+class TestRetries:
+    def test_the_librarys_own_recovers(self, kind, tmp_path):
+        with redis_server.server(tmp_path) as outage:
+            outage.refuse_for(dials=2)
+            retry = {"retry": kind.retry(3), "retry_on_error": [ConnectionRefusedError]}
+            assert kind.use(lambda: kind.safe(outage.port, **retry)) == [True]
+            assert outage.state == "up"
+
+    def test_make_safe_keeps_the_clients(self, kind):
+        client = kind.client(1, retry=kind.retry(7))
+        kept = client.connection_pool.connection_kwargs["retry"]
+        assert kind.adapter.make_safe(client) is client
+        assert client.connection_pool.connection_kwargs["retry"] is kept
+
+    def test_a_policy_inside_multiplies(self, kind):
+        """The trap that the docstring warns of."""
+        dials = []
+        policy = tenacity.Retrying(retry=safedial.retry_if_transient, stop=tenacity.stop_after_attempt(3), reraise=True)
+        dialer = safedial.Dialer(policy=policy, on_event=lambda event: dials.append(event.kind))
+        retry = {"retry": kind.retry(2), "retry_on_error": [ConnectionRefusedError]}
+        with testing.refused_port() as port:
+            kind.error(lambda: kind.safe(port, dialer, **retry))
+        assert dials.count("failed") == 3 * 3
+
+
+class TestSentinel:
+    """The host is not known before Sentinel has told it."""
+
+    def manager(self, kind, port):
+        return kind.adapter.make_safe(kind.face.Sentinel([(HOST, port)], sentinel_kwargs={"retry": kind.retry()}))
+
+    def closing(self, kind, port):
+        """A client for the master, which closes its Sentinel's clients too."""
+        manager = self.manager(kind, port)
+        master = manager.master_for("mymaster", retry=kind.retry())
+        name = "aclose" if kind.asynchronous else "close"
+        close = getattr(master, name)
+
+        def all_closed():
+            others = [getattr(each, name)() for each in manager.sentinels]
+            return asyncio.gather(close(), *others) if kind.asynchronous else close()
+
+        setattr(master, name, all_closed)
+        return master
+
+    def test_finds_the_master(self, kind, watched):
+        answers = kind.use(lambda: self.closing(kind, watched.port), ("SET", "s", "1"), ("GET", "s"))
+        assert answers == [True, b"1"]
+
+    def test_dead_master(self, kind, widowed, self_connect, steer):
+        watcher, port = widowed
+        fault = self_connect(port)
+        error = kind.error(lambda: self.closing(kind, watcher.port))
+        assert fault.befell
+        assert type(error) is kind.library.ConnectionError
+        testing.assert_no_self_connects()
+
+    def test_dead_sentinel(self, kind, self_connect, dead_port):
+        fault = self_connect(dead_port)
+        error = kind.error(lambda: self.closing(kind, dead_port))
+        assert fault.befell
+        assert type(error).__name__ == "MasterNotFoundError"
+
+
+class TestCluster:
+    def make(self, kind, port):
+        if kind.asynchronous:
+            return kind.adapter.make_safe(kind.face.RedisCluster(host=HOST, port=port))
+        url = f"{kind.library.__name__}://{HOST}:{port}"
+        return kind.face.RedisCluster.from_url(url, connection_pool_class=kind.adapter.SafeConnectionPool)
+
+    def test_answers(self, kind, node):
+        assert kind.use(lambda: self.make(kind, node.port)) == [True]
+
+    def test_dead_node(self, kind, self_connect, steer, dead_port):
+        fault = self_connect(dead_port)
+        error = kind.error(lambda: self.make(kind, dead_port))
+        assert fault.befell
+        assert type(error).__name__.endswith("ClusterException")
+        testing.assert_no_self_connects()
+        faults.assert_server_can_bind(HOST, dead_port)
+
+
+class TestArguments:
+    def test_dialer(self, kind):
+        with pytest.raises(TypeError, match=r"dialer must be a safedial\.Dialer, not 5"):
+            kind.adapter.make_safe(kind.client(1), 5)
+        with pytest.raises(TypeError, match="dialer must be"):
+            kind.connection_class(dialer="x")
+
+    def test_client(self, kind):
+        with pytest.raises(TypeError, match="client must be a client"):
+            kind.adapter.make_safe("redis://")
+
+    def test_client_that_has_connections(self, kind, up):
+        def make():
+            return kind.client(up.port)
+
+        def late(client):
+            with pytest.raises(ValueError, match="before it is used"):
+                kind.adapter.make_safe(client)
+
+        if kind.asynchronous:
+
+            async def use():
+                client = make()
+                await client.ping()
+                late(client)
+                await client.aclose()
+
+            asyncio.run(use())
+        else:
+            client = make()
+            client.ping()
+            late(client)
+            client.close()
+
+    def test_twice_is_once(self, kind):
+        client = kind.safe(1)
+        safe = client.connection_pool.connection_class
+        assert kind.adapter.make_safe(client).connection_pool.connection_class is safe is kind.connection_class
+
+
+# Of 64 ports that the kernel may draw for a connect, one is the server's.
+PORT_RANGE = (40000, 40063)
+ENOUGH = 20
+
+
+class Seen:
+    """What a client's loop has met."""
+
+    def __init__(self):
+        self.right = 0
+        self.refused = 0
+        self.odd = []
+
+
+async def turns(kind, make, seen, over):
+    """Write and read, again and again, whatever happens."""
+    client = make()
+    await done(client.execute_command("SET", "before", "kept"))
+    while not over.is_set():
+        word = b"turn %d" % (seen.right + seen.refused)
+        try:
+            await done(client.execute_command("SET", "now", word))
+            got = [await done(client.execute_command("GET", key)) for key in ("now", "before")]
+        except kind.library.ConnectionError:
+            seen.refused += 1
+        except Exception as error:
+            seen.odd.append(repr(error))
+        else:
+            if got == [word, b"kept"]:
+                seen.right += 1
+            else:
+                seen.odd.append(repr(got))
+    await kind.close(client)
+
+
+def until(true, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            raise TimeoutError(f"not true within {seconds} s")
+        time.sleep(0.005)
+
+
+def live_through(name, directory, refusals, safely, steered):
+    """Run a client's loop on a server that is killed and comes back; return how that went."""
+    if not steered:
+        ports._steerable = False
+    kind = next(each for each in kinds() if each.name == name)
+    seen, over = Seen(), threading.Event()
+    make = kind.safe if safely else kind.client
+    with redis_server.server(directory, port=PORT_RANGE[0], durable=True) as outage:
+        loop = threading.Thread(target=lambda: asyncio.run(turns(kind, lambda: make(outage.port), seen, over)))
+        loop.start()
+        try:
+            until(lambda: seen.right >= ENOUGH)
+            outage.kill()
+            before = seen.refused
+            until(lambda: seen.refused >= before + refusals or seen.odd)
+            if seen.odd:
+                return {"odd": seen.odd}
+            start, before = outage.start(), seen.right
+            until(lambda: seen.right >= before + ENOUGH or seen.odd)
+        finally:
+            over.set()
+            loop.join()
+    return {"odd": seen.odd, "binds": start.binds, "holders": start.holders}
+
+
+class TestOutage:
+    """A loop goes on through it, on a port that the kernel draws for one connect in 32."""
+
+    def live_through(self, *args):
+        namespace.require()
+        redis_server.require()
+        return namespace.call(live_through, *args, port_range=PORT_RANGE)
+
+    @pytest.mark.parametrize("name", ["redis", "redis.asyncio"])
+    def test_server_comes_back_and_data_is_right(self, name, tmp_path):
+        found = self.live_through(name, tmp_path, 2000, True, True)
+        assert not found["odd"]
+        if faults.kernel_steers():
+            assert found["binds"] == 1, found["holders"]
+
+    @pytest.mark.parametrize("name", ["redis", "redis.asyncio"])
+    def test_data_is_right_unsteered(self, name, tmp_path):
+        assert not self.live_through(name, tmp_path, 300, True, False)["odd"]
+
+    def test_is_one_that_a_plain_client_does_not_live_through(self, tmp_path):
+        assert self.live_through("redis.asyncio", tmp_path, 3000, False, True)["odd"]
+
+
+def test_a_missing_library_is_named():
+    code = "import sys; sys.modules['redis'] = None; import safedial.adapters.redis"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "ImportError: safedial.adapters.redis needs redis: pip install 'safedial[redis]'" in ended.stderr
+
+
+def test_valkeys_adapter_is_the_same():
+    """But for the names, and what they say: neither library needs the other, so neither module does."""
+
+    def code(name):
+        tree = ast.parse((TREES / f"{name}.py").read_text())
+        for each in ast.walk(tree):
+            if isinstance(each, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                each.body = [part for part in each.body if not is_text(part)]
+        return ast.unparse(tree).lower()
+
+    def is_text(part):
+        return isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant)
+
+    assert code("valkey") == code("redis").replace("redis", "valkey")

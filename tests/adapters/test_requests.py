@@ -1,0 +1,234 @@
+"""requests with a Dialer, beside requests as it is: the same in all but meeting itself."""
+
+import contextlib
+import pickle
+import socket
+import subprocess
+import sys
+
+import pytest
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
+from urllib3.contrib.socks import SOCKSProxyManager
+
+import safedial
+from safedial import Dialer, errors, ports, testing
+from safedial.adapters.requests import SafeAdapter, mount
+from tests.support import faults, web
+
+HOST = "127.0.0.1"
+
+
+@pytest.fixture(params=[True, False], ids=["steered", "unsteered"])
+def steer(request, monkeypatch):
+    if not request.param:
+        monkeypatch.setattr(ports, "_steerable", False)
+
+
+@contextlib.contextmanager
+def session(change=mount):
+    """A session, changed, that no proxy of this system's is set for."""
+    with requests.Session() as made:
+        made.trust_env = False
+        yield change(made) or made
+
+
+def plain(made):
+    """Leave a session as it is."""
+
+
+def pickled(made):
+    return pickle.loads(pickle.dumps(mount(made)))
+
+
+def failure(change, method="GET", *, url, **given):
+    """What a session raises for one request, as the types of it and of what is behind it."""
+    with session(change) as made, pytest.raises((requests.RequestException, ValueError)) as caught:
+        made.request(method, url, **given)
+    error = caught.value
+    behind = error.args[0] if error.args else None
+    return [type(error), type(behind), type(getattr(behind, "reason", None))], error
+
+
+# How a port is reached: the URL, and what else a request is given.
+WAYS = {
+    "http": ("http://127.0.0.1:{port}/", {}),
+    "https": ("https://127.0.0.1:{port}/", {}),
+    "proxy": ("http://far.invalid/", {"proxies": {"http": "http://127.0.0.1:{port}"}}),
+    "tunnel": ("https://far.invalid/", {"proxies": {"https": "http://127.0.0.1:{port}"}}),
+}
+
+
+def reached(way, port):
+    url, given = WAYS[way]
+    proxies = {scheme: proxy.format(port=port) for scheme, proxy in given.get("proxies", {}).items()}
+    return {"url": url.format(port=port), "proxies": proxies}
+
+
+def serve_once(sock, *_):
+    """An HTTP server for requests whose body is "once"; it answers each connection one time."""
+    sent = b""
+    while not sent.endswith(b"once") and (data := sock.recv(65536)):
+        sent += data
+    if sent:
+        sock.sendall(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\nonce")
+
+
+class TestSelfConnect:
+    @pytest.mark.parametrize("way", WAYS)
+    def test_is_requests_own_refused(self, way, force, steer, dead_port):
+        with testing.refused_port() as refused:
+            expected, _ = failure(plain, "POST", **reached(way, refused))
+        fault = force(dead_port)
+        found, error = failure(mount, "POST", **reached(way, dead_port))
+        assert fault.befell
+        assert found == expected
+        assert isinstance(error, requests.ConnectionError)
+        assert any(isinstance(each, safedial.SelfConnectError) for each in errors.errors_of(error))
+        testing.assert_no_self_connects()
+        faults.assert_server_can_bind(HOST, dead_port)
+
+    @pytest.mark.parametrize("way", WAYS)
+    def test_is_none_after_pickling(self, way, force, dead_port):
+        fault = force(dead_port)
+        _, error = failure(pickled, **reached(way, dead_port))
+        assert fault.befell
+        assert any(isinstance(each, safedial.SelfConnectError) for each in errors.errors_of(error))
+
+    def test_is_retried_by_the_adapters_own_retry(self, force, steer):
+        change = lambda made: mount(made, dialer=Dialer(policy=None), max_retries=3)  # noqa: E731
+        with testing.Outage(serve_once) as outage, session(change) as made:
+            outage.refuse_for(dials=1)
+            fault = force(outage.port, times=2)
+            assert made.post(f"http://{HOST}:{outage.port}/", data=b"once").text == "once"
+            assert fault.befell == 2
+
+    def test_is_dialed_again_by_the_dialer(self, force):
+        with testing.Outage(serve_once) as outage, session() as made:
+            outage.stop()
+            force(outage.port, times=1)
+            made.mount("http://", SafeAdapter(dialer=Dialer(on_event=lambda event: outage.start())))
+            assert made.post(f"http://{HOST}:{outage.port}/", data=b"once").text == "once"
+
+
+class TestErrors:
+    @pytest.mark.parametrize("url", ["http://no-such-name.invalid/", "https://no-such-name.invalid/", "http://a..b/"])
+    def test_of_names_stay(self, url):
+        assert failure(mount, url=url)[0] == failure(plain, url=url)[0]
+
+    @pytest.mark.parametrize("way", WAYS)
+    def test_timed_out_stays(self, way):
+        with faults.full_listener() as server:
+            given = reached(way, server.getsockname()[1])
+            said = [failure(change, timeout=(0.05, 1), **given)[0] for change in (mount, plain)]
+        assert said[0] == said[1]
+        assert issubclass(said[0][0], (requests.ConnectTimeout, requests.exceptions.ProxyError))
+
+    def test_read_timed_out_stays(self, server):
+        url = f"http://{HOST}:{server.getsockname()[1]}/"
+        said = [failure(change, url=url, timeout=(1, 0.02))[0] for change in (mount, plain)]
+        assert said[0] == said[1]
+        assert said[0][0] is requests.ReadTimeout
+
+    def test_refused_is_retried_until_the_server_is_up(self):
+        change = lambda made: mount(made, max_retries=Retry(2))  # noqa: E731
+        with testing.Outage(serve_once) as outage, session(change) as made:
+            outage.refuse_for(dials=2)
+            assert made.post(f"http://{HOST}:{outage.port}/", data=b"once").text == "once"
+
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (lambda: SafeAdapter(dialer=3), "dialer must be a safedial.Dialer or None, not 3"),
+            (lambda: mount(requests.Session(), dialer=3), "dialer must be"),
+            (lambda: mount(3), "session must be a requests.Session, not 3"),
+            (lambda: mount(requests.Session(), color=3), "color"),
+        ],
+    )
+    def test_useless_arguments(self, make, message):
+        with pytest.raises(TypeError, match=message):
+            make()
+
+
+class TestNormalUse:
+    def test_tls_verified_by_a_file(self, tmp_path):
+        with web.trust_file(tmp_path) as path, web.serve("https") as server, session() as made:
+            for host in (HOST, "localhost"):
+                assert made.get(f"https://{host}:{server.port}/", verify=path).text == "hello"
+            with pytest.raises(requests.exceptions.SSLError):
+                made.get(server.url)
+
+    @pytest.mark.parametrize("scheme", ["http", "https"])
+    def test_proxy(self, scheme, tmp_path):
+        with web.trust_file(tmp_path) as path, web.serve(scheme) as server, web.serve() as proxy, session() as made:
+            assert made.get(server.url, proxies={scheme: proxy.url}, verify=path).text == "hello"
+            assert [seen[0] for seen in proxy.seen] == ["CONNECT" if scheme == "https" else "GET"]
+
+    def test_reuses_connections(self):
+        with web.serve() as server, session() as made:
+            assert [made.post(server.url, data=b"x").text for _ in range(3)] == ["x"] * 3
+            assert server.connections == 1
+
+    def test_pool_is_limited(self):
+        change = lambda made: mount(made, pool_connections=2, pool_maxsize=3, pool_block=True)  # noqa: E731
+        with web.serve() as server, session(change) as made:
+            adapter = made.get_adapter(server.url)
+            pool = adapter.poolmanager.connection_from_url(server.url)
+            assert (pool.pool.maxsize, pool.block, adapter.poolmanager.pools._maxsize) == (3, True, 2)
+
+    def test_dials_with_the_dialer(self):
+        with web.serve() as server:
+            addresses = [faults.tcp("::1", server.port), faults.tcp(HOST, server.port)]  # the first one is dead
+            with session(lambda made: mount(made, dialer=Dialer(resolver=lambda *args, **kwds: addresses))) as made:
+                assert made.get(f"http://two.invalid:{server.port}/").text == "hello"
+            with session(lambda made: mount(made, dialer=Dialer(source_address=("127.0.0.2", 0)))) as made:
+                made.get(server.url)
+                assert server.seen[-1][2] == "127.0.0.2"
+
+    def test_socks_is_left_alone(self):
+        with contextlib.closing(SafeAdapter()) as adapter:
+            manager = adapter.proxy_manager_for(f"socks5://{HOST}:1")
+            assert isinstance(manager, SOCKSProxyManager)
+            assert manager.pool_classes_by_scheme is SOCKSProxyManager.pool_classes_by_scheme
+
+    def test_adapters_of_longer_prefixes_stay(self):
+        with session(plain) as made:
+            made.mount("https://one.example/", own := HTTPAdapter())
+            assert mount(made) is made
+            assert made.get_adapter("https://one.example/x") is own
+            assert type(made.get_adapter("https://two.example/")) is SafeAdapter
+            assert made.get_adapter("https://two.example/") is not made.get_adapter("http://two.example/")
+
+    def test_mixes_with_other_adapters(self):
+        """Such as those that set an SSLContext."""
+
+        class KeepAlive(HTTPAdapter):
+            def init_poolmanager(self, *args, **kwds):
+                options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+                super().init_poolmanager(*args, **kwds, socket_options=options)
+
+        class Mixed(SafeAdapter, KeepAlive):
+            pass
+
+        events = []
+        with web.serve() as server, session(plain) as made:
+            made.mount("http://", Mixed(dialer=Dialer(on_event=events.append)))
+            assert made.get(server.url).text == "hello"
+            manager = made.get_adapter(server.url).poolmanager
+            assert "socket_options" in manager.connection_pool_kw
+        assert events
+
+
+@pytest.mark.parametrize("policy", [None, safedial.redial(), safedial.reconnect(within=1)], ids=str)
+def test_pickles_with_its_dialer(policy):
+    adapter = SafeAdapter(dialer=Dialer(policy=policy, total_timeout=3), max_retries=Retry(5), pool_maxsize=7)
+    again = pickle.loads(pickle.dumps(adapter))
+    assert (again.dialer.total_timeout, again.max_retries.total, again._pool_maxsize) == (3, 5, 7)
+    assert type(again.dialer.policy) is type(policy)
+
+
+def test_missing_library_names_the_extra():
+    code = "import sys; sys.modules['requests'] = None; import safedial.adapters.requests"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert "ImportError: safedial.adapters.requests needs requests: pip install 'safedial[requests]'" in done.stderr

@@ -1,0 +1,63 @@
+"""Real redis-servers for tests: plain, with TLS, as a Sentinel, as a cluster of one node."""
+
+import contextlib
+import shutil
+import socket
+
+import pytest
+
+from safedial.testing import Outage, dead_port
+from tests.support import web
+
+HOST = "127.0.0.1"
+
+
+def require():
+    if shutil.which("redis-server") is None:
+        pytest.skip("needs redis-server: apt-get install redis-server")
+
+
+def server(directory, *more, port=None, durable=False):
+    """An `Outage`; a *durable* one has its data on disk before it answers, so that a crash loses none."""
+    require()
+    command = ["redis-server", "--bind", "{host}", "--dir", str(directory), "--save", ""]
+    kept = ["--appendonly", "yes", "--appendfsync", "always"] if durable else []
+    anyone = ["--protected-mode", "no"]  # 127.0.0.2 is nobody to it otherwise
+    return Outage([*command, *kept, *anyone, *(more or ["--port", "{port}"])], port=port)
+
+
+def tls_server(directory):
+    """Likewise, with a certificate that `web.authority` has signed, for localhost and 127.0.0.1."""
+    files = {name: str(directory / f"{name}.pem") for name in ("key", "cert", "ca")}
+    issued = web.authority().issue_cert("localhost", HOST)
+    issued.private_key_pem.write_to_path(files["key"])
+    issued.cert_chain_pems[0].write_to_path(files["cert"])
+    web.authority().cert_pem.write_to_path(files["ca"])
+    names = [f"--tls-{name}-file" for name in ("key", "cert", "ca-cert")]
+    pairs = [word for pair in zip(names, files.values(), strict=True) for word in pair]
+    outage = server(directory, "--port", "0", "--tls-port", "{port}", *pairs, "--tls-auth-clients", "no")
+    try:
+        outage.start()
+    except OSError as error:
+        pytest.skip(f"this redis-server has no TLS: {error}")
+    return outage, files["ca"]
+
+
+def sentinel(directory, master):
+    """A Sentinel that watches the server on port *master* as ``mymaster``."""
+    require()
+    settings = directory / "sentinel.conf"  # which it writes to itself
+    settings.write_text(f"sentinel monitor mymaster {HOST} {master} 1\n")
+    return Outage(["redis-server", str(settings), "--sentinel", "--bind", "{host}", "--port", "{port}"])
+
+
+@contextlib.contextmanager
+def cluster(directory):
+    """A cluster of one node that has all slots, its topology only: it takes two seconds to serve keys."""
+    # Its bus is a port of its own, or 10,000 above, which may be none.
+    more = ["--port", "{port}", "--cluster-enabled", "yes", "--cluster-port", str(dead_port())]
+    with server(directory, *more) as node:
+        with socket.create_connection(node.address) as client:
+            client.sendall(b"CLUSTER ADDSLOTSRANGE 0 16383\r\n")
+            assert client.recv(100) == b"+OK\r\n"
+        yield node
