@@ -136,3 +136,45 @@ def test_connections_tell_both_ends():
         assert (found.local, found.peer, found.to_itself) == (sock.getsockname(), server.address, False)
         found.shut_down()
         assert sock.recv(1) == b""
+
+
+class FrozenError(Exception):
+    """As a frozen dataclass: nothing of it can be set."""
+
+    def __setattr__(self, name, value):
+        raise AttributeError(f"cannot assign to field {name!r}")
+
+    def __str__(self):
+        raise LookupError("no words")
+
+
+class NoGroupError(Exception):
+    exceptions = None
+
+
+@pytest.mark.parametrize("kind", [FrozenError, NoGroupError])
+def test_strange_errors_are_errors(kind):
+    def connect(host, port):
+        with contextlib.suppress(OSError):
+            socket.create_connection((host, port), 1).close()
+        raise kind
+
+    with pytest.raises(AssertionError, match=f"FAILED  {kind.__name__}"):
+        testing.assert_resilient(connect, faults=["outage"], within=2)
+    with testing.Outage() as server:
+        assert isinstance(trial.attempt(connect, HOST, server.port, 5).error, kind)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "named"),
+    [
+        ({"faults": 5}, TypeError, "faults"),
+        ({"faults": [[]]}, ValueError, "faults"),
+        ({"host": 5}, TypeError, "host"),
+        ({"host": "localhost"}, ValueError, "host"),
+        ({"server": 5, "faults": ["refused_port"]}, TypeError, "server"),
+    ],
+)
+def test_bad_arguments(arguments, error, named):
+    with pytest.raises(error, match=named):
+        testing.assert_resilient(guarded, **arguments)

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 Sides: TypeAlias = tuple[int, ...]
 # Asks the kernel for a connection, and tells whether it is there already.
 Ask: TypeAlias = Callable[[socket.socket, SockAddr], bool]
+# Nobody is connected to these.
+_UNKNOWN: dict[int, SockAddr] = {socket.AF_INET: ("255.255.255.255", 0), socket.AF_INET6: ("ff00::", 0)}
 # Where the caller chose the source port, nothing is steered or checked.
 UNGUARDED: Sides = ()
 
@@ -186,7 +188,8 @@ def _check(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> None:
 def refuse(sock: socket.socket, sockaddr: SockAddr) -> NoReturn:
     """Let go of *sock*, which reached itself instead of *sockaddr*, and say what is true of that."""
     release(sock)
-    raise SelfConnectError.at(sockaddr[0], sockaddr[1])
+    host: str | bytes = sockaddr[0]  # other people's may be bytes
+    raise SelfConnectError.at(host.decode(errors="replace") if isinstance(host, bytes) else host, sockaddr[1])
 
 
 def _short_of_ports(error: OSError, sides: Sides) -> bool:
@@ -217,7 +220,8 @@ def _address_reached(family: int, sockaddr: SockAddr) -> SockAddr | None:
             probe.connect(sockaddr)
             reached: SockAddr = probe.getpeername()
     except OSError as error:
-        return None if error.errno == errno.EADDRNOTAVAIL else sockaddr
+        # Otherwise a name may be what can't be had any more: its figures are those of no address.
+        return None if error.errno == errno.EADDRNOTAVAIL else _UNKNOWN.get(family, sockaddr)
     return reached
 
 

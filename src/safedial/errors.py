@@ -157,8 +157,11 @@ def errors_of(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_the_kernels(error: BaseException) -> bool:
-    """Tell whether *error* speaks for itself; what it was raised beside is no matter then."""
-    return isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno is not None)
+    """Tell whether *error* speaks for itself; what it was raised beside is no matter then. An OSError of
+    another library does not: aiohttp's has the errno of what it stands for, and no more.
+    """
+    own = type(error).__module__.partition(".")[0] in ("builtins", "safedial", "socket", "ssl")
+    return own and isinstance(error, OSError) and (error.errno is not None or isinstance(error, TimeoutError))
 
 
 def last_error(errors: list[OSError]) -> OSError:

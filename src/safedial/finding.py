@@ -51,7 +51,10 @@ def _within(thing: Any, depth: int) -> Any:
 def _own(thing: Any, name: str) -> Any:
     if inspect.getattr_static(thing, name, None) is None:
         return None
-    return getattr(thing, name, None)
+    try:
+        return getattr(thing, name)
+    except Exception:  # a property that has its conditions
+        return None
 
 
 def close(connection: Any) -> Any:

@@ -6,9 +6,10 @@ port is held (`safedial.hold`).
 
 import functools
 import inspect
+import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -18,12 +19,25 @@ from safedial.addresses import SockAddr, same_endpoint
 from safedial.errors import SelfConnectError
 from safedial.events import logger
 from safedial.patching import Below
-from safedial.selfconnect import reached_itself
+from safedial.selfconnect import peer_of, reached_itself
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# How many guards this context is inside of.
-_depth: ContextVar[int] = ContextVar("safedial.guard", default=0)
+
+class _Entry:
+    """A guard that was entered, until it is left. Left where it may be: a generator's end has the
+    context of whoever ends it.
+    """
+
+    __slots__ = ("guard", "open")
+
+    def __init__(self, guard: "Guard") -> None:
+        self.guard = guard
+        self.open = True
+
+
+# The guards that this context is inside of.
+_inside: ContextVar[tuple[_Entry, ...]] = ContextVar("safedial.guard", default=())
 
 
 class _Layer:
@@ -32,22 +46,27 @@ class _Layer:
     def __init__(self) -> None:
         self.everywhere = False
         self._users = 0
-        self._lock = threading.Lock()
+        self.lock = threading.RLock()
 
     def begin(self) -> None:
-        with self._lock:
+        with self.lock:
             self._users += 1
             if self._users == 1:
                 patching.put(self)
+            else:
+                patching.renew()
 
     def end(self) -> None:
-        with self._lock:
+        with self.lock:
             self._users -= 1
             if not self._users:
                 patching.remove(self)
 
     def wanted(self) -> bool:
-        return self.everywhere or _depth.get() > 0
+        if self.everywhere:
+            return True
+        entries = _inside.get()
+        return bool(entries) and any(entry.open for entry in entries)
 
     def connect(self, sock: socket.socket, address: SockAddr, below: Below) -> None:
         try:
@@ -57,8 +76,10 @@ class _Layer:
                 if reached_itself(sock, address[1]):
                     connect.refuse(sock, address)
                 return
-            # Whoever narrowed the range himself is not steered; a Dialer of ours is one.
-            sides = ports.UNSTEERED if ports.own_range(sock) else ports.side_options(address[1])
+            sides = ports.side_options(address[1])
+            own = ports.own_range(sock)
+            if own is not None and ports.option_value(own) not in sides:
+                sides = ports.UNSTEERED  # its caller narrowed the range
             connect.guarded(functools.partial(_ask, below), sock, address, sides)
         except SelfConnectError as error:
             logger.warning("%s", error.strerror)
@@ -66,6 +87,14 @@ class _Layer:
 
 
 _layer = _Layer()
+
+
+def _after_fork() -> None:
+    _layer.lock = threading.RLock()  # a thread that the child does not have may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _has_port(sock: socket.socket) -> bool:
@@ -91,12 +120,12 @@ def _will_reach_itself(sock: socket.socket, address: SockAddr) -> bool:
     if local[1] != address[1]:
         return False
     try:
-        peer = sock.getpeername()
+        peer = peer_of(sock)
     except OSError:
         peer = local if address[0] in _WILDCARDS else address
     try:
         return same_endpoint(local, peer)
-    except OSError:
+    except (OSError, TypeError):
         return False  # a name, which only a system that answers later leaves us with
 
 
@@ -107,14 +136,24 @@ _WILDCARDS = ("", "0.0.0.0", "::")  # noqa: S104  # nothing listens on them
 class Guard:
     """What `guard` returns: a context manager and decorator, which may be entered again and shared."""
 
+    def __init__(self) -> None:
+        self._entries: list[_Entry] = []
+
     def __enter__(self) -> None:
+        entry = _Entry(self)
         _layer.begin()
-        _depth.set(_depth.get() + 1)
+        self._entries.append(entry)
+        _inside.set((*_inside.get(), entry))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        _depth.set(_depth.get() - 1)
+        entries = _inside.get()
+        own = [entry for entry in entries if entry.guard is self and entry.open]
+        entry = own[-1] if own else self._entries[-1]  # the latter where it was entered in another context
+        self._entries.remove(entry)
+        entry.open = False
+        _inside.set(tuple(each for each in entries if each.open))
         _layer.end()
 
     def __call__(self, function: F) -> F:
@@ -133,9 +172,15 @@ class Guard:
         @functools.wraps(function)
         def guarded(*args: Any, **kwds: Any) -> Any:
             with self:
-                return function(*args, **kwds)
+                returned: Any = function(*args, **kwds)
+            coroutine = isinstance(returned, Coroutine)
+            return self._awaiting(returned) if coroutine else returned
 
         return cast("F", guarded)
+
+    async def _awaiting(self, coroutine: Any) -> Any:
+        with self:
+            return await coroutine
 
 
 def guard() -> Guard:
@@ -150,7 +195,8 @@ def guard() -> Guard:
     It works for blocking sockets, with timeouts, and non-blocking ones (selectors, asyncio, trio), behind
     TLS and proxies. Sockets with a source port are checked too. Datagram and AF_UNIX sockets pass
     through, and whatever dials in C (libpq, grpc, uvloop): see `hold`. A thread that a client starts
-    for itself is outside, unless it copies the context: see `install`. Where gevent is, patch first.
+    for itself is outside, unless it copies the context: see `install`. A task that is started inside is
+    guarded until the block ends. Where gevent is, patch first, and enter the guard in each greenlet.
 
     Example::
 
@@ -163,13 +209,17 @@ def guard() -> Guard:
 
 def install() -> None:
     """Guard the connects of the whole process, in all its threads, from now on. Once is enough."""
-    if not _layer.everywhere:
-        _layer.everywhere = True
-        _layer.begin()
+    with _layer.lock:
+        if _layer.everywhere:
+            patching.renew()
+        else:
+            _layer.everywhere = True
+            _layer.begin()
 
 
 def uninstall() -> None:
     """Take `install` back. Guards that are entered go on."""
-    if _layer.everywhere:
-        _layer.everywhere = False
-        _layer.end()
+    with _layer.lock:
+        if _layer.everywhere:
+            _layer.everywhere = False
+            _layer.end()

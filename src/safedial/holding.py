@@ -4,13 +4,16 @@ import contextlib
 import os
 import socket
 from collections.abc import Generator, Iterable
+from typing import TypeAlias
 
 from safedial.addresses import SockAddr, checked
 from safedial.events import logger
 
+Address: TypeAlias = tuple[str | bytes | None, int | str | None]
+
 
 @contextlib.contextmanager
-def hold(address: tuple[str | bytes | None, int | str | None]) -> Generator[None]:
+def hold(address: Address) -> Generator[None]:
     """Keep the kernel off the port of *address* while this is entered, for every dial of this host.
 
     A socket is bound to it that does not listen. ``connect()`` never draws a port that a bind holds, so
@@ -27,10 +30,26 @@ def hold(address: tuple[str | bytes | None, int | str | None]) -> Generator[None
         OSError: the resolver's.
         TypeError, ValueError: *address* is of no use; the message names it.
     """
+    with holding(addresses_of(address)):
+        yield
+
+
+def addresses_of(address: Address) -> list[tuple[int, SockAddr]]:
+    """Return (family, socket address) for each that *address* stands for; a name is resolved, blocking."""
     host, port, known = checked(address, 0)
     infos = known or socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    with holding((info[0], info[4]) for info in infos):
-        yield
+    return [(info[0], info[4]) for info in infos]
+
+
+async def addresses_of_async(address: Address) -> list[tuple[int, SockAddr]]:
+    """Do as `addresses_of` does, without blocking the running loop."""
+    host, port, known = checked(address, 0)
+    if known:
+        return [(info[0], info[4]) for info in known]
+    import asyncio  # late: a program without asyncio gets here never
+
+    infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [(info[0], info[4]) for info in infos]
 
 
 @contextlib.contextmanager
@@ -38,10 +57,10 @@ def holding(addresses: Iterable[tuple[int, SockAddr]]) -> Generator[None]:
     """Hold each of *addresses*, (family, socket address) each, that can be held."""
     with contextlib.ExitStack() as stack:
         for family, sockaddr in addresses:
-            holder = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            if os.name == "posix":  # on Windows it would let others take the port over
-                holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
+                holder = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+                if os.name == "posix":  # on Windows it would let others take the port over
+                    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 holder.bind(sockaddr)
             except OSError as error:
                 # EADDRNOTAVAIL: not an address of this host. EADDRINUSE: somebody has it already, a

@@ -5,6 +5,8 @@ library dials past it. A layer comes between a program and its TCP connects; not
 there is none, and all is as before when the last one has gone. Knows no particular layer.
 """
 
+import _socket
+import operator
 import os
 import socket
 import threading
@@ -56,6 +58,24 @@ def remove(layer: Layer) -> None:
             _patches.clear()
 
 
+def renew() -> None:
+    """Come between again where somebody has put back what was there before, as pytest-socket does
+    after each test.
+    """
+    with _lock:
+        for patch in _patches:
+            patch.renew()
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.RLock()  # a thread that the child does not have may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def _through(layers: list[Layer], below: Below, sock: socket.socket, address: Any) -> None:
     if layers:
         layers[0].connect(sock, address, partial(_through, layers[1:], below))
@@ -63,14 +83,23 @@ def _through(layers: list[Layer], below: Below, sock: socket.socket, address: An
         below(sock, address)
 
 
+def _class_of_sockets() -> Any:
+    """Return the class whose methods all sockets have: somebody may have put a subclass in its place."""
+    found: type[Any] = socket.socket
+    return next((each for each in found.__mro__ if _socket.socket in each.__bases__), found)
+
+
 class _Patch:
     """One method of `socket.socket`, replaced until `undo`."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._owner: Any = socket.socket
-        self._below: Any = getattr(socket.socket, name)
-        self._inherited = name not in vars(socket.socket)
+        self._owner = _class_of_sockets()
+        self._inherited = name not in vars(self._owner)
+        below: Any = getattr(self._owner, name)
+        while (inert := getattr(below, "_patch", None)) is not None:
+            below = inert._below  # of ours, put back by somebody who had found it: one is enough
+        self._below = below
         self._active = True
         self._method = self._made()
         setattr(self._owner, name, self._method)
@@ -84,6 +113,10 @@ class _Patch:
         else:
             setattr(self._owner, self._name, self._below)
 
+    def renew(self) -> None:
+        if getattr(self._owner, self._name) == self._below:
+            setattr(self._owner, self._name, self._method)
+
     def _made(self) -> Callable[[socket.socket, Any], Any]:
         plain = self._below
 
@@ -93,32 +126,45 @@ class _Patch:
                     return self._layered(sock, address)
             return plain(sock, address)
 
+        connecting._patch = self  # type: ignore[attr-defined]  # for whoever finds it inert
         return connecting
 
     def _layered(self, sock: socket.socket, address: Any) -> Any:
-        layers = [layer for layer in _layers if layer.wanted()]
-        if not _tcp(sock, address):
+        known = _tcp_address(sock, address)
+        if known is None:
             return self._below(sock, address)
-        raises = self._name == "connect"  # connect_ex() returns what connect() raises
+        returns_code = self._name == "connect_ex"  # what connect() raises, mostly
+        raised: list[BaseException] = []
+
+        def below(sock: socket.socket, address: Any) -> None:
+            try:
+                code = self._below(sock, address)
+            except BaseException as error:
+                raised.append(error)
+                raise
+            if returns_code and code:
+                raise OSError(code, os.strerror(code))
+
         try:
-            _through(layers, self._plainly, sock, address)
+            _through([layer for layer in _layers if layer.wanted()], below, sock, known)
         except OSError as error:
-            if raises or isinstance(error, socket.gaierror):  # which connect_ex() raises too
+            if not returns_code or any(error is each for each in raised):
                 raise
             return error.errno
-        return None if raises else 0
-
-    def _plainly(self, sock: socket.socket, address: Any) -> None:
-        if code := self._below(sock, address):
-            raise OSError(code, os.strerror(code))
+        finally:
+            raised.clear()  # their tracebacks hold this frame: break the cycle
+        return 0 if returns_code else None
 
 
-def _tcp(sock: socket.socket, address: Any) -> bool:
-    """Tell whether this is TCP, to an address that the socket module would take."""
-    return (
-        sock.family in INET
-        and sock.type == socket.SOCK_STREAM
-        and issubclass(type(address), tuple)
-        and len(address) > 1
-        and isinstance(address[1], int)
-    )
+def _tcp_address(sock: socket.socket, address: Any) -> Any:
+    """Return *address* with a port that is an int; None where this is no TCP, or nothing that the socket
+    module would take.
+    """
+    if sock.family not in INET or sock.type != socket.SOCK_STREAM:
+        return None
+    if not issubclass(type(address), tuple) or len(address) < 2:
+        return None
+    try:
+        return (address[0], operator.index(address[1]), *address[2:])
+    except TypeError:
+        return None

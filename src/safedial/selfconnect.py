@@ -9,7 +9,7 @@ import socket
 import struct
 from typing import Protocol
 
-from safedial.addresses import same_endpoint
+from safedial.addresses import SockAddr, same_endpoint
 
 INET = (socket.AF_INET, socket.AF_INET6)
 
@@ -69,9 +69,15 @@ def reached_itself(sock: socket.socket, port: int) -> bool:
     """
     try:
         local = sock.getsockname()
-        return local[1] == port and same_endpoint(local, sock.getpeername())
+        return local[1] == port and same_endpoint(local, peer_of(sock))
     except OSError:
         return True
+
+
+def peer_of(sock: socket.socket) -> SockAddr:
+    """Return whom *sock* is connected to. PySocks' own getpeername() tells who is behind the proxy."""
+    peer: SockAddr = socket.socket.getpeername(sock)
+    return peer
 
 
 def release(sock: socket.socket) -> None:
@@ -103,6 +109,6 @@ def _proven(sock: socket.socket) -> bool:
         return False
     local = sock.getsockname()
     try:
-        return bool(local[1]) and same_endpoint(local, sock.getpeername())
+        return bool(local[1]) and same_endpoint(local, peer_of(sock))
     except OSError:
         return False  # not connected

@@ -4,18 +4,18 @@ import contextlib
 import functools
 import inspect
 import socket
-import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar, cast
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast
 
-from safedial.addresses import checked
+from safedial.addresses import SockAddr, checked
 from safedial.deadline import NO_DEADLINE
 from safedial.errors import SelfConnectError
 from safedial.events import logger
+from safedial.failures import Failures
 from safedial.finding import close, socket_of
 from safedial.guarding import guard
-from safedial.holding import hold, holding
+from safedial.holding import Address, addresses_of, addresses_of_async, holding
 from safedial.selfconnect import RESET, duplicate, is_self_connected
 from safedial.settings import DEFAULT, Default, check_policy, policy_after
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-Address: TypeAlias = tuple[str | bytes | None, int | str | None]
 
 
 def wrap(
@@ -65,16 +63,24 @@ def wrap(
     if address is not None and not callable(address):
         checked(address, 0)
     asynchronous = inspect.iscoroutinefunction(factory)
+    name = _name(factory)
 
     @functools.wraps(factory)
     def connect(*args: P.args, **kwds: P.kwargs) -> T:
         target = address(*args, **kwds) if callable(address) else address
-        name = f"{getattr(factory, '__module__', '')}.{getattr(factory, '__qualname__', repr(factory))}"
         call = _Call(name, functools.partial(factory, *args, **kwds), target, policy)
         # What a coroutine function returns is the caller's to await, as before.
         return cast("T", call.make_async() if asynchronous else call.make())
 
     return connect
+
+
+def _name(factory: Any) -> str:
+    """Name *factory* for the log, without its arguments, which may be secrets."""
+    while isinstance(factory, functools.partial):
+        factory = factory.func
+    kind: Any = factory if hasattr(factory, "__qualname__") else factory.__class__
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 class _Call:
@@ -89,9 +95,6 @@ class _Call:
         self._policy = policy
         self.attempt = 1
         self.started = time.monotonic()
-        # What the caller is handling, if anything: an error that is raised meanwhile did not come from it.
-        self._handled = sys.exception()
-        self._failed: tuple[Exception, BaseException | None] | None = None
 
     @property
     def target(self) -> tuple[Any, ...]:
@@ -102,31 +105,59 @@ class _Call:
 
     def make(self) -> Any:
         """Call the factory until it has a connection, or the policy is done."""
+        failures = Failures()
         try:
             returned = self._once()
         except Exception as error:
-            if (policy := policy_after(self._policy, error)) is None:
-                raise
+            failure: Exception = failures.keep(error)
+        else:
+            return self.make_async(returned) if _to_await(returned) else returned
+        try:
+            policy = policy_after(self._policy, failure)
+            if policy is None:
+                raise failure
             from safedial import retrying  # late, as it loads tenacity
 
-            with self._outcome():
-                return retrying.dial(policy, self, error, self._once, Exception)
+            def again() -> Any:
+                with failures:
+                    return self._once()
+
+            returned = retrying.dial(policy, self, failure, again, Exception)
+        except Exception as error:
+            self._give_up(error, failures)
+            raise
+        finally:
+            failures.clear()
+            del failure  # its traceback holds this frame: break the cycle
         return self.make_async(returned) if _to_await(returned) else returned
 
     async def make_async(self, first: Any = None) -> Any:
         """Do as `make` does for a coroutine function; *first* is a coroutine that was made already."""
+        failures = Failures()
         try:
             return await self._once_async(first)
         except Exception as error:
-            if (policy := policy_after(self._policy, error)) is None:
-                raise
+            failure: Exception = failures.keep(error)
+        try:
+            policy = policy_after(self._policy, failure)
+            if policy is None:
+                raise failure
             from safedial import retrying
 
-            with self._outcome():
-                return await retrying.dial_async(policy, self, error, self._once_async, Exception)
+            async def again() -> Any:
+                with failures:
+                    return await self._once_async()
+
+            return await retrying.dial_async(policy, self, failure, again, Exception)
+        except Exception as error:
+            self._give_up(error, failures)
+            raise
+        finally:
+            failures.clear()
+            del failure  # as above
 
     def _once(self) -> Any:
-        with self._failure(), guard(), hold(self._target) if self._target else contextlib.nullcontext():
+        with guard(), holding(_addresses(self._target)):
             returned: Any = self._factory()
             if not _to_await(returned):
                 _check(returned)
@@ -134,8 +165,9 @@ class _Call:
             return returned
 
     async def _once_async(self, first: Any = None) -> Any:
-        with self._failure(), guard():
-            async with _hold_async(self._target):
+        addresses = await _addresses_async(self._target)
+        with guard():
+            with holding(addresses):
                 returned = await (self._factory() if first is None else first)
             if error := _met_itself(returned):
                 with contextlib.suppress(Exception):
@@ -150,49 +182,23 @@ class _Call:
         if self.attempt > 1:
             logger.info("%s: connected, attempt %d", self._name, self.attempt)
 
-    @contextlib.contextmanager
-    def _failure(self) -> Generator[None]:
-        """Part what fails from what the caller was handling before, which the policy must not see."""
-        try:
-            yield
-        except Exception as error:
-            link: BaseException | None = error
-            for _ in range(100):  # a chain may be a ring
-                if link is None:
-                    break
-                if link.__context__ is self._handled:
-                    link.__context__ = None
-                link = link.__context__
-            self._failed = error, error.__context__
-            raise
-
-    @contextlib.contextmanager
-    def _outcome(self) -> Generator[None]:
-        """Raise the last failure as the factory raised it, with a note of what was done."""
-        try:
-            yield
-        except Exception as error:
-            if self._failed is not None and error is self._failed[0]:
-                error.__context__ = self._failed[1]  # raising it anew has replaced that
-                seconds = time.monotonic() - self.started
-                error.add_note(f"safedial: gave up on {self._name} after {self.attempt} attempts, {seconds:.3f} s")
-            raise
-        finally:
-            self._failed = None
+    def _give_up(self, error: Exception, failures: Failures) -> None:
+        failures.restore(error)
+        if self.attempt > 1:
+            seconds = time.monotonic() - self.started
+            error.add_note(f"safedial: gave up on {self._name} after {self.attempt} attempts, {seconds:.3f} s")
 
 
-@contextlib.asynccontextmanager
-async def _hold_async(target: Address | None) -> AsyncGenerator[None]:
-    if target is None:
-        yield
-        return
-    import asyncio  # late: a program without asyncio gets here never
+def _addresses(target: Address | None) -> list[tuple[int, SockAddr]]:
+    with contextlib.suppress(socket.gaierror):  # which is the client's to say
+        return [] if target is None else addresses_of(target)
+    return []
 
-    host, port, known = checked(target, 0)
-    loop = asyncio.get_running_loop()
-    infos = known or await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    with holding((info[0], info[4]) for info in infos):
-        yield
+
+async def _addresses_async(target: Address | None) -> list[tuple[int, SockAddr]]:
+    with contextlib.suppress(socket.gaierror):  # as above
+        return [] if target is None else await addresses_of_async(target)
+    return []
 
 
 def _to_await(returned: Any) -> bool:
@@ -203,7 +209,9 @@ def _to_await(returned: Any) -> bool:
 def _check(connection: Any) -> None:
     if error := _met_itself(connection):
         with contextlib.suppress(Exception):
-            close(connection)
+            closing = close(connection)
+            if isinstance(closing, Coroutine):
+                closing.close()  # nobody can wait for it here
         raise error
 
 

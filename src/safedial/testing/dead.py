@@ -9,6 +9,7 @@ import socket
 from collections.abc import Generator
 
 from safedial import ports
+from safedial.addresses import family_of
 
 # Linux's own, where it can't be read (Documentation/networking/ip-sysctl.rst).
 _USUAL_RANGE = ports.PortRange(32768, 60999)
@@ -28,7 +29,7 @@ def dead_port(host: str = "127.0.0.1") -> int:
 
     It lies inside the ephemeral range and has the parity of the range's low end, which connect()
     draws first on Linux (__inet_hash_connect). So a loop that dials it may connect to itself. It
-    is not held: another process may take it. Each call returns another one.
+    is not held: another process may take it. Calls in a row return others.
 
     Args:
         host: a numeric address of this host.
@@ -64,8 +65,17 @@ def all_taken() -> Generator[None]:
         yield
 
 
+def check_numeric(host: object) -> None:
+    """Raise TypeError or ValueError where *host* is no numeric address."""
+    if not isinstance(host, str):
+        raise TypeError(f"host must be a numeric address, not {host!r}")
+    if not family_of(host):
+        raise ValueError(f"host must be a numeric address, not {host!r}")
+
+
 def _bound(host: str) -> socket.socket:
     global _used
+    check_numeric(host)
     low, high = ports.read_range() or _USUAL_RANGE
     step = 2 if high > low else 1
     # Processes that test at the same time have parts of the range of their own, and each call begins

@@ -88,6 +88,7 @@ def self_connect(port: int, times: int | None = None) -> Generator[Fault]:
     Yields:
         The `Fault`, with what it did.
     """
+    check_target(port)
     fault = Fault(port, times)
 
     def connect(sock: socket.socket, address: SockAddr, real: Real) -> bool:
@@ -160,6 +161,7 @@ def ports_exhausted(port: int) -> Generator[Fault]:
     Yields:
         The `Fault`, with what it did to this process's Python code.
     """
+    check_target(port)
     with address_not_available(port, times=None) as fault, all_taken():
         yield fault
 

@@ -15,9 +15,9 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
-from safedial.addresses import check_port, seconds
+from safedial.addresses import seconds
 
 T = TypeVar("T")
 # The range of ports, and whether there is IPv6.
@@ -40,8 +40,9 @@ def in_namespace(
     draws what the test needs, for C libraries too.
 
     Args:
-        function: a function of a module that can be imported. It, its arguments and what it returns
-            or raises are pickled.
+        function: a function of a module that can be imported by its name: none of ``__main__``, nor of a
+            test file that pytest imports with ``--import-mode=importlib``. It, its arguments and what
+            it returns or raises are pickled.
         *args: its arguments.
         port_range: lowest and highest port that the kernel draws from. Default: the system's.
         ipv6: whether there is IPv6. Default: True.
@@ -56,11 +57,20 @@ def in_namespace(
     if not callable(function):
         raise TypeError(f"function must be callable, not {function!r}")
     if port_range is not None:
-        for port in port_range:
-            check_port(port, "port_range")
+        _check_range(port_range)
     if reason := no_namespace():
         raise RuntimeError(reason)
     return in_child(function, *args, namespace=(port_range, ipv6), within=seconds("within", within))
+
+
+def _check_range(port_range: Any) -> None:
+    if not isinstance(port_range, tuple | list) or len(cast("list[Any]", port_range)) != 2:
+        raise TypeError(f"port_range must be (lowest, highest), not {port_range!r}")
+    low, high = cast("list[Any]", port_range)
+    if not isinstance(low, int) or not isinstance(high, int):
+        raise TypeError(f"port_range must be two numbers, not {port_range!r}")
+    if not 1 <= low <= high <= 65535:
+        raise ValueError(f"port_range must go from a lower to a higher port, 1 to 65535, not {port_range!r}")
 
 
 @functools.cache
@@ -116,6 +126,7 @@ def answer() -> None:
     with open(descriptor, "wb") as out:
         try:
             said = pickle.dumps((returned, error, trace))
+            pickle.loads(said)  # noqa: S301  # what we wrote: an exception may need more than its args
         except Exception as unpicklable:
             plain = RuntimeError(f"can't be pickled ({unpicklable}): {returned if error is None else error!r}")
             said = pickle.dumps((None, plain, trace or ""))

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self
 
-from safedial.addresses import SockAddr, family_of
+from safedial.addresses import SockAddr
 from safedial.addresses import seconds as check_seconds
+from safedial.selfconnect import peer_of
 from safedial.testing.connects import Between, Real, Sockets, between
-from safedial.testing.dead import dead_port
+from safedial.testing.dead import check_numeric, dead_port
 from safedial.testing.faults import check_count, check_target
 from safedial.testing.holders import holders
 from safedial.testing.servers import Address, Handler, ProcessServer, Server, ThreadServer, echo, fill
@@ -22,6 +23,8 @@ State = Literal["down", "up", "frozen"]
 
 # Seconds between two attempts to bind.
 _BIND_PAUSE = 0.01
+# A server that has had thousands of connections leaves as many in TIME_WAIT.
+_MOST_NOTES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class Outage:
     ) -> None:
         if not callable(server) and not _is_command(server):
             raise TypeError(f"server must be a function or a list of words, not {server!r}")
-        _check_host(host)
+        check_numeric(host)
         if port is not None:
             check_target(port)
         self._within = check_seconds("within", within)
@@ -133,7 +136,7 @@ class Outage:
         by SIGSTOP, so that its connections get none either; a function's connections live on.
         """
         with self._lock:
-            if self._server is None:
+            if self._server is None or not self._server.alive:
                 raise RuntimeError("the server is down: only one that is up can freeze")
             if self.state == "up":
                 self._server.freeze()
@@ -175,8 +178,8 @@ class Outage:
         with self._lock:
             self._drop_fillers()
             server, self._server, self.state, self._refusal = self._server, None, "down", None
-        if server is not None:
-            getattr(server, how)()
+            if server is not None:
+                getattr(server, how)()  # whoever starts it again waits until the port is free
 
     def _thaw(self) -> None:
         assert self._server is not None
@@ -196,9 +199,10 @@ class Outage:
             try:
                 server = self._serve()
             except OSError as error:
-                held_by = held_by or tuple(holders(self.port))
-                if error.errno != errno.EADDRINUSE or time.monotonic() - began > self._within:
-                    for holder in held_by:
+                late = time.monotonic() - began > self._within
+                held_by = held_by or tuple(holders(self.port))  # which takes its time
+                if error.errno != errno.EADDRINUSE or late:
+                    for holder in held_by[:_MOST_NOTES]:
                         error.add_note(f"safedial: port {self.port} is held: {holder}")
                     raise
                 time.sleep(_BIND_PAUSE)
@@ -212,13 +216,15 @@ class Outage:
 
     def _count(self, dials: int, refusal: object) -> Between:
         left = dials
-        # Non-blocking dials ask one socket more than once.
+        # Non-blocking dials ask one socket more than once, where another fault may have made the connect.
         begun = Sockets()
 
         def connect(sock: socket.socket, address: SockAddr, _real: Real) -> bool:
             nonlocal left
+            if address[1] != self.port or _connected(sock):
+                return False
             with self._lock:
-                if address[1] == self.port and sock not in begun and self._refusal is refusal:
+                if sock not in begun and self._refusal is refusal:
                     begun.add(sock)
                     if not left:
                         self.start()
@@ -228,6 +234,14 @@ class Outage:
         return connect
 
 
+def _connected(sock: socket.socket) -> bool:
+    try:
+        peer_of(sock)
+    except OSError:
+        return False
+    return True
+
+
 def _is_command(words: Sequence[str]) -> bool:
     return (
         isinstance(words, Sequence)
@@ -235,12 +249,6 @@ def _is_command(words: Sequence[str]) -> bool:
         and bool(words)
         and all(isinstance(word, str) for word in words)
     )
-
-
-def _check_host(host: object) -> None:
-    if not isinstance(host, str) or not family_of(host):
-        kind = ValueError if isinstance(host, str) else TypeError
-        raise kind(f"host must be a numeric address, not {host!r}")
 
 
 def _end(timer: threading.Timer) -> None:

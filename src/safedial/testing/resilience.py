@@ -140,8 +140,8 @@ def assert_resilient(
             Default: all.
         server: what serves, as for `Outage`. Default: an echo, for clients without a handshake.
         host: the numeric address to dial. Default: 127.0.0.1.
-        within: seconds that each call may take; give the client a timeout that is shorter.
-            Default: 5.
+        within: seconds that each call may take, its own retries and waits included; give the client
+            timeouts that are shorter. Default: 5.
 
     Returns:
         What happened, fault by fault.
@@ -154,11 +154,14 @@ def assert_resilient(
     """
     if not callable(connect):
         raise TypeError(f"connect must be callable, not {connect!r}")
+    if not isinstance(faults, Iterable):
+        raise TypeError(f"faults must be some of {', '.join(FAULTS)}, not {faults!r}")
     names = list(faults)
-    if isinstance(faults, str) or not names or not set(names) <= set(FAULTS):
+    if isinstance(faults, str) or not names or any(name not in FAULTS for name in names):
         raise ValueError(f"faults must be some of {', '.join(FAULTS)}, not {faults!r}")
     if not seconds("within", within):
         raise ValueError("within must be more than 0 seconds: no client ends in none")
+    Outage(server, host=host)  # which checks them
     case = _Case(connect, server, host, within)
     findings = [_finding(name, case) for name in names]
     if any(finding.problems for finding in findings):
@@ -177,10 +180,15 @@ def _finding(name: str, case: _Case) -> Finding:
         problems.append("it was connected to itself")
     if trial.leaked:
         problems.append(f"sockets left open: {trial.leaked}")
-    happened = (
-        "no end" if trial.hung else "returned" if trial.returned else f"{type(trial.error).__name__}: {trial.error}"
-    )
+    happened = "no end" if trial.hung else "returned" if trial.returned else _words(trial.error)
     return Finding(name, tuple(problems), " ".join(happened.split()), result.means)
+
+
+def _words(error: BaseException | None) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # its own __str__ fails
+        return type(error).__name__
 
 
 def _reached(fault: Fault) -> list[str]:

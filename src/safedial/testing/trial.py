@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from safedial.addresses import SockAddr
 from safedial.finding import close
@@ -88,7 +88,8 @@ class _Run:
             if inspect.isawaitable(closing := close(returned)):
                 asyncio.run(_wait_for(closing))
         except BaseException as error:
-            self.trial.error = _without_frames(error)
+            self.trial.error = error
+            _cut_frames(error)
 
     async def _await(self, awaitable: Any) -> None:
         self._loop = asyncio.get_running_loop()
@@ -127,11 +128,11 @@ async def _wait_for(awaitable: Any) -> None:
     await awaitable
 
 
-def _without_frames(error: BaseException) -> BaseException:
+def _cut_frames(error: BaseException) -> None:
     """Cut the tracebacks of *error* and all it came from, which would keep the client's sockets alive."""
     for each in chain(error):
-        each.__traceback__ = None
-    return error
+        with contextlib.suppress(Exception):  # a frozen dataclass
+            each.__traceback__ = None
 
 
 def chain(error: BaseException | None) -> list[BaseException]:
@@ -145,5 +146,7 @@ def chain(error: BaseException | None) -> list[BaseException]:
         found.append(each)
         # requests and urllib3 have the reason among the arguments.
         reasons = [reason for reason in each.args if isinstance(reason, BaseException)]
-        todo += [each.__cause__, each.__context__, *getattr(each, "exceptions", ()), *reasons]
+        group = cast("BaseExceptionGroup[BaseException]", each)
+        members = group.exceptions if isinstance(each, BaseExceptionGroup) else ()
+        todo += [each.__cause__, each.__context__, *members, *reasons]
     return found

@@ -1,0 +1,107 @@
+"""A function in a network namespace of its own: what comes back, and what is said where nothing can."""
+
+import os
+import socket
+import time
+
+import pytest
+
+from safedial import testing
+from tests.support import namespace
+
+pytestmark = pytest.mark.skipif(bool(testing.no_namespace()), reason=testing.no_namespace())
+
+
+class TwoError(Exception):
+    """An exception that can't be made of what pickle keeps."""
+
+    def __init__(self, one, other):
+        super().__init__("both")
+
+
+def interfaces():
+    return [name for _, name in socket.if_nameindex()]
+
+
+def fail(kind):
+    raise TwoError(1, 2) if kind == "two" else ValueError("as it was")
+
+
+def end():
+    os._exit(3)
+
+
+def test_has_loopback_alone():
+    assert testing.in_namespace(interfaces) == ["lo"]
+
+
+def test_has_the_range_that_is_asked_for():
+    def ports():
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            return sock.getsockname()[1]
+
+    with pytest.raises((AttributeError, Exception), match="pickle"):
+        testing.in_namespace(ports, port_range=(40000, 40001))
+    assert testing.in_namespace(drawn, port_range=(40000, 40001)) in (40000, 40001)
+
+
+def drawn():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def test_exception_comes_back_with_its_traceback():
+    with pytest.raises(ValueError, match="as it was") as caught:
+        testing.in_namespace(fail, "plain")
+    assert "in fail" in caught.value.__notes__[0]
+
+
+def test_exception_that_pickle_can_only_write():
+    with pytest.raises(RuntimeError, match=r"can't be pickled .*TwoError\('both'\)") as caught:
+        testing.in_namespace(fail, "two")
+    assert "in fail" in caught.value.__notes__[0]
+
+
+def test_result_that_cannot_be_pickled():
+    with pytest.raises(RuntimeError, match="can't be pickled"):
+        testing.in_namespace(socket.socket)
+
+
+def test_end_of_its_process():
+    with pytest.raises(RuntimeError, match="ended its process"):
+        testing.in_namespace(end)
+
+
+def test_time_limit():
+    with pytest.raises(TimeoutError, match=r"longer than 0\.5 s"):
+        testing.in_namespace(time.sleep, 60, within=0.5)
+
+
+@pytest.mark.parametrize(
+    ("port_range", "error"),
+    [((5,), TypeError), ("ab", TypeError), ((2, 1), ValueError), ((1, 70000), ValueError), (5, TypeError)],
+)
+def test_bad_ranges(port_range, error):
+    with pytest.raises(error, match="port_range"):
+        testing.in_namespace(interfaces, port_range=port_range)
+
+
+def test_function_must_be_one():
+    with pytest.raises(TypeError, match="function"):
+        testing.in_namespace("interfaces")
+
+
+def test_no_ipv6():
+    assert namespace.call(ipv6_address, ipv6=False) is None
+    assert namespace.call(ipv6_address) == "::1"
+
+
+def ipv6_address():
+    with socket.socket(socket.AF_INET6) as sock:
+        try:
+            sock.bind(("::1", 0))
+        except OSError:
+            return None
+        return sock.getsockname()[0]
