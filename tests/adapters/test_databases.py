@@ -146,12 +146,12 @@ def use_async_engine(url, **options):
 
 MYSQL = {
     "PyMySQL": use(pymysql.connect, names={"timeout": "connect_timeout"}),
-    "mysql-connector": use(mysql.connector.connect, names={"timeout": "connection_timeout"}),
-    "mysql-connector, pure": use(mysql.connector.connect, use_pure=True, names={"timeout": "connection_timeout"}),
+    "mysql-connector": use(mysql.connector.connect, use_pure=True, names={"timeout": "connection_timeout"}),
+    "mysql-connector, C": use(mysql.connector.connect, use_pure=False, names={"timeout": "connection_timeout"}),
     "mysql-connector, async": use_mysql_async,
     "aiomysql": use_aiomysql,
     "SQLAlchemy, PyMySQL": use_engine(f"mysql+pymysql://{USER}@{{host}}:{{port}}/"),
-    "SQLAlchemy, mysql-connector": use_engine(f"mysql+mysqlconnector://{USER}@{{host}}:{{port}}/"),
+    "SQLAlchemy, mysql-connector": use_engine(f"mysql+mysqlconnector://{USER}@{{host}}:{{port}}/?use_pure=true"),
     "SQLAlchemy, aiomysql": use_async_engine(f"mysql+aiomysql://{USER}@{{host}}:{{port}}/"),
 }
 POSTGRES = {
@@ -171,8 +171,9 @@ LIBPQ = {
     "SQLAlchemy, psycopg2": use_engine(f"postgresql+psycopg2://{USER}@{{host}}:{{port}}/postgres"),
     "asyncpg, uvloop": functools.partial(use_asyncpg, runner=uvloop.run),
 }
-PYTHON = MYSQL | POSTGRES
-ALL = PYTHON | LIBPQ
+C = {"mysql-connector, C": MYSQL["mysql-connector, C"], **LIBPQ}
+PYTHON = {name: use for name, use in (MYSQL | POSTGRES).items() if name not in C}
+ALL = PYTHON | C
 
 
 def failure(dial, wrap, host, port, **options):
@@ -265,8 +266,8 @@ def dial_in_c():
         # Whatever the driver calls it, it was refused.
         return {(type(error).__name__, "refused" in str(error)) for error in raised}
 
-    met = {name: kinds(dial, 40000, 20) for name, dial in LIBPQ.items()}
-    refused = {name: kinds(dial, 50000, 1) for name, dial in LIBPQ.items()}
+    met = {name: kinds(dial, 40000, 20) for name, dial in C.items()}
+    refused = {name: kinds(dial, 50000, 1) for name, dial in C.items()}
     without = " ".join(str(failure(LIBPQ["psycopg"], plain, HOST, 40000)) for _ in range(20))
     return met, refused, without
 
