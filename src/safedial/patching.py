@@ -97,7 +97,7 @@ class _Patch:
         self._owner = _class_of_sockets()
         self._inherited = name not in vars(self._owner)
         below: Any = getattr(self._owner, name)
-        while (inert := getattr(below, "_patch", None)) is not None:
+        while isinstance(inert := getattr(below, "_patch", None), _Patch):
             below = inert._below  # of ours, put back by somebody who had found it: one is enough
         self._below = below
         self._active = True
