@@ -1,8 +1,12 @@
 """The code in the README and the examples runs, and does what is said beside it."""
 
+import asyncio
 import contextlib
+import errno
+import importlib
 import io
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -49,17 +53,56 @@ def run_blocks(codes):
 def test_readme_code_runs_as_printed():
     namespace.require()
     runnable = [code for code in blocks("python") if "def test_" not in code]
-    fix, streams, times, own_policy, three_at_night = namespace.call(run_blocks, runnable)
+    fix, streams, times, own_policy, three_at_night, guarded, wrapped = namespace.call(run_blocks, runnable)
     assert "PONG" in fix
     assert "PONG" in streams
     assert times == "5.0\n"
     assert "('127.0.0.1', 6379)" in own_policy
+    assert "PONG" in guarded
+    assert wrapped == f"{errno.ECONNREFUSED}\n"
 
     def shape(text):
         return re.sub(r"\d+(\.\d+)?", "N", text)
 
     (shown,) = (text for text in blocks("text") if "gave up dialing" in text)
     assert shape(three_at_night) == shape(shown)
+
+
+ONE_LINES = re.findall(r"^\| .* \| `(.*)` \|$", README.partition("one line |")[2].partition("\n\n")[0], re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", ONE_LINES)
+def test_one_line_of_each_adapter_runs(line):
+    namespace.call_outside(run_line, line)
+
+
+def run_line(line):
+    """In a child process, as what it makes is not closed."""
+    names = {"safedial": importlib.import_module("safedial")}
+    for name in re.findall(r"(?<![.\w])(?!safedial)(\w+)\.\w+\(|safedial\.adapters\.(\w+)", line):
+        if name[1]:
+            importlib.import_module(f"safedial.adapters.{name[1]}")
+        else:
+            names[name[0]] = importlib.import_module(name[0])
+    if "psycopg.connect" in line or "pymysql.connect" in line:
+        names |= {name: importlib.import_module(name) for name in ("psycopg", "pymysql")}
+
+    async def run():
+        exec(line, names)
+
+    asyncio.run(run())
+
+
+def test_there_is_a_line_for_each_adapter():
+    adapters = {path.stem for path in (ROOT / "src/safedial/adapters").glob("[a-z]*.py")}
+    assert adapters == set(re.findall(r"safedial\.adapters\.(\w+)", "".join(ONE_LINES)))
+
+
+def test_private_names_are_listed_in_one_place():
+    table = (ROOT / "docs" / "clients.md").read_text().partition("## Private names")[2]
+    for path in (ROOT / "src/safedial/adapters").glob("[a-z]*.py"):
+        marked = "# Private:" in path.read_text()
+        assert marked == bool(re.search(rf"^\| {path.stem} \|", table, re.MULTILINE)), path.stem
 
 
 def test_readme_shows_the_demo():
@@ -104,3 +147,18 @@ def test_example_runs_by_itself(example):
     assert done.stdout == "20 answers, all right: True\n"
     assert "Traceback" not in done.stderr
     assert "server starts again" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("example", "says"),
+    [
+        ("requests_session.py", "2 answers, all right: True"),
+        ("redis_pool.py", "the server was back on its port at try 1, and the pool with it: True"),
+    ],
+)
+def test_example_of_an_adapter_runs_by_itself(example, says):
+    if example == "redis_pool.py" and shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed: apt-get install redis-server")
+    command = [sys.executable, "-W", "error", ROOT / "examples" / example]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert says in done.stdout

@@ -99,7 +99,7 @@ class _Patch:
         below: Any = getattr(self._owner, name)
         while isinstance(inert := getattr(below, "_patch", None), _Patch):
             below = inert._below  # of ours, put back by somebody who had found it: one is enough
-        self._below = below
+        self._below: Any = below
         self._active = True
         self._method = self._made()
         setattr(self._owner, name, self._method)

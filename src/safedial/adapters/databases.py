@@ -125,7 +125,7 @@ def _safe_class(kind: type, find: Finder, policy: Any) -> type:
 
 def _can_be_entered(connect: Callable[..., Any]) -> Callable[..., Any]:
     """Let what *connect* returns be awaited and entered, as what aiomysql.connect() returns."""
-    # Private: aiomysql.utils._ConnectionContextManager (0.2 to 0.3.2), what aiomysql.connect() returns.
+    # Private: aiomysql.utils._ConnectionContextManager, what aiomysql.connect() returns.
     from aiomysql.utils import _ConnectionContextManager  # type: ignore[import-untyped,unused-ignore]
 
     @functools.wraps(connect)
