@@ -33,6 +33,7 @@ def counts():
 LOOPS = list(faces.LOOPS)
 
 
+@pytest.mark.storm
 @pytest.mark.parametrize("means", faults.MEANS)
 def test_ten_thousand_failing_dials(steer, means):
     namespace.call_where_possible(fail_often, steer, means)
@@ -52,6 +53,7 @@ def fail_often(steer, means):
     assert counts() == before
 
 
+@pytest.mark.storm
 @pytest.mark.parametrize("loop", LOOPS)
 def test_ten_thousand_failing_asyncio_dials(steer, loop):
     namespace.call_where_possible(fail_often_in_asyncio, steer, loop)
@@ -74,6 +76,7 @@ def fail_often_in_asyncio(steer, loop):
     faces.run(main(), faces.LOOPS[loop])
 
 
+@pytest.mark.storm
 def test_ten_thousand_timed_out_dials(steer):
     namespace.call_where_possible(time_out_often, steer)
 
@@ -88,6 +91,7 @@ def time_out_often(steer):
         assert counts() == before
 
 
+@pytest.mark.storm
 @pytest.mark.parametrize("loop", LOOPS)
 def test_ten_thousand_timed_out_and_cancelled_asyncio_dials(steer, loop):
     namespace.call_where_possible(cancel_often, steer, loop)

@@ -243,6 +243,9 @@ class TestSelfConnect:
         safedial.install()
         try:
             met = mongo_failure(dead_port)
+            for thread in threading.enumerate():  # which may be dialing still
+                if thread.name.startswith("pymongo"):
+                    thread.join(5)
         finally:
             safedial.uninstall()
         assert fault.befell

@@ -1,6 +1,5 @@
 """The Redis adapter, and Valkey's, on real servers: redis and valkey, sync and async, plain and TLS."""
 
-import ast
 import asyncio
 import contextlib
 import functools
@@ -577,19 +576,3 @@ def test_a_missing_library_is_named():
     code = "import sys; sys.modules['redis'] = None; import safedial.adapters.redis"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "ImportError: safedial.adapters.redis needs redis: pip install 'safedial[redis]'" in ended.stderr
-
-
-def test_valkeys_adapter_is_the_same():
-    """But for the names, and what they say: neither library needs the other, so neither module does."""
-
-    def code(name):
-        tree = ast.parse((TREES / f"{name}.py").read_text())
-        for each in ast.walk(tree):
-            if isinstance(each, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                each.body = [part for part in each.body if not is_text(part)]
-        return ast.unparse(tree).lower()
-
-    def is_text(part):
-        return isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant)
-
-    assert code("valkey") == code("redis").replace("redis", "valkey")

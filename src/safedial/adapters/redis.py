@@ -20,14 +20,10 @@ all its rounds has to end within *socket_connect_timeout*, 5 seconds in redis 8.
 Tested on redis 5.1.0 and 8.1.0.
 """
 
-import asyncio
-import functools
-import socket
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from safedial.adapters import Needs
+from safedial.adapters._resp import Library, SafeAsyncDial, SafeDial
 from safedial.dialer import Dialer
 
 with Needs("redis"):
@@ -37,30 +33,7 @@ with Needs("redis"):
 T = TypeVar("T")
 
 
-class _Safe:
-    """What the connections of both worlds have in common: a Dialer, and their own settings for it."""
-
-    # A class attribute too, as RedisCluster hands no keyword of ours to its connections.
-    dialer = Dialer()
-
-    def __init__(self, *args: Any, dialer: Dialer | None = None, **kwargs: Any) -> None:
-        if dialer is not None:
-            _check(dialer)
-            self.dialer = dialer
-        super().__init__(*args, **kwargs)
-
-    def _settings(self) -> Dialer:
-        """Return the Dialer for a dial now: redis changes its timeouts, and Sentinel the host, meanwhile."""
-        own: Any = self
-        options: list[tuple[int, int, int | bytes]] = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
-        if own.socket_keepalive:
-            options.append((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1))
-            options += [(socket.IPPROTO_TCP, name, value) for name, value in own.socket_keepalive_options.items()]
-        options += self.dialer.socket_options or ()
-        return replace(self.dialer, timeout=own.socket_connect_timeout, socket_options=options)
-
-
-class SafeConnection(_Safe, redis.Connection):
+class SafeConnection(SafeDial, redis.Connection):
     """A `redis.Connection` that never connects to itself.
 
     It takes what redis's takes, and *dialer*, a `safedial.Dialer`, of which the timeout is the
@@ -73,38 +46,13 @@ class SafeConnection(_Safe, redis.Connection):
         client = redis.Redis(connection_pool=pool)
     """
 
-    # Private: _connect, where redis dials; it returns the connected socket, and TLS comes on top of it.
-    def _connect(self) -> socket.socket:
-        dialer = self._settings()
-        if self.socket_type:  # which redis hands to getaddrinfo() as the family
-            dialer = replace(dialer, family=self.socket_type)
-        sock = dialer.dial((self.host, self.port))
-        sock.settimeout(self.socket_timeout)
-        return sock
-
 
 class SafeSSLConnection(redis.SSLConnection, SafeConnection):
     """A `redis.SSLConnection` like `SafeConnection`: TLS begins when it is known whom it is to."""
 
 
-class SafeAsyncConnection(_Safe, redis.asyncio.Connection):
+class SafeAsyncConnection(SafeAsyncDial, redis.asyncio.Connection):
     """A `redis.asyncio.Connection` like `SafeConnection`."""
-
-    # Private: _connect as above; in asyncio it leaves the streams in _reader and _writer. And
-    # _connection_arguments, which tells the TLS context beside host and port.
-    async def _connect(self) -> None:
-        own: Any = self  # parts of redis have no types
-        tls = dict(own._connection_arguments())
-        host, port = tls.pop("host"), tls.pop("port")
-        if "ssl" in tls:
-            tls["server_hostname"] = host
-        async with asyncio.timeout(self.socket_connect_timeout):
-            sock = await self._settings().dial_async((host, port))
-            try:
-                self._reader, self._writer = await asyncio.open_connection(sock=sock, **tls)
-            except BaseException:
-                sock.close()
-                raise
 
 
 class SafeAsyncSSLConnection(redis.asyncio.SSLConnection, SafeAsyncConnection):
@@ -123,7 +71,7 @@ class SafeConnectionPool(redis.ConnectionPool):
 
     def __init__(self, connection_class: Any = SafeConnection, **kwargs: Any) -> None:
         # Parts of redis have no types.
-        super().__init__(_safe(connection_class), **kwargs)  # pyright: ignore[reportUnknownMemberType]
+        super().__init__(_LIBRARY.safe(connection_class), **kwargs)  # pyright: ignore[reportUnknownMemberType]
 
 
 def make_safe(client: T, dialer: Dialer | None = None) -> T:
@@ -144,67 +92,15 @@ def make_safe(client: T, dialer: Dialer | None = None) -> T:
         client = make_safe(redis.Redis(host, port, ssl=True))
         client.ping()
     """
-    if dialer is not None:
-        _check(dialer)
-    thing: Any = client
-    if isinstance(thing, redis.Sentinel | redis.asyncio.Sentinel):
-        for each in thing.sentinels:
-            make_safe(each, dialer)
-        for name in ("master_for", "slave_for"):
-            setattr(thing, name, _then_safe(getattr(thing, name), dialer))
-    elif isinstance(thing, redis.asyncio.RedisCluster):
-        # The nodes that it begins with; those that it finds are made of connection_kwargs.
-        for node in thing.nodes_manager.startup_nodes.values():
-            _replace(node, dialer)
-        thing.connection_kwargs["connection_class"] = _safe(thing.connection_kwargs["connection_class"])
-        if dialer is not None:
-            thing.connection_kwargs["dialer"] = dialer
-    elif isinstance(thing, redis.RedisCluster):
-        raise TypeError(
-            "a blocking RedisCluster can't be made safe: it has dialed already. "
-            "Use RedisCluster.from_url(url, connection_pool_class=SafeConnectionPool)"
-        )
-    else:
-        pool = getattr(thing, "connection_pool", thing)
-        if not isinstance(pool, redis.ConnectionPool | redis.asyncio.ConnectionPool):
-            raise TypeError(f"client must be a client, pool, Sentinel or asyncio cluster of redis, not {client!r}")
-        _replace(pool, dialer)
+    _LIBRARY.make_safe(client, dialer)
     return client
 
 
-def _then_safe(make: Callable[..., Any], dialer: Dialer | None) -> Callable[..., Any]:
-    @functools.wraps(make)
-    def made(*args: Any, **kwargs: Any) -> Any:
-        return make_safe(make(*args, **kwargs), dialer)
-
-    return made
-
-
-def _replace(pool: Any, dialer: Dialer | None) -> None:
-    """Let *pool*, or what a cluster has for one, make connections of a safe class."""
-    safe = _safe(pool.connection_class)
-    if safe is pool.connection_class and dialer is None:
-        return
-    # Private: where the pools of each version keep their connections; one that is there stays what it is.
-    places = ("_created_connections", "_connections", "_available_connections", "_in_use_connections")
-    if any(getattr(pool, place, None) for place in places):
-        raise ValueError("client has connections already, which would stay unsafe: call make_safe() before it is used")
-    pool.connection_class = safe
-    if dialer is not None and issubclass(safe, _Safe):
-        pool.connection_kwargs["dialer"] = dialer
-
-
-@functools.cache
-def _safe(connection_class: Any) -> Any:
-    """Return *connection_class*, which may be Sentinel's or a user's own, with a safe dial under it."""
-    for plain, safe in ((redis.Connection, SafeConnection), (redis.asyncio.Connection, SafeAsyncConnection)):
-        if connection_class is plain:
-            return safe
-        if issubclass(connection_class, plain) and not issubclass(connection_class, safe):
-            return type(f"Safe{connection_class.__name__}", (connection_class, safe), {})
-    return connection_class
-
-
-def _check(dialer: object) -> None:
-    if not isinstance(dialer, Dialer):
-        raise TypeError(f"dialer must be a safedial.Dialer, not {dialer!r}")
+_LIBRARY = Library(
+    name="redis",
+    pools=(redis.ConnectionPool, redis.asyncio.ConnectionPool),
+    sentinels=(redis.Sentinel, redis.asyncio.Sentinel),
+    cluster=redis.RedisCluster,
+    async_cluster=redis.asyncio.RedisCluster,
+    connections=((redis.Connection, SafeConnection), (redis.asyncio.Connection, SafeAsyncConnection)),
+)
