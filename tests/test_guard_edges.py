@@ -313,7 +313,9 @@ class TestWrap:
             safedial.wrap(functools.partial(connect, password="s3cret"), policy=policy)()
         assert "s3cret" not in caplog.text + "".join(caught.value.__notes__)
 
-    @pytest.mark.parametrize("policy", [None, safedial.redial(), safedial.reconnect(within=0.01)])
+    @pytest.mark.parametrize(
+        "policy", [None, safedial.redial(), safedial.reconnect(within=0.01)], ids=["none", "redial", "reconnect"]
+    )
     @pytest.mark.parametrize("asynchronous", [False, True])
     def test_failure_is_gone_when_it_is_handled(self, policy, asynchronous):
         class Thing:

@@ -87,7 +87,7 @@ class TestWrap:
         assert fault.befell == 3  # redial()
         faults.assert_server_can_bind(HOST, dead_port)
 
-    @pytest.mark.parametrize("policy", [None, safedial.redial(1)])
+    @pytest.mark.parametrize("policy", [None, safedial.redial(1)], ids=["none", "redial"])
     def test_one_call(self, factory, policy, force, dead_port):
         fault = force(dead_port)
         with pytest.raises(ConnectionRefusedError):
