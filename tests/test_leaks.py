@@ -240,6 +240,7 @@ class InterruptedAt:
         return self.reached and kind is KeyboardInterrupt
 
 
+@pytest.mark.storm
 # An interrupt may come before a socket has a name, and within what the interpreter calls by itself.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("dialed", ["black hole first", "all dead"])

@@ -192,6 +192,7 @@ def test_exhausted_towards_every_address(dial, steer):
 
 @pytest.mark.skipif(shutil.which("ss") is None, reason="compares with ss (Debian: iproute2)")
 class TestEveryPortButOne:
+    @pytest.mark.storm
     @pytest.mark.parametrize("source", [None, ("127.0.0.1", 0)])
     @pytest.mark.parametrize("face", ["safe_connect", "open_connection", "Dialer.dial_async"])
     @pytest.mark.parametrize("port", [40000, 40004, 40009])

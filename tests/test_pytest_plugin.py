@@ -114,6 +114,7 @@ def test_nothing_is_patched_after():
 """
 
 
+@pytest.mark.storm
 @pytest.mark.parametrize(
     "arguments",
     [

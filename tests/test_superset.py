@@ -486,6 +486,7 @@ sys.exit(not result.wasSuccessful())
 """
 
 
+@pytest.mark.storm
 @pytest.mark.parametrize(("module", "at_least"), [("socket", 14), ("streams", 40)])
 @pytest.mark.parametrize("steer", [True, False], ids=["steered", "unsteered"])
 def test_cpythons_own_tests_pass_with_ours_in_place(module, at_least, steer):
