@@ -58,12 +58,12 @@ def wrap(
             ...
     """
     if not callable(factory):
-        raise TypeError(f"factory must be callable, not {factory!r}")
+        raise TypeError(f"factory must be callable, not a {type(factory).__name__}")  # a URL may have a password
     check_policy(policy)
     if address is not None and not callable(address):
         checked(address, 0)
     asynchronous = inspect.iscoroutinefunction(factory)
-    name = _name(factory)
+    name = name_of(factory)
 
     @functools.wraps(factory)
     def connect(*args: P.args, **kwds: P.kwargs) -> T:
@@ -75,7 +75,7 @@ def wrap(
     return connect
 
 
-def _name(factory: Any) -> str:
+def name_of(factory: Any) -> str:
     """Name *factory* for the log, without its arguments, which may be secrets."""
     while isinstance(factory, functools.partial):
         factory = factory.func

@@ -497,6 +497,24 @@ class TestWrap:
         with pytest.raises(error, match=named):
             databases.wrap(factory, **options)
 
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda: databases.wrap(functools.partial(pymongo.MongoClient, password="s3cret")),
+            lambda: databases.wrap(functools.partial(socket.create_connection, "s3cret")),
+            lambda: protect("mysql+pymysql://app:s3cret@db/app"),
+            lambda: safedial.wrap("redis://:s3cret@db"),
+        ],
+    )
+    def test_refusals_tell_no_secrets(self, make):
+        with pytest.raises(TypeError) as caught:
+            make()
+        assert "s3cret" not in str(caught.value)
+
+    def test_hosts_of_a_url_have_their_own_ports(self):
+        found = databases.FINDERS["asyncpg"](["postgresql://u@h1,h2:5433/db"], {})
+        assert list(found) == [("h1", "5432"), ("h2", "5433")]
+
     def test_bad_address_of_a_function(self):
         with pytest.raises(ValueError, match="address"):
             databases.wrap(psycopg.connect, address=lambda *_: (HOST, -1))("service=app")

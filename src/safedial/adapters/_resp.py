@@ -97,7 +97,9 @@ class Library:
             pool = getattr(client, "connection_pool", client)
             if not isinstance(pool, self.pools):
                 raise TypeError(
-                    f"client must be a client, pool, Sentinel or asyncio cluster of {self.name}, not {client!r}"
+                    # Not what it is: a URL has a password in it.
+                    f"client must be a client, pool, Sentinel or asyncio cluster of {self.name}, "
+                    f"not a {type(client).__name__}"
                 )
             self._replace(pool, dialer)
 

@@ -33,6 +33,7 @@ import safedial
 from safedial.addresses import SockAddr, checked
 from safedial.holding import Address, addresses_of, addresses_of_async, holding
 from safedial.settings import DEFAULT, Default
+from safedial.wrapping import name_of
 
 if TYPE_CHECKING:
     from safedial.settings import Policy
@@ -96,9 +97,11 @@ def _driver(factory: Any) -> str:
         inner = inner.func
     driver = str(getattr(inner, "__module__", "")).partition(".")[0].lower()
     if driver in ("pymongo", "motor"):
-        raise TypeError(f"factory {factory!r} dials in threads of its own: call safedial.install(), once, instead")
+        raise TypeError(
+            f"factory: {name_of(inner)} dials in threads of its own: call safedial.install(), once, instead"
+        )
     if driver not in FINDERS:
-        raise TypeError(f"factory must be the connect() of a known driver, not {factory!r}: see safedial.wrap")
+        raise TypeError(f"factory must be the connect() of a known driver, not {name_of(inner)}: see safedial.wrap")
     return driver
 
 
@@ -244,11 +247,11 @@ def _asyncpg(args: Sequence[Any], kwds: Mapping[str, Any]) -> Iterable[Address]:
         if not colon or port.endswith("]"):  # an IPv6 address, whose colons are its own
             host, port = spec, ""
         hosts.append(unquote(host).strip("[]"))
-        ports.append(port)
+        ports.append(port or query.get("port") or os.environ.get("PGPORT") or "5432")
     return _libpq(
         {
             "host": kwds.get("host") or ",".join(hosts) or query.get("host"),
-            "port": kwds.get("port") or ",".join(ports).strip(",") or query.get("port"),
+            "port": kwds.get("port") or ",".join(ports) or query.get("port"),
         }
     )
 

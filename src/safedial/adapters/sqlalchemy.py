@@ -44,7 +44,8 @@ def protect(engine: E, *, policy: "Policy | Literal[Default.DEFAULT] | None" = D
     """
     inner = getattr(engine, "sync_engine", engine)
     if not isinstance(inner, Engine):
-        raise TypeError(f"engine must be an Engine or an AsyncEngine, not {engine!r}")
+        # Not what it is: a URL has a password in it.
+        raise TypeError(f"engine must be an Engine or an AsyncEngine, not a {type(engine).__name__}")
     safedial.wrap(protect, policy=policy)  # which checks it
 
     def connect(dialect: Any, record: object, cargs: list[Any], cparams: dict[str, Any]) -> Any:  # noqa: ARG001

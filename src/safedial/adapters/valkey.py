@@ -15,7 +15,7 @@ fail. A `safedial.reconnect` multiplies: ``Retry(backoff, 10)`` around ``reconne
 Retry, or to ``Dialer(policy=reconnect())`` without any. In asyncio a dial with all its rounds has to end
 within *socket_connect_timeout*.
 
-Tested on valkey 6.2.0.
+Tested on valkey 6.1.0 and 6.2.0.
 """
 
 from typing import Any, TypeVar
