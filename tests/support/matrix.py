@@ -10,6 +10,7 @@ import gc
 import re
 import socket
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -97,10 +98,13 @@ def held(factory):
 
 def installed(factory):
     def dial(host, port):
+        before = set(threading.enumerate())
         safedial.install()
         try:
             return factory(host, port)
         finally:
+            for thread in set(threading.enumerate()) - before:
+                thread.join(2)  # a client's own may be dialing still, though it is closed
             safedial.uninstall()
 
     return dial
