@@ -87,8 +87,12 @@ def no_namespace() -> str:
 
 def in_child(function: Callable[..., T], *args: Any, namespace: _Namespace | None = None, within: float) -> T:
     """Return ``function(*args)``, run in a child process, in a *namespace* where one is given."""
+    try:
+        task = pickle.dumps((function, args))
+    except Exception as error:  # pickle has several
+        raise TypeError(f"function and its arguments must be picklable: {error}") from error
     with tempfile.TemporaryFile() as answer:
-        order = pickle.dumps((sys.path, namespace, answer.fileno())) + pickle.dumps((function, args))
+        order = pickle.dumps((sys.path, namespace, answer.fileno())) + task
         try:
             subprocess.run(  # this very interpreter
                 [sys.executable, "-c", "from safedial.testing import namespace; namespace.answer()"],
