@@ -89,8 +89,8 @@ def in_child(function: Callable[..., T], *args: Any, namespace: _Namespace | Non
     """Return ``function(*args)``, run in a child process, in a *namespace* where one is given."""
     try:
         task = pickle.dumps((function, args))
-    except Exception as error:  # pickle has several
-        raise TypeError(f"function and its arguments must be picklable: {error}") from error
+    except Exception as unpicklable:  # pickle has several
+        raise TypeError(f"function and its arguments must be picklable: {unpicklable}") from unpicklable
     with tempfile.TemporaryFile() as answer:
         order = pickle.dumps((sys.path, namespace, answer.fileno())) + task
         try:
