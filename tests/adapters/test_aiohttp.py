@@ -11,7 +11,7 @@ import tenacity
 from aiohttp.abc import AbstractResolver
 
 import safedial
-from safedial import SelfConnectError, ports, testing
+from safedial import SelfConnectError, testing
 from safedial.adapters.aiohttp import SafeConnector
 from tests.support import faces, faults, web
 
@@ -19,12 +19,6 @@ HOST = "127.0.0.1"
 FAR = "http://far.invalid/"
 
 verify = functools.cache(web.client_context)
-
-
-@pytest.fixture(params=[True, False], ids=["steered", "unsteered"])
-def steer(request, monkeypatch):
-    if not request.param:
-        monkeypatch.setattr(ports, "_steerable", False)
 
 
 def serve_once(sock, *_):

@@ -15,7 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 import safedial
-from safedial import ports, testing
+from safedial import testing
 from safedial.adapters import asyncio as adapter
 from tests.support import faults, web
 
@@ -28,12 +28,6 @@ HOST = "127.0.0.1"
 CLASSES = {"asyncio": asyncio.SelectorEventLoop}
 if uvloop is not None:
     CLASSES["uvloop"] = uvloop.Loop
-
-
-@pytest.fixture(params=[True, False], ids=["steered", "unsteered"])
-def steer(request, monkeypatch):
-    if not request.param:
-        monkeypatch.setattr(ports, "_steerable", False)
 
 
 @pytest.fixture(params=CLASSES)

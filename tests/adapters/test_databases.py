@@ -31,7 +31,7 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import safedial
-from safedial import errors, ports, testing
+from safedial import errors, testing
 from safedial.adapters import databases
 from safedial.adapters.sqlalchemy import protect
 from tests.support import databases as servers
@@ -42,12 +42,6 @@ HOST, USER = servers.HOST, servers.USER
 _directory, mariadb, mariadb_command = servers._directory, servers.mariadb, servers.mariadb_command
 postgres, postgres_command = servers.postgres, servers.postgres_command
 QUESTION = "SELECT 6 * 7"
-
-
-@pytest.fixture
-def steer(request, monkeypatch):
-    if not request.param:
-        monkeypatch.setattr(ports, "_steerable", False)
 
 
 def plain(factory, **_):

@@ -16,18 +16,12 @@ import urllib.request
 import pytest
 
 import safedial
-from safedial import ports, testing
+from safedial import testing
 from safedial.adapters import http as adapter
 from tests.support import faults, web
 
 HOST = "127.0.0.1"
 MAIL = "From: a@example.org\r\nTo: b@example.org\r\n\r\nhello\r\n"
-
-
-@pytest.fixture(params=[True, False], ids=["steered", "unsteered"])
-def steer(request, monkeypatch):
-    if not request.param:
-        monkeypatch.setattr(ports, "_steerable", False)
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ import trio
 from anyio.abc import SocketStream
 
 import safedial
-from safedial import Dialer, SelfConnectError, ports, testing
+from safedial import Dialer, SelfConnectError, testing
 from safedial.adapters import httpx as ours
 from tests.support import faces, faults, web
 
@@ -103,12 +103,6 @@ def _no_proxy_of_this_system(monkeypatch):
 @pytest.fixture(autouse=True)
 def _threads_that_trio_would_keep(monkeypatch):
     monkeypatch.setattr("trio._core._thread_cache.IDLE_TIMEOUT", 0.01)
-
-
-@pytest.fixture(params=[True, False], ids=["steered", "unsteered"])
-def steer(request, monkeypatch):
-    if not request.param:
-        monkeypatch.setattr(ports, "_steerable", False)
 
 
 @pytest.fixture

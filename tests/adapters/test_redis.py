@@ -105,13 +105,6 @@ def kind(request):
     return request.param
 
 
-@pytest.fixture(params=[True, False], ids=["steered", "unsteered"])
-def steer(request, monkeypatch):
-    if not request.param:
-        monkeypatch.setattr(ports, "_steerable", False)
-    return request.param
-
-
 @pytest.fixture(scope="module")
 def up(tmp_path_factory):
     """A server for those who leave it up."""

@@ -13,17 +13,11 @@ from urllib3 import Retry
 from urllib3.contrib.socks import SOCKSProxyManager
 
 import safedial
-from safedial import Dialer, errors, ports, testing
+from safedial import Dialer, errors, testing
 from safedial.adapters.requests import SafeAdapter, mount
 from tests.support import faults, web
 
 HOST = "127.0.0.1"
-
-
-@pytest.fixture(params=[True, False], ids=["steered", "unsteered"])
-def steer(request, monkeypatch):
-    if not request.param:
-        monkeypatch.setattr(ports, "_steerable", False)
 
 
 @contextlib.contextmanager
@@ -66,15 +60,6 @@ def reached(way, port):
     return {"url": url.format(port=port), "proxies": proxies}
 
 
-def serve_once(sock, *_):
-    """An HTTP server for requests whose body is "once"; it answers each connection one time."""
-    sent = b""
-    while not sent.endswith(b"once") and (data := sock.recv(65536)):
-        sent += data
-    if sent:
-        sock.sendall(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\nonce")
-
-
 class TestSelfConnect:
     @pytest.mark.parametrize("way", WAYS)
     def test_is_requests_own_refused(self, way, force, steer, dead_port):
@@ -98,14 +83,14 @@ class TestSelfConnect:
 
     def test_is_retried_by_the_adapters_own_retry(self, force, steer):
         change = lambda made: mount(made, dialer=Dialer(policy=None), max_retries=3)  # noqa: E731
-        with testing.Outage(serve_once) as outage, session(change) as made:
+        with testing.Outage(web.serve_once) as outage, session(change) as made:
             outage.refuse_for(dials=1)
             fault = force(outage.port, times=2)
             assert made.post(f"http://{HOST}:{outage.port}/", data=b"once").text == "once"
             assert fault.befell == 2
 
     def test_is_dialed_again_by_the_dialer(self, force):
-        with testing.Outage(serve_once) as outage, session() as made:
+        with testing.Outage(web.serve_once) as outage, session() as made:
             outage.stop()
             force(outage.port, times=1)
             made.mount("http://", SafeAdapter(dialer=Dialer(on_event=lambda event: outage.start())))
@@ -133,7 +118,7 @@ class TestErrors:
 
     def test_refused_is_retried_until_the_server_is_up(self):
         change = lambda made: mount(made, max_retries=Retry(2))  # noqa: E731
-        with testing.Outage(serve_once) as outage, session(change) as made:
+        with testing.Outage(web.serve_once) as outage, session(change) as made:
             outage.refuse_for(dials=2)
             assert made.post(f"http://{HOST}:{outage.port}/", data=b"once").text == "once"
 

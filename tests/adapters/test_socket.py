@@ -11,17 +11,11 @@ import pymemcache
 import pytest
 from pymemcache.client.retrying import RetryingClient
 
-from safedial import SelfConnectError, ports, testing
+from safedial import SelfConnectError, testing
 from safedial.adapters import socket
 from tests.support import faults, web
 
 HOST = "127.0.0.1"
-
-
-@pytest.fixture(params=[True, False], ids=["steered", "unsteered"])
-def steer(request, monkeypatch):
-    if not request.param:
-        monkeypatch.setattr(ports, "_steerable", False)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import urllib3
 from urllib3.contrib.socks import SOCKSProxyManager
 from urllib3.exceptions import ConnectTimeoutError, EmptyPoolError, HTTPError, MaxRetryError, NewConnectionError
 
-from safedial import Dialer, SelfConnectError, errors, ports, reconnect, testing
+from safedial import Dialer, SelfConnectError, errors, reconnect, testing
 from safedial.adapters import urllib3 as ours
 from tests.support import faults, web
 
@@ -22,21 +22,6 @@ def _what_all_managers_share_stays():
     before = dict(urllib3.poolmanager.pool_classes_by_scheme)
     yield
     assert urllib3.poolmanager.pool_classes_by_scheme == before
-
-
-@pytest.fixture(params=[True, False], ids=["steered", "unsteered"])
-def steer(request, monkeypatch):
-    if not request.param:
-        monkeypatch.setattr(ports, "_steerable", False)
-
-
-def serve_once(sock, *_):
-    """An HTTP server for requests whose body is "once"; it answers each connection one time."""
-    sent = b""
-    while not sent.endswith(b"once") and (data := sock.recv(65536)):
-        sent += data
-    if sent:
-        sock.sendall(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\nonce")
 
 
 def types(error):
@@ -125,7 +110,7 @@ class TestSelfConnect:
     @pytest.mark.parametrize("method", ["GET", "POST"])
     def test_is_retried_by_urllib3s_own_retry(self, method, force, steer):
         with (
-            testing.Outage(serve_once) as outage,
+            testing.Outage(web.serve_once) as outage,
             ours.PoolManager(dialer=Dialer(policy=None), retries=urllib3.Retry(3)) as http,
         ):
             outage.refuse_for(dials=1)
@@ -134,7 +119,7 @@ class TestSelfConnect:
             assert fault.befell == 2
 
     def test_is_dialed_again_by_the_dialer(self, force, steer):
-        with testing.Outage(serve_once) as outage, ours.PoolManager(retries=False) as http:
+        with testing.Outage(web.serve_once) as outage, ours.PoolManager(retries=False) as http:
             outage.stop()
             force(outage.port, times=1)
             http.pool_classes_by_scheme = ours.pool_classes(Dialer(on_event=lambda event: outage.start()))
@@ -174,13 +159,13 @@ class TestErrors:
         assert [type(error.reason.__cause__) for _, error in said] == [ConnectionRefusedError] * 2
 
     def test_refused_is_retried_until_the_server_is_up(self):
-        with testing.Outage(serve_once) as outage, ours.PoolManager(retries=urllib3.Retry(2)) as http:
+        with testing.Outage(web.serve_once) as outage, ours.PoolManager(retries=urllib3.Retry(2)) as http:
             outage.refuse_for(dials=2)
             assert http.request("POST", f"http://{HOST}:{outage.port}/", body=b"once").data == b"once"
 
     def test_policy_that_waits_needs_no_retry_of_urllib3s(self):
         with (
-            testing.Outage(serve_once) as outage,
+            testing.Outage(web.serve_once) as outage,
             testing.fast_retries(),
             ours.PoolManager(dialer=Dialer(policy=reconnect(within=10)), retries=urllib3.Retry(connect=0)) as http,
         ):

@@ -152,3 +152,12 @@ def serve(scheme="http", host="127.0.0.1", port=None):
             server.close_all()
             for each in set(threading.enumerate()) - before:
                 each.join(5)
+
+
+def serve_once(sock, *_):
+    """An HTTP server for requests whose body is "once"; it answers each connection one time."""
+    sent = b""
+    while not sent.endswith(b"once") and (data := sock.recv(65536)):
+        sent += data
+    if sent:
+        sock.sendall(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\nonce")

@@ -129,7 +129,7 @@ def _safe_class(kind: type, find: Finder, policy: Any) -> type:
 def _can_be_entered(connect: Callable[..., Any]) -> Callable[..., Any]:
     """Let what *connect* returns be awaited and entered, as what aiomysql.connect() returns."""
     # Private: aiomysql.utils._ConnectionContextManager, what aiomysql.connect() returns.
-    from aiomysql.utils import _ConnectionContextManager  # type: ignore[import-untyped,unused-ignore]
+    from aiomysql.utils import _ConnectionContextManager  # type: ignore[import-untyped,unused-ignore]  # some have types for it
 
     @functools.wraps(connect)
     def entered(*args: Any, **kwds: Any) -> Any:

@@ -70,8 +70,7 @@ class SafeConnectionPool(redis.ConnectionPool):
     """
 
     def __init__(self, connection_class: Any = SafeConnection, **kwargs: Any) -> None:
-        # Parts of redis have no types.
-        super().__init__(_LIBRARY.safe(connection_class), **kwargs)  # pyright: ignore[reportUnknownMemberType]
+        super().__init__(_LIBRARY.safe(connection_class), **kwargs)  # pyright: ignore[reportUnknownMemberType]  # it has no types
 
 
 def make_safe(client: T, dialer: Dialer | None = None) -> T:

@@ -48,7 +48,7 @@ def protect(engine: E, *, policy: "Policy | Literal[Default.DEFAULT] | None" = D
         raise TypeError(f"engine must be an Engine or an AsyncEngine, not a {type(engine).__name__}")
     safedial.wrap(protect, policy=policy)  # which checks it
 
-    def connect(dialect: Any, record: object, cargs: list[Any], cparams: dict[str, Any]) -> Any:  # noqa: ARG001
+    def connect(dialect: Any, record: object, cargs: list[Any], cparams: dict[str, Any]) -> Any:  # noqa: ARG001  # the event's
         find = FINDERS.get(dialect.driver, _named)
         if not dialect.is_async:
             return safedial.wrap(held(dialect.connect, find), policy=policy)(*cargs, **cparams)
@@ -63,7 +63,7 @@ def protect(engine: E, *, policy: "Policy | Literal[Default.DEFAULT] | None" = D
     return engine
 
 
-def _named(args: Sequence[Any], kwds: Mapping[str, Any]) -> Iterable[Address]:  # noqa: ARG001
+def _named(args: Sequence[Any], kwds: Mapping[str, Any]) -> Iterable[Address]:  # noqa: ARG001  # a Finder's
     """Find the address in the arguments of drivers that nobody told us of."""
     host, port = kwds.get("host") or kwds.get("server"), kwds.get("port")
     return [(host, port)] if host and port else []
