@@ -42,7 +42,8 @@ class TestHolders:
             theirs = holders(sock.getsockname()[1])
         assert sorted(each.partition(",")[0] for each in found) == ["ESTABLISHED", "LISTEN"]
         assert all(f", {ME}" in each for each in found)
-        assert [each.partition(",")[0] for each in theirs] == ["ESTABLISHED"]
+        # The kernel may have drawn a port on which an older connection is still in TIME_WAIT.
+        assert [each.partition(",")[0] for each in theirs if ME in each] == ["ESTABLISHED"]
 
     def test_the_same_port_of_another_address_is_not_itself(self, dead_port):
         with socket.create_server(("127.0.0.1", dead_port)) as server, socket.socket() as sock:
