@@ -8,13 +8,13 @@ BIN = $(VENV)/bin
 demo: $(VENV)/demo.stamp
 	$(BIN)/safedial demo
 
-# Two workers: half of the suite waits for the kernel. No test asserts a wall-clock time.
+# Three workers for two cores: half of the suite waits for the kernel. No test asserts a wall-clock time.
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -n 2 -m "not storm" $(ARGS)
+	$(BIN)/python -m pytest -n 3 -m "not storm" $(ARGS)
 
 # At full size: 800,000 dials, 20,000 that time out, an interrupt at every call, CPython's own tests.
 storm: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -n 2 -m storm $(ARGS)
+	$(BIN)/python -m pytest -n 3 -m storm $(ARGS)
 
 check: $(VENV)/check.stamp
 	$(BIN)/ruff format --check .
@@ -25,7 +25,7 @@ check: $(VENV)/check.stamp
 
 coverage: $(VENV)/test.stamp
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 2 -m "not storm" $(ARGS)
+	$(BIN)/coverage run -m pytest -n 3 -m "not storm" $(ARGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 

@@ -11,9 +11,16 @@ import pytest
 
 import safedial.ports
 from safedial import testing
-from tests.support import faces, faults
+from tests.support import faces, faults, namespace
 
 _FDS = Path("/proc/self/fd")
+
+
+def pytest_configure(config):
+    """Give each worker a network of its own, where this may be: one's storms use up the other's ports."""
+    if hasattr(config, "workerinput"):
+        with contextlib.suppress(OSError):
+            namespace.enter_network()
 
 
 def open_descriptors() -> dict[str, str]:
@@ -35,6 +42,8 @@ def _children() -> set[str]:
 def _descriptors_that_live_as_long_as_the_process():
     for factory in faces.LOOPS.values():
         faces.run(_nothing(), factory)  # uvloop keeps a pipe for its signal handler
+    gc.collect()
+    gc.freeze()  # what has been imported: with all clients, a collection takes longer than most tests
 
 
 async def _nothing():

@@ -40,17 +40,22 @@ def test_every_fixture_has_an_example():
     assert set(documented()) == fixtures()
 
 
-@pytest.mark.parametrize("name", sorted(fixtures()))
-def test_example_runs(run, name):
-    code = textwrap.dedent(documented()[name])
-    assert len(code.strip().splitlines()) <= 12
-    run(code).assert_outcomes(passed=code.count("def test_"))
+def make_examples(pytester):
+    """Write each fixture's example to a file, and return how many tests they are."""
+    examples = {f"test_{name}": textwrap.dedent(code) for name, code in documented().items()}
+    assert all(len(code.strip().splitlines()) <= 12 for code in examples.values())
+    pytester.makepyfile(**examples)
+    return sum(code.count("def test_") for code in examples.values())
+
+
+def test_examples_run(run, pytester):
+    examples = make_examples(pytester)
+    run("").assert_outcomes(passed=examples)
 
 
 def test_examples_need_no_root(pytester):
     """As an account without any capability: all pass, and none is skipped where the machine has namespaces."""
-    for name, code in documented().items():
-        pytester.makepyfile(**{f"test_{name}": textwrap.dedent(code)})
+    examples = make_examples(pytester)
     pytester.makepyfile(
         test_powers="""
 from pathlib import Path
@@ -65,7 +70,7 @@ def test_has_none():
     done = subprocess.run(
         [*without_powers, *pytest_itself], cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=100
     )
-    assert re.search(rf"{len(fixtures()) + 1} passed", done.stdout), done.stdout
+    assert re.search(rf"{examples + 1} passed", done.stdout), done.stdout
 
 
 def test_is_listed(pytester):
