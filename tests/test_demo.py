@@ -265,6 +265,7 @@ class TestCommand:
     @pytest.mark.skipif(os.name != "posix", reason="SIGINT is sent")
     def test_interrupt_is_exit_status_130(self):
         pytest.importorskip("rich")
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
         with subprocess.Popen(
             [sys.executable, "-m", "safedial", "demo"],
             stdout=subprocess.PIPE,
