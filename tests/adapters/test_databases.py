@@ -21,6 +21,7 @@ import mysql.connector.aio
 import pg8000
 import psycopg
 import psycopg2
+import psycopg_pool
 import pymongo
 import pymysql
 import pytest
@@ -74,6 +75,12 @@ def use_psycopg_async(wrap, host, port, *, question=QUESTION, **options):
             return (await cursor.fetchone())[0]
 
     return asyncio.run(main())
+
+
+def use_psycopg_class(wrap, host, port, *, question=QUESTION, **options):
+    return ask(
+        wrap(psycopg.Connection).connect(host=host, port=port, user=USER, dbname="postgres", **options), question
+    )
 
 
 def use_asyncpg(wrap, host, port, *, question=QUESTION, runner=asyncio.run, **options):
@@ -159,6 +166,7 @@ POSTGRES = {
 LIBPQ = {
     "psycopg": use(psycopg.connect, dbname="postgres", names={"timeout": "connect_timeout"}),
     "psycopg, async": use_psycopg_async,
+    "psycopg, the class": use_psycopg_class,
     "psycopg2": use(psycopg2.connect, dbname="postgres", names={"timeout": "connect_timeout"}),
     "SQLAlchemy, psycopg": use_engine(f"postgresql+psycopg://{USER}@{{host}}:{{port}}/postgres"),
     "SQLAlchemy, psycopg, async": use_async_engine(f"postgresql+psycopg://{USER}@{{host}}:{{port}}/postgres"),
@@ -349,6 +357,50 @@ class TestUse:
                 return first == await pool.fetchval("SELECT pg_backend_pid()")
 
         assert asyncio.run(main())
+
+    def test_pools_of_psycopg(self, postgres):
+        settings = {"host": HOST, "port": postgres.port, "user": USER, "dbname": "postgres"}
+        kind = databases.wrap(psycopg.Connection)
+        with psycopg_pool.ConnectionPool(kwargs=settings, connection_class=kind, min_size=1, max_size=1) as pool:
+            with pool.connection() as connection:
+                assert type(connection) is kind
+                first = connection.info.backend_pid
+                assert connection.execute(QUESTION).fetchone() == (42,)
+            with pool.connection() as connection:
+                assert connection.info.backend_pid == first
+
+        async def main():
+            kind = databases.wrap(psycopg.AsyncConnection)
+            async with (
+                psycopg_pool.AsyncConnectionPool(kwargs=settings, connection_class=kind, open=False) as pool,
+                pool.connection() as connection,
+            ):
+                assert type(connection) is kind
+                return await (await connection.execute(QUESTION)).fetchone()
+
+        assert asyncio.run(main()) == (42,)
+
+    def test_pool_of_aiomysql_with_install(self, mariadb, force, dead_port):
+        async def main(port):
+            async with (
+                aiomysql.create_pool(host=HOST, port=port, user=USER, maxsize=1) as pool,
+                pool.acquire() as connection,
+                connection.cursor() as cursor,
+            ):
+                await cursor.execute(QUESTION)
+                return await cursor.fetchone()
+
+        fault = force(dead_port)
+        safedial.install()
+        try:
+            with pytest.raises(pymysql.OperationalError) as caught:
+                asyncio.run(main(dead_port))
+            assert asyncio.run(main(mariadb.port)) == (42,)
+        finally:
+            safedial.uninstall()
+        assert fault.befell
+        assert any(isinstance(each, safedial.SelfConnectError) for each in behind(caught.value))
+        faults.assert_server_can_bind(HOST, dead_port)
 
     @pytest.mark.parametrize("host", [HOST, "no-such-name.invalid"])
     def test_errors_are_the_drivers(self, host, refused_port):

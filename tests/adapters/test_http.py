@@ -44,20 +44,24 @@ def server_context():
 
 
 def smtp_server(connection, got=None, tls=False):
-    """As much of SMTP as takes a message."""
-    if tls:
-        connection = server_context().wrap_socket(connection, server_side=True)
-    with connection, connection.makefile("rwb", 0) as stream:
-        stream.write(b"220 ready\r\n")
-        for line in stream:
-            word = line[:4].upper().strip()
-            if word == b"DATA":
-                stream.write(b"354 go on\r\n")
-                body = b"".join(iter(stream.readline, b".\r\n"))
+    """As much of SMTP as takes a message, with TLS from the first word on or once the client asks for it."""
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: connection.close())
+        if tls:
+            connection = server_context().wrap_socket(connection, server_side=True)
+        connection.sendall(b"220 ready\r\n")
+        while line := _line(connection):
+            word = line.split()[0].upper()
+            if word == "DATA":
+                connection.sendall(b"354 go on\r\n")
+                body = list(iter(functools.partial(_line, connection), ".\r\n"))
                 if got is not None:
-                    got.append(body)
-            stream.write({b"QUIT": b"221 bye\r\n"}.get(word, b"250 ok\r\n"))
-            if word == b"QUIT":
+                    got.append("".join(body))
+            answers = {"EHLO": "250-hello\r\n250 STARTTLS", "STARTTLS": "220 go on", "QUIT": "221 bye"}
+            connection.sendall((answers.get(word, "250 ok") + "\r\n").encode())
+            if word == "STARTTLS":
+                connection = server_context().wrap_socket(connection, server_side=True)
+            elif word == "QUIT":
                 return
 
 
@@ -69,7 +73,7 @@ def ftp_server(connection, data_port=None):
         listener, protected = None, False
         connection.sendall(b"220 ready\r\n")
         while line := _line(connection):
-            word = line.partition(" ")[0]
+            word = line.split()[0]
             if word == "AUTH":
                 connection.sendall(b"234 go on\r\n")
                 connection = server_context().wrap_socket(connection, server_side=True)
@@ -94,7 +98,7 @@ def ftp_server(connection, data_port=None):
                 connection.sendall(b"221 bye\r\n")
                 return
             else:
-                protected = protected or line == "PROT P"
+                protected = protected or line == "PROT P\r\n"
                 answers = {"USER": "331 password?", "PASS": "230 welcome"}
                 connection.sendall((answers.get(word, "200 ok") + "\r\n").encode())
 
@@ -103,9 +107,9 @@ def _line(connection):
     line = b""
     while not line.endswith(b"\n"):
         if not (byte := connection.recv(1)):
-            return ""
+            raise ConnectionAbortedError("the client went away")
         line += byte
-    return line.decode().strip()
+    return line.decode()
 
 
 # Each client, from ours or from the stdlib's module: what it gets from host and port.
@@ -136,9 +140,12 @@ def opened_ftp(ours, host, port, **kwds):
     return opened(ours, host, port, "ftp", "file", **kwds)
 
 
-def mailed(ours, host, port, cls="SMTP", **kwds):
+def mailed(ours, host, port, cls="SMTP", starttls=False, **kwds):
     module = adapter if ours else smtplib
     with getattr(module, cls)(host, port, local_hostname="client", **{"timeout": 5, **kwds}) as smtp:
+        if starttls:
+            smtp.starttls(context=context())
+            assert isinstance(smtp.sock, ssl.SSLSocket)
         return smtp.sendmail("a@example.org", "b@example.org", MAIL)
 
 
@@ -338,12 +345,13 @@ class TestOpener:
 
 class TestMail:
     def test_normal_use(self, steer):
-        for way, tls in ((mailed, False), (mailed_over_tls, True)):
+        starttls = functools.partial(mailed, starttls=True)
+        for way, tls in ((mailed, False), (mailed_over_tls, True), (starttls, False)):
             got = []
             with testing.Outage(functools.partial(smtp_server, got=got, tls=tls)) as server:
                 assert way(True, "localhost", server.port) == {}
                 assert way(True, HOST, server.port, source_address=("127.0.0.2", 0)) == {}
-            assert got == [MAIL.encode()] * 2
+            assert got == [MAIL] * 2
 
     def test_no_timeout_of_0(self):
         words = []
