@@ -336,7 +336,7 @@ def with_a_socket(host, port):
 
 
 def redis_connection(host, port):
-    connection = redis.Connection(host, port, protocol=2, driver_info=None, retry=None)
+    connection = redis.Connection(host, port, redis_connect_func=lambda connection: None)  # no handshake
     connection.connect()
     return connection
 
