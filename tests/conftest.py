@@ -77,6 +77,14 @@ def steer(request):
     return request.param
 
 
+@pytest.fixture(params=[True, False], ids=["steered", "unsteered"])
+def steering(request, monkeypatch):
+    """What the kernel can, and what an older one, macOS and Windows can't."""
+    if not request.param:
+        monkeypatch.setattr(safedial.ports, "_steerable", False)
+    return request.param
+
+
 @pytest.fixture(params=faces.FACES, ids=str)
 def dial(request):
     """Each face of safedial in turn, as ``dial(host, port, **options)``."""

@@ -11,7 +11,7 @@ import threading
 import pytest
 
 import safedial
-from safedial import patching, ports, testing
+from safedial import patching, testing
 from safedial.selfconnect import RESET
 from tests.support import faults
 
@@ -24,13 +24,6 @@ def _nothing_patched_afterwards():
     yield
     assert (vars(socket.socket).get("connect"), vars(socket.socket).get("connect_ex")) == before
     assert not patching._layers
-
-
-@pytest.fixture(params=[True, False], ids=["steered", "unsteered"])
-def steer(request, monkeypatch):
-    if not request.param:
-        monkeypatch.setattr(ports, "_steerable", False)
-    return request.param
 
 
 def blocking(host, port):
@@ -94,7 +87,7 @@ WAYS = [blocking, with_timeout, by_name, connect_ex, non_blocking, over_tls, in_
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 class TestEveryWay:
-    def test_is_never_connected_to_itself(self, way, force, steer, dead_port):
+    def test_is_never_connected_to_itself(self, way, force, steering, dead_port):
         fault = force(dead_port)
         with safedial.guard(), pytest.raises(ConnectionRefusedError):
             way(HOST, dead_port)
@@ -102,12 +95,12 @@ class TestEveryWay:
         testing.assert_no_self_connects()
         faults.assert_server_can_bind(HOST, dead_port)
 
-    def test_stays_refused(self, way, steer):
+    def test_stays_refused(self, way, steering):
         with testing.refused_port() as port, safedial.guard(), pytest.raises(ConnectionRefusedError):
             way(HOST, port)
 
 
-def test_source_port_is_no_excuse(steer, dead_port):
+def test_source_port_is_no_excuse(steering, dead_port):
     """http.client binds to (source, 0), and bind() may draw any port; no client means to meet itself."""
     with safedial.guard(), pytest.raises(safedial.SelfConnectError):
         socket.create_connection((HOST, dead_port), source_address=(HOST, dead_port))
@@ -231,7 +224,7 @@ class TestReach:
 
 
 class TestWhatItLeavesAlone:
-    def test_healthy_connections(self, server, steer):
+    def test_healthy_connections(self, server, steering):
         with safedial.guard(), blocking(*server.getsockname()) as sock:
             assert sock.getpeername() == server.getsockname()
             assert sock.getblocking()
@@ -287,7 +280,7 @@ class TestErrors:
         assert [record.levelname for record in caplog.records] == ["WARNING"]
 
     @pytest.mark.parametrize("way", [blocking, by_name, with_timeout, non_blocking])
-    def test_exhausted_ports_say_so(self, way, server, steer):
+    def test_exhausted_ports_say_so(self, way, server, steering):
         none_free = pytest.raises(safedial.PortsExhaustedError, match="no local port is free")
         with testing.ports_exhausted(server.getsockname()[1]), safedial.guard(), none_free:
             way(*server.getsockname())

@@ -31,13 +31,6 @@ def _nothing_patched_afterwards():
     assert not patching._layers
 
 
-@pytest.fixture(params=[True, False], ids=["steered", "unsteered"])
-def steer(request, monkeypatch):
-    if not request.param:
-        monkeypatch.setattr(ports, "_steerable", False)
-    return request.param
-
-
 def assert_it_met_itself(error):
     assert any(isinstance(each, safedial.SelfConnectError) for each in chain(error)), repr(error)
 
@@ -82,7 +75,7 @@ LOOPS = {
 
 @pytest.mark.parametrize("dial", LOOPS.values(), ids=LOOPS)
 class TestTrioAndAnyio:
-    def test_is_never_connected_to_itself(self, dial, force, steer, dead_port):
+    def test_is_never_connected_to_itself(self, dial, force, steering, dead_port):
         fault = force(dead_port)
         with pytest.raises(OSError) as caught:  # noqa: PT011  # trio's and anyio's own, which has no errno
             dial(HOST, dead_port)
@@ -91,7 +84,7 @@ class TestTrioAndAnyio:
         testing.assert_no_self_connects()
         faults.assert_server_can_bind(HOST, dead_port)
 
-    def test_works(self, dial, steer):
+    def test_works(self, dial, steering):
         with testing.Outage() as server:
             assert dial(*server.address) == b"hello"
 
@@ -166,7 +159,7 @@ def tls_asyncio(host, port):
 
 @pytest.mark.parametrize("dial", [tls_before, tls_connect_ex, tls_after, tls_asyncio], ids=lambda dial: dial.__name__)
 class TestTls:
-    def test_is_never_connected_to_itself(self, dial, force, steer, dead_port):
+    def test_is_never_connected_to_itself(self, dial, force, steering, dead_port):
         fault = force(dead_port)
         with safedial.guard(), refused:
             dial(HOST, dead_port)
@@ -174,7 +167,7 @@ class TestTls:
         testing.assert_no_self_connects()
         faults.assert_server_can_bind(HOST, dead_port)
 
-    def test_works(self, dial, steer):
+    def test_works(self, dial, steering):
         with web.serve("https") as server, safedial.guard():
             assert dial(server.host, server.port).startswith("TLS")
 
@@ -216,7 +209,7 @@ def socks_connection(proxy, target):
 class TestPySocks:
     """Whom the client dials is the proxy."""
 
-    def test_proxy_that_is_down_is_never_the_client_itself(self, dial, force, steer, dead_port):
+    def test_proxy_that_is_down_is_never_the_client_itself(self, dial, force, steering, dead_port):
         with testing.refused_port() as port, pytest.raises(socks.ProxyConnectionError) as unguarded:
             dial((HOST, port), (HOST, 9))
         fault = force(dead_port)
@@ -228,7 +221,7 @@ class TestPySocks:
         testing.assert_no_self_connects()
         faults.assert_server_can_bind(HOST, dead_port)
 
-    def test_works(self, dial, steer):
+    def test_works(self, dial, steering):
         with (
             testing.Outage() as server,
             testing.Outage(socks5) as proxy,
@@ -285,7 +278,7 @@ def test_uvloop_dials_in_c_past_the_guard_but_not_onto_a_held_port():
     assert (met["wrap"], met["hold"]) == (0, 0)
 
 
-def test_uvloops_sock_connect_is_guarded(force, steer, dead_port):
+def test_uvloops_sock_connect_is_guarded(force, steering, dead_port):
     fault = force(dead_port)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, refused:
         runner.run(safedial.guard()(uvloop_sock_connect)(HOST, dead_port))
@@ -367,8 +360,8 @@ def dial_by_gevent(steerable):
     return found
 
 
-def test_gevent(steer):
-    assert namespace.call_outside(dial_by_gevent, steer) == {
+def test_gevent(steering):
+    assert namespace.call_outside(dial_by_gevent, steering) == {
         "nothing": "itself",
         "guard": "SelfConnectError",
         "guard, connect_ex": 111,
@@ -409,7 +402,7 @@ def assert_blocked(error, call, *args):
 
 
 class TestPytestSocket:
-    def test_hosts_restricted_then_guarded(self, restricted, dead_port, steer):
+    def test_hosts_restricted_then_guarded(self, restricted, dead_port, steering):
         restricted.socket_allow_hosts([HOST])
         with safedial.guard():
             with pytest.raises(safedial.SelfConnectError):

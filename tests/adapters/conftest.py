@@ -4,8 +4,6 @@ import socket
 
 import pytest
 
-from safedial import ports
-
 
 @pytest.fixture(autouse=True)
 def _no_name_server(monkeypatch):
@@ -19,11 +17,3 @@ def _no_name_server(monkeypatch):
         return real(host, *args, **kwds)
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-
-
-@pytest.fixture(params=[True, False], ids=["steered", "unsteered"])
-def steer(request, monkeypatch):
-    """What the kernel can, and what an older one, macOS and Windows can't."""
-    if not request.param:
-        monkeypatch.setattr(ports, "_steerable", False)
-    return request.param

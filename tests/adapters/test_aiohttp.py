@@ -83,7 +83,7 @@ def to(port, way):
 
 
 class TestSelfConnect:
-    def test_is_aiohttps_own_refused(self, loop_factory, force, steer):
+    def test_is_aiohttps_own_refused(self, loop_factory, force, steering):
         for way in WAYS:
             with testing.refused_port() as refused:
                 url, kwds = to(refused, way)
@@ -105,7 +105,7 @@ class TestSelfConnect:
         error = failure(loop_factory, f"https://{HOST}:{dead_port}/")
         assert type(error.os_error) is SelfConnectError
 
-    def test_websocket(self, loop_factory, force, steer, dead_port):
+    def test_websocket(self, loop_factory, force, steering, dead_port):
         fault = force(dead_port)
 
         async def main():
@@ -156,13 +156,13 @@ BOTH = (aiohttp.TCPConnector, SafeConnector)
 
 
 class TestPolicy:
-    def test_dials_until_the_server_is_up(self, loop_factory, steer):
+    def test_dials_until_the_server_is_up(self, loop_factory, steering):
         policy = safedial.reconnect(within=10, first=0.001)
         with testing.Outage(serve_once) as outage:
             outage.refuse_for(dials=2)
             assert fetch(loop_factory, f"http://{HOST}:{outage.port}/", given={"policy": policy}) == ["once"]
 
-    def test_dials_again_after_a_self_connect(self, loop_factory, force, steer):
+    def test_dials_again_after_a_self_connect(self, loop_factory, force, steering):
         with testing.Outage(serve_once) as outage:
             outage.stop()
             policy = tenacity.AsyncRetrying(

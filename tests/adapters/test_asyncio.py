@@ -101,7 +101,7 @@ def plainly(loop_class, coroutine):
 
 
 class TestEveryWay:
-    def test_is_never_connected_to_itself(self, run, force, steer):
+    def test_is_never_connected_to_itself(self, run, force, steering):
         for way in WAYS:
             fault = force(port := testing.dead_port())
             assert isinstance(failure(run, way(HOST, port)), ConnectionRefusedError), way
@@ -109,7 +109,7 @@ class TestEveryWay:
             faults.assert_server_can_bind(HOST, port)
         testing.assert_no_self_connects()
 
-    def test_stays_refused(self, run, loop_class, steer):
+    def test_stays_refused(self, run, loop_class, steering):
         with testing.refused_port() as port:
             for way in WAYS:
                 ours = failure(run, way(HOST, port))
@@ -132,7 +132,7 @@ class TestEveryWay:
                 assert type(failure(run, bounded(way))) is TimeoutError, way
 
 
-def test_libraries_above_are_safe(run, force, steer):
+def test_libraries_above_are_safe(run, force, steering):
     """aiohttp dials by sock_connect, the others by create_connection."""
 
     async def web_page(port):
@@ -190,7 +190,7 @@ async def meets_itself(port):
 
 
 class TestNormalUse:
-    def test_tls(self, run, steer):
+    def test_tls(self, run, steering):
         async def get():
             reader, writer = await asyncio.open_connection("localhost", server.port, ssl=context())
             writer.write(b"GET / HTTP/1.0\r\n\r\n")

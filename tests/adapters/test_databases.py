@@ -192,9 +192,9 @@ def retrying(times, **options):
 
 
 class TestSelfConnect:
-    @pytest.mark.parametrize("steer", [True, False], ids=["steered", "unsteered"], indirect=True)
+    @pytest.mark.parametrize("steering", [True, False], ids=["steered", "unsteered"], indirect=True)
     @pytest.mark.parametrize("name", PYTHON)
-    def test_is_the_drivers_own_refusal(self, name, force, steer, dead_port, refused_port):
+    def test_is_the_drivers_own_refusal(self, name, force, steering, dead_port, refused_port):
         fault = force(dead_port)
         met = failure(PYTHON[name], databases.wrap, HOST, dead_port)
         assert fault.befell

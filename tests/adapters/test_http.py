@@ -183,7 +183,7 @@ def failure(way, ours, host, port, **kwds):
 
 
 class TestEveryWay:
-    def test_is_never_connected_to_itself(self, force, steer):
+    def test_is_never_connected_to_itself(self, force, steering):
         for way in WAYS:
             fault = force(port := testing.dead_port())
             kind, reason = failure(way, True, HOST, port)
@@ -193,7 +193,7 @@ class TestEveryWay:
             faults.assert_server_can_bind(HOST, port)
         testing.assert_no_self_connects()
 
-    def test_stays_refused(self, steer):
+    def test_stays_refused(self, steering):
         with testing.refused_port() as port:
             for way in WAYS:
                 ours, theirs = failure(way, True, HOST, port), failure(way, False, HOST, port)
@@ -312,7 +312,7 @@ class TestOpener:
                 assert response.read() == b"hello"
             assert [seen[0] for seen in proxy.seen] == ["CONNECT"]
 
-    def test_proxy_that_is_dead(self, force, steer):
+    def test_proxy_that_is_dead(self, force, steering):
         for scheme in ("http", "https"):
             force(port := testing.dead_port())
             opener = adapter.build_opener(urllib.request.ProxyHandler({scheme: f"http://{HOST}:{port}"}))
@@ -344,7 +344,7 @@ class TestOpener:
 
 
 class TestMail:
-    def test_normal_use(self, steer):
+    def test_normal_use(self, steering):
         starttls = functools.partial(mailed, starttls=True)
         for way, tls in ((mailed, False), (mailed_over_tls, True), (starttls, False)):
             got = []
@@ -374,13 +374,13 @@ class TestMail:
 
 
 class TestFiles:
-    def test_normal_use(self, steer):
+    def test_normal_use(self, steering):
         with testing.Outage(ftp_server) as server:
             for way in (fetched, fetched_over_tls, opened_ftp):
                 assert way(True, "localhost", server.port) == b"hello"
             assert fetched(True, *server.address, source_address=("127.0.0.2", 0)) == b"hello"
 
-    def test_data_never_come_from_itself(self, force, steer):
+    def test_data_never_come_from_itself(self, force, steering):
         """urllib's ftp:// is left out: it leaks its control connection wherever data are refused."""
         for way in (fetched, fetched_over_tls):
             fault = force(port := testing.dead_port())

@@ -155,7 +155,7 @@ WAYS = {
 
 
 class TestSelfConnect:
-    def test_is_httpxs_own_refused(self, face, force, steer):
+    def test_is_httpxs_own_refused(self, face, force, steering):
         for way, (make, url) in WAYS.items():
             with testing.refused_port() as refused:
                 expected = face.failure(make(face.theirs, refused), url.format(host=HOST, port=refused))
@@ -172,7 +172,7 @@ class TestSelfConnect:
         error = dialing.failure(through(dialing.ours), f"http://{HOST}:{dead_port}/")
         assert any(isinstance(each, SelfConnectError) for each in safedial.errors.errors_of(error))
 
-    def test_is_retried_by_httpxs_own_retries(self, face, force, steer, monkeypatch):
+    def test_is_retried_by_httpxs_own_retries(self, face, force, steering, monkeypatch):
         with testing.Outage(serve_once) as outage:
             outage.stop()
             monkeypatch.setattr(httpcore.SyncBackend, "sleep", lambda self, seconds: outage.start())
@@ -183,7 +183,7 @@ class TestSelfConnect:
             assert face.ask(client, f"http://{HOST}:{outage.port}/") == ["once"]
             assert fault.befell == 1
 
-    def test_is_dialed_again_by_the_dialer(self, dialing, force, steer):
+    def test_is_dialed_again_by_the_dialer(self, dialing, force, steering):
         with testing.Outage(serve_once) as outage:
             outage.stop()
             force(outage.port, times=1)

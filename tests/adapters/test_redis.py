@@ -148,7 +148,7 @@ def in_chain(error, kind):
 
 
 class TestSelfConnect:
-    def test_is_refused_and_the_port_is_free(self, kind, force, steer, dead_port):
+    def test_is_refused_and_the_port_is_free(self, kind, force, steering, dead_port):
         with testing.refused_port() as refused:
             expected = kind.error(lambda: kind.client(refused))
         fault = force(dead_port)
@@ -202,7 +202,7 @@ class TestNormalUse:
         answers = kind.use(lambda: kind.safe(up.port, decode_responses=True), ("SET", "a", "1"), ("GET", "a"))
         assert answers == [True, "1"]
 
-    def test_tls(self, kind, up_tls, steer):
+    def test_tls(self, kind, up_tls, steering):
         outage, options = up_tls
         assert kind.use(lambda: kind.safe(outage.port, host="localhost", **options)) == [True]
 
@@ -400,7 +400,7 @@ class TestSentinel:
         answers = kind.use(lambda: self.closing(kind, watched.port), ("SET", "s", "1"), ("GET", "s"))
         assert answers == [True, b"1"]
 
-    def test_dead_master(self, kind, widowed, self_connect, steer):
+    def test_dead_master(self, kind, widowed, self_connect, steering):
         watcher, port = widowed
         fault = self_connect(port)
         error = kind.error(lambda: self.closing(kind, watcher.port))
@@ -425,7 +425,7 @@ class TestCluster:
     def test_answers(self, kind, node):
         assert kind.use(lambda: self.make(kind, node.port)) == [True]
 
-    def test_dead_node(self, kind, self_connect, steer, dead_port):
+    def test_dead_node(self, kind, self_connect, steering, dead_port):
         fault = self_connect(dead_port)
         error = kind.error(lambda: self.make(kind, dead_port))
         assert fault.befell

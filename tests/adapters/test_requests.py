@@ -62,7 +62,7 @@ def reached(way, port):
 
 class TestSelfConnect:
     @pytest.mark.parametrize("way", WAYS)
-    def test_is_requests_own_refused(self, way, force, steer, dead_port):
+    def test_is_requests_own_refused(self, way, force, steering, dead_port):
         with testing.refused_port() as refused:
             expected, _ = failure(plain, "POST", **reached(way, refused))
         fault = force(dead_port)
@@ -81,7 +81,7 @@ class TestSelfConnect:
         assert fault.befell
         assert any(isinstance(each, safedial.SelfConnectError) for each in errors.errors_of(error))
 
-    def test_is_retried_by_the_adapters_own_retry(self, force, steer):
+    def test_is_retried_by_the_adapters_own_retry(self, force, steering):
         change = lambda made: mount(made, dialer=Dialer(policy=None), max_retries=3)  # noqa: E731
         with testing.Outage(web.serve_once) as outage, session(change) as made:
             outage.refuse_for(dials=1)

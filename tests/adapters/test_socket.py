@@ -85,7 +85,7 @@ WAYS = [created, connected, connected_ex, over_tls, over_tls_ex, cached, cached_
 
 
 class TestEveryWay:
-    def test_is_never_connected_to_itself(self, force, steer):
+    def test_is_never_connected_to_itself(self, force, steering):
         for way in WAYS:
             fault = force(port := testing.dead_port())
             assert isinstance(failure(way, HOST, port, socket), ConnectionRefusedError), way
@@ -93,7 +93,7 @@ class TestEveryWay:
             faults.assert_server_can_bind(HOST, port)
         testing.assert_no_self_connects()
 
-    def test_stays_refused(self, steer):
+    def test_stays_refused(self, steering):
         with testing.refused_port() as port:
             for way in WAYS:
                 errors = [failure(way, HOST, port, module) for module in (stdlib, socket)]
@@ -157,7 +157,7 @@ def test_tls_begins_after_the_check():
 
 
 class TestMemcached:
-    def test_normal_use(self, memcached, steer):
+    def test_normal_use(self, memcached, steering):
         assert cached(*memcached.address, socket) == b"ada"
 
     def test_pool_keeps_its_limit(self, memcached):
@@ -177,7 +177,7 @@ class TestMemcached:
         assert retrying.get("user:1") == b"ada"
         retrying.close()
 
-    def test_comes_back_where_it_was(self, memcached, force, steer):
+    def test_comes_back_where_it_was(self, memcached, force, steering):
         """The outage: a client dials on, and the server gets its port at the first try."""
         client = pymemcache.Client(memcached.address, socket_module=socket)
         client.set("user:1", "ada", noreply=False)

@@ -93,7 +93,7 @@ WAYS = {
 
 class TestSelfConnect:
     @pytest.mark.parametrize("way", WAYS)
-    def test_is_urllib3s_own_refused(self, way, force, steer, dead_port):
+    def test_is_urllib3s_own_refused(self, way, force, steering, dead_port):
         make, url = WAYS[way]
         with testing.refused_port() as refused:
             expected, _ = failure(lambda: make(urllib3, refused), "POST", url=url.format(port=refused))
@@ -108,7 +108,7 @@ class TestSelfConnect:
         faults.assert_server_can_bind(HOST, dead_port)
 
     @pytest.mark.parametrize("method", ["GET", "POST"])
-    def test_is_retried_by_urllib3s_own_retry(self, method, force, steer):
+    def test_is_retried_by_urllib3s_own_retry(self, method, force, steering):
         with (
             testing.Outage(web.serve_once) as outage,
             ours.PoolManager(dialer=Dialer(policy=None), retries=urllib3.Retry(3)) as http,
@@ -118,7 +118,7 @@ class TestSelfConnect:
             assert http.request(method, f"http://{HOST}:{outage.port}/", body=b"once").data == b"once"
             assert fault.befell == 2
 
-    def test_is_dialed_again_by_the_dialer(self, force, steer):
+    def test_is_dialed_again_by_the_dialer(self, force, steering):
         with testing.Outage(web.serve_once) as outage, ours.PoolManager(retries=False) as http:
             outage.stop()
             force(outage.port, times=1)

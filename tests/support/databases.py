@@ -62,8 +62,10 @@ def make_mariadb(directory):
     data = Path(directory, "mariadb")
     as_root = ["--user=root"] if os.geteuid() == 0 else []
     options = ["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]
-    size = ["--innodb-buffer-pool-size=8M", "--innodb-log-file-size=4M", "--innodb-flush-log-at-trx-commit=2"]
-    _run([install, "--no-defaults", *as_root, f"--datadir={data}", *options, *size])
+    # Each that starts removes the temporary tables of all from its folder for them, which is /tmp by default.
+    own = ["--innodb-buffer-pool-size=8M", "--innodb-log-file-size=4M", "--innodb-flush-log-at-trx-commit=2"]
+    own.append(f"--tmpdir={directory}")
+    _run([install, "--no-defaults", *as_root, f"--datadir={data}", *options, *own])
     users = data / "users.sql"
     # One statement a line.
     users.write_text(
@@ -75,7 +77,7 @@ def make_mariadb(directory):
     words = ["--bind-address={host}", "--port={port}", f"--socket={data}/socket", f"--pid-file={data}/pid"]
     return [
         *[mariadbd, "--no-defaults", *as_root, f"--datadir={data}", f"--init-file={users}"],
-        *[*words, *size, "--skip-log-bin", "--skip-name-resolve"],
+        *[*words, *own, "--skip-log-bin", "--skip-name-resolve"],
         *[f"--ssl-ca={data}/ca.crt", f"--ssl-cert={data}/server.crt", f"--ssl-key={data}/server.key"],
     ]
 
