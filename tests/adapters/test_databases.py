@@ -34,6 +34,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 import safedial
 from safedial import errors, testing
 from safedial.adapters import databases
+from safedial.adapters._drivers import FINDERS
 from safedial.adapters.sqlalchemy import protect
 from tests.support import databases as servers
 from tests.support import faults, namespace
@@ -499,13 +500,13 @@ FOUND = [
 class TestAddresses:
     def test_are_found(self):
         for driver, args, kwds, found in FOUND:
-            assert list(databases.FINDERS[driver](args, kwds)) == found, (driver, args, kwds)
+            assert list(FINDERS[driver](args, kwds)) == found, (driver, args, kwds)
 
     @pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "asyncpg"])
     def test_of_the_environment(self, driver, monkeypatch):
         monkeypatch.setenv("PGHOST", "db")
         monkeypatch.setenv("PGPORT", "6000")
-        assert list(databases.FINDERS[driver]([], {})) == [("db", "6000")]
+        assert list(FINDERS[driver]([], {})) == [("db", "6000")]
 
     @pytest.mark.parametrize("address", [lambda port: lambda *a, **k: (HOST, port), lambda port: (HOST, port)])
     def test_that_are_given(self, address, dead_port):
@@ -558,7 +559,7 @@ class TestWrap:
         assert "s3cret" not in str(caught.value)
 
     def test_hosts_of_a_url_have_their_own_ports(self):
-        found = databases.FINDERS["asyncpg"](["postgresql://u@h1,h2:5433/db"], {})
+        found = FINDERS["asyncpg"](["postgresql://u@h1,h2:5433/db"], {})
         assert list(found) == [("h1", "5432"), ("h2", "5433")]
 
     def test_bad_address_of_a_function(self):

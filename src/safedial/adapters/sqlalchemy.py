@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import safedial
 from safedial.adapters import Needs
-from safedial.adapters.databases import FINDERS, held
+from safedial.adapters._drivers import FINDERS
+from safedial.adapters.databases import held
 from safedial.holding import Address
 from safedial.settings import DEFAULT, Default
 
