@@ -69,7 +69,7 @@ class TestHolders:
     def test_a_self_connect_that_was_closed_plainly(self, dead_port):
         with connected_to_itself(dead_port) as sock:
             sock.close()
-        assert holders(dead_port) == ["TIME_WAIT, of no process any more"]
+        assert holders(dead_port) == ["TIME_WAIT to itself, of no process any more"]
 
 
 class TestIsSelfConnected:

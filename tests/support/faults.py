@@ -2,12 +2,15 @@
 
 import contextlib
 import errno
+import os
 import socket
+import sys
 
 import pytest
 
 from safedial import ports, testing
 from safedial.testing import faults as testing_faults
+from safedial.testing.holders import holders
 
 MEANS = ("option", "bind")
 
@@ -39,10 +42,21 @@ def self_connect(means: str, port: int, times: int | None = None):
 
 
 def assert_server_can_bind(host: str, port: int) -> None:
-    """Bind and listen as the strictest server does: without SO_REUSEADDR."""
+    """Bind and listen as the strictest server does: without SO_REUSEADDR.
+
+    Where tests share the machine's network, another process may have drawn the port meanwhile; then nothing
+    of this one, and no socket that is connected to itself, may have it.
+    """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as server:
-        server.bind((host, port))
-        server.listen()
+        try:
+            server.bind((host, port))
+            server.listen()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or sys.platform != "linux":
+                raise
+            who = holders(port)
+            if any("to itself" in each or f" {os.getpid()} " in each for each in who):
+                raise AssertionError(f"port {port} is held: {who}") from error
 
 
 @contextlib.contextmanager

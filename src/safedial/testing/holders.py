@@ -20,7 +20,7 @@ def holders(port: int) -> list[str]:
             rows = Path(f"/proc/thread-self/net/{table}").read_text()
             for local, local_port, peer, state, inode in _ROW.findall(rows):
                 if int(local_port, 16) == port:
-                    itself = " to itself" if peer == local and state == "01" else ""
+                    itself = " to itself" if peer == local else ""
                     found.append(f"{_STATES.get(state, state)}{itself}, {_process(inode)}")
     return found
 
