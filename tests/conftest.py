@@ -7,11 +7,16 @@ import threading
 import time
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import safedial.ports
 from safedial import testing
 from tests.support import faces, faults, namespace
+
+# A busy machine may pause any example.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
 
 _FDS = Path("/proc/self/fd")
 

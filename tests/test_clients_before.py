@@ -9,19 +9,21 @@ import contextlib
 
 import pytest
 
-from safedial.testing import dead_port, self_connect
+from safedial.testing import dead_port, refused_port, self_connect
 from safedial.testing.trial import attempt
 from tests.support import namespace
 
 HOST = "127.0.0.1"
-LIMIT = 2.0  # seconds, where the client's own timeout is one
+LIMIT = 2.0  # seconds for those that hang, where the client's own timeout is one
 
 
-def symptom(name):
+def symptom(name, limit):
     """In a child process: what the client made of being connected to itself."""
+    with refused_port() as port:
+        attempt(CLIENTS[name], HOST, port, 30)  # which imports the client
     port = dead_port()
     with self_connect(port) as fault:
-        trial = attempt(CLIENTS[name], HOST, port, LIMIT)
+        trial = attempt(CLIENTS[name], HOST, port, limit)
     assert fault.befell, "the client dials past the fault"
     return {"hung": trial.hung, "error": f"{type(trial.error).__name__}: {trial.error}", "to itself": trial.to_itself}
 
@@ -118,7 +120,7 @@ CLIENTS = {
     ],
 )
 def test_wrong_data_or_an_error_that_misleads(name, words):
-    found = namespace.call_outside(symptom, name, seconds=60)
+    found = namespace.call_outside(symptom, name, 20, seconds=100)
     assert words in found["error"]
     assert "refused" not in found["error"]
     assert not found["hung"]
@@ -127,7 +129,7 @@ def test_wrong_data_or_an_error_that_misleads(name, words):
 @pytest.mark.parametrize("name", ["PyMySQL", "asyncpg, ssl=False", "smtplib"])
 def test_hangs(name):
     """Holding the port, so that the server can't start. PyMySQL's connect_timeout of 1 s does not help."""
-    found = namespace.call_outside(symptom, name, seconds=60)
+    found = namespace.call_outside(symptom, name, LIMIT, seconds=100)
     assert found["hung"]
     assert found["to itself"]
 

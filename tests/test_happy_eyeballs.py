@@ -69,13 +69,13 @@ class TestADeadAddressFirst:
 
     def test_open_connection_is_asyncios_and_does_not_race_unless_told(self, told):
         with faults.black_hole_and_server() as both:
-            options = {"resolver": servers(*both), "timeout": 0.05, "on_event": told.append}
+            options = {"resolver": servers(*both), "timeout": 0.5, "on_event": told.append}
             faces.FACES["open_connection"]("db", 1, **options)
         assert kinds(told) == [("failed", "::1"), ("connected", "127.0.0.1")]
 
     def test_none_is_one_after_the_other(self, keep, told):
         with faults.black_hole_and_server() as both:
-            keep(servers(*both), happy_eyeballs_delay=None, timeout=0.05, on_event=told.append).close()
+            keep(servers(*both), happy_eyeballs_delay=None, timeout=0.5, on_event=told.append).close()
         assert kinds(told) == [("failed", "::1"), ("connected", "127.0.0.1")]
 
     def test_every_lane_has_the_timeout(self, keep, told):
@@ -358,7 +358,7 @@ class TestSourceAddress:
         source = ("127.0.0.1", testing.dead_port())
         with faults.full_listener() as black_hole:
             answers = servers(black_hole, server)
-            with keep(answers, source_address=source, timeout=2 * DELAY, on_event=told.append) as sock:
+            with keep(answers, source_address=source, timeout=0.5, on_event=told.append) as sock:
                 assert sock.getsockname() == source
         assert [event.kind for event in told] == ["failed", "connected"]
 
@@ -425,10 +425,10 @@ class TestCancel:
         """Go's TestCancelAfterDial: the connection is the caller's."""
 
         async def main():
-            task = asyncio.create_task(safedial.Dialer(total_timeout=0.05).dial_async(server.getsockname()))
+            task = asyncio.create_task(safedial.Dialer(total_timeout=0.5).dial_async(server.getsockname()))
             with await task as sock:
                 task.cancel()
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.7)
                 await asyncio.get_running_loop().sock_sendall(sock, b"x")
                 with server.accept()[0] as end:
                     assert end.recv(1) == b"x"

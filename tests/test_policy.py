@@ -109,7 +109,7 @@ class TestReconnect:
     def test_is_bounded(self, dial, dead_port):
         seen = []
         with pytest.raises(ConnectionRefusedError):
-            dial("127.0.0.1", dead_port, policy=safedial.reconnect(0.2, 0.01, 0.05), on_event=seen.append)
+            dial("127.0.0.1", dead_port, policy=safedial.reconnect(1, 0.01, 0.05), on_event=seen.append)
         waits = [event for event in seen if event.kind == "retry"]
         assert waits
 

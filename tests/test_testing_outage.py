@@ -23,13 +23,15 @@ HTTP = [sys.executable, "-m", "http.server", "--bind", "{host}", "{port}"]
 def dial(server):
     """Whether a dial was answered."""
     with socket.socket() as sock:
+        # A port that bind() draws, of the other parity: connect() may draw the server's own while it is down.
+        sock.bind((server.host, 0))
         code = sock.connect_ex(server.address)
     assert code in (0, errno.ECONNREFUSED)
     return code == 0
 
 
 def ask(server, words=b"hello"):
-    with socket.create_connection(server.address, 5) as sock:
+    with socket.create_connection(server.address, 5, (server.host, 0)) as sock:
         sock.sendall(words)
         return sock.recv(100)
 

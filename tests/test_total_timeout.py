@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import re
 import socket
 import threading
 import time
@@ -119,11 +120,11 @@ class TestBounds:
             dial(
                 *black_hole.getsockname(),
                 timeout=0.02,
-                total_timeout=0.5,
+                total_timeout=1,
                 policy=safedial.reconnect(FOREVER, 0.001, 0.001),
                 on_event=told.append,
             )
-        gone_after(caught.value, 0.5)
+        gone_after(caught.value, 1)
         assert str(caught.value.__cause__) == "timed out"
         assert told[-1].attempt > 1
 
@@ -238,8 +239,8 @@ class TestBounds:
             retry=safedial.retry_if_transient, sleep=oversleep, stop=tenacity.stop_never, wait=tenacity.wait_none()
         )
         with pytest.raises(TimeoutError) as caught:
-            faces.run(safedial.open_connection("127.0.0.1", dead_port, total_timeout=0.05, policy=policy), loop_factory)
-        gone_after(caught.value, 0.05)
+            faces.run(safedial.open_connection("127.0.0.1", dead_port, total_timeout=0.5, policy=policy), loop_factory)
+        gone_after(caught.value, 0.5)
         assert caught.value.__cause__.errno
 
     @pytest.mark.parametrize("where", ["before_sleep", "before", "retry"])
@@ -292,11 +293,11 @@ class TestWhatComesOut:
             retry=safedial.retry_if_transient, wait=tenacity.wait_none(), stop=tenacity.stop_never
         )
         with pytest.raises(TimeoutError) as caught:
-            dial("db", 1, resolver=resolver, policy=policy, total_timeout=0.5)
-        gone_after(caught.value, 0.5)
+            dial("db", 1, resolver=resolver, policy=policy, total_timeout=1)
+        gone_after(caught.value, 1)
         assert type(caught.value.__cause__) is ConnectionRefusedError
         gave_up, refused, cut_off = caught.value.__notes__
-        assert gave_up.startswith("safedial: gave up dialing db port 1 after 2 attempts, 0.")
+        assert re.fullmatch(r"safedial: gave up dialing db port 1 after 2 attempts, \d+\.\d+ s", gave_up)
         assert f"127.0.0.1 port {dead_port}, attempt 1: " in refused
         assert f"127.0.0.1 port {black_hole.getsockname()[1]}, attempt 2: timed out" in cut_off
 

@@ -280,7 +280,7 @@ def dial_in_c():
 
 def mongo_failure(port):
     with (
-        pymongo.MongoClient(HOST, port, serverSelectionTimeoutMS=200) as client,
+        pymongo.MongoClient(HOST, port, serverSelectionTimeoutMS=1000) as client,
         pytest.raises(pymongo.errors.PyMongoError) as caught,
     ):
         client.admin.command("ping")
@@ -454,7 +454,7 @@ class TestRetries:
         async def main():
             engine = protect(
                 create_async_engine(f"mysql+aiomysql://{USER}@{HOST}:{refused_port}/"),
-                policy=retrying(3, wait=tenacity.wait_fixed(0.05)),
+                policy=retrying(3, wait=tenacity.wait_fixed(0.3)),
             )
             task = asyncio.create_task(engine.connect().start())
             turns = 0

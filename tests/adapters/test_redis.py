@@ -331,7 +331,7 @@ def unknown_host(stack):
 def no_hello(stack):
     """A server that says nothing."""
     server = stack.enter_context(faults.listener())
-    return {"port": server.getsockname()[1], "socket_timeout": 0.1}
+    return {"port": server.getsockname()[1], "socket_timeout": 0.1, "socket_connect_timeout": 5}
 
 
 def no_tls(stack):
