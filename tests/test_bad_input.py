@@ -6,6 +6,9 @@ from decimal import Decimal
 import pytest
 
 import safedial
+import safedial.adapters.httpx
+import safedial.adapters.requests
+from safedial import testing
 from tests.support import faces
 
 
@@ -254,3 +257,30 @@ def test_dialer_is_frozen_and_comparable():
     assert hash(dialer) == hash(safedial.Dialer(timeout=3, socket_options=((6, 1, 1),)))
     with pytest.raises(AttributeError):
         dialer.timeout = 4
+
+
+URL = "redis://:secret@127.0.0.1:1"
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        lambda: safedial.safe_connect(URL),
+        lambda: safedial.Dialer().dial(URL),
+        lambda: safedial.Dialer(policy=URL),
+        lambda: safedial.hold(URL).__enter__(),
+        lambda: safedial.wrap(print, address=URL),
+        lambda: safedial.wrap(print, address=lambda: URL)(),
+        lambda: safedial.wrap(print, policy=URL),
+        lambda: safedial.is_self_connected(URL),
+        lambda: testing.is_self_connected(URL),
+        lambda: testing.assert_resilient(URL),
+        lambda: testing.Outage(URL),
+        lambda: safedial.adapters.requests.mount(URL),
+        lambda: safedial.adapters.httpx.mount(URL),
+    ],
+)
+def test_a_url_in_the_wrong_place_tells_no_secret(refused):
+    with pytest.raises(TypeError, match="str") as caught:
+        refused()
+    assert "secret" not in str(caught.value)

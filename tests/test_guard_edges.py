@@ -74,6 +74,46 @@ class TestContexts:
 
         assert asyncio.run(main()) is False
 
+    def test_a_decorated_function_shares_its_guard_with_nobody(self, dead_port):
+        """A generator that is ended elsewhere may end a guard that is not its own, of those that are shared."""
+        one, inside, over = safedial.guard(), threading.Event(), threading.Event()
+        found = []
+
+        def block():
+            with one:
+                yield
+
+        @one
+        def dial():
+            inside.set()
+            over.wait()
+            found.append(is_guarded(dead_port))
+
+        generator = block()
+        contextvars.copy_context().run(next, generator)
+        thread = threading.Thread(target=dial)
+        thread.start()
+        inside.wait()
+        contextvars.copy_context().run(generator.close)
+        over.set()
+        thread.join()
+        assert found == [True]
+
+    def test_what_was_left_elsewhere_is_forgotten(self):
+        def block():
+            with safedial.guard():
+                yield
+
+        def main():
+            for _ in range(5):
+                generator = block()
+                next(generator)
+                contextvars.copy_context().run(generator.close)
+            with safedial.guard():
+                return len(guarding._inside.get())
+
+        assert contextvars.copy_context().run(main) == 1
+
     def test_shared_by_threads(self):
         one, found = safedial.guard(), []
 
@@ -94,6 +134,7 @@ class TestContexts:
     @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
     def test_fork_while_others_enter(self):
         over = threading.Event()
+        dead_ports = [testing.dead_port() for _ in range(60)]
 
         def enter():
             while not over.is_set():
@@ -103,11 +144,14 @@ class TestContexts:
         thread = threading.Thread(target=enter)
         thread.start()
         try:
-            for _ in range(10):
+            for turn in range(60):
                 child = os.fork()
                 if not child:
-                    with safedial.guard():
-                        os._exit(0)
+                    guarded = False
+                    with contextlib.suppress(BaseException), safedial.guard():
+                        safedial.install()
+                        guarded = is_guarded(dead_ports[turn])
+                    os._exit(not guarded)
                 assert os.waitpid(child, 0)[1] == 0
         finally:
             over.set()

@@ -8,6 +8,8 @@ import inspect
 import logging
 import socket
 
+import aiomysql
+import pymysql
 import pytest
 import tenacity
 import uvloop
@@ -252,6 +254,13 @@ class TestResult:
             factory()
         faults.assert_server_can_bind(HOST, dead_port)
 
+    @pytest.mark.parametrize("beside", [1, True, 0])
+    def test_number_beside_it_is_no_descriptor(self, beside, dead_port):
+        factory = safedial.wrap(lambda: (beside, past_the_hooks(HOST, dead_port, lambda sock: sock)), policy=None)
+        with pytest.raises(safedial.SelfConnectError):
+            factory()
+        faults.assert_server_can_bind(HOST, dead_port)
+
     def test_is_checked_in_asyncio(self, dead_port):
         class Connection:
             def __init__(self):
@@ -303,6 +312,127 @@ def dial_with_uvloop(port, held, times):
                 transport.abort()
                 runner.run(asyncio.sleep(0))
     return met
+
+
+async def wait_for(dialing):
+    return await dialing
+
+
+async def wait_in_a_task(dialing):
+    return await asyncio.create_task(dialing)
+
+
+async def enter(dialing):
+    async with dialing as connection:
+        return connection
+
+
+class Dialing:
+    """Dials when it is awaited or entered, as `websockets.connect`; it may be left once."""
+
+    def __init__(self, host, port):
+        self.address = host, port
+        self.name = f"to port {port}"
+        self.writer = None
+
+    def __await__(self):
+        return self._dial().__await__()
+
+    async def _dial(self):
+        _, self.writer = await asyncio.open_connection(*self.address)
+        return self.writer
+
+    async def __aenter__(self):
+        return await self._dial()
+
+    async def __aexit__(self, *raised):
+        self.writer.close()
+        await self.writer.wait_closed()
+        self.writer = None
+
+
+def open_aiomysql(host, port):
+    return aiomysql.connect(host=host, port=port, user="u")
+
+
+MADE_SAFE = {
+    "wrap": safedial.wrap,
+    "guard": lambda factory: safedial.guard()(factory),
+}
+
+
+class TestWhatDialsLater:
+    """Factories whose result must be awaited or entered for a connection."""
+
+    @pytest.mark.parametrize("use", [wait_for, wait_in_a_task, enter])
+    @pytest.mark.parametrize("factory", [Dialing, open_aiomysql])
+    @pytest.mark.parametrize("safe", MADE_SAFE)
+    def test_is_guarded_then(self, safe, factory, use, force, dead_port):
+        fault = force(dead_port)
+
+        async def main():
+            await use(MADE_SAFE[safe](factory)(HOST, dead_port))
+
+        with pytest.raises((ConnectionRefusedError, pymysql.OperationalError)):
+            asyncio.run(main())
+        assert fault.befell
+        testing.assert_no_self_connects()
+        faults.assert_server_can_bind(HOST, dead_port)
+
+    @pytest.mark.parametrize("safe", MADE_SAFE)
+    def test_is_entered_and_left(self, safe):
+        async def main(port):
+            dialing = MADE_SAFE[safe](Dialing)(HOST, port)
+            assert dialing.name == f"to port {port}"
+            async with dialing as writer:
+                assert writer.get_extra_info("peername") == (HOST, port)
+            assert writer.is_closing()
+
+        with testing.Outage() as server:
+            asyncio.run(main(server.port))
+
+    def test_is_made_anew_by_the_policy(self):
+        async def main(server):
+            dial = safedial.wrap(Dialing, policy=safedial.reconnect(30, 0.001, 0.002))
+            server.refuse_for(dials=2)
+            async with dial(*server.address) as writer:
+                assert not writer.is_closing()
+            server.refuse_for(dials=2)
+            writer = await dial(*server.address)
+            writer.close()
+            await writer.wait_closed()
+
+        with testing.Outage() as server:
+            asyncio.run(main(server))
+
+    def test_a_future_is_looked_at(self, force, dead_port):
+        """Its task has begun where nobody guards it."""
+        force(dead_port)
+
+        async def main():
+            await safedial.wrap(lambda: asyncio.ensure_future(open_client(HOST, dead_port)), policy=None)()
+
+        with pytest.raises(safedial.SelfConnectError):
+            asyncio.run(main())
+        faults.assert_server_can_bind(HOST, dead_port)
+
+    @pytest.mark.parametrize("safe", MADE_SAFE)
+    def test_that_is_given_up(self, safe):
+        """Closed without a warning that it was never awaited, as a coroutine is."""
+        MADE_SAFE[safe](open_aiomysql)(HOST, 1).close()
+
+    @pytest.mark.parametrize("safe", MADE_SAFE)
+    @pytest.mark.parametrize("kind", [contextlib.contextmanager, contextlib.asynccontextmanager])
+    def test_generators_behind_contextlib_are_refused(self, safe, kind):
+        def connection():
+            yield
+
+        async def async_connection():
+            yield
+
+        manager = kind(connection if kind is contextlib.contextmanager else async_connection)
+        with pytest.raises(TypeError, match="guard what is in it"):
+            MADE_SAFE[safe](manager)()
 
 
 class TestHold:

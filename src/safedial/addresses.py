@@ -22,6 +22,11 @@ _MAX_SECONDS = threading.TIMEOUT_MAX
 V4_MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291 section 2.5.5.2
 
 
+def shown(value: object) -> str:
+    """Show *value* in a refusal; of words only what they are: a URL may have a password in it."""
+    return f"a {type(value).__name__}" if isinstance(value, str | bytes) else repr(value)
+
+
 def pair(address: Any, name: str = "address") -> tuple[Any, Any]:
     """Return *address* as (host, port), or raise TypeError or ValueError naming *name*."""
     try:
@@ -29,7 +34,7 @@ def pair(address: Any, name: str = "address") -> tuple[Any, Any]:
             raise TypeError
         host, port = address
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{name} must be a (host, port) pair, not {address!r}") from None
+        raise type(error)(f"{name} must be a (host, port) pair, not {shown(address)}") from None
     return host, port
 
 

@@ -29,13 +29,15 @@ def socket_of(connection: Any) -> Any:
     Only attributes that *connection* really has are asked for: a MongoClient makes a database of
     any name.
     """
+    if isinstance(connection, int) and not isinstance(connection, bool):
+        return connection
     return _within(connection, _DEPTH)
 
 
 def _within(thing: Any, depth: int) -> Any:
-    if isinstance(thing, socket.socket | int):
+    if isinstance(thing, socket.socket):
         return thing
-    if thing is None or isinstance(thing, type | ModuleType) or not depth:
+    if thing is None or isinstance(thing, type | ModuleType | int) or not depth:
         return None
     if issubclass(type(thing), tuple):
         inner = list(thing)

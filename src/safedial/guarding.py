@@ -6,10 +6,8 @@ port is held (`safedial.hold`).
 
 import functools
 import inspect
-import os
 import socket
-import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -18,6 +16,7 @@ from safedial import connect, patching, ports
 from safedial.addresses import SockAddr, same_endpoint
 from safedial.errors import SelfConnectError
 from safedial.events import logger
+from safedial.later import Step, dials_later, made_later
 from safedial.patching import Below
 from safedial.selfconnect import peer_of, reached_itself
 
@@ -46,7 +45,7 @@ class _Layer:
     def __init__(self) -> None:
         self.everywhere = False
         self._users = 0
-        self.lock = threading.RLock()
+        self.lock = patching.lock_held_across_forks()
 
     def begin(self) -> None:
         with self.lock:
@@ -87,14 +86,6 @@ class _Layer:
 
 
 _layer = _Layer()
-
-
-def _after_fork() -> None:
-    _layer.lock = threading.RLock()  # a thread that the child does not have may have held it
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _has_port(sock: socket.socket) -> bool:
@@ -143,7 +134,7 @@ class Guard:
         entry = _Entry(self)
         _layer.begin()
         self._entries.append(entry)
-        _inside.set((*_inside.get(), entry))
+        _inside.set((*(each for each in _inside.get() if each.open), entry))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -164,23 +155,23 @@ class Guard:
 
             @functools.wraps(function)
             async def guarded_async(*args: Any, **kwds: Any) -> Any:
-                with self:
+                with Guard():
                     return await function(*args, **kwds)
 
             return cast("F", guarded_async)
 
         @functools.wraps(function)
         def guarded(*args: Any, **kwds: Any) -> Any:
-            with self:
+            with Guard():
                 returned: Any = function(*args, **kwds)
-            coroutine = isinstance(returned, Coroutine)
-            return self._awaiting(returned) if coroutine else returned
+            return made_later(returned, functools.partial(_guarded, returned)) if dials_later(returned) else returned
 
         return cast("F", guarded)
 
-    async def _awaiting(self, coroutine: Any) -> Any:
-        with self:
-            return await coroutine
+
+async def _guarded(returned: Any, step: Step) -> Any:
+    with Guard():
+        return await step(returned)
 
 
 def guard() -> Guard:

@@ -32,10 +32,21 @@ class Layer(Protocol):
         ...
 
 
+def lock_held_across_forks() -> threading.RLock:
+    """Return a lock that a fork waits for: what it guards is whole in the child, and nobody holds it there.
+
+    A fork takes the locks in the reverse order of their making, which has to be the order of their use.
+    """
+    lock = threading.RLock()
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+    return lock
+
+
 # From the program down to the kernel.
 _layers: tuple[Layer, ...] = ()
 _patches: "list[_Patch]" = []
-_lock = threading.RLock()
+_lock = lock_held_across_forks()
 
 
 def put(layer: Layer, *, nearest_kernel: bool = False) -> None:
@@ -65,15 +76,6 @@ def renew() -> None:
     with _lock:
         for patch in _patches:
             patch.renew()
-
-
-def _after_fork() -> None:
-    global _lock
-    _lock = threading.RLock()  # a thread that the child does not have may have held it
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _through(layers: list[Layer], below: Below, sock: socket.socket, address: Any) -> None:

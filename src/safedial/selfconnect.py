@@ -9,7 +9,7 @@ import socket
 import struct
 from typing import Protocol
 
-from safedial.addresses import SockAddr, same_endpoint
+from safedial.addresses import SockAddr, same_endpoint, shown
 
 INET = (socket.AF_INET, socket.AF_INET6)
 
@@ -44,7 +44,7 @@ def is_self_connected(sock: HasFileno | int) -> bool:
         return _proven(sock)
     if isinstance(sock, bool) or not (isinstance(sock, int) or hasattr(sock, "fileno")):
         hint = "; ask its get_extra_info('socket')" if hasattr(sock, "get_extra_info") else ""
-        raise TypeError(f"sock must be a socket, a file descriptor or have fileno(), not {sock!r}{hint}")
+        raise TypeError(f"sock must be a socket, a file descriptor or have fileno(), not {shown(sock)}{hint}")
     with duplicate(sock if isinstance(sock, int) else sock.fileno()) as copy:
         return _proven(copy)
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, cast
 
-from safedial.addresses import AddrInfo, check_host, check_port, pair, seconds
+from safedial.addresses import AddrInfo, check_host, check_port, pair, seconds, shown
 from safedial.errors import is_spurious
 from safedial.events import OnEvent
 from safedial.ports import IP_LOCAL_PORT_RANGE
@@ -143,7 +143,7 @@ def check_policy(policy: Any) -> None:
     if not isinstance(policy, Retrying | AsyncRetrying):
         raise TypeError(
             f"policy must be a tenacity.Retrying or AsyncRetrying, such as safedial.reconnect(), "
-            f"or None for a single round, not {policy!r}"
+            f"or None for a single round, not {shown(policy)}"
         )
     try:
         policy.copy()  # as each dial will

@@ -16,6 +16,7 @@ from safedial.failures import Failures
 from safedial.finding import close, socket_of
 from safedial.guarding import guard
 from safedial.holding import Address, addresses_of, addresses_of_async, holding
+from safedial.later import Step, dials_later, made_later, wait
 from safedial.selfconnect import RESET, duplicate, is_self_connected
 from safedial.settings import DEFAULT, Default, check_policy, policy_after
 
@@ -39,8 +40,9 @@ def wrap(
 
     Args:
         factory: a function, class or coroutine function that connects, such as ``pymysql.connect``. Its
-            arguments, and what it returns and raises, stay its own. A function that returns a
-            coroutine is awaited.
+            arguments, and what it returns and raises, stay its own. What it returns may have to be
+            awaited or entered first, as `websockets.connect`: that is guarded, and done again. A
+            client or pool that dials later, whenever it is used, is not: see `install`.
         policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying` that decides on another call. It sees
             what *factory* raised; the predicates of safedial look for the kernel's error behind it.
             Default: `redial()`. None: one call.
@@ -111,7 +113,7 @@ class _Call:
         except Exception as error:
             failure: Exception = failures.keep(error)
         else:
-            return self.make_async(returned) if _to_await(returned) else returned
+            return self._made(returned)
         try:
             policy = policy_after(self._policy, failure)
             if policy is None:
@@ -129,13 +131,17 @@ class _Call:
         finally:
             failures.clear()
             del failure  # its traceback holds this frame: break the cycle
-        return self.make_async(returned) if _to_await(returned) else returned
+        return self._made(returned)
 
-    async def make_async(self, first: Any = None) -> Any:
-        """Do as `make` does for a coroutine function; *first* is a coroutine that was made already."""
+    def _made(self, returned: Any) -> Any:
+        later = dials_later(returned)
+        return made_later(returned, functools.partial(self.make_async, first=returned)) if later else returned
+
+    async def make_async(self, step: Step = wait, *, first: Any = None) -> Any:
+        """Do as `make` does where *step* dials; *first* is what the factory has returned already."""
         failures = Failures()
         try:
-            return await self._once_async(first)
+            return await self._once_async(step, first)
         except Exception as error:
             failure: Exception = failures.keep(error)
         try:
@@ -146,7 +152,7 @@ class _Call:
 
             async def again() -> Any:
                 with failures:
-                    return await self._once_async()
+                    return await self._once_async(step)
 
             return await retrying.dial_async(policy, self, failure, again, Exception)
         except Exception as error:
@@ -159,16 +165,16 @@ class _Call:
     def _once(self) -> Any:
         with guard(), holding(_addresses(self._target)):
             returned: Any = self._factory()
-            if not _to_await(returned):
+            if not dials_later(returned):
                 _check(returned)
                 self._connected()
             return returned
 
-    async def _once_async(self, first: Any = None) -> Any:
+    async def _once_async(self, step: Step, first: Any = None) -> Any:
         addresses = await _addresses_async(self._target)
         with guard():
             with holding(addresses):
-                returned = await (self._factory() if first is None else first)
+                returned = await step(self._factory() if first is None else first)
             if error := _met_itself(returned):
                 with contextlib.suppress(Exception):
                     closing = close(returned)
@@ -199,11 +205,6 @@ async def _addresses_async(target: Address | None) -> list[tuple[int, SockAddr]]
     with contextlib.suppress(socket.gaierror):  # as above
         return [] if target is None else await addresses_of_async(target)
     return []
-
-
-def _to_await(returned: Any) -> bool:
-    """Tell whether this is no connection yet. redis.asyncio's clients can be awaited too, and are some."""
-    return isinstance(returned, Coroutine)
 
 
 def _check(connection: Any) -> None:

@@ -209,6 +209,15 @@ class TestErrors:
                 assert said[0] is said[1], url
                 assert said[1] is expected or issubclass(said[1], ssl.SSLError), url
 
+    def test_host_that_is_none(self, face):
+        """The blocking httpx lets the resolver's own error through."""
+        said = []
+        for library in face.both:
+            with pytest.raises((httpx.ConnectError, UnicodeError)) as caught:
+                face.ask(library.Client(transport=library.Transport()), f"http://{'a' * 64}.example/")
+            said.append(type(caught.value))
+        assert said[0] is said[1]
+
     def test_refused_is_retried_until_the_server_is_up(self, face, impatient):
         with testing.Outage(serve_once) as outage:
             outage.refuse_for(dials=2)

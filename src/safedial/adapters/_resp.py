@@ -136,7 +136,8 @@ class Library:
         places = ("_created_connections", "_connections", "_available_connections", "_in_use_connections")
         if any(getattr(pool, place, None) for place in places):
             raise ValueError(
-                "client has connections already, which would stay unsafe: call make_safe() before it is used"
+                "client has connections already, which would stay unsafe: call make_safe() before it is used; "
+                "one with single_connection_client dials when it is made, and needs a pool of SafeConnection"
             )
         pool.connection_class = safe
         if dialer is not None and issubclass(safe, _Safe):

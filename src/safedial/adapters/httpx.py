@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from safedial.adapters import Needs, checked_dialer
+from safedial.addresses import shown
 from safedial.dialer import Dialer
 from safedial.guarding import guard
 from safedial.settings import DEFAULT
@@ -113,7 +114,7 @@ def mount(client: C, *, dialer: Dialer | None = None) -> C:
     elif isinstance(client, httpx.AsyncClient):
         kind, backend = httpx.AsyncHTTPTransport, _AsyncBackend(dialer)
     else:
-        raise TypeError(f"client must be an httpx.Client or AsyncClient, not {client!r}")
+        raise TypeError(f"client must be an httpx.Client or AsyncClient, not {shown(client)}")
     made: Any = client
     # Private: the transports that a client has made, one for each proxy; what it was given is in there too.
     transports = [each for each in (made._transport, *made._mounts.values()) if each is not None]
@@ -177,7 +178,7 @@ class _AsyncBackend(httpcore.AnyIOBackend):
         dialer = _with(self._dialer, timeout, local_address)
         if timeout is not None and dialer.total_timeout is None:
             dialer = replace(dialer, total_timeout=timeout)
-        with _httpcore_errors():
+        with _httpcore_errors(UnicodeError):  # anyio's word for a host that is none, too
             sock = _prepared(await dialer.dial_async((host, port)), socket_options)
             try:
                 return AnyIOStream(await SocketStream.from_socket(sock))
@@ -205,13 +206,13 @@ def _prepared(sock: socket.socket, options: Iterable[Any] | None) -> socket.sock
 
 
 @contextlib.contextmanager
-def _httpcore_errors() -> Generator[None]:
+def _httpcore_errors(also: type[Exception] = OSError) -> Generator[None]:
     """Raise what *retries* and httpx know: only these are retried, and become httpx's."""
     try:
         yield
     except TimeoutError as error:
         raise httpcore.ConnectTimeout(error) from error
-    except OSError as error:
+    except (OSError, also) as error:
         raise httpcore.ConnectError(error) from error
 
 

@@ -3,6 +3,7 @@
 from typing import Any, TypeVar
 
 from safedial.adapters import Needs, checked_dialer
+from safedial.addresses import shown
 from safedial.dialer import Dialer
 
 with Needs("requests"):
@@ -77,7 +78,7 @@ def mount(session: S, *, dialer: Dialer | None = None, **kwds: Any) -> S:
         session = mount(requests.Session())
     """
     if not isinstance(session, requests.Session):
-        raise TypeError(f"session must be a requests.Session, not {session!r}")
+        raise TypeError(f"session must be a requests.Session, not {shown(session)}")
     # One each, as a new session has: they share no pools.
     adapters = {prefix: SafeAdapter(dialer=dialer, **kwds) for prefix in ("https://", "http://")}
     for prefix, adapter in adapters.items():

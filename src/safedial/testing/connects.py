@@ -21,7 +21,7 @@ Real: TypeAlias = Callable[[], None]
 Between: TypeAlias = Callable[[socket.socket, SockAddr, Real], bool]
 
 _between: list[Between] = []
-_lock = threading.Lock()
+_lock = patching.lock_held_across_forks()
 _exempt = threading.local()
 
 

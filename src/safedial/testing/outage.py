@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self
 
-from safedial.addresses import SockAddr
+from safedial.addresses import SockAddr, shown
 from safedial.addresses import seconds as check_seconds
 from safedial.selfconnect import peer_of
 from safedial.testing.connects import Between, Real, Sockets, between
@@ -75,7 +75,7 @@ class Outage:
         within: float = 10.0,
     ) -> None:
         if not callable(server) and not _is_command(server):
-            raise TypeError(f"server must be a function or a list of words, not {server!r}")
+            raise TypeError(f"server must be a function or a list of words, not {shown(server)}")
         check_numeric(host)
         if port is not None:
             check_target(port)

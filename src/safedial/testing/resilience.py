@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from safedial.addresses import seconds
+from safedial.addresses import seconds, shown
 from safedial.testing.dead import dead_port, refused_port
 from safedial.testing.faults import Fault, Means, address_not_available, ports_exhausted, self_connect
 from safedial.testing.outage import Outage
@@ -153,7 +153,7 @@ def assert_resilient(
         TypeError, ValueError: an argument is of no use; the message names it.
     """
     if not callable(connect):
-        raise TypeError(f"connect must be callable, not {connect!r}")
+        raise TypeError(f"connect must be callable, not {shown(connect)}")
     if not isinstance(faults, Iterable):
         raise TypeError(f"faults must be some of {', '.join(FAULTS)}, not {faults!r}")
     names = list(faults)

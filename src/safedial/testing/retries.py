@@ -1,12 +1,13 @@
 """tenacity's waits, recorded instead of slept."""
 
 import contextlib
-import threading
 from collections.abc import Generator
 from typing import Any, Self
 
+from safedial.patching import lock_held_across_forks
+
 _recorders: list[list[float]] = []
-_lock = threading.Lock()
+_lock = lock_held_across_forks()
 
 
 @contextlib.contextmanager

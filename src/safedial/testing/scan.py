@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safedial import selfconnect
-from safedial.addresses import SockAddr
+from safedial.addresses import SockAddr, shown
 from safedial.finding import socket_of
 
 # Linux has it under /proc, macOS and the BSDs have it themselves.
@@ -30,7 +30,7 @@ def is_self_connected(connection: Any) -> bool:
     """
     sock = socket_of(connection)
     if sock is None:
-        raise TypeError(f"connection: no socket found in {connection!r}")
+        raise TypeError(f"connection: no socket found in {shown(connection)}")
     return selfconnect.is_self_connected(sock)
 
 
