@@ -4,6 +4,7 @@ import io
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 import safedial
 from safedial import cli, demo, demo_loop
-from tests.support import faults
+from tests.support import faults, namespace
 
 FORCED = demo.Limits(dialing=0.0, comeback=0.2)
 IN_USE = os.strerror(errno.EADDRINUSE)
@@ -170,6 +171,24 @@ def test_the_port_is_one_that_the_kernel_likes_to_draw():
         port = listener.getsockname()[1]
     assert low <= port <= high
     assert (port - low) % 2 == 0
+
+
+def test_the_port_has_no_old_connection_that_would_keep_the_kernel_off_it():
+    namespace.require()
+    assert namespace.call(listen_beside_time_wait, port_range=(40000, 40009)) == [40002]
+
+
+def listen_beside_time_wait():
+    """The ports that the demo listens on where servers left a TIME_WAIT on all the others."""
+    for port in (40000, 40004, 40006, 40008):
+        with faults.listener(port=port) as server, socket.create_connection(server.getsockname()) as near:
+            server.accept()[0].close()  # the side that closes first is the one in TIME_WAIT
+            near.recv(1)
+    found = set()
+    for _ in range(10):
+        with demo.listen() as listener:
+            found.add(listener.getsockname()[1])
+    return sorted(found)
 
 
 class TestReport:

@@ -185,7 +185,7 @@ def steering_works(port: int) -> bool:
 
 
 def listen() -> socket.socket:
-    """Listen on a free port that the kernel likes to draw for outgoing connections."""
+    """Listen on a port that no socket has, and that the kernel likes to draw for outgoing connections."""
     span = ports.read_range()
     for _ in range(_PORT_TRIES):
         with _listen(0) as probe:
@@ -195,6 +195,10 @@ def listen() -> socket.socket:
             # (Linux, __inet_hash_connect and inet_csk_find_open_port).
             port -= (port - span.low) % 2
         with contextlib.suppress(OSError):
+            # Without SO_REUSEADDR first: a server may have a port that an old connection in TIME_WAIT
+            # has too, but connect() never draws it, so that the fault could not even be forced.
+            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+                probe.bind((HOST, port))
             return _listen(port)
     raise OSError(f"found no free port on {HOST} to listen on")
 
