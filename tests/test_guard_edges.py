@@ -131,9 +131,7 @@ class TestContexts:
         assert all(found)
         assert not patching._layers
 
-    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-    @pytest.mark.skipif("COVERAGE_RUN" in os.environ, reason="coverage itself hangs where a fork meets its lock")
-    @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+    @faults.forks_among_threads
     def test_fork_while_others_enter(self):
         over = threading.Event()
         dead_ports = [testing.dead_port() for _ in range(60)]

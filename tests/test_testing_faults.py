@@ -242,8 +242,7 @@ def test_small_range_is_used_up_for_c_libraries_too():
     assert "Cannot assign requested address" not in after
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+@faults.forks_among_threads
 def test_fork_while_another_thread_makes_faults():
     """What guards them is whole in the child, and held by nobody."""
     over = threading.Event()

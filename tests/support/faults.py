@@ -15,6 +15,17 @@ from safedial.testing.holders import holders
 MEANS = ("option", "bind")
 
 
+def forks_among_threads(test):
+    """Mark a *test* that forks while other threads run; its children bound themselves."""
+    for mark in (
+        pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here"),
+        pytest.mark.skipif("COVERAGE_RUN" in os.environ, reason="coverage itself hangs where a fork meets its lock"),
+        pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning"),
+    ):
+        test = mark(test)
+    return test
+
+
 def option(low: int, high: int) -> tuple[int, int, int]:
     """IP_LOCAL_PORT_RANGE as a member of socket_options."""
     return (socket.IPPROTO_IP, ports.IP_LOCAL_PORT_RANGE, ports.option_value(ports.PortRange(low, high)))
