@@ -11,7 +11,7 @@ import pytest
 
 import safedial
 from safedial.journal import Journal
-from tests.support import faces
+from tests.support import faces, faults
 from tests.test_superset import named
 
 
@@ -92,6 +92,16 @@ class TestLog:
         assert len(said) == 3
         assert re.fullmatch(rf"127.0.0.1 port {dead_port}: attempt 1 failed, the next one in 0\.00\d s", said[1])
 
+    @pytest.mark.parametrize("face", ["safe_connect", "Dialer.dial_async"])
+    def test_who_lost_the_race_is_told_at_debug(self, face, caplog):
+        caplog.set_level(logging.DEBUG, "safedial")
+        with faults.black_hole_and_server() as both:
+            answers = [faults.tcp(*server.getsockname()[:2]) for server in both]
+            faces.FACES[face]("db", 1, resolver=lambda *args, **hints: answers, happy_eyeballs_delay=0.01)
+        lost, connected = [record.getMessage() for record in caplog.records if record.name == "safedial"]
+        assert re.search(r"at ::1 port \d+: attempt 1 had no answer when another address had", lost)
+        assert re.search(r"at 127.0.0.1 port \d+: connected", connected)
+
     def test_name_and_address_are_both_told(self, monkeypatch, server, caplog):
         caplog.set_level(logging.DEBUG, "safedial")
         port = server.getsockname()[1]
@@ -136,6 +146,16 @@ def test_notes_of_figures_that_vary_stay_short():
     error = journal.outcome(OSError("last"), all_errors=False)
     assert len(error.__notes__) == 2
     assert "999 in use" in error.__notes__[1]
+
+
+def test_notes_of_addresses_without_end_are_the_newest():
+    journal = Journal("db", 5432, None)
+    for number in range(1200):
+        journal.failed((f"192.0.{number // 200}.{number % 200}", 5432), ConnectionRefusedError(111, "refused"))
+    _, *rest = journal.outcome(OSError("last"), all_errors=False).__notes__
+    assert len(rest) == 1000
+    assert "192.0.1.0 " in rest[0]
+    assert "192.0.5.199 " in rest[-1]
 
 
 def test_note_names_the_host_that_could_not_be_resolved(server):

@@ -277,6 +277,21 @@ class TestResult:
             asyncio.run(safedial.wrap(factory, policy=None)())
         faults.assert_server_can_bind(HOST, dead_port)
 
+    def test_that_only_a_loop_could_close(self, dead_port):
+        class Connection:
+            def __init__(self):
+                self.sock = past_the_hooks(HOST, dead_port, lambda sock: sock)
+                made.append(self.sock)
+
+            async def close(self):
+                raise AssertionError("nobody waits for it")
+
+        made = []
+        with pytest.raises(safedial.SelfConnectError):
+            safedial.wrap(Connection, policy=None)()
+        made[0].close()
+        faults.assert_server_can_bind(HOST, dead_port)
+
     @pytest.mark.parametrize("returned", [None, 7.5, "a pool", [], object(), (None, None), -1])
     def test_may_be_anything(self, returned):
         assert safedial.wrap(lambda: returned)() is returned
@@ -390,6 +405,22 @@ class TestWhatDialsLater:
 
         with testing.Outage() as server:
             asyncio.run(main(server.port))
+
+    @pytest.mark.parametrize("safe", MADE_SAFE)
+    def test_is_cancelled(self, safe):
+        async def main(server):
+            # A task for it alone, as asyncio.gather() makes one: cancelled by throw() into what it was given.
+            dialing = asyncio.create_task(MADE_SAFE[safe](open_aiomysql)(*server.address))
+            await asyncio.sleep(0.01)
+            dialing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await dialing
+
+        def silent(connection):
+            connection.recv(1)
+
+        with testing.Outage(silent) as server:
+            asyncio.run(main(server))
 
     def test_is_made_anew_by_the_policy(self):
         async def main(server):

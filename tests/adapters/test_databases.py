@@ -419,6 +419,14 @@ class TestUse:
             types = [type(failure(ALL[name], wrap, HOST, port, timeout=0.1)) for wrap in (plain, databases.wrap)]
         assert types[0] is types[1]
 
+    @pytest.mark.parametrize("connect", [psycopg.connect, psycopg2.connect])
+    def test_time_limit_of_libpq_is_one_for_policies(self, connect):
+        with faults.full_listener() as silent:
+            _, port = silent.getsockname()
+            with pytest.raises((psycopg.OperationalError, psycopg2.OperationalError)) as caught:
+                databases.wrap(connect)(host=HOST, port=port, user=USER, connect_timeout=2)
+        assert safedial.policy.is_transient(caught.value.__cause__)
+
 
 def until_it_answers():
     """PostgreSQL listens a moment before it lets anybody in."""
@@ -535,6 +543,7 @@ class TestWrap:
             ((7,), TypeError, "factory"),
             ((socket.create_connection,), TypeError, "factory.*safedial.wrap"),
             ((pymongo.MongoClient,), TypeError, "install"),
+            ((asyncpg.create_pool,), TypeError, "a pool, which dials whenever it likes"),
             ((pymysql.connect, {"policy": 3}), TypeError, "policy"),
             ((psycopg.connect, {"address": ("db", 70000)}), ValueError, "address"),
         ],

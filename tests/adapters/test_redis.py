@@ -425,6 +425,28 @@ class TestCluster:
     def test_answers(self, kind, node):
         assert kind.use(lambda: self.make(kind, node.port)) == [True]
 
+    def test_dialer(self, kind, node):
+        """Of the nodes that it begins with, and of those that it finds."""
+        told = []
+
+        def make():
+            dialer = safedial.Dialer(on_event=told.append)
+            if kind.asynchronous:
+                return kind.adapter.make_safe(kind.face.RedisCluster(host=HOST, port=node.port), dialer)
+            pool = functools.partial(kind.adapter.SafeConnectionPool, dialer=dialer)
+            return kind.face.RedisCluster.from_url(f"{kind.name}://{HOST}:{node.port}", connection_pool_class=pool)
+
+        assert kind.use(make) == [True]
+        assert {event.address for event in told} == {node.address}
+        assert len(told) > 1
+
+    @pytest.mark.parametrize("kind", [kind for kind in kinds() if not kind.asynchronous], ids=lambda kind: kind.name)
+    def test_blocking_one_has_dialed_already(self, kind, node):
+        with contextlib.closing(kind.face.RedisCluster(host=HOST, port=node.port)) as client:
+            with pytest.raises(TypeError, match=r"dialed already\. Use \w+Cluster\.from_url\(url, connection_pool"):
+                kind.adapter.make_safe(client)
+            client.disconnect_connection_pools()
+
     def test_dead_node(self, kind, self_connect, steering, dead_port):
         fault = self_connect(dead_port)
         error = kind.error(lambda: self.make(kind, dead_port))

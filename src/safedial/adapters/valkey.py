@@ -60,7 +60,9 @@ class SafeAsyncSSLConnection(valkey.asyncio.SSLConnection, SafeAsyncConnection):
 class SafeConnectionPool(valkey.ConnectionPool):
     """A `valkey.ConnectionPool` of safe connections, which Cluster needs: it dials as soon as it is made.
 
-    It takes what valkey's takes, and *dialer*.
+    It takes what valkey's takes, and *dialer*. Cluster makes pools of this class in ``from_url()`` alone,
+    and drops keywords that it does not know, so there a Dialer goes into the class:
+    ``functools.partial(SafeConnectionPool, dialer=Dialer(steer=False))``.
 
     Example::
 
