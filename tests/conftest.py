@@ -107,6 +107,12 @@ def server():
         yield listening
 
 
+@pytest.fixture
+def outage_at_no_risk(monkeypatch):
+    """For a plain client in `assert_resilient`: its server goes away from a port that the kernel never draws."""
+    monkeypatch.setattr("safedial.testing.outage.dead_port", lambda host: faults.port_never_drawn())
+
+
 @pytest.fixture(params=faults.MEANS)
 def means(request):
     if request.param == "option" and not faults.kernel_steers():

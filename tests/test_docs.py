@@ -130,7 +130,7 @@ def test_example_of_a_test_file_passes():
     assert "1 passed" in done.stdout
 
 
-def test_readme_shows_what_assert_resilient_says():
+def test_readme_shows_what_assert_resilient_says(outage_at_no_risk):
     def shape(text):
         return re.sub(r"\d+", "N", text).split()
 

@@ -355,8 +355,8 @@ class TestSourceAddress:
         assert kinds(told) == [("connected", "127.0.0.1")]
 
     def test_a_source_port_is_for_one_socket_at_a_time(self, keep, told, server):
-        source = ("127.0.0.1", testing.dead_port())
         with faults.full_listener() as black_hole:
+            source = ("127.0.0.1", testing.dead_port())  # not one that the listener's own dials drew
             answers = servers(black_hole, server)
             with keep(answers, source_address=source, timeout=0.5, on_event=told.append) as sock:
                 assert sock.getsockname() == source

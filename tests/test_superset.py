@@ -55,8 +55,8 @@ class TestSafeConnect:
         stdlib, ours = both(address)
         assert ours == stdlib
 
-    def test_refused(self, dead_port):
-        stdlib, ours = both(("127.0.0.1", dead_port))
+    def test_refused(self, refused_port):
+        stdlib, ours = both(("127.0.0.1", refused_port))
         assert ours == stdlib == (ConnectionRefusedError, errno.ECONNREFUSED, "[Errno 111] Connection refused")
 
     def test_timeout(self):
@@ -95,12 +95,12 @@ class TestSafeConnect:
         assert ours[2].startswith(stdlib[2])
         assert "source_address" in ours[2]
 
-    def test_several_addresses_last_error_or_all(self, monkeypatch, dead_port):
-        monkeypatch.setattr(socket, "getaddrinfo", named("127.0.0.1", "::1", dead_port))
-        stdlib, ours = both(("db", dead_port))
+    def test_several_addresses_last_error_or_all(self, monkeypatch, refused_port):
+        monkeypatch.setattr(socket, "getaddrinfo", named("127.0.0.1", "::1", refused_port))
+        stdlib, ours = both(("db", refused_port))
         assert ours == stdlib
         with pytest.raises(ExceptionGroup) as group:
-            safedial.safe_connect(("db", dead_port), all_errors=True)
+            safedial.safe_connect(("db", refused_port), all_errors=True)
         assert str(group.value) == "create_connection failed (2 sub-exceptions)"
         assert [error.errno for error in group.value.exceptions] == [errno.ECONNREFUSED] * 2
         assert "::1" in "".join(group.value.__notes__)
@@ -263,13 +263,13 @@ class TestOpenConnection:
         assert ours == stdlib
         assert ours[1] == errno.ENETUNREACH
 
-    def test_refused(self, dead_port):
-        stdlib, ours = self.compare(None, "127.0.0.1", dead_port)
+    def test_refused(self, refused_port):
+        stdlib, ours = self.compare(None, "127.0.0.1", refused_port)
         assert ours == stdlib
 
-    def test_refused_by_two_addresses_keeps_the_errno(self, monkeypatch, dead_port):
-        monkeypatch.setattr(socket, "getaddrinfo", named("127.0.0.1", "::1", dead_port))
-        stdlib, ours = self.compare(None, "db", dead_port)
+    def test_refused_by_two_addresses_keeps_the_errno(self, monkeypatch, refused_port):
+        monkeypatch.setattr(socket, "getaddrinfo", named("127.0.0.1", "::1", refused_port))
+        stdlib, ours = self.compare(None, "db", refused_port)
         assert stdlib[:2] == (OSError, None)
         assert ours[:2] == (ConnectionRefusedError, errno.ECONNREFUSED)
         assert stdlib[2] in ours[2]

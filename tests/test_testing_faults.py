@@ -215,7 +215,7 @@ class TestCounts:
                 with Unhashable() as sock:
                     assert sock.connect_ex(server.getsockname()) == code
         assert fault.befell == 1
-        with testing.Outage() as outage:
+        with testing.Outage(port=faults.port_never_drawn()) as outage:
             outage.refuse_for(dials=2)
             for code in (errno.ECONNREFUSED, errno.ECONNREFUSED, 0):
                 with Unhashable() as sock:

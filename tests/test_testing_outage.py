@@ -16,6 +16,7 @@ import pytest
 from safedial import ports, testing
 from safedial.testing import connects
 from safedial.testing import outage as testing_outage
+from tests.support import faults
 
 HTTP = [sys.executable, "-m", "http.server", "--bind", "{host}", "{port}"]
 
@@ -150,7 +151,7 @@ class TestRefusal:
             assert not any(isinstance(thread, Slow) for thread in threading.enumerate())
 
     def test_a_socket_that_asks_more_than_once_is_one_dial(self):
-        with testing.Outage() as server:
+        with testing.Outage(port=faults.port_never_drawn()) as server:
             server.refuse_for(dials=2)
             with socket.socket() as sock:
                 sock.setblocking(False)

@@ -430,7 +430,7 @@ class TestUse:
 
 def until_it_answers():
     """PostgreSQL listens a moment before it lets anybody in."""
-    starting = tenacity.retry_if_exception(lambda error: "starting up" in str(error))
+    starting = tenacity.retry_if_exception(servers.is_starting)
     return retrying(500, retry=safedial.retry_if_transient | starting)
 
 

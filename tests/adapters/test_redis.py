@@ -549,12 +549,12 @@ def come_back(outage, tries):
 
 def live_through(name, directory, refusals, safely, steered):
     """Run a client's loop on a server that is killed and comes back; return how that went."""
-    if not steered:
-        ports._steerable = False
     kind = next(each for each in kinds() if each.name == name)
     seen, over = Seen(), threading.Event()
     make = kind.safe if safely else kind.client
     with redis_server.server(directory, port=PORT_RANGE[0], durable=True) as outage:
+        if not steered:  # but the dials that wait for the server's first start
+            ports._steerable = False
         loop = threading.Thread(target=lambda: asyncio.run(turns(kind, lambda: make(outage.port), seen, over)))
         loop.start()
         try:

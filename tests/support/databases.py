@@ -139,13 +139,18 @@ def mariadb(mariadb_command):
         yield server
 
 
+def is_starting(error):
+    """Tell whether PostgreSQL listens, but does not let anybody in yet; the second after an unclean stop."""
+    return any(words in str(error) for words in ("starting up", "not yet accepting connections"))
+
+
 def postgres_answers(port):
     """Wait until PostgreSQL lets clients in: it listens a moment before."""
     for _ in range(1000):
         try:
             psycopg.connect(host=HOST, port=port, user=USER, dbname="postgres").close()
         except psycopg.OperationalError as error:
-            if "starting up" not in str(error):
+            if not is_starting(error):
                 raise
             time.sleep(0.01)
         else:
