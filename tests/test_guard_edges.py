@@ -6,8 +6,6 @@ import contextvars
 import errno
 import functools
 import gc
-import os
-import signal
 import socket
 import threading
 import unittest.mock
@@ -133,30 +131,18 @@ class TestContexts:
 
     @faults.forks_among_threads
     def test_fork_while_others_enter(self):
-        over = threading.Event()
-        dead_ports = [testing.dead_port() for _ in range(60)]
+        port = testing.dead_port()
 
         def enter():
-            while not over.is_set():
-                with safedial.guard():
-                    pass
+            with safedial.guard():
+                pass
 
-        thread = threading.Thread(target=enter)
-        thread.start()
-        try:
-            for turn in range(60):
-                child = os.fork()
-                if not child:
-                    signal.alarm(20)  # ends a child that meets a lock
-                    guarded = False
-                    with contextlib.suppress(BaseException), safedial.guard():
-                        safedial.install()
-                        guarded = is_guarded(dead_ports[turn])
-                    os._exit(not guarded)
-                assert os.waitpid(child, 0)[1] == 0
-        finally:
-            over.set()
-            thread.join()
+        def install():
+            with safedial.guard():
+                safedial.install()
+                return is_guarded(port)
+
+        faults.fork_beside(enter, install, 60)
 
     def test_entered_again_patches_no_more(self):
         with safedial.guard(), safedial.guard():

@@ -2,8 +2,6 @@
 
 import contextlib
 import errno
-import os
-import signal
 import socket
 import threading
 
@@ -245,24 +243,10 @@ def test_small_range_is_used_up_for_c_libraries_too():
 @faults.forks_among_threads
 def test_fork_while_another_thread_makes_faults():
     """What guards them is whole in the child, and held by nobody."""
-    over = threading.Event()
     port = testing.dead_port()
 
     def make():
-        while not over.is_set():
-            with testing.self_connect(port), testing.fast_retries():
-                pass
+        with testing.self_connect(port), testing.fast_retries():
+            return True
 
-    thread = threading.Thread(target=make)
-    thread.start()
-    try:
-        for _ in range(40):
-            child = os.fork()
-            if not child:
-                signal.alarm(10)  # which ends it
-                with testing.self_connect(port), testing.fast_retries():
-                    os._exit(0)
-            assert os.waitpid(child, 0)[1] == 0
-    finally:
-        over.set()
-        thread.join()
+    faults.fork_beside(make, make, 40)

@@ -3,8 +3,10 @@
 import contextlib
 import errno
 import os
+import signal
 import socket
 import sys
+import threading
 
 import pytest
 
@@ -16,7 +18,7 @@ MEANS = ("option", "bind")
 
 
 def forks_among_threads(test):
-    """Mark a *test* that forks while other threads run; its children bound themselves."""
+    """Mark a *test* that forks while other threads run."""
     for mark in (
         pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here"),
         pytest.mark.skipif("COVERAGE_RUN" in os.environ, reason="coverage itself hangs where a fork meets its lock"),
@@ -24,6 +26,31 @@ def forks_among_threads(test):
     ):
         test = mark(test)
     return test
+
+
+def fork_beside(busy, child, times):
+    """Fork *times* while a thread does *busy* over and over; in each child, ``child()`` must return True."""
+    over = threading.Event()
+
+    def work():
+        while not over.is_set():
+            busy()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for _ in range(times):
+            pid = os.fork()
+            if not pid:
+                signal.alarm(20)  # ends one that meets a lock
+                right = False
+                with contextlib.suppress(BaseException):
+                    right = child()
+                os._exit(not right)
+            assert os.waitpid(pid, 0)[1] == 0
+    finally:
+        over.set()
+        thread.join()
 
 
 def option(low: int, high: int) -> tuple[int, int, int]:

@@ -99,7 +99,7 @@ def _driver(factory: Any) -> str:
     if name_of(inner).endswith("create_pool"):
         raise TypeError(
             f"factory: {name_of(inner)} makes a pool, which dials whenever it likes: "
-            f"see the table of safedial.adapters.databases"
+            "see the table of safedial.adapters.databases"
         )
     if driver not in FINDERS:
         raise TypeError(f"factory must be the connect() of a known driver, not {name_of(inner)}: see safedial.wrap")
