@@ -73,6 +73,8 @@ class Later(Coroutine[Any, Any, Any]):
 
     def throw(self, *raised: Any) -> Any:
         """Go on with what is raised, likewise."""
+        if self._awaited is None:
+            self.close()  # cancelled before it began: what was returned will never be awaited
         return self._coroutine().throw(*raised)
 
     def close(self) -> None:
