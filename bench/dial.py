@@ -21,14 +21,14 @@ import sys
 import time
 
 import safedial
-from safedial import ports
+from safedial._tcp import steering
 
 DROP = struct.pack("ii", 1, 0)
 
 
 def listen():
     """Listen on an even port inside the ephemeral range, the kind that the kernel likes to draw."""
-    found = ports.read_range() or ports.PortRange(0, 0)
+    found = steering.read_range() or steering.PortRange(0, 0)
     start = (found.low + (found.high - found.low) // 3) & ~1
     for port in range(start, start + 2000, 2):
         with contextlib.suppress(OSError):
@@ -134,7 +134,7 @@ def main():
         port = server.getsockname()[1]
         print(
             f"Python {platform.python_version()}, {platform.system()} {platform.release()}, port {port}, "
-            f"{ports.read_range()}, {rounds} rounds"
+            f"{steering.read_range()}, {rounds} rounds"
         )
         for title, contenders in blocking_contenders(port).items():
             report(title, time_blocking(server, contenders, rounds))

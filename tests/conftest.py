@@ -2,23 +2,19 @@
 
 import contextlib
 import gc
-import os
 import threading
 import time
-from pathlib import Path
 
 import hypothesis
 import pytest
 
-import safedial.ports
+import safedial._tcp.steering
 from safedial import testing
-from tests.support import faces, faults, namespace
+from tests.support import faces, faults, left, namespace
 
 # A busy machine may pause any example.
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("patient")
-
-_FDS = Path("/proc/self/fd")
 
 
 def pytest_configure(config):
@@ -26,21 +22,6 @@ def pytest_configure(config):
     if hasattr(config, "workerinput"):
         with contextlib.suppress(OSError):
             namespace.enter_network()
-
-
-def open_descriptors() -> dict[str, str]:
-    found = {}
-    for entry in _FDS.iterdir() if _FDS.exists() else ():
-        try:
-            found[entry.name] = os.readlink(entry)
-        except OSError:
-            continue  # the listing's own descriptor
-    return {fd: target for fd, target in found.items() if not target.startswith("/proc/")}
-
-
-def _children() -> set[str]:
-    listing = Path(f"/proc/self/task/{os.getpid()}/children")
-    return set(listing.read_text().split()) if listing.exists() else set()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -57,24 +38,24 @@ async def _nothing():
 
 @pytest.fixture(autouse=True)
 def _nothing_left_behind():
-    before, threads, children = open_descriptors(), set(threading.enumerate()), _children()
+    before, threads, children = left.open_descriptors(), set(threading.enumerate()), left.children()
     yield
-    if open_descriptors() != before:
+    if left.open_descriptors() != before:
         gc.collect()  # what a cycle holds; it takes longer than most tests, with all clients loaded
     for _ in range(100):  # a thread that was told to end may need a moment
-        left = set(threading.enumerate()) - threads
-        if not left:
+        running = set(threading.enumerate()) - threads
+        if not running:
             break
         time.sleep(0.01)
-    assert not left, f"threads left behind: {left}"
-    assert open_descriptors() == before, "descriptors left behind"
-    assert _children() <= children, "child processes left behind"
+    assert not running, f"threads left behind: {running}"
+    assert left.open_descriptors() == before, "descriptors left behind"
+    assert left.children() <= children, "child processes left behind"
 
 
 @pytest.fixture(autouse=True)
 def _steering_as_the_kernel_has_it(monkeypatch):
-    monkeypatch.setattr(safedial.ports, "_steerable", safedial.ports.ON_LINUX)
-    monkeypatch.setattr(safedial.ports, "_believed", (0.0, None))
+    monkeypatch.setattr(safedial._tcp.steering, "_steerable", safedial._tcp.steering.ON_LINUX)
+    monkeypatch.setattr(safedial._tcp.steering, "_believed", (0.0, None))
 
 
 @pytest.fixture(params=[True, False], ids=["steered", "unsteered"])
@@ -86,7 +67,7 @@ def steer(request):
 def steering(request, monkeypatch):
     """What the kernel can, and what an older one, macOS and Windows can't."""
     if not request.param:
-        monkeypatch.setattr(safedial.ports, "_steerable", False)
+        monkeypatch.setattr(safedial._tcp.steering, "_steerable", False)
     return request.param
 
 

@@ -10,9 +10,9 @@ import sys
 import pytest
 
 import safedial
-from safedial.journal import Journal
+from safedial._dial.record import Journal
 from tests.support import faces, faults
-from tests.test_superset import named
+from tests.support.resolvers import named
 
 
 def kinds(events):

@@ -8,15 +8,15 @@ pays for asyncio, ssl and tenacity only where it uses them, and the pytest plugi
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from safedial.dialer import Dialer, safe_connect
+    from safedial._clients.guard import guard, install, uninstall
+    from safedial._clients.hold import hold
+    from safedial._clients.wrap import wrap
+    from safedial._dial.dialer import Dialer, safe_connect
+    from safedial._dial.streams import create_connection, open_connection
+    from safedial._retry.policies import reconnect, redial, retry_if_spurious, retry_if_transient
+    from safedial._tcp.selfconnect import is_self_connected
     from safedial.errors import PortsExhaustedError, PortUsage, SelfConnectError
     from safedial.events import DialEvent
-    from safedial.guarding import guard, install, uninstall
-    from safedial.holding import hold
-    from safedial.policy import reconnect, redial, retry_if_spurious, retry_if_transient
-    from safedial.selfconnect import is_self_connected
-    from safedial.streams import create_connection, open_connection
-    from safedial.wrapping import wrap
 
 __version__ = "0.1.0"
 
@@ -43,23 +43,23 @@ __all__ = [
 
 _HOMES = {
     "DialEvent": "events",
-    "Dialer": "dialer",
+    "Dialer": "_dial.dialer",
     "PortUsage": "errors",
     "PortsExhaustedError": "errors",
     "SelfConnectError": "errors",
-    "create_connection": "streams",
-    "guard": "guarding",
-    "hold": "holding",
-    "install": "guarding",
-    "is_self_connected": "selfconnect",
-    "open_connection": "streams",
-    "reconnect": "policy",
-    "redial": "policy",
-    "retry_if_spurious": "policy",
-    "retry_if_transient": "policy",
-    "safe_connect": "dialer",
-    "uninstall": "guarding",
-    "wrap": "wrapping",
+    "create_connection": "_dial.streams",
+    "guard": "_clients.guard",
+    "hold": "_clients.hold",
+    "install": "_clients.guard",
+    "is_self_connected": "_tcp.selfconnect",
+    "open_connection": "_dial.streams",
+    "reconnect": "_retry.policies",
+    "redial": "_retry.policies",
+    "retry_if_spurious": "_retry.policies",
+    "retry_if_transient": "_retry.policies",
+    "safe_connect": "_dial.dialer",
+    "uninstall": "_clients.guard",
+    "wrap": "_clients.wrap",
 }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from safedial.addresses import Host, Port, SockAddr, describe
+from safedial._address import Host, Port, SockAddr, describe
 
 logger = logging.getLogger("safedial")
 

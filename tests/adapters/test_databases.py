@@ -32,7 +32,8 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import safedial
-from safedial import errors, testing
+from safedial import testing
+from safedial._retry import transient
 from safedial.adapters import databases
 from safedial.adapters._drivers import FINDERS
 from safedial.adapters.sqlalchemy import protect
@@ -259,7 +260,7 @@ class TestSelfConnect:
 
 def behind(error):
     """What SQLAlchemy and the drivers keep of the kernel's error, however they link it."""
-    known = list(errors.errors_of(error))
+    known = list(transient.errors_of(error))
     linked = [(each.__context__, getattr(each, "original_exception", None)) for each in known]
     return [*known, *itertools.chain(*linked)]
 
@@ -425,7 +426,7 @@ class TestUse:
             _, port = silent.getsockname()
             with pytest.raises((psycopg.OperationalError, psycopg2.OperationalError)) as caught:
                 databases.wrap(connect)(host=HOST, port=port, user=USER, connect_timeout=2)
-        assert safedial.policy.is_transient(caught.value.__cause__)
+        assert safedial._retry.policies.is_transient(caught.value.__cause__)
 
 
 def until_it_answers():

@@ -17,8 +17,8 @@ import pytest
 import trio
 from anyio.abc import SocketStream
 
-import safedial
 from safedial import Dialer, SelfConnectError, testing
+from safedial._retry import transient
 from safedial.adapters import httpx as ours
 from tests.support import faces, faults, web
 
@@ -170,7 +170,7 @@ class TestSelfConnect:
     def test_tells_the_reason(self, dialing, force, dead_port):
         force(dead_port)
         error = dialing.failure(through(dialing.ours), f"http://{HOST}:{dead_port}/")
-        assert any(isinstance(each, SelfConnectError) for each in safedial.errors.errors_of(error))
+        assert any(isinstance(each, SelfConnectError) for each in transient.errors_of(error))
 
     def test_is_retried_by_httpxs_own_retries(self, face, force, steering, monkeypatch):
         with testing.Outage(serve_once) as outage:

@@ -17,7 +17,8 @@ import pytest
 import tenacity
 
 import safedial
-from safedial import ports, testing
+from safedial import testing
+from safedial._tcp import steering
 from safedial.adapters import Needs
 from tests.support import faces, faults, namespace, redis_server
 
@@ -554,7 +555,7 @@ def live_through(name, directory, refusals, safely, steered):
     make = kind.safe if safely else kind.client
     with redis_server.server(directory, port=PORT_RANGE[0], durable=True) as outage:
         if not steered:  # but the dials that wait for the server's first start
-            ports._steerable = False
+            steering._steerable = False
         loop = threading.Thread(target=lambda: asyncio.run(turns(kind, lambda: make(outage.port), seen, over)))
         loop.start()
         try:

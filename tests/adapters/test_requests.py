@@ -13,7 +13,8 @@ from urllib3 import Retry
 from urllib3.contrib.socks import SOCKSProxyManager
 
 import safedial
-from safedial import Dialer, errors, testing
+from safedial import Dialer, testing
+from safedial._retry import transient
 from safedial.adapters.requests import SafeAdapter, mount
 from tests.support import faults, web
 
@@ -70,7 +71,7 @@ class TestSelfConnect:
         assert fault.befell
         assert found == expected
         assert isinstance(error, requests.ConnectionError)
-        assert any(isinstance(each, safedial.SelfConnectError) for each in errors.errors_of(error))
+        assert any(isinstance(each, safedial.SelfConnectError) for each in transient.errors_of(error))
         testing.assert_no_self_connects()
         faults.assert_server_can_bind(HOST, dead_port)
 
@@ -79,7 +80,7 @@ class TestSelfConnect:
         fault = force(dead_port)
         _, error = failure(pickled, **reached(way, dead_port))
         assert fault.befell
-        assert any(isinstance(each, safedial.SelfConnectError) for each in errors.errors_of(error))
+        assert any(isinstance(each, safedial.SelfConnectError) for each in transient.errors_of(error))
 
     def test_is_retried_by_the_adapters_own_retry(self, force, steering):
         change = lambda made: mount(made, dialer=Dialer(policy=None), max_retries=3)  # noqa: E731

@@ -10,7 +10,8 @@ import urllib3
 from urllib3.contrib.socks import SOCKSProxyManager
 from urllib3.exceptions import ConnectTimeoutError, EmptyPoolError, HTTPError, MaxRetryError, NewConnectionError
 
-from safedial import Dialer, SelfConnectError, errors, reconnect, testing
+from safedial import Dialer, SelfConnectError, reconnect, testing
+from safedial._retry import transient
 from safedial.adapters import urllib3 as ours
 from tests.support import faults, web
 
@@ -42,7 +43,7 @@ def failure(make, method="GET", *, url, **given):
 
 
 def spurious(error):
-    return any(isinstance(each, SelfConnectError) for each in errors.errors_of(error))
+    return any(isinstance(each, SelfConnectError) for each in transient.errors_of(error))
 
 
 @contextlib.contextmanager

@@ -10,7 +10,8 @@ import threading
 
 import pytest
 
-from safedial import ports, testing
+from safedial import testing
+from safedial._tcp import steering
 from safedial.testing import faults as testing_faults
 from safedial.testing.holders import holders
 
@@ -55,7 +56,7 @@ def fork_beside(busy, child, times):
 
 def option(low: int, high: int) -> tuple[int, int, int]:
     """IP_LOCAL_PORT_RANGE as a member of socket_options."""
-    return (socket.IPPROTO_IP, ports.IP_LOCAL_PORT_RANGE, ports.option_value(ports.PortRange(low, high)))
+    return (socket.IPPROTO_IP, steering.IP_LOCAL_PORT_RANGE, steering.option_value(steering.PortRange(low, high)))
 
 
 def kernel_steers() -> bool:
@@ -99,7 +100,7 @@ def assert_server_can_bind(host: str, port: int) -> None:
 
 def port_never_drawn() -> int:
     """A free port below the range that connect() draws from: who dials it never meets himself by chance."""
-    known = ports.read_range()
+    known = steering.read_range()
     for port in range((known.low if known else 32768) - 1, 1024, -1):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import safedial
-from safedial import ports, testing
+from safedial import testing
+from safedial._tcp import steering
 from safedial.testing.trial import attempt
 from tests.support import faults, namespace
 
@@ -470,16 +471,16 @@ def run(name):
     """Return what came of it, in a child process where that must be."""
     row = BY_NAME[name]
     if row.by_chance:
-        return namespace.call(dial_where_ports_are_two, name, ports._steerable, port_range=PORT_RANGE)
+        return namespace.call(dial_where_ports_are_two, name, steering._steerable, port_range=PORT_RANGE)
     if row.alone:
-        return namespace.call_outside(dial_forced, name, ports._steerable)
+        return namespace.call_outside(dial_forced, name, steering._steerable)
     return dial_forced(name)
 
 
 def dial_forced(name, steerable=None):
     """Dial a port that the kernel is made to connect to itself."""
     if steerable is not None:
-        ports._steerable = steerable
+        steering._steerable = steerable
     row = BY_NAME[name]
     with testing.refused_port() as port:
         refused = attempt(row.factory, HOST, port, 5 * WITHIN)  # which imports the client, too
@@ -493,7 +494,7 @@ def dial_forced(name, steerable=None):
 
 def dial_where_ports_are_two(name, steerable):
     """Dial until it would have met itself for certain, and then unguarded, until it does."""
-    ports._steerable = steerable
+    steering._steerable = steerable
     row = BY_NAME[name]
     refused = attempt(row.factory, HOST, REFUSED, 5 * WITHIN)
     known = words(refused.error)

@@ -161,3 +161,11 @@ def serve_once(sock, *_):
         sent += data
     if sent:
         sock.sendall(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\nonce")
+
+
+def ssl_contexts(authority, certificate):
+    there = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(there)
+    here = ssl.create_default_context()
+    authority.configure_trust(here)
+    return there, here

@@ -7,7 +7,7 @@ built on the other. Nothing here is imported by `safedial` itself.
 from types import TracebackType
 from typing import Any
 
-from safedial.dialer import Dialer
+from safedial._dial.dialer import Dialer
 
 _PLAIN = Dialer()
 

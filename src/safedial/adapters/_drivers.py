@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from safedial.holding import Address
+from safedial._clients.hold import Address
 
 # Finds the addresses in a call's arguments.
 Finder: TypeAlias = Callable[[Sequence[Any], Mapping[str, Any]], Iterable[Address]]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from safedial.dialer import Dialer
+from safedial._dial.dialer import Dialer
 
 
 class _Safe:

@@ -6,12 +6,12 @@ is aiohttp's own: the resolver and its cache, Happy Eyeballs, pools, limits, tim
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from safedial._clients.wrap import wrap
+from safedial._retry.argument import DEFAULT, Default, check_policy
 from safedial.adapters import Needs
-from safedial.settings import DEFAULT, Default, check_policy
-from safedial.wrapping import wrap
 
 if TYPE_CHECKING:
-    from safedial.settings import Policy
+    from safedial._retry.argument import Policy
 
 with Needs("aiohttp"):
     import aiohttp

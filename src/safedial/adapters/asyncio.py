@@ -14,10 +14,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from safedial.dialer import Dialer
-from safedial.guarding import guard
-from safedial.settings import DEFAULT
-from safedial.streams import create_connection, open_connection
+from safedial._clients.guard import guard
+from safedial._dial.dialer import Dialer
+from safedial._dial.streams import create_connection, open_connection
+from safedial._retry.argument import DEFAULT
 
 __all__ = ["create_connection", "new_event_loop", "open_connection"]
 

@@ -27,14 +27,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast
 
 import safedial
+from safedial._address import SockAddr, checked
+from safedial._clients.hold import Address, addresses_of, addresses_of_async, holding
+from safedial._clients.wrap import name_of
+from safedial._retry.argument import DEFAULT, Default
 from safedial.adapters._drivers import FINDERS, Finder, guarded_alone
-from safedial.addresses import SockAddr, checked
-from safedial.holding import Address, addresses_of, addresses_of_async, holding
-from safedial.settings import DEFAULT, Default
-from safedial.wrapping import name_of
 
 if TYPE_CHECKING:
-    from safedial.settings import Policy
+    from safedial._retry.argument import Policy
 
 __all__ = ["wrap"]
 

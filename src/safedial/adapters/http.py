@@ -21,9 +21,10 @@ import urllib.request
 from dataclasses import replace
 from typing import Any
 
-from safedial.dialer import Dialer
-from safedial.guarding import guard
-from safedial.settings import DEFAULT, checked_timeout
+from safedial._clients.guard import guard
+from safedial._dial.dialer import Dialer
+from safedial._dial.settings import checked_timeout
+from safedial._retry.argument import DEFAULT
 
 __all__ = ["FTP", "FTP_TLS", "SMTP", "SMTP_SSL", "HTTPConnection", "HTTPSConnection", "build_opener"]
 

@@ -11,11 +11,11 @@ from collections.abc import Generator, Iterable
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
+from safedial._address import shown
+from safedial._clients.guard import guard
+from safedial._dial.dialer import Dialer
+from safedial._retry.argument import DEFAULT
 from safedial.adapters import Needs, checked_dialer
-from safedial.addresses import shown
-from safedial.dialer import Dialer
-from safedial.guarding import guard
-from safedial.settings import DEFAULT
 
 with Needs("httpx"):
     import httpcore

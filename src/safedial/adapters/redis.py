@@ -22,9 +22,9 @@ Tested on redis 5.1.0 and 8.1.0.
 
 from typing import Any, TypeVar
 
+from safedial._dial.dialer import Dialer
 from safedial.adapters import Needs
 from safedial.adapters._resp import Library, SafeAsyncDial, SafeDial
-from safedial.dialer import Dialer
 
 with Needs("redis"):
     import redis

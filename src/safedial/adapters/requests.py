@@ -2,9 +2,9 @@
 
 from typing import Any, TypeVar
 
+from safedial._address import shown
+from safedial._dial.dialer import Dialer
 from safedial.adapters import Needs, checked_dialer
-from safedial.addresses import shown
-from safedial.dialer import Dialer
 
 with Needs("requests"):
     import requests

@@ -13,8 +13,8 @@ import socket as stdlib
 import ssl
 from typing import Any
 
-from safedial.dialer import safe_connect as create_connection
-from safedial.guarding import guard
+from safedial._clients.guard import guard
+from safedial._dial.dialer import safe_connect as create_connection
 
 __all__ = ["SSLSocket", "create_connection", "socket"]
 

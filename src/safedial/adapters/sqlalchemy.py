@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import safedial
+from safedial._clients.hold import Address
+from safedial._retry.argument import DEFAULT, Default
 from safedial.adapters import Needs
 from safedial.adapters._drivers import FINDERS
 from safedial.adapters.databases import held
-from safedial.holding import Address
-from safedial.settings import DEFAULT, Default
 
 with Needs("sqlalchemy"):
     from sqlalchemy import Engine, event
@@ -17,7 +17,7 @@ with Needs("sqlalchemy"):
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from safedial.settings import Policy
+    from safedial._retry.argument import Policy
 
 __all__ = ["protect"]
 

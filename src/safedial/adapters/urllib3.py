@@ -12,9 +12,10 @@ import sys
 from dataclasses import replace
 from typing import Any, cast
 
+from safedial._dial.dialer import Dialer
+from safedial._dial.settings import Timeout
+from safedial._retry.argument import DEFAULT
 from safedial.adapters import Needs, checked_dialer
-from safedial.dialer import Dialer
-from safedial.settings import DEFAULT, Timeout
 
 with Needs("urllib3"):
     import urllib3

@@ -20,9 +20,9 @@ Tested on valkey 6.1.0 and 6.2.0.
 
 from typing import Any, TypeVar
 
+from safedial._dial.dialer import Dialer
 from safedial.adapters import Needs
 from safedial.adapters._resp import Library, SafeAsyncDial, SafeDial
-from safedial.dialer import Dialer
 
 with Needs("valkey"):
     import valkey

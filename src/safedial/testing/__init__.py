@@ -4,10 +4,10 @@ For unittest and any other framework; the pytest plugin has them as fixtures. Ma
 Linux; what other systems lack is tested by switching it off. Nothing is patched until a fault begins.
 """
 
-from safedial.testing.dead import dead_port, refused_port
 from safedial.testing.faults import Fault, address_not_available, ports_exhausted, self_connect
 from safedial.testing.namespace import in_namespace, no_namespace
 from safedial.testing.outage import Outage, Start
+from safedial.testing.ports import dead_port, refused_port
 from safedial.testing.resilience import FAULTS, Finding, assert_resilient
 from safedial.testing.retries import fast_retries
 from safedial.testing.scan import assert_no_self_connects, is_self_connected

@@ -11,9 +11,9 @@ import weakref
 from collections.abc import Callable, Generator
 from typing import TypeAlias
 
-from safedial import patching
-from safedial.addresses import SockAddr
-from safedial.patching import Below
+from safedial._address import SockAddr
+from safedial._clients import patch
+from safedial._clients.patch import Below
 
 Real: TypeAlias = Callable[[], None]
 # Called before a connect, with its socket, its address and the real thing. Tells whether it has made
@@ -21,7 +21,7 @@ Real: TypeAlias = Callable[[], None]
 Between: TypeAlias = Callable[[socket.socket, SockAddr, Real], bool]
 
 _between: list[Between] = []
-_lock = patching.lock_held_across_forks()
+_lock = patch.lock_held_across_forks()
 _exempt = threading.local()
 
 
@@ -47,7 +47,7 @@ def between(fault: Between) -> Generator[None]:
     """Let *fault* come between every TCP connect of this process, in all its threads."""
     with _lock:
         if not _between:
-            patching.put(_layer, nearest_kernel=True)
+            patch.put(_layer, nearest_kernel=True)
         _between.append(fault)
     try:
         yield
@@ -55,7 +55,7 @@ def between(fault: Between) -> Generator[None]:
         with _lock:
             _between.remove(fault)
             if not _between:
-                patching.remove(_layer)
+                patch.remove(_layer)
 
 
 @contextlib.contextmanager

@@ -12,10 +12,10 @@ import threading
 from collections.abc import Generator
 from typing import Literal, TypeAlias
 
-from safedial import ports
-from safedial.addresses import SockAddr, same_endpoint
+from safedial._address import SockAddr, same_endpoint
+from safedial._tcp import steering
 from safedial.testing.connects import Real, between
-from safedial.testing.dead import all_taken, refused_port
+from safedial.testing.ports import all_taken, refused_port
 
 Means: TypeAlias = Literal["IP_LOCAL_PORT_RANGE", "bind", "simulated"]
 
@@ -190,7 +190,7 @@ def _ends(sock: socket.socket, address: SockAddr) -> tuple[SockAddr, SockAddr] |
 
 
 def _in_range(port: int) -> bool:
-    found = ports.read_range()
+    found = steering.read_range()
     return found is not None and found.low <= port <= found.high
 
 
@@ -217,20 +217,22 @@ def _narrowed(sock: socket.socket, port: int) -> Generator[bool]:
             _narrow(sock, *own)
 
 
-def _own_range(sock: socket.socket) -> ports.PortRange:
+def _own_range(sock: socket.socket) -> steering.PortRange:
     """Return what was set on *sock*; a bound that was not is 0."""
     value = 0
-    if ports.ON_LINUX:  # elsewhere the option's number has another meaning
+    if steering.ON_LINUX:  # elsewhere the option's number has another meaning
         with contextlib.suppress(OSError):
-            value = sock.getsockopt(socket.IPPROTO_IP, ports.IP_LOCAL_PORT_RANGE)
-    return ports.PortRange(value & 0xFFFF, value >> 16 & 0xFFFF)
+            value = sock.getsockopt(socket.IPPROTO_IP, steering.IP_LOCAL_PORT_RANGE)
+    return steering.PortRange(value & 0xFFFF, value >> 16 & 0xFFFF)
 
 
 def _narrow(sock: socket.socket, low: int, high: int) -> bool:
-    if not ports.ON_LINUX:
+    if not steering.ON_LINUX:
         return False
     try:
-        sock.setsockopt(socket.IPPROTO_IP, ports.IP_LOCAL_PORT_RANGE, ports.option_value(ports.PortRange(low, high)))
+        sock.setsockopt(
+            socket.IPPROTO_IP, steering.IP_LOCAL_PORT_RANGE, steering.option_value(steering.PortRange(low, high))
+        )
     except OSError:
         return False
     return True

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast
 
-from safedial.addresses import seconds
+from safedial._address import seconds
 
 T = TypeVar("T")
 # The range of ports, and whether there is IPv6.

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self
 
-from safedial.addresses import SockAddr, shown
-from safedial.addresses import seconds as check_seconds
-from safedial.selfconnect import peer_of
+from safedial._address import SockAddr, shown
+from safedial._address import seconds as check_seconds
+from safedial._tcp.selfconnect import peer_of
 from safedial.testing.connects import Between, Real, Sockets, between
-from safedial.testing.dead import check_numeric, dead_port
 from safedial.testing.faults import check_count, check_target
 from safedial.testing.holders import holders
+from safedial.testing.ports import check_numeric, dead_port
 from safedial.testing.servers import Address, Handler, ProcessServer, Server, ThreadServer, echo, fill
 
 State = Literal["down", "up", "frozen"]

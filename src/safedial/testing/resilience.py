@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from safedial.addresses import seconds, shown
-from safedial.testing.dead import dead_port, refused_port
+from safedial._address import seconds, shown
 from safedial.testing.faults import Fault, Means, address_not_available, ports_exhausted, self_connect
 from safedial.testing.outage import Outage
+from safedial.testing.ports import dead_port, refused_port
 from safedial.testing.servers import Handler, echo
 from safedial.testing.trial import Factory, Trial, attempt, chain
 

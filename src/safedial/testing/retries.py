@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Generator
 from typing import Any, Self
 
-from safedial.patching import lock_held_across_forks
+from safedial._clients.patch import lock_held_across_forks
 
 _recorders: list[list[float]] = []
 _lock = lock_held_across_forks()

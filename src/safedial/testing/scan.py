@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safedial import selfconnect
-from safedial.addresses import SockAddr, shown
-from safedial.finding import socket_of
+from safedial._address import SockAddr, shown
+from safedial._clients.sockets import socket_of
+from safedial._tcp import selfconnect
 
 # Linux has it under /proc, macOS and the BSDs have it themselves.
 _DESCRIPTORS = Path("/dev/fd")

@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
-from safedial.dialer import safe_connect
-from safedial.selfconnect import RESET
+from safedial._dial.dialer import safe_connect
+from safedial._tcp.selfconnect import RESET
 from safedial.testing.connects import exempt
 
 Address: TypeAlias = tuple[str, int]

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
-from safedial.addresses import SockAddr
-from safedial.finding import close
+from safedial._address import SockAddr
+from safedial._clients.sockets import close
 from safedial.testing.connects import Real, Sockets, between
 from safedial.testing.scan import Connection, connections
 

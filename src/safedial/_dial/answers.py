@@ -1,0 +1,63 @@
+"""Checking what a resolver of the user's answered, before it is dialed. Pure functions."""
+
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from safedial._address import AddrInfo, of_families
+
+# The largest port, flow label (RFC 8200 section 6) and scope id of a socket address.
+_LARGEST = {socket.AF_INET: (2**16 - 1,), socket.AF_INET6: (2**16 - 1, 2**20 - 1, 2**32 - 1)}
+_LARGEST_INT = 2**31 - 1
+
+
+def listed(answer: Any) -> list[Any]:
+    """Return *answer* as a list, or raise TypeError naming the resolver."""
+    try:
+        entries = None if isinstance(answer, str | bytes) else iter(answer)
+    except TypeError:
+        entries = None
+    if entries is None:
+        raise TypeError(f"resolver must return a list of 5-tuples, as getaddrinfo() does, not {answer!r}")
+    return list(entries)  # what a generator raises is its own affair
+
+
+def answered(answer: Any, family: int) -> Sequence[AddrInfo]:
+    """Return the addresses of *family*, or of any for 0, in *answer*.
+
+    Raises TypeError or ValueError naming the resolver where one of them could not be dialed.
+    """
+    infos = listed(answer)
+    for info in infos:
+        try:
+            valid = _dialable(*info)
+        except (TypeError, ValueError, AttributeError, KeyError, OSError):
+            valid = False
+        if not valid:
+            raise ValueError(
+                f"resolver must return (family, SOCK_STREAM, proto, canonname, (address, port, ...)), not {info!r}"
+            )
+    return of_families(infos, (family,)) if family else infos
+
+
+def _dialable(family: Any, kind: Any, proto: Any, _canonname: Any, sockaddr: Any) -> bool:
+    host, *numbers = sockaddr
+    largest = _LARGEST[family]
+    address, _, zone = host.partition("%")  # as in fe80::1%eth0
+    socket.inet_pton(family, address)
+    if zone and family == socket.AF_INET:
+        return False
+    if zone and not zone.isdigit():
+        socket.if_nametoindex(zone)  # what it doesn't know, connect() would ask the DNS for
+    return (
+        isinstance(sockaddr, tuple)
+        and _fits(kind, _LARGEST_INT)
+        and kind == socket.SOCK_STREAM
+        and _fits(proto, _LARGEST_INT)
+        and 1 <= len(numbers) <= len(largest)
+        and all(map(_fits, numbers, largest))
+    )
+
+
+def _fits(number: Any, largest: int) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number <= largest

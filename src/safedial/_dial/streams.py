@@ -1,0 +1,200 @@
+"""The asyncio faces: `open_connection` and `create_connection`, on any event loop.
+
+The dial is ours; transports, TLS and streams are the loop's own, on the checked socket.
+"""
+
+import asyncio
+import ssl as ssl_module
+from collections.abc import Callable
+from typing import Any, TypeVar, Unpack
+
+from safedial._address import check_host, check_port, pair, seconds
+from safedial._dial import aio
+from safedial._dial.settings import DialOptions, Resolver, Settings, check_family, check_options
+
+P = TypeVar("P", bound=asyncio.BaseProtocol)
+
+# asyncio.streams._DEFAULT_LIMIT, the size of a StreamReader's buffer in bytes (64 KiB).
+_DEFAULT_LIMIT = 2**16
+
+_PLAIN = Settings(timeout=None, happy_eyeballs_delay=None)
+
+
+class ConnectionOptions(DialOptions, total=False):
+    """The keyword arguments of `create_connection`: asyncio's own, and safedial's."""
+
+    ssl: bool | ssl_module.SSLContext | None
+    family: int
+    proto: int
+    flags: int
+    sock: Any
+    local_addr: tuple[str, int] | None
+    server_hostname: str | None
+    ssl_handshake_timeout: float | None
+    ssl_shutdown_timeout: float | None
+    happy_eyeballs_delay: float | None
+    interleave: int | None
+    all_errors: bool
+    timeout: float | None
+    resolver: Resolver | None
+
+
+async def open_connection(
+    host: str | bytes | None = None,
+    port: int | str | None = None,
+    *,
+    limit: int = _DEFAULT_LIMIT,
+    **kwds: Unpack[ConnectionOptions],
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect as `asyncio.open_connection` does, and never to itself.
+
+    Args:
+        host: the host; a numeric one skips the resolver.
+        port: the port or service name.
+        limit: buffer limit of the reader, in bytes. Default: 64 KiB.
+        **kwds: the keyword arguments of `safedial.create_connection`.
+
+    Returns:
+        A (reader, writer) pair.
+
+    Raises:
+        OSError, TypeError, ValueError: as `create_connection`.
+    """
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=limit, loop=loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    transport, _ = await create_connection(lambda: protocol, host, port, **kwds)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+
+async def create_connection(
+    protocol_factory: Callable[[], P],
+    host: str | bytes | None = None,
+    port: int | str | None = None,
+    *,
+    ssl: bool | ssl_module.SSLContext | None = None,
+    family: int = 0,
+    proto: int = 0,
+    flags: int = 0,
+    sock: Any = None,
+    local_addr: tuple[str, int] | None = None,
+    server_hostname: str | None = None,
+    ssl_handshake_timeout: float | None = None,
+    ssl_shutdown_timeout: float | None = None,
+    happy_eyeballs_delay: float | None = None,
+    interleave: int | None = None,
+    all_errors: bool = False,
+    timeout: float | None = None,  # noqa: ASYNC109  # for each attempt, which asyncio.timeout can't be
+    resolver: Resolver | None = None,
+    **options: Unpack[DialOptions],
+) -> tuple[asyncio.Transport, P]:
+    """Connect as the running loop's ``create_connection`` does, and never to itself.
+
+    A drop-in: the same arguments keep the same meaning. The check comes before TLS and before
+    any byte. The retry policy covers the dial, not the TLS handshake behind it. It calls the
+    loop's own ``create_connection`` with the connected socket, so it can't be put in its place.
+
+    Args:
+        protocol_factory: called once, when the socket is connected.
+        host: the host; a numeric one skips the resolver.
+        port: the port or service name.
+        ssl: True or an SSLContext for TLS.
+        family: `socket.AF_INET` or `socket.AF_INET6` to use that family alone. Default: 0, both.
+        proto: for the resolver. Default: 0, any.
+        flags: AI_ flags for the resolver. Default: 0.
+        sock: a socket that is connected already; it is used as it is, without a check.
+        local_addr: (host, port) to bind to; with a port other than 0 nothing is guarded.
+        server_hostname: the name that the certificate must have. Default: *host*.
+        ssl_handshake_timeout: seconds for the TLS handshake. Default: asyncio's 60.
+        ssl_shutdown_timeout: seconds for the TLS shutdown. Default: asyncio's 30.
+        happy_eyeballs_delay: seconds until the next address is tried beside the one that still
+            connects (RFC 8305). Default: None, one after the other, as in asyncio.
+        interleave: how many addresses of the first family lead before families alternate.
+            Default: 1 with *happy_eyeballs_delay*, else the resolver's order.
+        all_errors: raise an ExceptionGroup of each address's last error instead of one error.
+        timeout: seconds for one attempt at one address. Default: None, no limit.
+        resolver: a callable or coroutine function in place of the loop's ``getaddrinfo`` for
+            *host*, as `Dialer` explains. Default: None.
+        **options: keyword arguments, which `Dialer` explains.
+            total_timeout: seconds for the whole dial, without the TLS handshake, which has
+                *ssl_handshake_timeout*. Default: None, no limit.
+            policy: what is dialed again, and when. Default: `redial()`.
+            on_event: called with each `DialEvent`. Default: None.
+            steer: keep the kernel off the destination's port. Default: True.
+            socket_options: (level, option, value) each, set before bind and connect. Default: none.
+
+    Returns:
+        A (transport, protocol) pair.
+
+    Raises:
+        SelfConnectError: nobody listens there, and the kernel connected the socket to itself.
+        PortsExhaustedError: no local port is free to reach the destination.
+        TimeoutError: an attempt took longer than *timeout*, or all of it than *total_timeout*.
+        OSError: as asyncio's: the only error, or one that lists all; where all share an errno,
+            it has it too, which asyncio's has not. What was said is attached as notes.
+        TypeError, ValueError: an argument is of no use; the message names it.
+    """
+    loop = asyncio.get_running_loop()
+    tls: dict[str, Any] = {}
+    if ssl is not None:
+        tls["ssl"] = ssl
+    if ssl_handshake_timeout is not None:
+        tls["ssl_handshake_timeout"] = ssl_handshake_timeout
+    if ssl_shutdown_timeout is not None:
+        tls["ssl_shutdown_timeout"] = ssl_shutdown_timeout
+    _check_tls(ssl, host, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout)
+    settings = _PLAIN
+    own = [name for name, value in (("timeout", timeout), ("resolver", resolver)) if value is not None]
+    own += options
+    if own or happy_eyeballs_delay is not None:
+        check_options("create_connection", options, DialOptions.__annotations__)
+        settings = Settings(timeout=timeout, resolver=resolver, happy_eyeballs_delay=happy_eyeballs_delay, **options)
+    if sock is not None or (host is None and port is None):
+        if own:
+            raise ValueError(f"{', '.join(own)}: only for a dial to host and port")
+        # Nothing to dial. The loop says what is wrong with the arguments, if anything is.
+        given: dict[str, Any] = {"host": host, "port": port, "sock": sock, "server_hostname": server_hostname}
+        return await loop.create_connection(protocol_factory, **given, **tls)
+    _check_target(host, port, family, local_addr, interleave)
+    target = aio.Target(host, port, family, proto, flags, local_addr, interleave)
+    sock = await aio.dial(settings, target, all_errors=all_errors)
+    try:
+        protocol = protocol_factory()
+    except BaseException:
+        sock.close()
+        raise
+    if ssl and server_hostname is None:
+        server_hostname = host.decode("idna") if isinstance(host, bytes | bytearray) else host
+    # From here on the transport owns the socket, and closes it where the handshake fails.
+    return await loop.create_connection(lambda: protocol, sock=sock, server_hostname=server_hostname, **tls)
+
+
+def _check_tls(ssl: Any, host: Any, server_hostname: Any, handshake_timeout: Any, shutdown_timeout: Any) -> None:
+    """Refuse before the dial what asyncio would refuse after it, or leak the socket over."""
+    if ssl and not isinstance(ssl, bool | ssl_module.SSLContext):
+        raise TypeError(f"ssl must be a bool, an SSLContext or None, not {ssl!r}")
+    if server_hostname is not None and not ssl:
+        raise ValueError("server_hostname is only meaningful with ssl")
+    if server_hostname is None and ssl and not host:
+        raise ValueError("You must set server_hostname when using ssl without a host")
+    for name, value in (("ssl_handshake_timeout", handshake_timeout), ("ssl_shutdown_timeout", shutdown_timeout)):
+        if value is None:
+            continue
+        if not ssl:
+            raise ValueError(f"{name} is only meaningful with ssl")
+        if not seconds(name, value):
+            raise ValueError(f"{name} must be positive, not {value!r}")
+
+
+def _check_target(host: Any, port: Any, family: Any, local_addr: Any, interleave: Any) -> None:
+    check_host(host)
+    check_port(port)
+    check_family(family)
+    if local_addr is not None:
+        # An IPv6 source may have its flow label and scope too.
+        source = local_addr[:2] if hasattr(local_addr, "__getitem__") else local_addr
+        source_host, source_port = pair(source, "local_addr")
+        check_host(source_host, "local_addr")
+        check_port(source_port, "local_addr")
+    if interleave is not None and not isinstance(interleave, int):
+        raise TypeError(f"interleave must be an int or None, not {interleave!r}")

@@ -1,0 +1,108 @@
+"""The policies, as plain tenacity objects, and their predicates.
+
+Which errors are worth another dial is decided in `errors`; here that is put into tenacity's terms.
+"""
+
+import functools
+import math
+import sys
+
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_before_delay,
+    wait_random_exponential,
+)
+
+from safedial._retry.transient import errors_of, is_spurious, is_transient
+from safedial.errors import PortsExhaustedError
+
+# Seconds. A port in TIME_WAIT on loopback can be drawn again after 1 s (Linux, tcp_tw_reuse = 2, its
+# default), so two of these waits will do there; dialing on at once makes exhaustion worse.
+_port_backoff = wait_random_exponential(min=0.5, multiplier=1.0, max=5.0)
+
+retry_if_spurious = retry_if_exception(is_spurious)
+"""Tenacity strategy: retry a self-connect, and EADDRNOTAVAIL where it is transient.
+
+Neither says anything about the server. Give it a stop, and a wait, because dialing on at once
+makes exhausted ports worse.
+"""
+
+retry_if_transient = retry_if_exception(is_transient)
+"""Tenacity strategy: retry what is spurious, and also refused, timed out, reset, unreachable and
+a temporary failure of the resolver (EAI_AGAIN): a server that is down and may come back.
+"""
+
+
+def redial(attempts: int = 3) -> Retrying:
+    """Return the default policy: dial again only where the failure says nothing of the server.
+
+    That is a self-connect, at once, and exhausted local ports (transient EADDRNOTAVAIL) after a
+    random wait from 0.5 s to 1 s, then to 2, 4 and at most 5 s. Elsewhere than on Linux the first
+    of these is none, as the kernel may just have picked a port already in use. A refused
+    connection stays refused, at once. Go's dialTCP makes three attempts as well.
+
+    Args:
+        attempts: how many rounds in all, at least 1; each round tries every address.
+
+    Raises:
+        TypeError, ValueError: *attempts* is not a whole number from 1 up.
+    """
+    if isinstance(attempts, bool) or not isinstance(attempts, int):
+        raise TypeError(f"attempts must be a whole number, not {attempts!r}")
+    if attempts < 1:
+        raise ValueError(f"attempts must be at least 1, not {attempts}")
+    return Retrying(
+        retry=retry_if_spurious,
+        stop=stop_after_attempt(attempts),
+        wait=_wait_for_a_port,
+        reraise=True,
+    )
+
+
+def reconnect(within: float = 60.0, first: float = 0.05, cap: float = 5.0) -> Retrying:
+    """Return a policy for a server that is down and may come back: `retry_if_transient`.
+
+    The wait before attempt n + 1 is a random time from 0 to min(cap, first * 2 ** (n - 1))
+    seconds: exponential backoff with full jitter, applied after the cap.
+
+    Args:
+        within: seconds from the first attempt on; no wait is begun that would end later. An
+            attempt that has begun is not cut short: that is the timeout's job.
+        first: upper bound of the first wait, in seconds.
+        cap: upper bound of every wait, in seconds.
+
+    Raises:
+        TypeError, ValueError: an argument is not a positive, finite number of seconds.
+    """
+    for name, value in (("within", within), ("first", first), ("cap", cap)):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+        if not (0 < value < math.inf):
+            raise ValueError(
+                f"{name} must be positive and finite, not {value!r}; for a loop without end give a "
+                f"tenacity.Retrying of your own, with retry=safedial.retry_if_transient"
+            )
+    return Retrying(
+        retry=retry_if_transient,
+        stop=stop_before_delay(within),
+        wait=wait_random_exponential(multiplier=first, max=cap),
+        reraise=True,
+    )
+
+
+def _wait_for_a_port(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    if error is None or not any(isinstance(e, PortsExhaustedError) for e in errors_of(error)):
+        return 0.0
+    if state.attempt_number == 1 and sys.platform != "linux":
+        return 0.0  # there the kernel may just have picked a port already in use
+    return _port_backoff(state)
+
+
+@functools.cache
+def default_policy() -> Retrying:
+    """Return the `redial` policy that every dial without one shares; it is copied for each."""
+    return redial()

@@ -1,0 +1,72 @@
+"""Every client of the matrix, connected to itself by force, steered and not; and the table of docs/clients.md."""
+
+import ast
+import asyncio
+import inspect
+import re
+
+import pytest
+
+from safedial import testing
+from safedial._tcp import steering
+from tests.support import matrix, namespace
+
+ROWS = matrix.ROWS
+DOCUMENT = matrix.DOCUMENT.read_text()
+SHOWN = dict(matrix.ROW.findall(DOCUMENT))
+
+
+# Where the port is held, nothing is steered.
+WAYS = [(row, steered) for row in ROWS for steered in (True, False) if steered or row.means in ("guard", "install")]
+
+
+@pytest.mark.parametrize(("row", "steered"), WAYS, ids=lambda way: getattr(way, "name", way))
+def test_is_refused_in_its_own_words(row, steered, monkeypatch):
+    if row.by_chance:
+        namespace.require()
+    if reason := row.lacking():
+        pytest.skip(reason)
+    if not steered:
+        monkeypatch.setattr(steering, "_steerable", False)
+    result = matrix.run(row.name)
+    assert result.befell, "the client was never about to meet itself"
+    assert not result.hung
+    assert result.as_refused, f"{result.error} is not what it raises where it is refused"
+    assert not result.to_itself
+    assert not result.leaked
+    assert result.error == SHOWN[row.name], "python -m tests.support.matrix writes the table anew"
+
+
+def test_table_shows_every_client():
+    assert matrix.table(SHOWN) in DOCUMENT
+    assert list(SHOWN) == [row.name for row in ROWS]
+
+
+RECIPES = dict(re.findall(r"^### (.+)\n(?:(?!#|```).*\n)*```python\n((?:(?!```).*\n)+)", DOCUMENT, re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_runs_and_is_refused(name):
+    assert namespace.call_outside(run_recipe, RECIPES[name]) == SHOWN.get(name, "safedial.SelfConnectError")
+
+
+def run_recipe(recipe):
+    """What comes out of it, in a child process, where nobody listens."""
+    if "monkey" in recipe:  # so that the fault, too, comes after it
+        from gevent import monkey
+
+        monkey.patch_all()
+    port = testing.dead_port()
+    code = compile(recipe, "recipe", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    with testing.self_connect(port):
+        try:
+            if inspect.iscoroutine(running := eval(code, {"host": matrix.HOST, "port": port})):
+                asyncio.run(running)
+        except Exception as error:
+            return matrix.named(error)
+    return "nothing"
+
+
+def test_every_other_client_has_a_recipe():
+    others = {row.name.split(",")[0] for row in ROWS[matrix.OTHERS_FROM :]} - {"anyio on trio"}
+    assert set(RECIPES) == others | {"gevent"}

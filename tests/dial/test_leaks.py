@@ -1,0 +1,430 @@
+"""Nothing is left behind: not after 10,000 failures, and not wherever a dial is cancelled."""
+
+import asyncio
+import contextlib
+import errno
+import gc
+import resource
+import selectors
+import socket
+import sys
+import threading
+import weakref
+
+import pytest
+import tenacity
+import trustme
+
+import safedial
+from safedial import testing
+from tests.support import faces, faults, left, namespace, web
+from tests.support.resolvers import names, servers
+
+DIALS = 10_000
+
+
+def counts():
+    gc.collect()
+    return len(left.open_descriptors()), threading.active_count()
+
+
+LOOPS = list(faces.LOOPS)
+
+
+@pytest.mark.storm
+@pytest.mark.parametrize("means", faults.MEANS)
+def test_ten_thousand_failing_dials(steer, means):
+    namespace.call_where_possible(fail_often, steer, means)
+
+
+def fail_often(steer, means):
+    dead_port = testing.dead_port()
+    before = counts()
+    dialer = safedial.Dialer(steer=steer, timeout=5)
+    for _ in range(DIALS):
+        with pytest.raises(ConnectionRefusedError):
+            dialer.dial(("127.0.0.1", dead_port))
+    with faults.self_connect(means, dead_port):
+        for _ in range(DIALS // 10):
+            with pytest.raises(safedial.SelfConnectError):
+                dialer.dial(("127.0.0.1", dead_port))
+    assert counts() == before
+
+
+@pytest.mark.storm
+@pytest.mark.parametrize("loop", LOOPS)
+def test_ten_thousand_failing_asyncio_dials(steer, loop):
+    namespace.call_where_possible(fail_often_in_asyncio, steer, loop)
+
+
+def fail_often_in_asyncio(steer, loop):
+    dead_port = testing.dead_port()
+
+    async def main():
+        before = counts()
+        for _ in range(DIALS // 100):
+            results = await asyncio.gather(
+                *(safedial.open_connection("127.0.0.1", dead_port, steer=steer) for _ in range(100)),
+                return_exceptions=True,
+            )
+            assert all(isinstance(result, ConnectionRefusedError) for result in results)
+        assert counts() == before
+        assert len(asyncio.all_tasks()) == 1
+
+    faces.run(main(), faces.LOOPS[loop])
+
+
+@pytest.mark.storm
+def test_ten_thousand_timed_out_dials(steer):
+    namespace.call_where_possible(time_out_often, steer)
+
+
+def time_out_often(steer):
+    dialer = safedial.Dialer(timeout=0.0001, steer=steer)
+    with faults.full_listener() as server:
+        before = counts()
+        for _ in range(DIALS):
+            with pytest.raises(TimeoutError):
+                dialer.dial(server.getsockname())
+        assert counts() == before
+
+
+@pytest.mark.storm
+@pytest.mark.parametrize("loop", LOOPS)
+def test_ten_thousand_timed_out_and_cancelled_asyncio_dials(steer, loop):
+    namespace.call_where_possible(cancel_often, steer, loop)
+
+
+def cancel_often(steer, loop):
+    async def main():
+        with faults.full_listener() as server:
+            before = counts()
+            for turn in range(DIALS // 200):
+                options = {"timeout": 0.001 if turn % 2 else None, "steer": steer}
+                dials = [
+                    asyncio.create_task(safedial.open_connection(*server.getsockname(), **options)) for _ in range(200)
+                ]
+                await asyncio.sleep(0.002 if turn % 3 else 0)
+                for dial in dials:
+                    dial.cancel()
+                results = await asyncio.gather(*dials, return_exceptions=True)
+                assert all(isinstance(result, TimeoutError | asyncio.CancelledError) for result in results)
+            assert counts() == before
+            assert len(asyncio.all_tasks()) == 1
+
+    faces.run(main(), faces.LOOPS[loop])
+
+
+class CancelledAt:
+    """Await a coroutine, and cancel it at its *point*-th suspension."""
+
+    def __init__(self, coroutine, point):
+        self.coroutine, self.point, self.reached = coroutine, point, False
+
+    def __await__(self):
+        steps = self.coroutine.__await__()
+        try:
+            waiting = next(steps)
+            for _ in range(self.point):
+                try:
+                    yield waiting
+                except BaseException as error:
+                    waiting = steps.throw(error)
+                else:
+                    waiting = next(steps)
+            self.reached = True
+            if hasattr(waiting, "cancel"):
+                waiting._asyncio_future_blocking = False
+                waiting.cancel()
+            waiting = steps.throw(asyncio.CancelledError())
+            while True:  # what it still awaits, to clean up
+                yield waiting
+                waiting = next(steps)
+        except StopIteration as done:
+            if self.reached:
+                raise AssertionError("a cancelled dial went on to its end") from None
+            return done.value
+
+
+async def cancel_everywhere(dial):
+    """Cancel *dial* at each of its suspensions in turn; return how many there were."""
+    for point in range(1000):
+        cancelling = CancelledAt(dial(), point)
+        try:
+            _, writer = await cancelling
+        except asyncio.CancelledError:
+            assert cancelling.reached
+        except OSError:
+            assert not cancelling.reached
+        else:
+            writer.close()
+            await writer.wait_closed()
+        for _ in range(10):
+            await asyncio.sleep(0)  # transports close in the next turns of the loop
+        if not cancelling.reached:
+            return point
+        assert len(asyncio.all_tasks()) == 1
+    raise AssertionError("endless")
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize("options", [{}, {"happy_eyeballs_delay": 0.01}, {"timeout": 30}], ids=str)
+def test_cancelled_at_any_await(tls, host, options, steer):
+    authority = trustme.CA()
+    there, here = web.ssl_contexts(authority, authority.issue_cert("localhost", "127.0.0.1"))
+
+    async def main():
+        server = await asyncio.start_server(
+            lambda reader, writer: writer.close(), "127.0.0.1", testing.dead_port(), ssl=there if tls else None
+        )
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+
+            def dial():
+                return safedial.open_connection(host, port, ssl=here if tls else None, steer=steer, **options)
+
+            assert await cancel_everywhere(dial) >= 1
+
+    faces.run(main())
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_failing_dial_cancelled_at_any_await(host, steer, dead_port):
+    async def main():
+        policy = safedial.reconnect(60, 0.001, 0.001).copy(stop=lambda state: state.attempt_number >= 3)
+
+        def dial():
+            return safedial.open_connection(host, dead_port, policy=policy, steer=steer)
+
+        assert await cancel_everywhere(dial) >= 3
+
+    faces.run(main())
+
+
+def test_race_cancelled_at_any_await(monkeypatch, steer):
+    with faults.full_listener() as black_hole, faults.listener() as server:
+        infos = [(socket.AF_INET, 1, 6, "", listening.getsockname()) for listening in (black_hole, server)]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwds: infos)
+
+        async def main():
+            def dial():
+                return safedial.open_connection("db", 1, happy_eyeballs_delay=0.005, steer=steer)
+
+            assert await cancel_everywhere(dial) >= 2
+
+        faces.run(main())
+
+
+class InterruptedAt:
+    """Raise KeyboardInterrupt at the *point*-th call or return, where CPython looks for signals."""
+
+    def __init__(self, point):
+        self.left, self.reached = point, False
+
+    def __call__(self, frame, event, argument):
+        if frame.f_code.co_filename == __file__:
+            return
+        self.left -= 1
+        if self.left < 0 and not self.reached:
+            self.reached = True
+            raise KeyboardInterrupt
+
+    def __enter__(self):
+        sys.setprofile(self)
+
+    def __exit__(self, kind, error, traceback):
+        sys.setprofile(None)
+        return self.reached and kind is KeyboardInterrupt
+
+
+@pytest.mark.storm
+# An interrupt may come before a socket has a name, and within what the interpreter calls by itself.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("dialed", ["black hole first", "all dead"])
+def test_interrupted_anywhere(dialed, steer, dead_port):
+    """Ctrl-C in a race, between two rounds, in a hook: once the exception is gone, so is every socket."""
+    with faults.black_hole_and_server() as (black_hole, server):
+        answers = [black_hole, server] if dialed == "black hole first" else [("127.0.0.1", dead_port)] * 2
+        dialer = safedial.Dialer(
+            happy_eyeballs_delay=0.001,
+            timeout=60,
+            resolver=servers(*answers) if dialed == "black hole first" else names(*answers),
+            policy=tenacity.Retrying(
+                retry=safedial.retry_if_transient, stop=tenacity.stop_after_attempt(2), wait=tenacity.wait_none()
+            ),
+            on_event=lambda event: None,
+            steer=steer,
+        )
+
+        def dial():
+            with contextlib.suppress(OSError):
+                dialer.dial(("db", 1)).close()
+
+        dial()  # what is loaded late is loaded now
+        before = counts()
+        for point in range(5000):
+            interrupt = InterruptedAt(point)
+            with interrupt:
+                dial()
+            if not interrupt.reached:
+                break
+            if len(left.open_descriptors()) != before[0]:  # a cycle of frames and exceptions
+                assert counts() == before, point
+        assert 100 < point < 4999
+
+
+@pytest.mark.parametrize("spare", range(6))
+def test_race_when_descriptors_run_out(spare):
+    """A socket, and a selector in blocking code, take one each. Whatever can't be had is a failure."""
+    for outcomes in namespace.call_outside(dial_with_few_descriptors, spare, seconds=60):
+        assert set(outcomes) <= {"OSError 24", "TimeoutError 110", "connected"}
+        assert outcomes[-1] == ("connected" if spare > 4 else outcomes[-1])
+
+
+def dial_with_few_descriptors(spare):
+    def outcome(dial):
+        try:
+            dial().close()
+        except OSError as error:
+            return f"{type(error).__name__} {error.errno}"
+        return "connected"
+
+    with faults.black_hole_and_server() as (black_hole, server):
+        dialer = safedial.Dialer(
+            happy_eyeballs_delay=0.01, total_timeout=0.5, resolver=servers(black_hole, black_hole, server), policy=None
+        )
+        dialer.dial(("db", 1)).close()  # what is loaded late is loaded now
+        with asyncio.Runner() as runner:
+            runner.run(asyncio.sleep(0))
+            highest = max(map(int, left.open_descriptors()))
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            holes = highest + 1 - len(left.open_descriptors())
+            resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1 + spare, hard))
+            try:
+                with contextlib.ExitStack() as stack:
+                    for _ in range(holes):
+                        stack.enter_context(socket.socket())
+                    return [
+                        [outcome(lambda: dialer.dial(("db", 1))) for _ in range(3)],
+                        [outcome(lambda: runner.run(dialer.dial_async(("db", 1)))) for _ in range(3)],
+                    ]
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_selector_that_cannot_be_had_is_that_lanes_failure(monkeypatch):
+    real, left = selectors.DefaultSelector, [1]
+
+    def scarce():
+        if left[0]:
+            left[0] -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real()
+
+    monkeypatch.setattr(selectors, "DefaultSelector", scarce)
+    with faults.full_listener() as black_hole:
+        dialer = safedial.Dialer(
+            timeout=0.05, happy_eyeballs_delay=0.01, resolver=servers(*[black_hole] * 3), policy=None
+        )
+        with pytest.raises(ExceptionGroup) as caught:
+            dialer.dial(("db", 1), all_errors=True)
+    assert [type(error) for error in caught.value.exceptions] == [OSError, TimeoutError, TimeoutError]
+
+
+def test_hook_that_raises_closes_the_connection(dial, server):
+    class BrokenError(Exception):
+        pass
+
+    def hook(event):
+        raise BrokenError
+
+    with pytest.raises(BrokenError):
+        dial(*server.getsockname(), on_event=hook)
+
+
+@pytest.mark.parametrize("name", ["open_connection", "dial_async", "two addresses"])
+@pytest.mark.parametrize("alive", [False, True])
+def test_reconnect_loop_lets_other_tasks_run(loop_factory, dead_port, server, name, alive):
+    """Answers on loopback come at once; a bare loop must still be cancellable."""
+    address = server.getsockname() if alive else ("127.0.0.1", dead_port)
+
+    async def resolver(*args, **hints):
+        return [faults.tcp(*address)] * 2
+
+    async def once():
+        if name == "dial_async":
+            (await safedial.Dialer().dial_async(address)).close()
+        elif name == "two addresses":
+            (await safedial.Dialer(resolver=resolver, happy_eyeballs_delay=None).dial_async(("db", 1))).close()
+        else:
+            _, writer = await safedial.open_connection(*address)
+            writer.transport.abort()
+        server.accept()[0].close()
+
+    async def loop():
+        for _ in range(10_000):
+            with contextlib.suppress(OSError):
+                await once()
+        raise AssertionError("never cancelled")
+
+    async def main():
+        task = asyncio.create_task(loop())
+        for _ in range(50):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    faces.run(main(), loop_factory)
+
+
+@pytest.mark.parametrize("policy", [None, "reconnect"])
+@pytest.mark.parametrize("all_errors", [False, True])
+@pytest.mark.parametrize("name", ["dial", "dial_async"])
+@pytest.mark.parametrize("delay", [None, 0.25])
+@pytest.mark.parametrize("end", ["all dead", "second lives", "hook raises"])
+def test_dial_leaves_no_reference_cycle(monkeypatch, dead_port, server, policy, all_errors, name, delay, end):
+    """As in the stdlib, whose sockets and errors go without waiting for the collector."""
+
+    def hook(event):
+        if end == "hook raises":
+            raise LookupError
+
+    dialer = safedial.Dialer(
+        policy=policy and safedial.reconnect(0.01, 0.001),
+        happy_eyeballs_delay=delay,
+        on_event=hook,
+        resolver=names(("127.0.0.1", dead_port), server.getsockname() if end == "second lives" else ("::1", dead_port)),
+    )
+    made = []
+
+    class Tracked(socket.socket):
+        def __init__(self, *args, **kwds):
+            super().__init__(*args, **kwds)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(socket, "socket", Tracked)
+
+    async def fail():
+        # Here, as asyncio's own Task and its exception are a cycle.
+        with contextlib.suppress(OSError, ExceptionGroup, LookupError):
+            if name == "dial":
+                dialer.dial(("db", dead_port), all_errors=all_errors).close()
+            else:
+                (await dialer.dial_async(("db", dead_port), all_errors=all_errors)).close()
+
+    async def main():
+        await asyncio.get_running_loop().run_in_executor(None, int)
+        gc.collect()
+        gc.disable()
+        try:
+            made.clear()
+            for _ in range(3):
+                await fail()
+            assert made
+            return [ref() for ref in made if ref() is not None]
+        finally:
+            gc.enable()
+
+    assert faces.run(main()) == []

@@ -1,0 +1,219 @@
+"""Fresh addresses in every round, and resolvers of the user's own: sync, async, broken."""
+
+import asyncio
+import functools
+import socket
+import threading
+
+import pytest
+
+import safedial
+from safedial._dial.answers import answered
+from tests.support import faces, faults
+from tests.support.resolvers import named
+
+POLICY = safedial.reconnect(5, 0.001, 0.001)
+
+
+def test_every_round_asks_again(dial, monkeypatch, dead_port, server):
+    """A name that moved is found at its new address; a loop need not be restarted."""
+    rounds = iter([[faults.tcp("127.0.0.1", dead_port)]] * 3 + [[faults.tcp(*server.getsockname())]])
+    ends = dial("db", 5432, resolver=lambda *args, **hints: next(rounds), policy=POLICY)
+    assert ends.peer == server.getsockname()
+
+
+@pytest.mark.parametrize("face", [face for face in faces.FACES if "uvloop" not in face])  # which has a resolver in C
+def test_so_does_the_systems(face, monkeypatch, server):
+    port = server.getsockname()[1]
+    rounds = iter([named("::1", "::1", port), named("::1", "::1", port), named("127.0.0.1", "127.0.0.1", port)])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwds: next(rounds)())
+    assert faces.FACES[face]("db", port, policy=POLICY).peer == server.getsockname()
+
+
+def test_is_asked_as_getaddrinfo_is(dial, server):
+    def resolver(host, port, **hints):
+        asked.append((host, port, hints))
+        return [faults.tcp(*server.getsockname())]
+
+    asked = []
+    assert dial("db", "postgresql", resolver=resolver, family=socket.AF_INET).peer == server.getsockname()
+    hints = {"family": socket.AF_INET, "type": socket.SOCK_STREAM, "proto": 0, "flags": 0}
+    assert asked == [("db", "postgresql", hints)]
+
+
+def test_getaddrinfo_itself_will_do(dial, server):
+    assert dial("localhost", server.getsockname()[1], resolver=socket.getaddrinfo).peer == server.getsockname()
+
+
+def test_not_asked_for_a_numeric_host(dial, server):
+    def resolver(*args, **hints):
+        raise AssertionError
+
+    dial(*server.getsockname(), resolver=resolver)
+
+
+def test_addresses_of_another_family_than_asked_for_are_not_dialed(dial, server):
+    resolver = lambda *args, **hints: [faults.tcp("::1", 9), faults.tcp(*server.getsockname())]  # noqa: E731
+    assert dial("db", 1, resolver=resolver, family=socket.AF_INET).peer == server.getsockname()
+    with pytest.raises(OSError, match="resolver returned no address"):
+        dial("db", 1, resolver=lambda *args, **hints: [faults.tcp("127.0.0.1", 9)], family=socket.AF_INET6)
+
+
+@pytest.mark.parametrize("host", ["fe80::1%lo", "fe80::1%1", "::1"])
+def test_addresses_with_a_zone_are_fine(host):
+    assert answered([(10, 1, 6, "", (host, 80, 0, 0))], 0)
+    assert answered([(10, 1, 6, "", (host, 80))], socket.AF_INET6)
+
+
+class Async:
+    async def __call__(self, host, port, **hints):
+        await asyncio.sleep(0)
+        return (info for info in [faults.tcp("127.0.0.1", port)])  # any iterable will do
+
+
+class TestAsync:
+    @pytest.mark.parametrize("resolver", [Async(), Async().__call__, functools.partial(Async())], ids=range(3))
+    def test_is_awaited(self, resolver, loop_factory, server):
+        dialer = safedial.Dialer(resolver=resolver)
+        with faces.run(dialer.dial_async(("db", server.getsockname()[1])), loop_factory) as sock:
+            assert sock.getpeername() == server.getsockname()
+
+    @pytest.mark.parametrize("resolver", [Async(), Async().__call__], ids=range(2))
+    def test_cannot_be_in_a_blocking_dial(self, resolver):
+        with pytest.raises(TypeError, match="resolver: this one must be awaited"):
+            safedial.safe_connect(("db", 1), resolver=resolver)
+
+    def test_what_blocks_runs_in_a_thread(self, loop_factory, server):
+        def resolver(host, port, **hints):
+            threads.append(threading.current_thread())
+            return [faults.tcp(*server.getsockname())]
+
+        def generator(host, port, **hints):
+            yield from resolver(host, port)
+
+        threads = []
+        for either in (resolver, generator):
+            faces.run(safedial.Dialer(resolver=either).dial_async(("db", 1)), loop_factory).close()
+        assert len(threads) == 2
+        assert threading.current_thread() not in threads
+
+    def test_does_not_resolve_the_callers_own_address(self, loop_factory, server):
+        def resolver(host, port, **hints):
+            assert host == "db"
+            return [faults.tcp(*server.getsockname())]
+
+        dialer = safedial.Dialer(resolver=resolver, source_address=("localhost", 0))
+        faces.run(dialer.dial_async(("db", 1)), loop_factory).close()
+
+
+class TestBroken:
+    @pytest.mark.parametrize(
+        "error", [socket.gaierror(socket.EAI_NONAME, "not known"), OSError(5, "I/O"), TimeoutError("late")], ids=repr
+    )
+    def test_oserror_is_a_failed_resolution(self, dial, error):
+        told = []
+
+        def resolver(*args, **hints):
+            raise error
+
+        with pytest.raises(OSError, match=str(error.args[-1])) as caught:
+            dial("db", 1, resolver=resolver, on_event=told.append)
+        assert type(caught.value) is type(error)  # asyncio makes a new TimeoutError of a thread's
+        assert any("resolving 'db'" in note for note in caught.value.__notes__)
+        assert [(event.kind, event.address) for event in told] == [("failed", None)]
+
+    def test_temporary_failure_is_worth_another_round(self, dial, server):
+        def resolver(*args, **hints):
+            rounds.append(1)
+            if len(rounds) < 3:
+                raise socket.gaierror(socket.EAI_AGAIN, "try again")
+            return [faults.tcp(*server.getsockname())]
+
+        rounds = []
+        dial("db", 1, resolver=resolver, policy=POLICY)
+
+    def test_anything_else_ends_the_dial(self, dial):
+        def resolver(*args, **hints):
+            raise LookupError("no such record")
+
+        with pytest.raises(LookupError, match="no such record") as caught:
+            dial("db", 5432, resolver=resolver, policy=POLICY)
+        assert caught.value.__notes__ == ["safedial: this is what the resolver made of db port 5432"]
+
+    @pytest.mark.parametrize("face", ["safe_connect", "open_connection"])
+    def test_the_systems_own_is_not_blamed_on_the_user(self, face, monkeypatch):
+        def getaddrinfo(*args, **kwds):
+            raise LookupError
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        with pytest.raises(LookupError) as caught:
+            faces.FACES[face]("db", 1)
+        assert not getattr(caught.value, "__notes__", [])
+
+    def test_stop_iteration(self, dial):
+        """An asyncio future can't have it: before Python 3.12 the dial would wait for ever."""
+        with pytest.raises((StopIteration, RuntimeError)):
+            dial("db", 1, resolver=lambda *args, **hints: next(iter(())))
+
+    @pytest.mark.parametrize("answer", [[], (), iter(())], ids=["list", "tuple", "iterator"])
+    def test_no_address(self, dial, answer):
+        with pytest.raises(OSError, match="resolver returned no address") as caught:
+            dial("db", 1, resolver=lambda *args, **hints: answer)
+        assert any("resolving 'db'" in note for note in caught.value.__notes__)
+
+    @pytest.mark.parametrize("answer", [None, 7, "127.0.0.1", b"127.0.0.1"], ids=repr)
+    def test_no_list_of_tuples(self, dial, answer):
+        with pytest.raises(TypeError, match="resolver must return a list of 5-tuples"):
+            dial("db", 1, resolver=lambda *args, **hints: answer)
+
+    @pytest.mark.parametrize(
+        "info",
+        [
+            7,
+            ("127.0.0.1", 80),
+            "127.0.0.1",
+            (2, 1, 6, ""),
+            (2, 1, 6, "", None),
+            (2, 1, 6, "", ("127.0.0.1",)),
+            (2, 1, 6, "", (None, 80)),
+            (2, 1, 6, "", ("127.0.0.1", "80")),
+            (2, 1, 6, "", ("127.0.0.1", -1)),
+            (2, 1, 6, "", ("127.0.0.1", 65536)),
+            (2, 1, 6, "", ("localhost", 80)),  # would be resolved again, by the kernel's way
+            (2, 1, 6, "", ("::1", 80)),
+            (10, 1, 6, "", ("127.0.0.1", 80)),
+            (2, 2, 17, "", ("127.0.0.1", 80)),  # a datagram socket connects to anything
+            (2, 1, None, "", ("127.0.0.1", 80)),
+            (2, 1.0, 6, "", ("127.0.0.1", 80)),
+            (2, 1, 2**40, "", ("127.0.0.1", 80)),
+            (2, 1, 6, "", ["127.0.0.1", 80]),
+            (2, 1, 6, "", ("127.0.0.1", 80.0)),
+            (2, 1, 6, "", ("127.0.0.1", True)),
+            (2, 1, 6, "", ("127.0.0.1", 80, 0, 0)),
+            (2, 1, 6, "", ("127.0.0.1%lo", 80)),
+            (10, 1, 6, "", ("::1", 80, 0, "lo")),
+            (10, 1, 6, "", ("::1", 80, 2**20, 0)),
+            (10, 1, 6, "", ("::1", 80, 0, 2**32)),
+            (10, 1, 6, "", ("::1", 80, 0, 0, 0)),
+            (10, 1, 6, "", ("fe80::1%nosuch", 80, 0, 0)),
+            (99, 1, 6, "", ("127.0.0.1", 80)),
+            (1, 1, 0, "", "/run/db.sock"),
+        ],
+        ids=repr,
+    )
+    def test_rubbish(self, dial, info):
+        with pytest.raises(ValueError, match="resolver must return"):
+            dial("db", 1, resolver=lambda *args, **hints: [faults.tcp("127.0.0.1", 9), info])
+
+    def test_generator_that_raises_keeps_its_words(self, dial):
+        def resolver(*args, **hints):
+            yield faults.tcp("127.0.0.1", 9)
+            raise TypeError("a bug of the user's")
+
+        with pytest.raises(TypeError, match="a bug of the user's"):
+            dial("db", 1, resolver=resolver)
+
+    @pytest.mark.parametrize("resolver", ["dns", 7, []], ids=repr)
+    def test_cannot_be_called(self, dial, resolver):
+        with pytest.raises(TypeError, match="resolver must be callable"):
+            dial("db", 1, resolver=resolver)

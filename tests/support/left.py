@@ -1,0 +1,21 @@
+"""What this process has open, for tests that nothing is left behind."""
+
+import os
+from pathlib import Path
+
+_FDS = Path("/proc/self/fd")
+
+
+def open_descriptors() -> dict[str, str]:
+    found = {}
+    for entry in _FDS.iterdir() if _FDS.exists() else ():
+        try:
+            found[entry.name] = os.readlink(entry)
+        except OSError:
+            continue  # the listing's own descriptor
+    return {fd: target for fd, target in found.items() if not target.startswith("/proc/")}
+
+
+def children() -> set[str]:
+    listing = Path(f"/proc/self/task/{os.getpid()}/children")
+    return set(listing.read_text().split()) if listing.exists() else set()

@@ -1,0 +1,137 @@
+"""Dial loops at full size, in a network namespace of their own where the system allows one.
+
+The figures are the issue's: 300,000 blocking and 100,000 asyncio dials to a dead even port never
+give a self-connected socket; two processes that dial in a tight loop don't keep a server out.
+"""
+
+import asyncio
+import multiprocessing
+import socket
+import time
+
+import pytest
+
+import safedial
+from safedial import testing
+from safedial._tcp import steering
+from tests.support import faults, namespace
+
+pytestmark = pytest.mark.storm
+
+BLOCKING_DIALS = 300_000
+ASYNCIO_DIALS = 100_000
+STORM_SECONDS = 5.0
+
+
+def dial_blocking(dials, steer):
+    """Count what the dials gave; a self-connected socket may come only as an error."""
+    address = ("127.0.0.1", testing.dead_port())
+    dialer = safedial.Dialer(steer=steer, policy=None)
+    counts = {"refused": 0, "self_connect": 0, "returned": 0}
+    for _ in range(dials):
+        try:
+            dialer.dial(address).close()
+        except safedial.SelfConnectError:
+            counts["self_connect"] += 1
+        except ConnectionRefusedError:
+            counts["refused"] += 1
+        else:
+            counts["returned"] += 1
+    return counts
+
+
+def dial_asyncio(dials, steer):
+    port = testing.dead_port()
+    counts = {"refused": 0, "self_connect": 0, "returned": 0}
+
+    async def main():
+        for _ in range(dials):
+            try:
+                _, writer = await safedial.open_connection("127.0.0.1", port, steer=steer, policy=None)
+            except safedial.SelfConnectError:
+                counts["self_connect"] += 1
+            except ConnectionRefusedError:
+                counts["refused"] += 1
+            else:
+                counts["returned"] += 1
+                writer.close()
+
+    asyncio.run(main())
+    return counts
+
+
+@pytest.mark.parametrize(("dial", "dials"), [(dial_blocking, BLOCKING_DIALS), (dial_asyncio, ASYNCIO_DIALS)])
+def test_dead_port_never_answers(dial, dials, steer):
+    counts = namespace.call_where_possible(dial, dials, steer)
+    assert counts["returned"] == 0
+    assert counts["refused"] + counts["self_connect"] == dials
+    if steer and faults.kernel_steers():
+        assert counts["self_connect"] == 0, "steered, the kernel cannot draw the port"
+
+
+def dial_until(end, address, steer, counts):
+    dialer = safedial.Dialer(steer=steer)
+    made = lost = 0
+    while time.monotonic() < end:
+        made += 1
+        try:
+            with dialer.dial(address) as sock:
+                lost += sock.getsockname() == sock.getpeername()
+        except OSError:
+            continue
+    counts.put((made, lost))
+
+
+def storm(seconds, steer):
+    """Two processes dial a dead port while a server tries to bind it every 10 ms."""
+    address = ("127.0.0.1", testing.dead_port())
+    context = multiprocessing.get_context("spawn")
+    counts = context.Queue()
+    end = time.monotonic() + seconds + 1  # the clock is the system's, the same in each process
+    dialers = [context.Process(target=dial_until, args=(end, address, steer, counts)) for _ in range(2)]
+    for process in dialers:
+        process.start()
+    binds = failed = 0
+    while time.monotonic() < end:
+        binds += 1
+        with socket.socket() as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                server.bind(address)
+            except OSError:
+                failed += 1
+        time.sleep(0.01)
+    made, lost = zip(*(counts.get(timeout=60) for _ in dialers), strict=True)
+    for process in dialers:
+        process.join()
+    return {"dials": sum(made), "self-connected": sum(lost), "binds": binds, "failed": failed}
+
+
+def test_storm_does_not_keep_a_server_out(steer):
+    found = namespace.call_where_possible(storm, STORM_SECONDS, steer)
+    assert found["dials"] > 1000
+    assert found["binds"] > 100
+    assert found["self-connected"] == 0
+    if steer and faults.kernel_steers():
+        assert found["failed"] == 0
+    else:
+        assert found["failed"] * 100 < found["binds"]
+
+
+def test_the_storm_is_at_risk():
+    """The same loop with the stdlib's connect does meet itself, so the tests above can fail."""
+    assert namespace.call_where_possible(dial_plain, 2_000_000, 60.0) > 0
+
+
+def dial_plain(most, seconds):
+    address = ("127.0.0.1", testing.dead_port())
+    end = time.monotonic() + seconds
+    for turn in range(most):
+        try:
+            socket.create_connection(address).close()
+        except ConnectionRefusedError:
+            if not turn % 1000 and time.monotonic() > end:
+                break
+        else:
+            return turn
+    return 0 if steering.read_range() else 1
