@@ -30,7 +30,7 @@ coverage: $(VENV)/test.stamp
 	$(BIN)/coverage report
 
 bench: $(VENV)/test.stamp
-	$(BIN)/python bench/dial.py
+	$(BIN)/python -m bench.dial
 	$(BIN)/python -m bench.happy_eyeballs
 
 clean:

@@ -1,150 +1,202 @@
-"""What a safe dial costs beside the stdlib's: ratios of medians, all contenders in turn.
+"""What a safe dial costs, as a ratio of medians to the standard library's.
 
-    python bench/dial.py [rounds]
+    python -m bench.dial [--rounds 10000] [--at-once 2000] [--markdown]
 
-The server listens on a port inside the ephemeral range, so that steering is at work. In each round
-each contender dials once, in an order that rotates. Only the dial is timed: the server's backlog
-holds the connection, which is accepted and dropped, without TIME_WAIT, before the next one, so that
-no other process has to be woken meanwhile. Times differ from machine to machine, and a bare socket
-shows what is left to save, so read the ratios. Where aiohappyeyeballs, anyio or uvloop are
-installed, they take part.
+The ports lie inside the ephemeral range, so that steering is at work. In each round each contender
+dials once. Only the dial is timed: the server's backlog holds the connection, so that no other
+process has to be woken, and both ends are closed before the next dial. Times differ from machine to
+machine, so read the ratios. aiohappyeyeballs, anyio and uvloop take part if they are installed.
 """
 
+import argparse
 import asyncio
+import concurrent.futures
 import contextlib
 import importlib
 import platform
 import socket
 import statistics
 import struct
-import sys
 import time
+from functools import partial
 
-import safedial
+from bench import many
+from bench.measure import HOST, Table, bound, drop, in_turn, in_turn_async
+
+from safedial import Dialer, guard, install, open_connection, reconnect, safe_connect, uninstall
 from safedial._tcp import steering
 
-DROP = struct.pack("ii", 1, 0)
+IP_LOCAL_PORT_RANGE = 51  # linux/in.h; Python has no name for it
+
+# A guard replaces methods of `socket.socket`. CPython must then specialize the code that calls them
+# anew, which takes longer than a dial, so each contender makes this many dials in its turn.
+DIALS_PER_GUARD = 100
 
 
-def listen():
-    """Listen on an even port inside the ephemeral range, the kind that the kernel likes to draw."""
-    found = steering.read_range() or steering.PortRange(0, 0)
-    start = (found.low + (found.high - found.low) // 3) & ~1
-    for port in range(start, start + 2000, 2):
-        with contextlib.suppress(OSError):
-            return socket.create_server(("127.0.0.1", port), backlog=4096)
-    raise SystemExit("no free port")
-
-
-def drop(sock):
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, DROP)
-    sock.close()
-
-
-def bare(port):
+def bare(addr, above=None):
+    """Dial with a bare socket, the least that Python can do; with *above*, steer and check as well."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    sock.connect(("127.0.0.1", port))
+    sock.settimeout(5)
+    if above is not None:
+        sock.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, above)
+    sock.connect(addr)
+    if above is not None and sock.getsockname() == addr:
+        raise SystemExit("connected to itself")
     return sock
 
 
-def blocking_contenders(port):
-    dialer = safedial.Dialer()
-    numeric, name = ("127.0.0.1", port), ("localhost", port)
+def plain(addr):
+    dialer = Dialer(timeout=5)
     return {
-        "numeric": {
-            "socket.create_connection": lambda: socket.create_connection(numeric),
-            "safe_connect": lambda: safedial.safe_connect(numeric),
-            "safe_connect, steer=False": lambda: safedial.safe_connect(numeric, steer=False),
-            "Dialer().dial": lambda: dialer.dial(numeric),
-            "bare socket": lambda: bare(port),
-        },
-        "by name": {
-            "socket.create_connection": lambda: socket.create_connection(name),
-            "safe_connect": lambda: safedial.safe_connect(name),
-        },
+        "`socket.create_connection(addr, timeout=5)`": lambda: socket.create_connection(addr, timeout=5),
+        "`safe_connect(addr, timeout=5)`": lambda: safe_connect(addr, timeout=5),
+        "`Dialer(timeout=5).dial(addr)`": lambda: dialer.dial(addr),
     }
 
 
-def asyncio_contenders(port):
-    async def aiohappyeyeballs():
-        infos = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
-        sock = await importlib.import_module("aiohappyeyeballs").start_connection(infos)
-        return await asyncio.open_connection(sock=sock)
-
-    async def anyio():
-        stream = await importlib.import_module("anyio").connect_tcp("127.0.0.1", port)
-        return None, stream._transport
-
-    contenders = {
-        "asyncio.open_connection": lambda: asyncio.open_connection("127.0.0.1", port),
-        "open_connection": lambda: safedial.open_connection("127.0.0.1", port),
+def with_options(addr):
+    high = (steering.read_range() or steering.PortRange(0, 0)).high
+    (above,) = struct.unpack("=i", struct.pack("=I", high << 16 | addr[1] + 1))
+    policy, nodelay = reconnect(), [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
+    dialer = Dialer(timeout=5, total_timeout=20, policy=policy)
+    return plain(addr) | {
+        "bare socket": lambda: bare(addr),
+        "bare socket, steered and checked: the floor": lambda: bare(addr, above),
+        "`safe_connect(addr, timeout=5.0)`": lambda: safe_connect(addr, timeout=5.0),
+        "`safe_connect(addr, 5)`": lambda: safe_connect(addr, 5),
+        "`safe_connect`, with a shared `policy=reconnect()`": lambda: safe_connect(addr, timeout=5, policy=policy),
+        "`safe_connect`, with `total_timeout=20`": lambda: safe_connect(addr, timeout=5, total_timeout=20),
+        "`Dialer.dial`, with both": lambda: dialer.dial(addr),
+        "`safe_connect`, with `socket_options`": lambda: safe_connect(addr, timeout=5, socket_options=nodelay),
+        "`safe_connect`, with `steer=False`": lambda: safe_connect(addr, timeout=5, steer=False),
     }
-    for other in (aiohappyeyeballs, anyio):
-        with contextlib.suppress(ImportError):
-            importlib.import_module(other.__name__)
-            contenders[other.__name__] = other
-    return contenders
 
 
-def turns(contenders, rounds):
-    names = list(contenders)
-    for turn in range(rounds):
-        shift = turn % len(names)
-        yield from names[shift:] + names[:shift]
+def installed(sample):
+    install()
+    try:
+        return sample()
+    finally:
+        uninstall()
 
 
-def time_blocking(server, contenders, rounds):
-    taken = {name: [] for name in contenders}
-    clock = time.perf_counter
-    for name in turns(contenders, rounds):
-        dial = contenders[name]
-        begin = clock()
+def beside_a_guard(sample):
+    with guard(), concurrent.futures.ThreadPoolExecutor(1) as other_thread:
+        return other_thread.submit(sample).result()
+
+
+GUARDS = {
+    "no guard": lambda sample: sample(),
+    "under `install()`": installed,
+    "under `guard()`": lambda sample: guard()(sample)(),
+    "not guarded, while another thread is inside a guard": beside_a_guard,
+}
+
+
+def streams(port):
+    async def bounded():
+        async with asyncio.timeout(5):
+            return await asyncio.open_connection(HOST, port)
+
+    return {
+        "`asyncio.open_connection(host, port)`": lambda: asyncio.open_connection(HOST, port),
+        "`open_connection(host, port)`": lambda: open_connection(HOST, port),
+        "`asyncio.open_connection`, inside `asyncio.timeout(5)`": bounded,
+        "`open_connection`, with `timeout=5`": lambda: open_connection(HOST, port, timeout=5),
+    }
+
+
+def other_libraries(port):
+    found = {}
+    with contextlib.suppress(ImportError):
+        start_connection = importlib.import_module("aiohappyeyeballs").start_connection
+        infos = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (HOST, port))]
+
+        async def happy():
+            return await asyncio.open_connection(sock=await start_connection(infos))
+
+        found["`aiohappyeyeballs.start_connection`, with asyncio's streams"] = happy
+    with contextlib.suppress(ImportError):
+        connect_tcp = importlib.import_module("anyio").connect_tcp
+        found["`anyio.connect_tcp(host, port)`"] = lambda: connect_tcp(HOST, port)
+    return found
+
+
+def time_dial(server, dial):
+    """Return the seconds that *dial* takes to reach *server*, or to be refused if that is None."""
+    sock = None
+    begin = time.perf_counter()
+    try:  # noqa: SIM105  # suppress() would cost more
         sock = dial()
-        taken[name].append(clock() - begin)
+    except ConnectionRefusedError:
+        pass
+    taken = time.perf_counter() - begin
+    assert (sock is None) == (server is None)
+    if server:
         drop(server.accept()[0])
         drop(sock)
     return taken
 
 
-async def time_asyncio(server, contenders, rounds):
-    taken = {name: [] for name in contenders}
-    clock = time.perf_counter
-    for name in turns(contenders, rounds):
-        dial = contenders[name]
-        begin = clock()
-        _, writer = await dial()
-        taken[name].append(clock() - begin)
+async def time_dial_async(server, dial):
+    """Do the same with a coroutine function."""
+    stream = None
+    begin = time.perf_counter()
+    try:  # noqa: SIM105  # as above
+        stream = await dial()
+    except ConnectionRefusedError:
+        pass
+    taken = time.perf_counter() - begin
+    assert (stream is None) == (server is None)
+    if server:
         drop(server.accept()[0])
-        getattr(writer, "transport", writer).abort()
-        await asyncio.sleep(0)
+        if isinstance(stream, tuple):
+            stream[1].transport.abort()
+            await asyncio.sleep(0)  # the transport closes its socket in the next turn of the loop
+        else:
+            await stream.aclose()
     return taken
 
 
-def report(title, taken):
-    medians = {name: statistics.median(times) for name, times in taken.items()}
-    base = next(iter(medians.values()))
-    print(f"\n{title}")
-    for name, median in medians.items():
-        print(f"  {name:28} {median * 1e6:8.1f} us   {median / base:5.2f} x")
+def run_loop(contenders, rounds, server, loop_factory=None):
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(in_turn_async(contenders, rounds, partial(time_dial_async, server)))
+
+
+def run_guards(addr, rounds, server):
+    def sample(guarded):
+        return guarded(lambda: statistics.median(time_dial(server, dial) for _ in range(DIALS_PER_GUARD)))
+
+    dial = partial(socket.create_connection, addr, timeout=5)
+    return in_turn(GUARDS, -(-rounds // DIALS_PER_GUARD), sample)
 
 
 def main():
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 6000
-    with listen() as server:
-        port = server.getsockname()[1]
-        print(
-            f"Python {platform.python_version()}, {platform.system()} {platform.release()}, port {port}, "
-            f"{steering.read_range()}, {rounds} rounds"
-        )
-        for title, contenders in blocking_contenders(port).items():
-            report(title, time_blocking(server, contenders, rounds))
-        contenders = asyncio_contenders(port)
-        report("asyncio, numeric", asyncio.run(time_asyncio(server, contenders, rounds)))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=10000)
+    parser.add_argument("--at-once", type=int, default=2000)
+    parser.add_argument("--markdown", action="store_true", help="print the table for the README")
+    given = parser.parse_args()
+    rounds = given.rounds
+    heading = f"`make bench`: ratio of medians, {rounds:,} dials each, in turn"
+    table = Table(heading, f"Python {platform.python_version()}", markdown=given.markdown)
+    with bound() as server, bound() as closed:
+        server.listen(4096)
+        addr, dead_addr = server.getsockname(), closed.getsockname()
+        name = ("localhost", addr[1])
+        localhost = " and ".join(dict.fromkeys(info[4][0] for info in socket.getaddrinfo(*name)))
+        reach, refuse = partial(time_dial, server), partial(time_dial, None)
+        table.add("Blocking, numeric address", in_turn(with_options(addr), rounds, reach))
+        table.add(f"By name: localhost, which is {localhost}", in_turn(plain(name), rounds, reach))
+        table.add("Refused", in_turn(plain(dead_addr), rounds, refuse))
+        table.add("`socket.create_connection`", run_guards(addr, rounds, server))
+        table.add("`socket.create_connection`, refused", run_guards(dead_addr, rounds, None))
+        table.add("asyncio", run_loop(streams(addr[1]) | other_libraries(addr[1]), rounds, server))
+        table.add("asyncio, refused", run_loop(streams(dead_addr[1]), rounds, None))
         with contextlib.suppress(ImportError):
             uvloop = importlib.import_module("uvloop")
-            two = {name: contenders[name] for name in ("asyncio.open_connection", "open_connection")}
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                report("uvloop, numeric", runner.run(time_asyncio(server, two, rounds)))
+            table.add("uvloop", run_loop(streams(addr[1]), rounds, server, uvloop.new_event_loop))
+        many.add_rows(table, server, given.at_once, -(-rounds // 1000))
 
 
 if __name__ == "__main__":
