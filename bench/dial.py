@@ -1,6 +1,6 @@
 """What a safe dial costs, as a ratio of medians to the standard library's.
 
-    python -m bench.dial [--rounds 10000] [--at-once 2000] [--markdown]
+    python -m bench.dial [--rounds 6000] [--at-once 2000] [--markdown]
 
 The ports lie inside the ephemeral range, so that steering is at work. In each round each contender
 dials once. Only the dial is timed: the server's backlog holds the connection, so that no other
@@ -21,11 +21,12 @@ import time
 from functools import partial
 
 from bench import many
-from bench.measure import HOST, Table, bound, drop, in_turn, in_turn_async
+from bench.measure import Table, drop, in_turn
 
-from safedial import Dialer, guard, install, open_connection, reconnect, safe_connect, uninstall
+from safedial import Dialer, guard, install, open_connection, reconnect, safe_connect, testing, uninstall
 from safedial._tcp import steering
 
+HOST = "127.0.0.1"
 IP_LOCAL_PORT_RANGE = 51  # linux/in.h; Python has no name for it
 
 # A guard replaces methods of `socket.socket`. CPython must then specialize the code that calls them
@@ -33,15 +34,14 @@ IP_LOCAL_PORT_RANGE = 51  # linux/in.h; Python has no name for it
 DIALS_PER_GUARD = 100
 
 
-def bare(addr, above=None):
-    """Dial with a bare socket, the least that Python can do; with *above*, steer and check as well."""
+def bare(addr, side=None):
+    """Dial with a bare socket, the least that Python can do; with *side* of the range, steer and check, too."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     sock.settimeout(5)
-    if above is not None:
-        sock.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, above)
+    if side is not None:
+        sock.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, side)
     sock.connect(addr)
-    if above is not None and sock.getsockname() == addr:
-        raise SystemExit("connected to itself")
+    assert side is None or sock.getsockname() != addr
     return sock
 
 
@@ -55,13 +55,14 @@ def plain(addr):
 
 
 def with_options(addr):
-    high = (steering.read_range() or steering.PortRange(0, 0)).high
-    (above,) = struct.unpack("=i", struct.pack("=I", high << 16 | addr[1] + 1))
+    ports, port = steering.read_range(), addr[1]
+    larger = (ports.low, port - 1) if port - ports.low > ports.high - port else (port + 1, ports.high)
+    (side,) = struct.unpack("=i", struct.pack("=I", larger[1] << 16 | larger[0]))
     policy, nodelay = reconnect(), [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
     dialer = Dialer(timeout=5, total_timeout=20, policy=policy)
     return plain(addr) | {
         "bare socket": lambda: bare(addr),
-        "bare socket, steered and checked: the floor": lambda: bare(addr, above),
+        "bare socket, steered and checked: the floor": lambda: bare(addr, side),
         "`safe_connect(addr, timeout=5.0)`": lambda: safe_connect(addr, timeout=5.0),
         "`safe_connect(addr, 5)`": lambda: safe_connect(addr, 5),
         "`safe_connect`, with a shared `policy=reconnect()`": lambda: safe_connect(addr, timeout=5, policy=policy),
@@ -160,7 +161,7 @@ async def time_dial_async(server, dial):
 
 def run_loop(contenders, rounds, server, loop_factory=None):
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        return runner.run(in_turn_async(contenders, rounds, partial(time_dial_async, server)))
+        return in_turn(contenders, rounds, lambda dial: runner.run(time_dial_async(server, dial)))
 
 
 def run_guards(addr, rounds, server):
@@ -173,29 +174,31 @@ def run_guards(addr, rounds, server):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=10000)
+    parser.add_argument("--rounds", type=int, default=6000)
     parser.add_argument("--at-once", type=int, default=2000)
     parser.add_argument("--markdown", action="store_true", help="print the table for the README")
     given = parser.parse_args()
     rounds = given.rounds
     heading = f"`make bench`: ratio of medians, {rounds:,} dials each, in turn"
     table = Table(heading, f"Python {platform.python_version()}", markdown=given.markdown)
-    with bound() as server, bound() as closed:
-        server.listen(4096)
-        addr, dead_addr = server.getsockname(), closed.getsockname()
-        name = ("localhost", addr[1])
+    with (
+        socket.create_server((HOST, testing.dead_port()), backlog=4096) as server,
+        testing.refused_port() as dead_port,
+    ):
+        port = server.getsockname()[1]
+        addr, name, dead_addr = (HOST, port), ("localhost", port), (HOST, dead_port)
         localhost = " and ".join(dict.fromkeys(info[4][0] for info in socket.getaddrinfo(*name)))
-        reach, refuse = partial(time_dial, server), partial(time_dial, None)
-        table.add("Blocking, numeric address", in_turn(with_options(addr), rounds, reach))
-        table.add(f"By name: localhost, which is {localhost}", in_turn(plain(name), rounds, reach))
-        table.add("Refused", in_turn(plain(dead_addr), rounds, refuse))
+        reached, refused = partial(time_dial, server), partial(time_dial, None)
+        table.add("Blocking, numeric address", in_turn(with_options(addr), rounds, reached))
+        table.add(f"By name: localhost, which is {localhost}", in_turn(plain(name), rounds, reached))
+        table.add("Refused", in_turn(plain(dead_addr), rounds, refused))
         table.add("`socket.create_connection`", run_guards(addr, rounds, server))
         table.add("`socket.create_connection`, refused", run_guards(dead_addr, rounds, None))
-        table.add("asyncio", run_loop(streams(addr[1]) | other_libraries(addr[1]), rounds, server))
-        table.add("asyncio, refused", run_loop(streams(dead_addr[1]), rounds, None))
+        table.add("asyncio", run_loop(streams(port) | other_libraries(port), rounds, server))
+        table.add("asyncio, refused", run_loop(streams(dead_port), rounds, None))
         with contextlib.suppress(ImportError):
             uvloop = importlib.import_module("uvloop")
-            table.add("uvloop", run_loop(streams(addr[1]), rounds, server, uvloop.new_event_loop))
+            table.add("uvloop", run_loop(streams(port), rounds, server, uvloop.new_event_loop))
         many.add_rows(table, server, given.at_once, -(-rounds // 1000))
 
 

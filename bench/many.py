@@ -13,19 +13,19 @@ import threading
 import time
 import tracemalloc
 
-from bench.measure import HOST, drop, in_turn
+from bench.measure import drop, in_turn
 
 import safedial
 
 DIALS_PER_THREAD = 20
 
 
-def in_tasks(open_connection, port, tasks):
+def in_tasks(open_connection, addr, tasks):
     """Return the seconds until *tasks* have dialed, all at once, and all streams are closed."""
 
     async def dial_and_close():
         begin = time.perf_counter()
-        streams = await asyncio.gather(*(open_connection(HOST, port) for _ in range(tasks)))
+        streams = await asyncio.gather(*(open_connection(*addr) for _ in range(tasks)))
         for _, writer in streams:
             writer.close()
         await asyncio.gather(*(writer.wait_closed() for _, writer in streams))
@@ -34,14 +34,14 @@ def in_tasks(open_connection, port, tasks):
     return asyncio.run(dial_and_close())
 
 
-def in_threads(connect, port, threads):
+def in_threads(connect, addr, threads):
     """Return the seconds until *threads*, which start together, have made all their dials."""
     start = threading.Barrier(threads + 1)
 
     def dial_and_close():
         start.wait()
         for _ in range(DIALS_PER_THREAD):
-            connect((HOST, port), timeout=5).close()
+            connect(addr, timeout=5).close()
 
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         futures = [pool.submit(dial_and_close) for _ in range(threads)]
@@ -55,34 +55,33 @@ def in_threads(connect, port, threads):
 def peak_memory(function, *args):
     """Return the most bytes that were allocated at one time. Tracing is slow, so it is not timed."""
     tracemalloc.start()
-    try:
-        function(*args)
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    function(*args)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
+
+
+def drained(server, figure):
+    """Drop the connections in the backlog of *server* and return *figure*."""
+    server.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            drop(server.accept()[0])
+    return figure
 
 
 def add_rows(table, server, tasks, rounds):
     """Add the rows for *tasks*, and for a tenth as many threads, to *table*."""
-    port, threads = server.getsockname()[1], tasks // 10
+    addr, threads = server.getsockname(), tasks // 10
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, tasks + 100), hard))
-
-    def rows(title, contenders, dial_all, count):
-        def sample(measured, *args):
-            figure = measured(*args, port, count)
-            server.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    drop(server.accept()[0])
-            return figure
-
-        times = in_turn(contenders, rounds, lambda dial: sample(dial_all, dial))
-        table.add(f"{title}: wall time", times, "ms")
-        peaks = in_turn(contenders, 3, lambda dial: sample(peak_memory, dial_all, dial))
-        table.add(f"{title}: peak memory", peaks, "MB")
-
     streams = {"`asyncio.open_connection`": asyncio.open_connection, "`open_connection`": safedial.open_connection}
-    rows(f"{tasks:,} dials at once in asyncio", streams, in_tasks, tasks)
     sockets = {"`socket.create_connection`": socket.create_connection, "`safe_connect`": safedial.safe_connect}
-    rows(f"{threads} threads, {DIALS_PER_THREAD} dials each", sockets, in_threads, threads)
+    for title, contenders, run, count in (
+        (f"{tasks:,} dials at once in asyncio", streams, in_tasks, tasks),
+        (f"{threads} threads, {DIALS_PER_THREAD} dials each", sockets, in_threads, threads),
+    ):
+        times = in_turn(contenders, rounds, lambda dial: drained(server, run(dial, addr, count)))  # noqa: B023
+        table.add(f"{title}: wall time", times, "ms")
+        peaks = in_turn(contenders, 3, lambda dial: drained(server, peak_memory(run, dial, addr, count)))  # noqa: B023
+        table.add(f"{title}: peak memory", peaks, "MB")

@@ -1,0 +1,119 @@
+"""Each benchmark runs, and prints all its rows. No figure is looked at."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support import namespace
+
+DIAL = {
+    "Blocking, numeric address": [
+        "socket.create_connection(addr, timeout=5)",
+        "safe_connect(addr, timeout=5)",
+        "Dialer(timeout=5).dial(addr)",
+        "bare socket",
+        "bare socket, steered and checked: the floor",
+        "safe_connect(addr, timeout=5.0)",
+        "safe_connect(addr, 5)",
+        "safe_connect, with a shared policy=reconnect()",
+        "safe_connect, with total_timeout=20",
+        "Dialer.dial, with both",
+        "safe_connect, with socket_options",
+        "safe_connect, with steer=False",
+    ],
+    "By name: localhost, which is <addresses>": [
+        "socket.create_connection(addr, timeout=5)",
+        "safe_connect(addr, timeout=5)",
+        "Dialer(timeout=5).dial(addr)",
+    ],
+    "Refused": [
+        "socket.create_connection(addr, timeout=5)",
+        "safe_connect(addr, timeout=5)",
+        "Dialer(timeout=5).dial(addr)",
+    ],
+    "socket.create_connection": [
+        "no guard",
+        "under install()",
+        "under guard()",
+        "not guarded, while another thread is inside a guard",
+    ],
+    "socket.create_connection, refused": [
+        "no guard",
+        "under install()",
+        "under guard()",
+        "not guarded, while another thread is inside a guard",
+    ],
+    "asyncio": [
+        "asyncio.open_connection(host, port)",
+        "open_connection(host, port)",
+        "asyncio.open_connection, inside asyncio.timeout(5)",
+        "open_connection, with timeout=5",
+        "aiohappyeyeballs.start_connection, with asyncio's streams",
+        "anyio.connect_tcp(host, port)",
+    ],
+    "asyncio, refused": [
+        "asyncio.open_connection(host, port)",
+        "open_connection(host, port)",
+        "asyncio.open_connection, inside asyncio.timeout(5)",
+        "open_connection, with timeout=5",
+    ],
+    "uvloop": [
+        "asyncio.open_connection(host, port)",
+        "open_connection(host, port)",
+        "asyncio.open_connection, inside asyncio.timeout(5)",
+        "open_connection, with timeout=5",
+    ],
+    "20 dials at once in asyncio: wall time": ["asyncio.open_connection", "open_connection"],
+    "20 dials at once in asyncio: peak memory": ["asyncio.open_connection", "open_connection"],
+    "2 threads, 20 dials each: wall time": ["socket.create_connection", "safe_connect"],
+    "2 threads, 20 dials each: peak memory": ["socket.create_connection", "safe_connect"],
+}
+
+HAPPY_EYEBALLS = {
+    "A dead IPv6 address first": [
+        "socket.create_connection",
+        "safe_connect",
+        "Dialer.dial",
+        "Dialer.dial_async",
+        "asyncio.open_connection, with a delay",
+        "open_connection, with a delay",
+    ]
+}
+
+
+def run(module, *args):
+    """Return the output of the benchmark, which leaves no socket behind to warn about."""
+    command = [sys.executable, "-W", "error", "-m", f"bench.{module}", *args]
+    ran = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=100)
+    assert ran.stderr == ""
+    return re.sub(r"(?<=which is ).*?(?=\*|\n)", "<addresses>", ran.stdout)
+
+
+def rows_of_text(output):
+    found = {}
+    for title, rows in re.findall(r"^(\S.*)\n((?:  .+(?:\n|$))+)", output, re.MULTILINE):
+        found[title] = re.findall(r"^  (.*?) +\d+\.\d\d (?:us|ms|s|MB) +\d+\.\d\d$", rows, re.MULTILINE)
+    return found
+
+
+def rows_of_markdown(output):
+    found = {}
+    for title, rows in re.findall(r"^\| \*\*(.*)\*\* \| \|\n((?:\| [^*].*\n)+)", output.replace("`", ""), re.MULTILINE):
+        found[title] = re.findall(r"^\| (.*) \| \d+\.\d\d \|$", rows, re.MULTILINE)
+    return found
+
+
+def test_dial():
+    assert rows_of_text(run("dial", "--rounds", "2", "--at-once", "20")) == DIAL
+
+
+def test_dial_in_markdown():
+    output = run("dial", "--rounds", "2", "--at-once", "20", "--markdown")
+    assert re.match(r"\| `make bench`: .* \| Python 3\.\S+ \|\n\|---\|---\|\n", output)
+    assert rows_of_markdown(output) == DIAL
+
+
+def test_happy_eyeballs():
+    namespace.require()
+    assert rows_of_text(run("happy_eyeballs", "1", "0.1", "0.02")) == HAPPY_EYEBALLS
