@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.support import namespace
 
 DIAL = {
-    "Blocking, numeric address": [
+    "Blocking, numeric address, all with timeout=5": [
         "socket.create_connection(addr, timeout=5)",
         "safe_connect(addr, timeout=5)",
         "Dialer(timeout=5).dial(addr)",
@@ -32,13 +32,13 @@ DIAL = {
         "safe_connect(addr, timeout=5)",
         "Dialer(timeout=5).dial(addr)",
     ],
-    "socket.create_connection": [
+    "socket.create_connection(addr, timeout=5)": [
         "no guard",
         "under install()",
         "under guard()",
         "not guarded, while another thread is inside a guard",
     ],
-    "socket.create_connection, refused": [
+    "socket.create_connection(addr, timeout=5), refused": [
         "no guard",
         "under install()",
         "under guard()",
