@@ -5,7 +5,8 @@
 The ports lie inside the ephemeral range, so that steering is at work. In each round each contender
 dials once. Only the dial is timed: the server's backlog holds the connection, so that no other
 process has to be woken, and both ends are closed before the next dial. Times differ from machine to
-machine, so read the ratios. aiohappyeyeballs, anyio and uvloop take part if they are installed.
+machine, so read the ratios, and run it while nothing else runs: on a busy machine they move, too.
+aiohappyeyeballs, anyio and uvloop take part if they are installed.
 """
 
 import argparse
@@ -124,7 +125,7 @@ def other_libraries(port):
 
 
 def time_dial(server, dial):
-    """Return the seconds that *dial* takes to reach *server*, or to be refused if that is None."""
+    """Return the seconds that *dial* takes to reach *server*, or to be refused if *server* is None."""
     sock = None
     begin = time.perf_counter()
     try:  # noqa: SIM105  # suppress() would cost more
