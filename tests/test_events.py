@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import safedial
-from safedial._dial.record import Journal
+from safedial._dial.record import Record
 from tests.support import faces, faults
 from tests.support.resolvers import named
 
@@ -24,7 +24,7 @@ def test_success_is_one_event(dial, server):
     host, port = server.getsockname()
     dial(host, port, on_event=seen.append)
     (event,) = seen
-    assert (event.kind, event.host, event.port, event.attempt) == ("connected", host, port, 1)
+    assert (event.kind, event.host, event.port, event.round) == ("connected", host, port, 1)
     assert event.address == (host, port)
     assert (event.error, event.wait) == (None, None)
     assert event.elapsed >= 0
@@ -36,7 +36,7 @@ def test_each_address_and_each_wait_is_an_event(dial, dead_port):
     with pytest.raises(ConnectionRefusedError) as caught:
         dial("127.0.0.1", dead_port, policy=policy, on_event=seen.append)
     assert kinds(seen) == ["failed", "retry", "failed", "retry", "failed"]
-    assert [event.attempt for event in seen] == [1, 1, 2, 2, 3]
+    assert [event.round for event in seen] == [1, 1, 2, 2, 3]
     assert [event.wait is not None for event in seen] == [False, True] * 2 + [False]
     assert all(isinstance(event.error, ConnectionRefusedError) for event in seen)
     assert seen[-1].error is caught.value
@@ -90,7 +90,7 @@ class TestLog:
             dial("127.0.0.1", dead_port, policy=policy)
         said = [record.getMessage() for record in caplog.records if record.name == "safedial"]
         assert len(said) == 3
-        assert re.fullmatch(rf"127.0.0.1 port {dead_port}: attempt 1 failed, the next one in 0\.00\d s", said[1])
+        assert re.fullmatch(rf"127.0.0.1 port {dead_port}: round 1 failed, next round in 0\.00\d s", said[1])
 
     @pytest.mark.parametrize("face", ["safe_connect", "Dialer.dial_async"])
     def test_who_lost_the_race_is_told_at_debug(self, face, caplog):
@@ -99,7 +99,7 @@ class TestLog:
             answers = [faults.tcp(*server.getsockname()[:2]) for server in both]
             faces.FACES[face]("db", 1, resolver=lambda *args, **hints: answers, happy_eyeballs_delay=0.01)
         lost, connected = [record.getMessage() for record in caplog.records if record.name == "safedial"]
-        assert re.search(r"at ::1 port \d+: attempt 1 had no answer when another address had", lost)
+        assert re.search(r"at ::1 port \d+: still connecting when another address answered", lost)
         assert re.search(r"at 127.0.0.1 port \d+: connected", connected)
 
     def test_name_and_address_are_both_told(self, monkeypatch, server, caplog):
@@ -107,7 +107,7 @@ class TestLog:
         port = server.getsockname()[1]
         monkeypatch.setattr(socket, "getaddrinfo", named("127.0.0.1", "127.0.0.1", port))
         faces.FACES["safe_connect"]("db", port)
-        assert f"db port {port} at 127.0.0.1 port {port}: connected, attempt 1" in caplog.text
+        assert f"db port {port} at 127.0.0.1 port {port}: connected in round 1" in caplog.text
 
     def test_recovery_is_an_info(self, dial, dead_port, caplog):
         caplog.set_level(logging.INFO, "safedial")
@@ -121,7 +121,7 @@ class TestLog:
         servers[0].close()
         (record,) = [record for record in caplog.records if record.name == "safedial"]
         assert record.levelname == "INFO"
-        assert "connected, attempt 2" in record.getMessage()
+        assert "connected in round 2" in record.getMessage()
 
 
 @pytest.mark.parametrize("face", [name for name in faces.FACES if "uvloop" not in name])  # it has its own resolver
@@ -131,28 +131,26 @@ def test_notes_tell_what_each_address_said(face, monkeypatch, dead_port):
     with pytest.raises(OSError, match=r"refused|failed|Multiple") as caught:
         faces.FACES[face]("db", dead_port, policy=policy)
     head, *rest = caught.value.__notes__
-    assert re.fullmatch(rf"safedial: gave up dialing db port {dead_port} after 3 attempts, \d+\.\d+ s", head)
+    assert re.fullmatch(rf"safedial: gave up dialing db port {dead_port} after 3 rounds, \d+\.\d+ s", head)
     assert rest
-    assert all(
-        re.match(r"safedial: (::1|127\.0\.0\.1) port \d+, attempts 1 to 3: \[Errno 111\]", note) for note in rest
-    )
+    assert all(re.match(r"safedial: (::1|127\.0\.0\.1) port \d+, rounds 1 to 3: \[Errno 111\]", note) for note in rest)
 
 
 def test_notes_of_figures_that_vary_stay_short():
-    journal = Journal("db", 5432, None)
+    record = Record("db", 5432, None)
     for in_use in range(1000):
         usage = safedial.PortUsage(32768, 60999, in_use, 0)
-        journal.failed(("192.0.2.1", 5432), safedial.PortsExhaustedError.at("192.0.2.1", 5432, usage))
-    error = journal.outcome(OSError("last"), all_errors=False)
+        record.failed(("192.0.2.1", 5432), safedial.PortsExhaustedError.at("192.0.2.1", 5432, usage))
+    error = record.outcome(OSError("last"), all_errors=False)
     assert len(error.__notes__) == 2
-    assert "999 in use" in error.__notes__[1]
+    assert "999 ports in use" in error.__notes__[1]
 
 
 def test_notes_of_addresses_without_end_are_the_newest():
-    journal = Journal("db", 5432, None)
+    record = Record("db", 5432, None)
     for number in range(1200):
-        journal.failed((f"192.0.{number // 200}.{number % 200}", 5432), ConnectionRefusedError(111, "refused"))
-    _, *rest = journal.outcome(OSError("last"), all_errors=False).__notes__
+        record.failed((f"192.0.{number // 200}.{number % 200}", 5432), ConnectionRefusedError(111, "refused"))
+    _, *rest = record.outcome(OSError("last"), all_errors=False).__notes__
     assert len(rest) == 1000
     assert "192.0.1.0 " in rest[0]
     assert "192.0.5.199 " in rest[-1]
@@ -177,4 +175,4 @@ def test_notes_of_a_long_loop_stay_short(dead_port):
     with pytest.raises(ConnectionRefusedError) as caught:
         safedial.safe_connect(("127.0.0.1", dead_port), policy=policy)
     assert len(caught.value.__notes__) == 2
-    assert "attempts 1 to 500" in caught.value.__notes__[1]
+    assert "rounds 1 to 500" in caught.value.__notes__[1]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from safedial._clients.hold import hold
     from safedial._clients.wrap import wrap
     from safedial._dial.dialer import Dialer, safe_connect
-    from safedial._dial.streams import create_connection, open_connection
+    from safedial._dial.streams import open_connection
     from safedial._retry.policies import reconnect, redial, retry_if_spurious, retry_if_transient
     from safedial._tcp.selfconnect import is_self_connected
     from safedial.errors import PortsExhaustedError, PortUsage, SelfConnectError
@@ -26,7 +26,6 @@ __all__ = [
     "PortUsage",
     "PortsExhaustedError",
     "SelfConnectError",
-    "create_connection",
     "guard",
     "hold",
     "install",
@@ -47,7 +46,6 @@ _HOMES = {
     "PortUsage": "errors",
     "PortsExhaustedError": "errors",
     "SelfConnectError": "errors",
-    "create_connection": "_dial.streams",
     "guard": "_clients.guard",
     "hold": "_clients.hold",
     "install": "_clients.guard",

@@ -1,7 +1,4 @@
-"""The time of a whole dial: what is left, whether its end is what ended the dial, and waiting so long.
-
-Imports nothing of safedial.
-"""
+"""The time limit of a whole dial. Imports nothing of safedial."""
 
 import math
 import time
@@ -15,25 +12,25 @@ _TICK = 0.002
 
 
 class Deadline:
-    """The time by which a dial must be over: *total* seconds after it *started*."""
+    """The time at which a dial must be over: *total* seconds after it *started*."""
 
     __slots__ = ("end", "refused", "total")
 
     def __init__(self, total: float | None, started: float) -> None:
         self.total = total
         self.end = math.inf if total is None else started + total
-        # The wait that would have ended too late, once there was one.
+        # The wait that would have ended too late, if there was one.
         self.refused: float | None = None
 
     def cap(self, seconds: float | None) -> float | None:
-        """Return *seconds*, or what is left where that is less. None is no limit."""
+        """Return *seconds* or the time left, whichever is less. None is no limit."""
         if self.end == math.inf:
             return seconds
         left = max(0.0, self.end - time.monotonic())
         return left if seconds is None else min(seconds, left)
 
     def refuse(self, wait: float) -> bool:
-        """Refuse *wait* seconds that would end too late, which ends the dial; tell whether."""
+        """Return whether a wait of *wait* seconds would end too late. If so, the dial is over."""
         if time.monotonic() + wait > self.end - _TICK:
             self.refused = wait
         return self.refused is not None
@@ -41,23 +38,23 @@ class Deadline:
     @property
     def met(self) -> bool:
         """Whether time is up."""
-        return self.refused is not None or (self.end != math.inf and self.end - time.monotonic() < _TICK)
+        return self.end != math.inf and (self.refused is not None or self.end - time.monotonic() < _TICK)
 
     def check(self) -> None:
-        """Raise TimeoutError where time is up."""
+        """Raise TimeoutError if time is up."""
         if self.met:
             raise TimeoutError("timed out")
 
 
-# One for all dials without an end: making it would take a hundredth of a dial.
+# Shared by all dials without a limit.
 NO_DEADLINE = Deadline(None, 0.0)
 
 
 async def within(seconds: float | None, steps: Awaitable[T]) -> T:
-    """Await *steps*, at most for *seconds*; then raise TimeoutError in a blocking socket's words."""
+    """Await *steps* for at most *seconds*; then raise TimeoutError with a blocking socket's message."""
     if seconds is None:
         return await steps
-    import asyncio  # late: the blocking dial counts its time here too
+    import asyncio  # late: blocking dials import this module too
 
     limit = asyncio.timeout(seconds)
     try:

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 
 class SelfConnectError(ConnectionRefusedError):
-    """The socket connected to itself, so nobody listens on that port.
+    """The socket connected to itself: nobody listens on that port.
 
-    It is a `ConnectionRefusedError` with ``errno`` ECONNREFUSED, because a refusal is what the
-    kernel would have said had it drawn another local port. The socket is already closed, with
-    SO_LINGER (1, 0), so that a server can bind the port at once.
+    It is a `ConnectionRefusedError` with ``errno`` ECONNREFUSED, because the kernel would have refused
+    the connection if it had drawn another local port. The socket is already closed, with SO_LINGER
+    (1, 0), so a server can bind the port at once.
 
     Attributes:
-        host: the address that was dialed, as text.
-        port: the port that was dialed, and that the kernel drew as the local port.
+        host: the dialed address, as text.
+        port: the dialed port, which the kernel drew as the local port too.
     """
 
     host: str = ""
@@ -25,7 +25,7 @@ class SelfConnectError(ConnectionRefusedError):
         error = cls(
             errno.ECONNREFUSED,
             f"Connection refused: nobody listens on {host} port {port}; the kernel connected the socket "
-            f"to itself (self-connect) and safedial let go of it. Start the server, or dial again later",
+            f"to itself (self-connect), and safedial released it. Start the server, or dial again later",
         )
         error.host, error.port = host, port
         return error
@@ -33,13 +33,13 @@ class SelfConnectError(ConnectionRefusedError):
 
 @dataclass(frozen=True, slots=True)
 class PortUsage:
-    """How many local ports are taken towards one destination. Counts, no units.
+    """How many local ports are in use towards one destination. All fields are counts or port numbers.
 
     Attributes:
-        low: first port of the range the kernel may choose from; None where it can't be read.
-        high: last port of that range, inclusive; None where it can't be read.
-        in_use: connections of this host to the destination; None where they can't be counted.
-        time_wait: how many of them are in TIME_WAIT.
+        low: first port of the ephemeral range; None if it can't be read.
+        high: last port of that range, inclusive; None if it can't be read.
+        in_use: connections of this host to the destination; None if they can't be counted.
+        time_wait: how many of these connections are in TIME_WAIT; None if they can't be counted.
     """
 
     low: int | None = None
@@ -49,29 +49,29 @@ class PortUsage:
 
     @property
     def mostly_held_by_others(self) -> bool:
-        """Whether connections to this destination are less than half of the range."""
+        """Whether connections to this destination use less than half of the range."""
         if self.low is None or self.high is None or self.in_use is None:
             return False
         return 2 * self.in_use < self.high - self.low + 1
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:
-            return "the range of local ports could not be read"
-        text = f"local ports {self.low} to {self.high} may be drawn"
+            return "the ephemeral range could not be read"
+        text = f"the ephemeral range is {self.low} to {self.high}"
         if self.in_use is not None:
-            text += f", {self.in_use} in use to it, {self.time_wait} of them in TIME_WAIT"
+            text += f", {self.in_use} ports in use to this destination, {self.time_wait} of them in TIME_WAIT"
         return text
 
 
 class PortsExhaustedError(OSError):
     """No local port is free to reach the destination. ``errno`` is EADDRNOTAVAIL.
 
-    Raised where EADDRNOTAVAIL is transient. An address that this host does not have (a bad
-    source address, IPv6 switched off) stays the kernel's own `OSError`.
+    Raised only if EADDRNOTAVAIL is transient. If this host lacks the address (a wrong source address,
+    IPv6 switched off), the kernel's own `OSError` is raised.
 
     Attributes:
-        host: the address that was dialed, as text.
-        port: the port that was dialed.
+        host: the dialed address, as text.
+        port: the dialed port.
         usage: the range and the ports in use when the dial failed.
     """
 
@@ -84,7 +84,7 @@ class PortsExhaustedError(OSError):
         """Build the error for a dial of *host* and *port* with the figures in *usage*."""
         text = f"Address not available: no local port is free to reach {host} port {port}; {usage}. "
         if usage.mostly_held_by_others:
-            text += "Sockets to other destinations, or bound ones, hold the rest: see ss -tan, or widen "
+            text += "Other sockets (bound, or connected elsewhere) hold the rest: see ss -tan, or widen "
         else:
             text += "Reuse connections (a pool), dial less often, or widen "
         error = cls(errno.EADDRNOTAVAIL, text + "net.ipv4.ip_local_port_range")

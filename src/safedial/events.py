@@ -1,7 +1,7 @@
-"""Seeing a dial: one frozen record per happening, to the caller's hook and to the logger.
+"""The events of a dial: one frozen record for each, passed to the caller's hook and to the log.
 
-The `safedial` logger gets DEBUG per attempt, INFO on a recovery after retries, WARNING on a
-self-connect. Hosts and ports are named, payloads never are.
+The `safedial` logger gets DEBUG for each attempt, INFO for a recovery after retries and WARNING for a
+self-connect. Messages name hosts and ports, never payloads.
 """
 
 import logging
@@ -21,24 +21,24 @@ class DialEvent:
     """Something that happened during a dial.
 
     Attributes:
-        kind: ``connected``: an address answered. ``lost``: this one had not when another did, just
-            after this event; its socket is closed. ``failed``: an address, or the resolver, did not.
-            ``self_connect``: the kernel connected the socket to itself; it was let go.
-            ``retry``: the policy goes on, after `wait`.
-        host: the host as the caller gave it.
-        port: the port as the caller gave it.
-        address: the socket address of the attempt; None for the resolver's failures and ``retry``.
-        attempt: the round of the policy, from 1. One round tries every address.
+        kind: ``connected``: an attempt succeeded. ``lost``: this attempt was still waiting when another
+            one succeeded (the next event); its socket is closed. ``failed``: an attempt or the resolver
+            failed. ``self_connect``: the kernel connected the socket to itself; it was released.
+            ``retry``: the policy starts another round after `wait`.
+        host: the host that the caller gave.
+        port: the port that the caller gave.
+        address: the socket address of the attempt; None for a failed resolution and for ``retry``.
+        round: the number of the round, from 1. A round tries every address.
         elapsed: seconds since the dial began.
-        error: what the attempt raised; None for ``connected`` and ``lost``.
-        wait: seconds until the next round; None but for ``retry``.
+        error: the exception of the attempt or the round; None for ``connected`` and ``lost``.
+        wait: seconds until the next round for ``retry``, else None.
     """
 
     kind: EventKind
     host: Host
     port: Port
     address: SockAddr | None
-    attempt: int
+    round: int
     elapsed: float
     error: OSError | None = None
     wait: float | None = None
@@ -48,7 +48,7 @@ OnEvent: TypeAlias = Callable[[DialEvent], object]
 
 
 class HookError(Exception):
-    """Carries an OSError of the user's `on_event` past everything that retries an OSError."""
+    """Carries an OSError raised by the user's `on_event` past the code that retries after an OSError."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(error)
@@ -59,13 +59,13 @@ def level(event: DialEvent) -> int:
     """Return the logging level of *event*."""
     if event.kind == "self_connect":
         return logging.WARNING
-    if event.kind == "connected" and event.attempt > 1:
+    if event.kind == "connected" and event.round > 1:
         return logging.INFO
     return logging.DEBUG
 
 
 def emit(event: DialEvent, on_event: OnEvent | None) -> None:
-    """Log *event* and hand it to *on_event*, whose exceptions go to the caller of the dial."""
+    """Log *event* and pass it to *on_event*, whose exceptions go to the caller of the dial."""
     severity = level(event)
     if logger.isEnabledFor(severity):
         logger.log(severity, "%s", _sentence(event))
@@ -81,9 +81,9 @@ def _sentence(event: DialEvent) -> str:
     if event.address and (at := describe(*event.address[:2])) != dialed:
         dialed += f" at {at}"
     if event.kind == "connected":
-        return f"{dialed}: connected, attempt {event.attempt}, {event.elapsed:.3f} s since the dial began"
+        return f"{dialed}: connected in round {event.round}, {event.elapsed:.3f} s after the dial began"
     if event.kind == "lost":
-        return f"{dialed}: attempt {event.attempt} had no answer when another address had, {event.elapsed:.3f} s"
+        return f"{dialed}: still connecting when another address answered, round {event.round}, {event.elapsed:.3f} s"
     if event.kind == "retry":
-        return f"{dialed}: attempt {event.attempt} failed, the next one in {event.wait:.3f} s"
-    return f"{dialed}: attempt {event.attempt} failed: {event.error}"
+        return f"{dialed}: round {event.round} failed, next round in {event.wait:.3f} s"
+    return f"{dialed}: attempt failed in round {event.round}: {event.error}"

@@ -86,7 +86,7 @@ class ScriptedLane:
             raise TimeoutError("timed out")
         self._over()
 
-    def abandon(self, error=None):
+    def close(self, error=None):
         self.closed = True
 
     def _over(self):

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 import safedial
-from safedial._dial.answers import answered
+from safedial._dial.answers import check_answer
 from tests.support import faces, faults
 from tests.support.resolvers import named
 
@@ -61,8 +61,8 @@ def test_addresses_of_another_family_than_asked_for_are_not_dialed(dial, server)
 
 @pytest.mark.parametrize("host", ["fe80::1%lo", "fe80::1%1", "::1"])
 def test_addresses_with_a_zone_are_fine(host):
-    assert answered([(10, 1, 6, "", (host, 80, 0, 0))], 0)
-    assert answered([(10, 1, 6, "", (host, 80))], socket.AF_INET6)
+    assert check_answer([(10, 1, 6, "", (host, 80, 0, 0))], 0)
+    assert check_answer([(10, 1, 6, "", (host, 80))], socket.AF_INET6)
 
 
 class Async:
@@ -80,7 +80,7 @@ class TestAsync:
 
     @pytest.mark.parametrize("resolver", [Async(), Async().__call__], ids=range(2))
     def test_cannot_be_in_a_blocking_dial(self, resolver):
-        with pytest.raises(TypeError, match="resolver: this one must be awaited"):
+        with pytest.raises(TypeError, match="resolver: its answer must be awaited"):
             safedial.safe_connect(("db", 1), resolver=resolver)
 
     def test_what_blocks_runs_in_a_thread(self, loop_factory, server):
@@ -138,7 +138,7 @@ class TestBroken:
 
         with pytest.raises(LookupError, match="no such record") as caught:
             dial("db", 5432, resolver=resolver, policy=POLICY)
-        assert caught.value.__notes__ == ["safedial: this is what the resolver made of db port 5432"]
+        assert caught.value.__notes__ == ["safedial: raised by the resolver for db port 5432"]
 
     @pytest.mark.parametrize("face", ["safe_connect", "open_connection"])
     def test_the_systems_own_is_not_blamed_on_the_user(self, face, monkeypatch):

@@ -14,6 +14,7 @@ import trustme
 
 import safedial
 from safedial import testing
+from safedial.adapters import asyncio as adapter
 from tests.support import faces, faults, namespace, web
 from tests.support.resolvers import named
 
@@ -323,7 +324,7 @@ class TestOpenConnection:
                 return None, factory()
 
             loop.getaddrinfo, loop.create_connection = getaddrinfo, create_connection
-            await safedial.create_connection(
+            await adapter.create_connection(
                 asyncio.Protocol,
                 "db",
                 port,
@@ -434,7 +435,7 @@ class TestOpenConnection:
 
         async def main():
             with pytest.raises(ZeroDivisionError):
-                await safedial.create_connection(broken, *server.getsockname())
+                await adapter.create_connection(broken, *server.getsockname())
 
         faces.run(main(), loop_factory)
 
@@ -442,11 +443,11 @@ class TestOpenConnection:
 _REPLACED = """
 import asyncio, functools, socket, sys, unittest, warnings
 import safedial
-from safedial._dial.record import Journal
+from safedial._dial.record import Record
 steer = sys.argv[1] == "True"
 dials = []
-begin = Journal.__init__
-Journal.__init__ = lambda *args: (dials.append(1), begin(*args))[1]
+begin = Record.__init__
+Record.__init__ = lambda *args: (dials.append(1), begin(*args))[1]
 if sys.argv[2] == "socket":
     from test import test_socket as module
     socket.create_connection = functools.partial(safedial.safe_connect, steer=steer)

@@ -125,7 +125,7 @@ class TestBounds:
             )
         gone_after(caught.value, 1)
         assert str(caught.value.__cause__) == "timed out"
-        assert told[-1].attempt > 1
+        assert told[-1].round > 1
 
     def test_no_wait_is_begun_that_ends_later(self, dial, dead_port, told):
         policy = tenacity.Retrying(
@@ -134,7 +134,7 @@ class TestBounds:
         with pytest.raises(TimeoutError) as caught:
             dial("127.0.0.1", dead_port, total_timeout=60, policy=policy, on_event=told.append)
         gone_after(caught.value, 60)
-        assert "the wait before the next attempt, 3600.000 s, would have ended too late" in str(caught.value)
+        assert "the wait before the next round, 3600.000 s, would have ended too late" in str(caught.value)
         assert type(caught.value.__cause__) is ConnectionRefusedError
         assert [event.kind for event in told] == ["failed"]
 
@@ -147,7 +147,7 @@ class TestBounds:
             faces.run(dialer.dial_async(("db", 1)), loop_factory)
         gone_after(caught.value, 0.05)
         assert caught.value.__cause__ is None
-        assert caught.value.__notes__[1:] == ["safedial: resolving 'db', attempt 1: timed out"]
+        assert caught.value.__notes__[1:] == ["safedial: resolving 'db', round 1: timed out"]
 
     def test_a_resolver_in_a_thread(self, loop_factory):
         answer = threading.Event()
@@ -172,7 +172,7 @@ class TestBounds:
             safedial.safe_connect(("db", 9), 5, total_timeout=4, resolver=slow)
         gone_after(caught.value, 4)
         assert limits == []  # and no packet has left
-        assert caught.value.__notes__[1:] == ["safedial: resolving 'db', attempt 1: timed out"]
+        assert caught.value.__notes__[1:] == ["safedial: resolving 'db', round 1: timed out"]
 
     def test_so_is_the_systems(self, limits, clock, monkeypatch):
         def slow(*args):
@@ -228,7 +228,7 @@ class TestBounds:
         with pytest.raises(TimeoutError) as caught:
             safedial.safe_connect(("127.0.0.1", dead_port), total_timeout=4, policy=policy)
         gone_after(caught.value, 4)
-        assert caught.value.__notes__[0].endswith("after 1 attempt, 10.000 s")
+        assert caught.value.__notes__[0].endswith("after 1 round, 10.000 s")
 
     def test_a_sleep_of_the_users_own(self, loop_factory, dead_port):
         async def oversleep(seconds):
@@ -296,9 +296,9 @@ class TestWhatComesOut:
         gone_after(caught.value, 1)
         assert type(caught.value.__cause__) is ConnectionRefusedError
         gave_up, refused, cut_off = caught.value.__notes__
-        assert re.fullmatch(r"safedial: gave up dialing db port 1 after 2 attempts, \d+\.\d+ s", gave_up)
-        assert f"127.0.0.1 port {dead_port}, attempt 1: " in refused
-        assert f"127.0.0.1 port {black_hole.getsockname()[1]}, attempt 2: timed out" in cut_off
+        assert re.fullmatch(r"safedial: gave up dialing db port 1 after 2 rounds, \d+\.\d+ s", gave_up)
+        assert f"127.0.0.1 port {dead_port}, round 1: " in refused
+        assert f"127.0.0.1 port {black_hole.getsockname()[1]}, round 2: timed out" in cut_off
 
     def test_a_failure_that_took_too_long_is_one_all_the_same(self, clock):
         def slow(*args, **hints):

@@ -67,7 +67,7 @@ class TestWhatIsRetried:
         monkeypatch.setattr(policies, "default_policy", None)
         with pytest.raises(ConnectionRefusedError) as caught:
             dial("127.0.0.1", dead_port)
-        assert "1 attempt," in caught.value.__notes__[0]
+        assert "1 round," in caught.value.__notes__[0]
 
     @pytest.mark.parametrize("attempts", [1, 2, 5])
     def test_redial_attempts(self, dial, force, dead_port, attempts):
@@ -100,7 +100,7 @@ class TestReconnect:
         servers = []
 
         def come_back(event):
-            if event.kind == "retry" and event.attempt == 3:
+            if event.kind == "retry" and event.round == 3:
                 servers.append(socket.create_server(("127.0.0.1", dead_port)))
 
         ends = dial("127.0.0.1", dead_port, policy=safedial.reconnect(30, 0.001, 0.002), on_event=come_back)
@@ -132,7 +132,7 @@ class TestReconnect:
         seen = []
         with pytest.raises(ConnectionRefusedError):
             dial("127.0.0.1", dead_port, policy=chosen, on_event=seen.append)
-        assert started[0] >= seen[0].elapsed, "the first attempt's own time is in it"
+        assert started[0] >= seen[0].elapsed, "the first round's own time is in it"
 
     def test_resolver_failure_that_may_pass(self, monkeypatch, server):
         answers = [socket.gaierror(socket.EAI_AGAIN, "try again")] * 2
@@ -215,7 +215,7 @@ class TestAnyPolicy:
         )
         with pytest.raises(ConnectionRefusedError) as caught:
             dial("127.0.0.1", dead_port, policy=chosen)
-        assert "3 attempts" in caught.value.__notes__[0]
+        assert "3 rounds" in caught.value.__notes__[0]
         assert chosen.statistics == {}, "the policy itself is not touched"
 
     def test_tenacitys_hooks_are_called(self, dial, dead_port, caplog):
@@ -301,7 +301,7 @@ class TestAnyPolicy:
         chosen.enabled = False
         with pytest.raises(ConnectionRefusedError) as caught:
             dial("127.0.0.1", dead_port, policy=chosen)
-        assert "1 attempt," in caught.value.__notes__[0]
+        assert "1 round," in caught.value.__notes__[0]
 
     def test_sleeps_of_the_users_own(self, dead_port):
         slept = []
@@ -361,7 +361,7 @@ class TestAnyPolicy:
         faces.run(tasks())
         for each in threads:
             each.join()
-        assert outcomes == ["4 attempts"] * 80
+        assert outcomes == ["4 rounds"] * 80
 
     @pytest.mark.parametrize("kind", ["connected", "failed", "retry"])
     def test_even_an_oserror_of_a_hook_ends_the_dial(self, dial, dead_port, kind):
@@ -428,7 +428,7 @@ class TestInterruption:
         with pytest.raises(ConnectionRefusedError) as caught:
             dial("127.0.0.1", dead_port, policy=kind(stop=stop, **LONG), on_event=count)
         assert len(failed) == 1, "no further attempt once the event is set"
-        assert "1 attempt," in caught.value.__notes__[0]
+        assert "1 round," in caught.value.__notes__[0]
         timers[0].join()
 
     def test_sleep_using_event_wakes_up(self, dial, dead_port):
@@ -437,7 +437,7 @@ class TestInterruption:
         chosen = tenacity.Retrying(sleep=tenacity.sleep_using_event(event), stop=tenacity.stop_after_attempt(2), **LONG)
         with pytest.raises(ConnectionRefusedError) as caught:
             dial("127.0.0.1", dead_port, policy=chosen, on_event=hook)
-        assert "2 attempts" in caught.value.__notes__[0]
+        assert "2 rounds" in caught.value.__notes__[0]
         timers[0].join()
 
     def test_cancellation(self, loop_factory, dead_port):

@@ -50,7 +50,7 @@ def test_a_plain_close_keeps_the_port_where_release_frees_it(force, dead_port):
 
 def test_default_policy_dials_again_after_a_self_connect(dial, force, steer, dead_port):
     def hold_the_port(event):
-        if event.kind == "self_connect" and event.attempt == 2:  # or the third might meet itself by chance
+        if event.kind == "self_connect" and event.round == 2:  # or the third might meet itself by chance
             holder.bind(("127.0.0.1", dead_port))
 
     force(dead_port, times=2)
@@ -59,7 +59,7 @@ def test_default_policy_dials_again_after_a_self_connect(dial, force, steer, dea
     # Two self-connects, then a dial that the kernel refused: never a third self-connect.
     assert not isinstance(caught.value, safedial.SelfConnectError)
     notes = "\n".join(caught.value.__notes__)
-    assert "3 attempts" in notes
+    assert "3 rounds" in notes
     assert "self-connect" in notes
 
 

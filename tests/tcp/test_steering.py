@@ -140,7 +140,7 @@ class TestAddressNotAvailable:
         assert caught.value.errno == errno.EADDRNOTAVAIL
         assert not isinstance(caught.value, safedial.PortsExhaustedError)
         notes = "".join(caught.value.__notes__)
-        assert "1 attempt," in notes
+        assert "1 round," in notes
         assert "192.0.2.1" in str(caught.value) + notes
 
     @pytest.mark.parametrize("face", faces.FACES)
@@ -148,7 +148,7 @@ class TestAddressNotAvailable:
         namespace.require()
         errno_, name, notes = namespace.call(dial_ipv6, face, ipv6=False)
         assert (errno_, name) == (errno.EADDRNOTAVAIL, "OSError")
-        assert "1 attempt," in notes[0]
+        assert "1 round," in notes[0]
 
     def test_next_address_is_tried_where_ipv6_is_off(self):
         namespace.require()
@@ -250,7 +250,7 @@ def dial_while_ports_come_free(face, steer):
 
         def hook(event):
             told.append(event.kind)
-            if event.kind == "retry" and event.attempt == 2:
+            if event.kind == "retry" and event.round == 2:
                 selfconnect.release(held.pop())  # without TIME_WAIT
 
         policy = tenacity.Retrying(

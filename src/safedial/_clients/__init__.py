@@ -1,4 +1,4 @@
-"""The guarded connect under other people's code: `guard`, `install`, `wrap`, `hold`.
+"""The guarded connect under other people's code: `guard`, `install`, `wrap` and `hold`.
 
-Imports `_retry`, `_tcp` and what is below. Knows nothing of `_dial`.
+Imports `_retry`, `_tcp` and the modules beside this package. Knows nothing of `_dial`.
 """

@@ -1,7 +1,7 @@
-"""The guard: the guarded connect put under other people's code.
+"""The guard: the guarded connect under other people's code.
 
-It reaches every client that dials in Python, blocking or not, and none that dials in C: for those the
-port is held (`safedial.hold`).
+It guards every client that dials in Python, blocking or not. It does not reach C libraries: hold the port
+for those (`safedial.hold`).
 """
 
 import functools
@@ -17,17 +17,15 @@ from safedial._clients import patch
 from safedial._clients.awaitables import Step, dials_later, made_later
 from safedial._clients.patch import Below
 from safedial._tcp import connect, steering
-from safedial._tcp.selfconnect import peer_of, reached_itself
-from safedial.errors import SelfConnectError
+from safedial._tcp.selfconnect import peer_of
+from safedial.errors import PortsExhaustedError, SelfConnectError
 from safedial.events import logger
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Entry:
-    """A guard that was entered, until it is left. Left where it may be: a generator's end has the
-    context of whoever ends it.
-    """
+    """One entry of a guard. It may be left in another context: a generator's end runs in its caller's."""
 
     __slots__ = ("guard", "open")
 
@@ -36,12 +34,12 @@ class _Entry:
         self.open = True
 
 
-# The guards that this context is inside of.
+# The guards that this context has entered.
 _inside: ContextVar[tuple[_Entry, ...]] = ContextVar("safedial.guard", default=())
 
 
 class _Layer:
-    """Between a program and its connects: guards those whose context wants it, or all."""
+    """The layer that guards connects: those of the contexts that entered a guard, or all."""
 
     def __init__(self) -> None:
         self.everywhere = False
@@ -65,24 +63,29 @@ class _Layer:
     def wanted(self) -> bool:
         if self.everywhere:
             return True
-        entries = _inside.get()
-        return bool(entries) and any(entry.open for entry in entries)
+        for entry in _inside.get():  # noqa: SIM110  # any() makes a generator, which costs as much as the rest
+            if entry.open:
+                return True
+        return False
 
     def connect(self, sock: socket.socket, address: SockAddr, below: Below) -> None:
+        sides = steering.side_options(address[1])
+        if (own := steering.own_option(sock)) and own not in sides:
+            sides = steering.UNSTEERED  # the caller narrowed the range
         try:
-            if _has_port(sock):
-                # Its caller bound it, or asks again how a non-blocking connect went: it is checked alone.
-                _ask(below, sock, address)
-                if reached_itself(sock, address[1]):
-                    connect.refuse(sock, address)
-                return
-            sides = steering.side_options(address[1])
-            own = steering.own_range(sock)
-            if own is not None and steering.option_value(own) not in sides:
-                sides = steering.UNSTEERED  # its caller narrowed the range
-            connect.guarded(functools.partial(_ask, below), sock, address, sides)
+            try:
+                connect.connect(sock, address, sides, below)
+            except BlockingIOError:
+                # The kernel has drawn the local port already, so the outcome is known.
+                if _will_reach_itself(sock, address):
+                    connect.raise_self_connect(sock, address)
+                raise
         except SelfConnectError as error:
             logger.warning("%s", error.strerror)
+            raise
+        except PortsExhaustedError as error:
+            if _has_port(sock) and error.__cause__:
+                raise error.__cause__ from None  # the caller bound the socket: no port is drawn
             raise
 
 
@@ -93,18 +96,7 @@ def _has_port(sock: socket.socket) -> bool:
     try:
         return bool(sock.getsockname()[1])
     except OSError:
-        return False  # Windows, of a socket that was never bound
-
-
-def _ask(below: Below, sock: socket.socket, address: SockAddr) -> bool:
-    try:
-        below(sock, address)
-    except BlockingIOError:
-        # The local port is drawn already, so it is known now whom the socket will meet.
-        if _will_reach_itself(sock, address):
-            connect.refuse(sock, address)
-        raise
-    return True
+        return False  # Windows, if the socket was never bound
 
 
 def _will_reach_itself(sock: socket.socket, address: SockAddr) -> bool:
@@ -118,15 +110,15 @@ def _will_reach_itself(sock: socket.socket, address: SockAddr) -> bool:
     try:
         return same_endpoint(local, peer)
     except (OSError, TypeError):
-        return False  # a name, which only a system that answers later leaves us with
+        return False  # a host name; only systems that connect later leave one here
 
 
-# A connect to one goes to this host, from the same address.
+# A connect to these goes to this host, from the same address.
 _WILDCARDS = ("", "0.0.0.0", "::")  # noqa: S104  # nothing listens on them
 
 
 class Guard:
-    """What `guard` returns: a context manager and decorator, which may be entered again and shared."""
+    """The result of `guard`: a context manager and decorator. It can be entered again, and shared."""
 
     def __init__(self) -> None:
         self._entries: list[_Entry] = []
@@ -142,7 +134,7 @@ class Guard:
     ) -> None:
         entries = _inside.get()
         own = [entry for entry in entries if entry.guard is self and entry.open]
-        entry = own[-1] if own else self._entries[-1]  # the latter where it was entered in another context
+        entry = own[-1] if own else self._entries[-1]  # entered in another context
         self._entries.remove(entry)
         entry.open = False
         _inside.set(tuple(each for each in entries if each.open))
@@ -151,7 +143,9 @@ class Guard:
     def __call__(self, function: F) -> F:
         """Guard each call of *function*, which may be a coroutine function."""
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError(f"guard() can't decorate {function!r}: a generator runs in its caller's context")
+            raise TypeError(
+                f"guard() can't decorate the generator function {function!r}: it runs in its caller's context"
+            )
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
@@ -180,15 +174,15 @@ def guard() -> Guard:
 
     A context manager, and a decorator for functions and coroutine functions. Inside, a connect that
     reaches itself raises `SelfConnectError`, a `ConnectionRefusedError`, from ``socket.connect``, so
-    that each client does what it does when nobody listens; its socket is closed, and the port free.
-    Exhausted ports raise `PortsExhaustedError`. Nothing is dialed again: that is the client's, or
-    `wrap`'s.
+    each client behaves as if nobody listens. The socket is closed and the port is free. Exhausted
+    ports raise `PortsExhaustedError`. Nothing is dialed again: that is up to the client, or `wrap`.
 
-    It works for blocking sockets, with timeouts, and non-blocking ones (selectors, asyncio, trio), behind
-    TLS and proxies. Sockets with a source port are checked too. Datagram and AF_UNIX sockets pass
-    through, and whatever dials in C (libpq, grpc, uvloop): see `hold`. A thread that a client starts
-    for itself is outside, unless it copies the context: see `install`. A task that is started inside is
-    guarded until the block ends. Where gevent is, patch first, and enter the guard in each greenlet.
+    It works for blocking sockets, with timeouts, and for non-blocking ones (selectors, asyncio, trio),
+    behind TLS and proxies. Sockets with a source port are checked too. Datagram and AF_UNIX sockets
+    pass through. So do libraries that dial in C (libpq, grpc, uvloop): see `hold`. A thread that a
+    client starts for itself is outside, unless it copies the context: see `install`. A task that is
+    started inside is guarded until the block ends. With gevent, patch first, and enter the guard in
+    each greenlet.
 
     Example::
 
@@ -200,7 +194,7 @@ def guard() -> Guard:
 
 
 def install() -> None:
-    """Guard the connects of the whole process, in all its threads, from now on. Once is enough."""
+    """Guard the connects of the whole process, in all threads, from now on. One call is enough."""
     with _layer.lock:
         if _layer.everywhere:
             patch.renew()
@@ -210,7 +204,7 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Take `install` back. Guards that are entered go on."""
+    """Undo `install`. Guards that are entered stay in force."""
     with _layer.lock:
         if _layer.everywhere:
             _layer.everywhere = False

@@ -1,8 +1,8 @@
-"""The one place where `socket.socket.connect` and ``connect_ex`` are replaced.
+"""The one place that replaces `socket.socket.connect` and ``connect_ex``.
 
-All Python clients arrive there in the end: blocking ones, asyncio's, trio's, those behind TLS. A C
-library dials past it. A layer comes between a program and its TCP connects; nothing is replaced while
-there is none, and all is as before when the last one has gone. Knows no particular layer.
+All Python clients end up there: blocking ones, asyncio's, trio's, those behind TLS. C libraries don't. A
+layer stands between a program and its TCP connects. Without a layer nothing is replaced, and after the
+last one is gone everything is as before. Knows no particular layer.
 """
 
 import _socket
@@ -10,32 +10,36 @@ import operator
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
-from safedial._tcp.selfconnect import INET
+from safedial._address import INET
 
-# What is nearer to the kernel: makes the connect, or raises what it raises.
+# The next step towards the kernel: connects, or raises the kernel's error.
 Below: TypeAlias = Callable[[socket.socket, Any], None]
+
+# The plain ints, without the enums that socket.socket makes of them: half a microsecond each.
+_family = _socket.socket.family.__get__
+_type = _socket.socket.type.__get__
 
 
 class Layer(Protocol):
-    """Something that comes between."""
+    """A layer between a program and its connects."""
 
     def wanted(self) -> bool:
-        """Tell whether it comes between the connects of this thread or task, now."""
+        """Return whether it handles the connects of this thread or task, now."""
         ...
 
     def connect(self, sock: socket.socket, address: Any, below: Below) -> None:
-        """Connect *sock*, a TCP socket, to *address*, a tuple, by means of *below*."""
+        """Connect the TCP socket *sock* to the tuple *address* by means of *below*."""
         ...
 
 
 def lock_held_across_forks() -> threading.RLock:
-    """Return a lock that a fork waits for: what it guards is whole in the child, and nobody holds it there.
+    """Return a lock that fork() waits for: in the child, its data is whole and nobody holds it.
 
-    A fork takes the locks in the reverse order of their making, which has to be the order of their use.
+    fork() takes these locks in the reverse order of their making, which must be the order of their use.
     """
     lock = threading.RLock()
     if hasattr(os, "register_at_fork"):
@@ -50,7 +54,7 @@ _lock = lock_held_across_forks()
 
 
 def put(layer: Layer, *, nearest_kernel: bool = False) -> None:
-    """Let *layer* come between, above all others, or below them."""
+    """Add *layer* above all others, or below them."""
     global _layers
     with _lock:
         if not _layers:
@@ -59,7 +63,7 @@ def put(layer: Layer, *, nearest_kernel: bool = False) -> None:
 
 
 def remove(layer: Layer) -> None:
-    """Take *layer* away."""
+    """Remove *layer*."""
     global _layers
     with _lock:
         _layers = tuple(each for each in _layers if each is not layer)
@@ -70,23 +74,23 @@ def remove(layer: Layer) -> None:
 
 
 def renew() -> None:
-    """Come between again where somebody has put back what was there before, as pytest-socket does
-    after each test.
-    """
+    """Replace the methods again if somebody restored them, as pytest-socket does after each test."""
     with _lock:
         for patch in _patches:
             patch.renew()
 
 
-def _through(layers: list[Layer], below: Below, sock: socket.socket, address: Any) -> None:
-    if layers:
+def _through(layers: Sequence[Layer], below: Below, sock: socket.socket, address: Any) -> None:
+    if len(layers) == 1:
+        layers[0].connect(sock, address, below)
+    elif layers:
         layers[0].connect(sock, address, partial(_through, layers[1:], below))
     else:
         below(sock, address)
 
 
-def _class_of_sockets() -> Any:
-    """Return the class whose methods all sockets have: somebody may have put a subclass in its place."""
+def _socket_class() -> Any:
+    """Return the class that defines the methods of all sockets. `socket.socket` may be a subclass of it."""
     found: type[Any] = socket.socket
     return next((each for each in found.__mro__ if _socket.socket in each.__bases__), found)
 
@@ -96,11 +100,11 @@ class _Patch:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._owner = _class_of_sockets()
+        self._owner = _socket_class()
         self._inherited = name not in vars(self._owner)
         below: Any = getattr(self._owner, name)
         while isinstance(inert := getattr(below, "_patch", None), _Patch):
-            below = inert._below  # of ours, put back by somebody who had found it: one is enough
+            below = inert._below  # an old patch of ours that somebody put back: one is enough
         self._below: Any = below
         self._active = True
         self._method = self._made()
@@ -109,7 +113,7 @@ class _Patch:
     def undo(self) -> None:
         self._active = False
         if getattr(self._owner, self._name) is not self._method:
-            return  # somebody has patched on top of it: there it stays, and does nothing
+            return  # somebody patched on top of it: it stays there, and does nothing
         if self._inherited:
             delattr(self._owner, self._name)
         else:
@@ -121,21 +125,22 @@ class _Patch:
 
     def _made(self) -> Callable[[socket.socket, Any], Any]:
         plain = self._below
+        layered = self._connect if self._name == "connect" else self._connect_ex
 
         def connecting(sock: socket.socket, address: Any, /) -> Any:
-            for layer in _layers if self._active else ():  # this costs who is not concerned: keep it short
-                if layer.wanted():
-                    return self._layered(sock, address)
+            # Keep this short: connects that no layer wants pay for it too.
+            for layer in _layers if self._active else ():
+                if layer.wanted() and (known := _tcp_address(sock, address)) is not None:
+                    return layered(sock, known)
             return plain(sock, address)
 
-        connecting._patch = self  # type: ignore[attr-defined]  # for whoever finds it inert
+        connecting._patch = self  # type: ignore[attr-defined]  # for __init__, which looks for old patches
         return connecting
 
-    def _layered(self, sock: socket.socket, address: Any) -> Any:
-        known = _tcp_address(sock, address)
-        if known is None:
-            return self._below(sock, address)
-        returns_code = self._name == "connect_ex"  # what connect() raises, mostly
+    def _connect(self, sock: socket.socket, address: Any) -> None:
+        _through([layer for layer in _layers if layer.wanted()], self._below, sock, address)
+
+    def _connect_ex(self, sock: socket.socket, address: Any) -> int:
         raised: list[BaseException] = []
 
         def below(sock: socket.socket, address: Any) -> None:
@@ -144,29 +149,28 @@ class _Patch:
             except BaseException as error:
                 raised.append(error)
                 raise
-            if returns_code and code:
+            if code:
                 raise OSError(code, os.strerror(code))
 
         try:
-            _through([layer for layer in _layers if layer.wanted()], below, sock, known)
+            _through([layer for layer in _layers if layer.wanted()], below, sock, address)
         except OSError as error:
-            if not returns_code or any(error is each for each in raised):
+            # connect_ex() itself raises the errors of getaddrinfo, and returns those of connect(2).
+            if any(error is each for each in raised):
                 raise
-            return error.errno
+            return error.errno or 0
         finally:
             raised.clear()  # their tracebacks hold this frame: break the cycle
-        return 0 if returns_code else None
+        return 0
 
 
 def _tcp_address(sock: socket.socket, address: Any) -> Any:
-    """Return *address* with a port that is an int; None where this is no TCP, or nothing that the socket
-    module would take.
-    """
-    if sock.family not in INET or sock.type != socket.SOCK_STREAM:
+    """Return *address* with an int as its port; None if *sock* is not TCP or the address is no such tuple."""
+    if _type(sock) != socket.SOCK_STREAM or _family(sock) not in INET:
         return None
     if not issubclass(type(address), tuple) or len(address) < 2:
         return None
     try:
-        return (address[0], operator.index(address[1]), *address[2:])
+        return address if type(address[1]) is int else (address[0], operator.index(address[1]), *address[2:])
     except TypeError:
         return None

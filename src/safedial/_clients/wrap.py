@@ -95,7 +95,7 @@ class _Call:
         self._factory = factory
         self._target = target
         self._policy = policy
-        self.attempt = 1
+        self.round = 1
         self.started = time.monotonic()
 
     @property
@@ -103,7 +103,7 @@ class _Call:
         return (self._target,) if self._target else ()
 
     def retrying(self, error: Exception, wait: float) -> None:
-        logger.debug("%s: attempt %d failed: %s; the next one in %.3f s", self._name, self.attempt, error, wait)
+        logger.debug("%s: attempt %d failed: %s; the next one in %.3f s", self._name, self.round, error, wait)
 
     def make(self) -> Any:
         """Call the factory until it has a connection, or the policy is done."""
@@ -185,14 +185,14 @@ class _Call:
             return returned
 
     def _connected(self) -> None:
-        if self.attempt > 1:
-            logger.info("%s: connected, attempt %d", self._name, self.attempt)
+        if self.round > 1:
+            logger.info("%s: connected, attempt %d", self._name, self.round)
 
     def _give_up(self, error: Exception, failures: Failures) -> None:
         failures.restore(error)
-        if self.attempt > 1:
+        if self.round > 1:
             seconds = time.monotonic() - self.started
-            error.add_note(f"safedial: gave up on {self._name} after {self.attempt} attempts, {seconds:.3f} s")
+            error.add_note(f"safedial: gave up on {self._name} after {self.round} attempts, {seconds:.3f} s")
 
 
 def _addresses(target: Address | None) -> list[tuple[int, SockAddr]]:

@@ -1,4 +1,4 @@
-"""The dial: settings, resolve, race, retry; its blocking and its asyncio half.
+"""The dial: settings, resolve, race, retry. `blocking` and `aio` are its two I/O halves.
 
-Imports `_retry`, `_tcp` and what is below. Knows nothing of `_clients`.
+Imports `_retry`, `_tcp` and the modules beside this package. Knows nothing of `_clients`.
 """

@@ -1,4 +1,4 @@
-"""The asyncio dial: resolve, race the addresses, retry under the policy."""
+"""The asyncio dial: resolve, race the addresses, run on under the policy."""
 
 import asyncio
 import functools
@@ -9,24 +9,24 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from safedial._address import AddrInfo, Host, Port, SockAddr, interleave, numeric, of_families
-from safedial._deadline import within
 from safedial._dial import race_tasks
 from safedial._dial.attempt import Attempt
 from safedial._dial.outcome import combined_error
 from safedial._dial.race import Race
-from safedial._dial.record import Journal
+from safedial._dial.record import Record
 from safedial._dial.resolve import resolve_async
 from safedial._dial.settings import Resolver, Settings
-from safedial._retry.argument import DEFAULT, policy_after
-from safedial._tcp import connect
+from safedial._retry.argument import DEFAULT, go_on_async
+from safedial._tcp.connect import bind_source
 from safedial.events import HookError
 
+# Connects to one address within a limit in seconds.
 _Attempting: TypeAlias = Callable[[AddrInfo, float | None], Coroutine[Any, Any, Attempt]]
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to dial, in the terms of asyncio's ``create_connection``."""
+    """The destination, in the terms of asyncio's ``create_connection``."""
 
     host: Host
     port: Port
@@ -38,29 +38,31 @@ class Target:
 
 
 async def dial(settings: Settings, target: Target, *, all_errors: bool) -> socket.socket:
-    """Return a connected non-blocking socket; `safedial.create_connection` tells the rest."""
-    journal = Journal(target.host, target.port, settings.on_event, settings.total_timeout)
-    first: OSError | None = None
+    """Return a connected non-blocking socket; see `safedial.open_connection`."""
+    record = Record(target.host, target.port, settings.on_event, settings.total_timeout)
+    once = functools.partial(_round, settings, target, record)
     try:
         try:
-            return await _round(settings, target, journal)
+            return await once()
         except OSError as error:
             first = error
-        return await _go_on(settings, journal, first, functools.partial(_round, settings, target, journal))
+        try:
+            return await go_on_async(settings.policy, record, first, once)
+        finally:
+            del first  # its traceback holds this frame: break the cycle
     except OSError as error:
-        raise journal.outcome(error, all_errors=all_errors)  # noqa: B904  # it is *error*, or has it
+        raise record.outcome(error, all_errors=all_errors)  # noqa: B904  # it is *error*, or has it
     except HookError as hook:
         raise hook.error from None
     finally:
-        journal.close()
-        first = None  # its traceback holds this frame: break the cycle
+        record.close()
 
 
 async def dial_socket(settings: Settings, target: Target, *, all_errors: bool) -> socket.socket:
-    """Do as `dial` does, and give the loop a turn even if nothing had to be waited for.
+    """Do as `dial` does, and give the loop a turn even if the dial never waited.
 
-    Without it, a loop of dials on loopback would starve every other task; a transport, which
-    `dial` is for, takes a turn to set up anyway.
+    Otherwise a loop of dials on loopback would starve all other tasks. A transport, for which `dial` is
+    meant, takes a turn to set up anyway.
     """
     sock = await dial(settings, target, all_errors=all_errors)
     try:
@@ -71,61 +73,42 @@ async def dial_socket(settings: Settings, target: Target, *, all_errors: bool) -
     return sock
 
 
-async def _go_on(
-    settings: Settings,
-    journal: Journal,
-    error: OSError,
-    once: Callable[[], Coroutine[Any, Any, socket.socket]],
-) -> socket.socket:
-    """Do what the policy says after the first round failed with *error*."""
-    policy = policy_after(settings.policy, error)
-    try:
-        if policy is None:
-            raise error
-        from safedial._retry import loop  # late, as it loads tenacity
-
-        return await loop.dial_async(policy, journal, error, once, OSError)
-    finally:
-        del error  # as above
-
-
-async def _round(settings: Settings, target: Target, journal: Journal) -> socket.socket:
-    """Try every address once: racing, or one after the other."""
-    journal.errors = []
+async def _round(settings: Settings, target: Target, record: Record) -> socket.socket:
+    """Try every address once: in a race, or one after the other."""
+    record.errors = ()
     loop = asyncio.get_running_loop()
-    infos = _known(target.host, target.port, target)
-    if not infos:
-        infos = await _resolve(loop, target.host, target.port, target, journal, settings.resolver)
+    infos = await _addresses(loop, target.host, target.port, target, record, settings.resolver)
     sources = None
     if target.local_addr is not None:
-        sources = await _sources(loop, target, journal)
+        sources = await _sources(loop, target, record)
         infos = of_families(infos, {source[0] for source in sources}) or infos
-    journal.deadline.check()
-    limit = None if settings.timeout is DEFAULT else settings.timeout  # asyncio knows no default
+    record.deadline.check()
+    limit = None if settings.timeout is DEFAULT else settings.timeout  # asyncio has no default timeout
     attempt = functools.partial(_attempt, loop, settings, sources)
     if len(infos) == 1:
-        won = await _only(journal, infos[0], attempt, limit)
+        won = await _only(record, infos[0], attempt, limit)
     else:
-        # Two sockets can't have one source port at a time.
+        # Two sockets can't have one source port at the same time.
         delay = None if sources and sources[0][4][1] else settings.happy_eyeballs_delay
-        # asyncio's rule: racing interleaves, unless the caller says 0.
+        # asyncio's rule: a race interleaves the addresses, unless the caller says 0.
         infos = interleave(infos, int(delay is not None) if target.interleave is None else target.interleave)
-        won = await _first_of(loop, journal, infos, attempt, delay, limit)
-    try:
-        journal.connected(won.sockaddr)
-    except BaseException:
-        won.sock.close()
-        raise
+        won = await _first_of(loop, record, infos, attempt, delay, limit)
+    if record.round > 1 or record.observed:
+        try:
+            record.connected(won.sockaddr)
+        except BaseException:
+            won.sock.close()
+            raise
     return won.sock
 
 
-async def _only(journal: Journal, info: AddrInfo, attempt: _Attempting, limit: float | None) -> Attempt:
-    """Connect to the one address there is; most dials are such."""
+async def _only(record: Record, info: AddrInfo, attempt: _Attempting, limit: float | None) -> Attempt:
+    """Connect to the only address. Most dials have only one."""
     try:
-        return await attempt(info, journal.deadline.cap(limit))
+        return await attempt(info, record.deadline.cap(limit))
     except OSError as error:
-        journal.errors = [error]
-        journal.failed(info[4], error)
+        record.errors = [error]
+        record.failed(info[4], error)
         failure = error
     try:
         await _turn()
@@ -136,66 +119,64 @@ async def _only(journal: Journal, info: AddrInfo, attempt: _Attempting, limit: f
 
 async def _first_of(
     loop: asyncio.AbstractEventLoop,
-    journal: Journal,
+    record: Record,
     infos: Sequence[AddrInfo],
     attempt: _Attempting,
     delay: float | None,
     limit: float | None,
 ) -> Attempt:
-    """Connect to the address that answers first; with no *delay*, to the first that answers."""
-    left = journal.deadline.cap(None)
+    """Connect to the address that answers first. Without *delay*, try one after the other."""
+    left = record.deadline.cap(None)
     race = Race(len(infos), delay, limit, math.inf if left is None else loop.time() + left)
 
-    async def lane(number: int, limit: float | None) -> Attempt | None:
+    async def attempt_numbered(number: int, limit: float | None) -> Attempt | None:
         info = infos[number]
         try:
             return await attempt(info, limit)
         except OSError as error:
             race.failed(number, error, loop.time())
-            journal.failed(info[4], error)
+            record.failed(info[4], error)
         await _turn()
         return None
 
     try:
-        winner = await race_tasks.run(race, lane, lambda late: late.sock.close())
+        winner = await race_tasks.run(race, attempt_numbered, lambda late: late.sock.close())
         if winner is None:
-            journal.errors = race.failures()
-            raise combined_error(journal.errors)
-        journal.losers = [infos[number][4] for number in race.running if infos[number][4] is not winner.sockaddr]
+            record.errors = race.failures()
+            raise combined_error(record.errors)
+        record.losers = [infos[number][4] for number in race.running if infos[number][4] is not winner.sockaddr]
         return winner
     finally:
         race.errors.clear()  # as above
 
 
 async def _turn() -> None:
-    """Give the loop a turn after a failure: a refusal on loopback takes no wait, and a bare
-    reconnect loop would starve every other task and could not be cancelled.
+    """Give the loop a turn after a failure. A refusal on loopback takes no wait, and a bare reconnect
+    loop would starve all other tasks and could not be cancelled.
     """
     await asyncio.sleep(0)
 
 
-def _known(host: Host, port: Port, target: Target) -> Sequence[AddrInfo]:
-    # Which protocols need no resolver is asyncio's rule.
-    return numeric(host, port, target.family) if target.proto in (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP) else ()
-
-
-async def _resolve(
+async def _addresses(
     loop: asyncio.AbstractEventLoop,
     host: Host,
     port: Port,
     target: Target,
-    journal: Journal,
+    record: Record,
     resolver: Resolver | None,
 ) -> Sequence[AddrInfo]:
+    # asyncio's rule for the protocols that need no resolver.
+    if target.proto in (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP) and (infos := numeric(host, port, target.family)):
+        return infos
     hints = {"family": target.family, "proto": target.proto, "flags": target.flags}
-    return await resolve_async(loop, journal, host, port, resolver, **hints)
+    return await resolve_async(loop, record, host, port, resolver, **hints)
 
 
-async def _sources(loop: asyncio.AbstractEventLoop, target: Target, journal: Journal) -> Sequence[AddrInfo]:
-    """Return the addresses to dial from."""
+async def _sources(loop: asyncio.AbstractEventLoop, target: Target, record: Record) -> Sequence[AddrInfo]:
+    """Return the source addresses."""
     assert target.local_addr is not None
     host, port, *scope = target.local_addr
-    infos = _known(host, port, target) or await _resolve(loop, host, port, target, journal, None)
+    infos = await _addresses(loop, host, port, target, record, None)
     if scope:  # the flow label and the scope id of an IPv6 source
         infos = [(*info[:4], (*info[4][:2], *scope)) for info in infos]
     return infos
@@ -210,11 +191,7 @@ async def _attempt(
 ) -> Attempt:
     bind = None if sources is None else functools.partial(_bind_one, sources=sources)
     attempt = Attempt(settings, 0, sources[0][4] if sources else None, bind, info)
-    try:
-        await within(limit, attempt.connect_async(loop))
-    except BaseException as error:
-        attempt.abandon(error)
-        raise
+    await attempt.connect_async(loop, limit)
     return attempt
 
 
@@ -225,14 +202,14 @@ def _bind_one(sock: socket.socket, sources: Sequence[AddrInfo]) -> None:
         if family != sock.family:
             continue
         try:
-            connect.bind_source(sock, source)
+            bind_source(sock, source)
         except OSError as error:
-            # asyncio's words, so that what is matched against them goes on matching.
+            # asyncio's message, because programs match it.
             words = f"error while attempting to bind on address {source!r}: {(error.strerror or str(error)).lower()}"
             failure = OSError(error.errno, words)
         else:
             return
     if failure is None:
-        failure = OSError(f"no matching local address with family={sock.family!r} found")  # asyncio's words
+        failure = OSError(f"no matching local address with family={sock.family!r} found")  # asyncio's message
         failure.add_note(f"safedial: the source address is {', '.join(source[0] for *_, source in sources)}")
     raise failure

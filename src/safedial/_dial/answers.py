@@ -1,4 +1,4 @@
-"""Checking what a resolver of the user's answered, before it is dialed. Pure functions."""
+"""Check the answer of a user's resolver before it is dialed. Pure functions."""
 
 import socket
 from collections.abc import Sequence
@@ -19,18 +19,18 @@ def listed(answer: Any) -> list[Any]:
         entries = None
     if entries is None:
         raise TypeError(f"resolver must return a list of 5-tuples, as getaddrinfo() does, not {answer!r}")
-    return list(entries)  # what a generator raises is its own affair
+    return list(entries)  # outside of the try block: a generator may raise its own errors
 
 
-def answered(answer: Any, family: int) -> Sequence[AddrInfo]:
-    """Return the addresses of *family*, or of any for 0, in *answer*.
+def check_answer(answer: Any, family: int) -> Sequence[AddrInfo]:
+    """Return the addresses in *answer* that have *family*; all of them for 0.
 
-    Raises TypeError or ValueError naming the resolver where one of them could not be dialed.
+    Raises TypeError or ValueError naming the resolver if an address could not be dialed.
     """
     infos = listed(answer)
     for info in infos:
         try:
-            valid = _dialable(*info)
+            valid = _can_be_dialed(*info)
         except (TypeError, ValueError, AttributeError, KeyError, OSError):
             valid = False
         if not valid:
@@ -40,7 +40,7 @@ def answered(answer: Any, family: int) -> Sequence[AddrInfo]:
     return of_families(infos, (family,)) if family else infos
 
 
-def _dialable(family: Any, kind: Any, proto: Any, _canonname: Any, sockaddr: Any) -> bool:
+def _can_be_dialed(family: Any, kind: Any, proto: Any, _canonname: Any, sockaddr: Any) -> bool:
     host, *numbers = sockaddr
     largest = _LARGEST[family]
     address, _, zone = host.partition("%")  # as in fe80::1%eth0
@@ -48,7 +48,7 @@ def _dialable(family: Any, kind: Any, proto: Any, _canonname: Any, sockaddr: Any
     if zone and family == socket.AF_INET:
         return False
     if zone and not zone.isdigit():
-        socket.if_nametoindex(zone)  # what it doesn't know, connect() would ask the DNS for
+        socket.if_nametoindex(zone)  # connect() would ask the DNS for an unknown name
     return (
         isinstance(sockaddr, tuple)
         and _fits(kind, _LARGEST_INT)

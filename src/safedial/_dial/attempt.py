@@ -1,28 +1,29 @@
-"""One attempt at one address: its socket made, prepared and connected, or closed."""
+"""One attempt at one address: its socket is made, prepared and connected, or closed."""
 
 import socket
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
-from safedial._address import AddrInfo, SockAddr
+from safedial._address import INET, AddrInfo, SockAddr
+from safedial._deadline import within
 from safedial._dial.settings import Settings, SocketOption, Timeout
 from safedial._retry.argument import DEFAULT
 from safedial._tcp import connect, steering
-from safedial._tcp.selfconnect import abandon
+from safedial._tcp.selfconnect import close_unfinished
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
 Bind: TypeAlias = Callable[[socket.socket], object]
 
-# Seconds. The most that a socket takes: poll(2) counts milliseconds in a C int.
+# Seconds. The longest timeout of a socket: poll(2) counts milliseconds in a C int.
 _LONGEST = 2_147_483.0
-# Seconds. Where no time is left; with 0 the socket would not block, and end in EINPROGRESS.
+# Seconds, for a limit of 0. With 0 itself the socket would not block, and connect() answer EINPROGRESS.
 _SHORTEST = 0.001
 
 
 class Attempt:
-    """A socket on its way to one address. What fails, is cancelled or interrupted closes it."""
+    """A socket on its way to one address. A failure, cancellation or interrupt closes it."""
 
     __slots__ = ("_own", "_sides", "sock", "sockaddr")
 
@@ -34,61 +35,76 @@ class Attempt:
         bind: Bind | None,
         info: AddrInfo,
     ) -> None:
-        """Make the socket with *timeout*; *source* is the address that *bind* gives it, if any."""
-        family, kind, proto, _, self.sockaddr = info
-        self._sides = connect.UNGUARDED
-        if connect.kernel_chooses_port(family, source):
-            self._sides = steering.side_options(self.sockaddr[1]) if settings.steer else steering.UNSTEERED
+        """Make the socket with *timeout*. *source* is the address that *bind* gives it, if any."""
+        family, kind, proto, _, sockaddr = info
+        self.sockaddr = sockaddr
+        if family not in INET or (source and source[1]):
+            self._sides = connect.UNGUARDED  # no TCP, or the caller chose the source port
+        else:
+            self._sides = steering.side_options(sockaddr[1]) if settings.steer else steering.UNSTEERED
         self.sock = socket.socket(family, kind, proto)
         try:
             if timeout is not DEFAULT:
-                self._set_timeout(timeout)
+                self.sock.settimeout(timeout if timeout is None or timeout < _LONGEST else _LONGEST)
             self._own = self.sock.gettimeout()
-            for option in settings.socket_options or ():
-                self._set(option)
+            if settings.socket_options:
+                for option in settings.socket_options:
+                    self._set(option)
             if bind is not None:
                 bind(self.sock)
         except BaseException as error:
-            self.abandon(error)
+            self.close(error)
             raise
 
-    def connect(self, limit: float | None) -> socket.socket:
-        """Return the socket, connected. Waits *limit* seconds; the socket's own timeout stays."""
+    def connect(self, limit: float | None) -> None:
+        """Connect within *limit* seconds; the socket keeps its own timeout."""
         try:
-            if limit != self._own:
+            if limit == self._own:
+                connect.connect(self.sock, self.sockaddr, self._sides)
+            else:
                 self._set_timeout(limit or _SHORTEST if limit is not None else None)
-            connect.connect(self.sock, self.sockaddr, self._sides)
-            if limit != self._own:
+                connect.connect(self.sock, self.sockaddr, self._sides)
                 self._set_timeout(self._own)
         except BaseException as error:
-            self.abandon(error)
+            self.close(error)
             raise
-        return self.sock
 
     def begin(self) -> bool:
-        """Begin to connect without waiting; tell whether that is over already."""
+        """Begin to connect without waiting; return whether the socket is connected already."""
         try:
             self.sock.setblocking(False)
             return self._settled(connect.begin(self.sock, self.sockaddr, self._sides))
         except BaseException as error:
-            self.abandon(error)
+            self.close(error)
             raise
 
     def arrived(self) -> bool:
-        """Tell whether the socket, which is writable, is connected."""
+        """Return whether the socket, which is writable, is connected."""
         try:
             return self._settled(connect.arrived(self.sock, self.sockaddr, self._sides))
         except BaseException as error:
-            self.abandon(error)
+            self.close(error)
             raise
 
-    def connect_async(self, loop: "AbstractEventLoop") -> Coroutine[Any, Any, None]:
-        """Return the coroutine that connects, waiting in *loop*. Its caller must `abandon`."""
-        return connect.connect_async(loop, self.sock, self.sockaddr, self._sides)
+    async def connect_async(self, loop: "AbstractEventLoop", limit: float | None) -> None:
+        """Connect within *limit* seconds, waiting in *loop*."""
+        sock, sockaddr, sides = self.sock, self.sockaddr, self._sides
+        try:
+            if not connect.begin_async(sock, sockaddr, sides):
+                await within(limit, connect.connect_async(loop, sock, sockaddr, sides))
+        except BaseException as error:
+            if isinstance(error, OSError) and connect.short_of_ports(error, sides):
+                try:
+                    explained = await connect.explained_async(loop, sock, sockaddr, sides, error)
+                finally:
+                    self.close(error)
+                raise explained  # noqa: B904  # it is *error*, or has it as its cause
+            self.close(error)
+            raise
 
-    def abandon(self, error: BaseException | None = None) -> None:
-        """Close the socket; it must not hold the port, had it connected to itself."""
-        abandon(self.sock, error, guarded=bool(self._sides))
+    def close(self, error: BaseException | None = None) -> None:
+        """Close the socket, and release it if it connected to itself just before."""
+        close_unfinished(self.sock, error, guarded=bool(self._sides))
 
     def _set(self, option: SocketOption) -> None:
         try:

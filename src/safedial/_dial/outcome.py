@@ -1,18 +1,21 @@
-"""The one error that a round over several addresses ends with. Pure functions."""
+"""The one error of a round over several addresses. Pure functions."""
+
+from collections.abc import Sequence
 
 from safedial.errors import PortsExhaustedError, SelfConnectError
 
 
-def last_error(errors: list[OSError]) -> OSError:
-    """Choose the error of a dial as `socket.create_connection` does: the last address's."""
+def last_error(errors: Sequence[OSError]) -> OSError:
+    """Choose the error that `socket.create_connection` would raise: the last address's."""
     return _with_others(errors[-1], errors[:-1])
 
 
-def combined_error(errors: list[OSError]) -> OSError:
-    """Choose the error of a dial as asyncio's ``create_connection`` does: the only one, or one
-    for all that read alike, or one that lists them. Unlike asyncio's, the list keeps an errno
-    that all share, so that ``except ConnectionRefusedError`` works for a name with two addresses.
-    Errors that only safedial has stay themselves.
+def combined_error(errors: Sequence[OSError]) -> OSError:
+    """Choose the error that asyncio's ``create_connection`` would raise.
+
+    That is the only error, or the first of several with one message, or one that lists them all. Unlike
+    asyncio's, the list keeps an errno that all share, so ``except ConnectionRefusedError`` works for a
+    name with two addresses. Exceptions of safedial's own classes stay as they are.
     """
     first = errors[0]
     texts = [str(error) for error in errors]
@@ -25,9 +28,9 @@ def combined_error(errors: list[OSError]) -> OSError:
     return _with_others(OSError(summary), errors)
 
 
-def _with_others(error: OSError, others: list[OSError]) -> OSError:
-    # Policies must see a transient fault at one address behind a permanent one at another, yet
-    # the caller must get the one exception that the stdlib would raise.
+def _with_others(error: OSError, others: Sequence[OSError]) -> OSError:
+    # Policies must see a transient error of one address behind a permanent one of another, but the
+    # caller must get the one exception that the stdlib would raise.
     if others:
         error._other_addresses = tuple(others)  # type: ignore[attr-defined]  # errors_of reads it
     return error

@@ -1,4 +1,4 @@
-"""Driving a race of blocking sockets: a selector, no threads."""
+"""Drive a race of blocking sockets with a selector. No threads."""
 
 import selectors
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from safedial._dial.attempt import Attempt
 from safedial._dial.race import Race
 
-# Seconds. epoll_wait(2) takes at most 24 days; asyncio looks up once a day too.
+# Seconds. epoll_wait(2) takes at most 24 days; asyncio wakes once a day too.
 _LONGEST_WAIT = 86_400.0
 
 
@@ -16,9 +16,9 @@ def run(
     failed: Callable[[int, OSError], object],
     clock: Callable[[], float],
 ) -> Attempt | None:
-    """Return the first lane that wins, None where every one failed. The losers are closed.
+    """Return the first attempt that succeeds, None if all fail. The other sockets are closed.
 
-    *make* returns the lane with that number; *failed* is told why one failed, and tells the race.
+    *make* returns the attempt with a number. *failed* gets the error of an attempt, and tells the race.
     """
     waiting = _Waiting()
     try:
@@ -27,54 +27,54 @@ def run(
             if (started := race.start(now)) is not None:
                 number, limit = started
                 try:
-                    lane = make(number)
+                    attempt = make(number)
                     if race.alone:
-                        lane.connect(limit)  # one system call, where a selector takes several
-                        return lane
-                    if lane.begin():
-                        return lane
-                    waiting.add(number, lane)
+                        attempt.connect(limit)  # one system call; a selector takes several
+                        return attempt
+                    if attempt.begin():
+                        return attempt
+                    waiting.add(number, attempt)
                 except OSError as error:
                     failed(number, error)
                 continue
-            if not waiting.lanes:
+            if not waiting.attempts:
                 return None
             for number in waiting.ready(race.wait(now)):
-                lane = waiting.remove(number)
+                attempt = waiting.remove(number)
                 try:
-                    if lane.arrived():
-                        return lane
-                    waiting.add(number, lane)
+                    if attempt.arrived():
+                        return attempt
+                    waiting.add(number, attempt)
                 except OSError as error:
                     failed(number, error)
             for number in race.overdue(clock()):
-                late = TimeoutError("timed out")  # the words of a blocking socket's
-                waiting.remove(number).abandon(late)
+                late = TimeoutError("timed out")  # a blocking socket's message
+                waiting.remove(number).close(late)
                 failed(number, late)
     finally:
         waiting.close()
 
 
 class _Waiting:
-    """The lanes that wait for an answer, and a selector from the first of them on."""
+    """The attempts that wait for an answer, and the selector that they need."""
 
     def __init__(self) -> None:
-        self.lanes: dict[int, Attempt] = {}
+        self.attempts: dict[int, Attempt] = {}
         self._selector: selectors.BaseSelector | None = None
 
-    def add(self, number: int, lane: Attempt) -> None:
+    def add(self, number: int, attempt: Attempt) -> None:
         try:
             self._selector = self._selector or selectors.DefaultSelector()
-            self._selector.register(lane.sock, selectors.EVENT_WRITE, number)
-        except BaseException as error:  # a selector takes a descriptor too, and there may be none
-            lane.abandon(error)
+            self._selector.register(attempt.sock, selectors.EVENT_WRITE, number)
+        except BaseException as error:  # a selector needs a descriptor, and none may be free
+            attempt.close(error)
             raise
-        self.lanes[number] = lane
+        self.attempts[number] = attempt
 
     def remove(self, number: int) -> Attempt:
         assert self._selector is not None
-        self._selector.unregister(self.lanes[number].sock)
-        return self.lanes.pop(number)
+        self._selector.unregister(self.attempts[number].sock)
+        return self.attempts.pop(number)
 
     def ready(self, seconds: float | None) -> list[int]:
         assert self._selector is not None
@@ -82,7 +82,7 @@ class _Waiting:
         return sorted(key.data for key, _ in self._selector.select(wait))
 
     def close(self) -> None:
-        for lane in self.lanes.values():
-            lane.abandon()
+        for attempt in self.attempts.values():
+            attempt.close()
         if self._selector is not None:
             self._selector.close()

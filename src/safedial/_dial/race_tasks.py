@@ -1,8 +1,4 @@
-"""Driving a race in asyncio: a task for each lane that has company.
-
-Knows nothing of sockets and addresses. A lane is a coroutine that returns what it won, or tells
-the race that it failed and returns None.
-"""
+"""Drive a race in asyncio: a task for each attempt that does not run alone. Knows nothing of sockets."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -11,14 +7,15 @@ from typing import Any, TypeAlias, TypeVar
 from safedial._dial.race import Race
 
 T = TypeVar("T")
-Lane: TypeAlias = Callable[[int, float | None], Coroutine[Any, Any, T | None]]
+# Gets an attempt's number and its limit in seconds. Returns its result, or tells the race that it
+# failed and returns None.
+Attempting: TypeAlias = Callable[[int, float | None], Coroutine[Any, Any, T | None]]
 
 
-async def run(race: Race, lane: Lane[T], discard: Callable[[T], object]) -> T | None:
-    """Return the first thing that a lane wins, None where every lane failed.
+async def run(race: Race, attempt: Attempting[T], discard: Callable[[T], object]) -> T | None:
+    """Return the result of the first attempt that succeeds, None if all fail.
 
-    *lane* is called with the lane's number and its limit in seconds. Losers are cancelled and
-    awaited; what one of them wins all the same goes to *discard*.
+    The other attempts are cancelled and awaited; a late result is passed to *discard*.
     """
 
     def discard_result(task: asyncio.Task[T | None]) -> None:
@@ -28,7 +25,7 @@ async def run(race: Race, lane: Lane[T], discard: Callable[[T], object]) -> T | 
     running: dict[asyncio.Task[T | None], int] = {}
     winner: T | None = None
     try:
-        winner = await _first_to_win(race, lane, running)
+        winner = await _first_to_succeed(race, attempt, running)
     finally:
         for task in running:
             task.add_done_callback(discard_result)
@@ -43,15 +40,17 @@ async def run(race: Race, lane: Lane[T], discard: Callable[[T], object]) -> T | 
     return winner
 
 
-async def _first_to_win(race: Race, lane: Lane[T], running: "dict[asyncio.Task[T | None], int]") -> T | None:
+async def _first_to_succeed(
+    race: Race, attempt: Attempting[T], running: "dict[asyncio.Task[T | None], int]"
+) -> T | None:
     clock = asyncio.get_running_loop().time
     while True:
         now = clock()
         if (started := race.start(now)) is not None:
-            attempt = lane(*started)
+            steps = attempt(*started)
             if not race.alone:
-                running[asyncio.create_task(attempt)] = started[0]
-            elif (winner := await attempt) is not None:
+                running[asyncio.create_task(steps)] = started[0]
+            elif (winner := await steps) is not None:
                 return winner
         elif not running:
             return None
@@ -60,6 +59,6 @@ async def _first_to_win(race: Race, lane: Lane[T], running: "dict[asyncio.Task[T
             done = sorted((task for task in running if task.done()), key=running.__getitem__)
             while done:
                 del running[done[0]]
-                # No name for the task: what it raises holds this frame, which would make a cycle.
+                # No name for the task: its exception holds this frame, which would make a cycle.
                 if (winner := done.pop(0).result()) is not None:
                     return winner

@@ -1,26 +1,27 @@
-"""Asking for the addresses of a host: the system's resolver, or one that the user brings."""
+"""Resolve a host: with the system's resolver, or one that the user gives."""
 
-import contextlib
 import functools
 import inspect
 import socket
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from safedial._address import AddrInfo, Host, Port, describe
 from safedial._deadline import within
-from safedial._dial.answers import answered, listed
-from safedial._dial.record import Journal
+from safedial._dial.answers import check_answer, listed
+from safedial._dial.record import Record
 from safedial._dial.settings import Resolver
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
+_NO_ADDRESS = "the resolver returned no address"
 
-def resolve(journal: Journal, resolver: Resolver | None, family: int) -> Sequence[AddrInfo]:
+
+def resolve(record: Record, resolver: Resolver | None, family: int) -> Sequence[AddrInfo]:
     """Return the addresses of the dial's host. Blocks for as long as the resolver does."""
-    host, port = journal.host, journal.port
-    with _told(journal, host, port, resolver):
+    host, port = record.host, record.port
+    try:
         infos: Sequence[AddrInfo]
         if resolver is None:
             infos = _some(
@@ -31,20 +32,26 @@ def resolve(journal: Journal, resolver: Resolver | None, family: int) -> Sequenc
             if inspect.isawaitable(answer):
                 if inspect.iscoroutine(answer):
                     answer.close()
-                raise TypeError("resolver: this one must be awaited; a blocking dial can't wait for it")
-            infos = _some(answered(answer, family), _NO_ADDRESS)
-        journal.deadline.check()  # it could not be interrupted
-        return infos
+                raise TypeError("resolver: its answer must be awaited, which a blocking dial can't do")
+            infos = _some(check_answer(answer, family), _NO_ADDRESS)
+        record.deadline.check()  # the resolver could not be interrupted
+    except Exception as error:
+        _explain(error, record, host, port, resolver)
+        raise
+    return infos
 
 
 async def resolve_async(
-    loop: "AbstractEventLoop", journal: Journal, host: Host, port: Port, resolver: Resolver | None, **hints: int
+    loop: "AbstractEventLoop", record: Record, host: Host, port: Port, resolver: Resolver | None, **hints: int
 ) -> Sequence[AddrInfo]:
-    """Return the addresses of *host*; what blocks runs in a thread. *hints* are getaddrinfo's."""
-    with _told(journal, host, port, resolver):
+    """Return the addresses of *host*. Blocking code runs in a thread. *hints* are getaddrinfo's."""
+    try:
         return await within(
-            journal.deadline.cap(None), _ask(loop, host, port, resolver, {**hints, "type": socket.SOCK_STREAM})
+            record.deadline.cap(None), _ask(loop, host, port, resolver, {**hints, "type": socket.SOCK_STREAM})
         )
+    except Exception as error:
+        _explain(error, record, host, port, resolver)
+        raise
 
 
 async def _ask(
@@ -60,20 +67,17 @@ async def _ask(
         answer = await loop.run_in_executor(None, _in_thread, ask)
     if inspect.isawaitable(answer):
         answer = await answer
-    return _some(answered(answer, hints["family"]), _NO_ADDRESS)
+    return _some(check_answer(answer, hints["family"]), _NO_ADDRESS)
 
 
 def _in_thread(ask: Callable[[], Any]) -> Any:
     try:
         answer = ask()
-        # A generator is run here too.
+        # A generator is exhausted here, too.
         return answer if inspect.isawaitable(answer) else listed(answer)
     except StopIteration as error:
-        # A future can't have it: before Python 3.12, asyncio waits for ever.
+        # A Future can't hold StopIteration: before Python 3.12, asyncio waits for ever.
         raise RuntimeError("the resolver raised StopIteration") from error
-
-
-_NO_ADDRESS = "the resolver returned no address"
 
 
 def _some(infos: Sequence[AddrInfo], complaint: str) -> Sequence[AddrInfo]:
@@ -82,18 +86,11 @@ def _some(infos: Sequence[AddrInfo], complaint: str) -> Sequence[AddrInfo]:
     return infos
 
 
-@contextlib.contextmanager
-def _told(journal: Journal, host: Host, port: Port, resolver: Resolver | None) -> Generator[None]:
-    """Keep and tell what goes wrong, whosever fault it is."""
-    try:
-        yield
-    except OSError as error:
-        journal.unresolved(host, error)
-        raise
-    except UnicodeError as error:
+def _explain(error: Exception, record: Record, host: Host, port: Port, resolver: Resolver | None) -> None:
+    """Record a failed resolution; add a note to an exception that ends the dial."""
+    if isinstance(error, OSError):
+        record.failed(host, error)
+    elif isinstance(error, UnicodeError):
         error.add_note(f"safedial: the address {host!r} can't be a host name")
-        raise
-    except Exception as error:
-        if resolver is not None:
-            error.add_note(f"safedial: this is what the resolver made of {describe(host, port)}")
-        raise
+    elif resolver is not None:
+        error.add_note(f"safedial: raised by the resolver for {describe(host, port)}")

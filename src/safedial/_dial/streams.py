@@ -1,6 +1,6 @@
-"""The asyncio faces: `open_connection` and `create_connection`, on any event loop.
+"""`open_connection` and `create_connection` for any asyncio event loop.
 
-The dial is ours; transports, TLS and streams are the loop's own, on the checked socket.
+The dial is safedial's. Transports, TLS and streams are the loop's own, on the checked socket.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from typing import Any, TypeVar, Unpack
 
 from safedial._address import check_host, check_port, pair, seconds
 from safedial._dial import aio
-from safedial._dial.settings import DialOptions, Resolver, Settings, check_family, check_options
+from safedial._dial.settings import DialOptions, Resolver, Settings, check_family, check_names
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
@@ -52,13 +52,16 @@ async def open_connection(
         host: the host; a numeric one skips the resolver.
         port: the port or service name.
         limit: buffer limit of the reader, in bytes. Default: 64 KiB.
-        **kwds: the keyword arguments of `safedial.create_connection`.
+        **kwds: the keyword arguments of `safedial.adapters.asyncio.create_connection`: asyncio's own, such
+            as *ssl* and *happy_eyeballs_delay*, and *timeout*, *total_timeout*, *resolver*, *policy*,
+            *on_event*, *steer* and *socket_options*, which `Dialer` documents.
 
     Returns:
         A (reader, writer) pair.
 
     Raises:
-        OSError, TypeError, ValueError: as `create_connection`.
+        OSError, TypeError, ValueError: the errors of `create_connection`: `SelfConnectError`,
+            `PortsExhaustedError`, `TimeoutError`, and asyncio's own.
     """
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=limit, loop=loop)
@@ -90,9 +93,9 @@ async def create_connection(
 ) -> tuple[asyncio.Transport, P]:
     """Connect as the running loop's ``create_connection`` does, and never to itself.
 
-    A drop-in: the same arguments keep the same meaning. The check comes before TLS and before
-    any byte. The retry policy covers the dial, not the TLS handshake behind it. It calls the
-    loop's own ``create_connection`` with the connected socket, so it can't be put in its place.
+    A drop-in: the same arguments have the same meaning. The check comes before TLS and before any byte.
+    The policy covers the dial, not the TLS handshake. This function calls the loop's own
+    ``create_connection`` with the connected socket, so it can't be put in its place.
 
     Args:
         protocol_factory: called once, when the socket is connected.
@@ -102,26 +105,21 @@ async def create_connection(
         family: `socket.AF_INET` or `socket.AF_INET6` to use that family alone. Default: 0, both.
         proto: for the resolver. Default: 0, any.
         flags: AI_ flags for the resolver. Default: 0.
-        sock: a socket that is connected already; it is used as it is, without a check.
+        sock: a connected socket; it is used as it is, without a check.
         local_addr: (host, port) to bind to; with a port other than 0 nothing is guarded.
         server_hostname: the name that the certificate must have. Default: *host*.
         ssl_handshake_timeout: seconds for the TLS handshake. Default: asyncio's 60.
         ssl_shutdown_timeout: seconds for the TLS shutdown. Default: asyncio's 30.
-        happy_eyeballs_delay: seconds until the next address is tried beside the one that still
-            connects (RFC 8305). Default: None, one after the other, as in asyncio.
-        interleave: how many addresses of the first family lead before families alternate.
+        happy_eyeballs_delay: seconds until the next address is tried while the one before still connects
+            (RFC 8305). Default: None, one after the other, as in asyncio.
+        interleave: how many addresses of the first family come first before families alternate.
             Default: 1 with *happy_eyeballs_delay*, else the resolver's order.
         all_errors: raise an ExceptionGroup of each address's last error instead of one error.
         timeout: seconds for one attempt at one address. Default: None, no limit.
-        resolver: a callable or coroutine function in place of the loop's ``getaddrinfo`` for
-            *host*, as `Dialer` explains. Default: None.
-        **options: keyword arguments, which `Dialer` explains.
-            total_timeout: seconds for the whole dial, without the TLS handshake, which has
-                *ssl_handshake_timeout*. Default: None, no limit.
-            policy: what is dialed again, and when. Default: `redial()`.
-            on_event: called with each `DialEvent`. Default: None.
-            steer: keep the kernel off the destination's port. Default: True.
-            socket_options: (level, option, value) each, set before bind and connect. Default: none.
+        resolver: a callable or coroutine function in place of the loop's ``getaddrinfo`` for *host*, as
+            documented by `Dialer`. Default: None.
+        **options: *total_timeout* (the TLS handshake has *ssl_handshake_timeout* instead), *policy*,
+            *on_event*, *steer* and *socket_options*, with the meanings and defaults that `Dialer` documents.
 
     Returns:
         A (transport, protocol) pair.
@@ -129,30 +127,30 @@ async def create_connection(
     Raises:
         SelfConnectError: nobody listens there, and the kernel connected the socket to itself.
         PortsExhaustedError: no local port is free to reach the destination.
-        TimeoutError: an attempt took longer than *timeout*, or all of it than *total_timeout*.
-        OSError: as asyncio's: the only error, or one that lists all; where all share an errno,
-            it has it too, which asyncio's has not. What was said is attached as notes.
-        TypeError, ValueError: an argument is of no use; the message names it.
+        TimeoutError: an attempt took longer than *timeout*, or the dial longer than *total_timeout*.
+        OSError: asyncio's: the only error, or one that lists all. If all have the same errno, it has
+            that errno too, unlike asyncio's. Notes say what failed and in which rounds.
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
     loop = asyncio.get_running_loop()
-    tls: dict[str, Any] = {}
-    if ssl is not None:
-        tls["ssl"] = ssl
-    if ssl_handshake_timeout is not None:
-        tls["ssl_handshake_timeout"] = ssl_handshake_timeout
-    if ssl_shutdown_timeout is not None:
-        tls["ssl_shutdown_timeout"] = ssl_shutdown_timeout
-    _check_tls(ssl, host, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout)
+    named = {"ssl": ssl, "ssl_handshake_timeout": ssl_handshake_timeout, "ssl_shutdown_timeout": ssl_shutdown_timeout}
+    tls: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+    if tls or server_hostname is not None:
+        _check_tls(ssl, host, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout)
+    own: dict[str, Any] = dict(options)
+    if own:
+        check_names("create_connection", own, DialOptions.__annotations__)
+    if timeout is not None:
+        own["timeout"] = timeout
+    if resolver is not None:
+        own["resolver"] = resolver
     settings = _PLAIN
-    own = [name for name, value in (("timeout", timeout), ("resolver", resolver)) if value is not None]
-    own += options
     if own or happy_eyeballs_delay is not None:
-        check_options("create_connection", options, DialOptions.__annotations__)
-        settings = Settings(timeout=timeout, resolver=resolver, happy_eyeballs_delay=happy_eyeballs_delay, **options)
+        settings = Settings.of(own | {"happy_eyeballs_delay": happy_eyeballs_delay})
     if sock is not None or (host is None and port is None):
         if own:
             raise ValueError(f"{', '.join(own)}: only for a dial to host and port")
-        # Nothing to dial. The loop says what is wrong with the arguments, if anything is.
+        # Nothing to dial. The loop raises the error if the arguments are wrong.
         given: dict[str, Any] = {"host": host, "port": port, "sock": sock, "server_hostname": server_hostname}
         return await loop.create_connection(protocol_factory, **given, **tls)
     _check_target(host, port, family, local_addr, interleave)
@@ -165,12 +163,12 @@ async def create_connection(
         raise
     if ssl and server_hostname is None:
         server_hostname = host.decode("idna") if isinstance(host, bytes | bytearray) else host
-    # From here on the transport owns the socket, and closes it where the handshake fails.
+    # From here on the transport owns the socket, and closes it if the handshake fails.
     return await loop.create_connection(lambda: protocol, sock=sock, server_hostname=server_hostname, **tls)
 
 
 def _check_tls(ssl: Any, host: Any, server_hostname: Any, handshake_timeout: Any, shutdown_timeout: Any) -> None:
-    """Refuse before the dial what asyncio would refuse after it, or leak the socket over."""
+    """Raise before the dial the errors that asyncio would raise after it, or that would leak the socket."""
     if ssl and not isinstance(ssl, bool | ssl_module.SSLContext):
         raise TypeError(f"ssl must be a bool, an SSLContext or None, not {ssl!r}")
     if server_hostname is not None and not ssl:

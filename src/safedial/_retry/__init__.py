@@ -1,4 +1,4 @@
-"""Which errors are worth another round, the policies, and running a dial on under one.
+"""Which errors are transient, the policies, and the loop that runs on under a policy.
 
-Knows tenacity, and no socket. Imports `_tcp` and what is below.
+Knows tenacity. Knows nothing of sockets. Imports `errors`, `_address` and `_deadline`.
 """

@@ -1,10 +1,11 @@
-"""The argument *policy*: its default, its check, and which policy decides after an error.
+"""The argument *policy*: its default, its check, and the round after a failed one.
 
 Loads tenacity only when a policy is given or needed.
 """
 
 import enum
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
 from safedial._address import shown
 from safedial._retry.transient import is_spurious
@@ -12,11 +13,15 @@ from safedial._retry.transient import is_spurious
 if TYPE_CHECKING:
     from tenacity import AsyncRetrying, Retrying
 
+    from safedial._retry.loop import Rounds
+
     Policy: TypeAlias = Retrying | AsyncRetrying
+
+T = TypeVar("T")
 
 
 class Default(enum.Enum):
-    """The type of `DEFAULT`, for an argument that was not given."""
+    """The type of `DEFAULT`."""
 
     DEFAULT = "<default>"
 
@@ -24,24 +29,19 @@ class Default(enum.Enum):
         return self.value
 
 
+# Marks an argument that was not given.
 DEFAULT: Final = Default.DEFAULT
 
+PolicyArgument: TypeAlias = "Policy | Literal[Default.DEFAULT] | None"
 
-def policy_after(policy: "Policy | Literal[Default.DEFAULT] | None", error: Exception) -> "Policy | None":
-    """Return the policy that decides what follows *error*, None where nothing does."""
-    if policy is not DEFAULT:
+# Policies of these classes can be copied. Checked once for each class, because a copy costs half a dial.
+_good_classes: set[type] = set()
+
+
+def check_policy(policy: Any) -> Any:
+    """Return *policy*, or raise TypeError if it is no policy."""
+    if policy is None or policy is DEFAULT or type(policy) in _good_classes:
         return policy
-    if not is_spurious(error):
-        return None  # what redial() would say, without loading tenacity for a mere refusal
-    from safedial._retry.policies import default_policy
-
-    return default_policy()
-
-
-def check_policy(policy: Any) -> None:
-    """Raise TypeError where *policy* is no policy."""
-    if policy is None or policy is DEFAULT:
-        return
     from tenacity import AsyncRetrying, Retrying  # late: most programs never give a policy
 
     if not isinstance(policy, Retrying | AsyncRetrying):
@@ -50,6 +50,61 @@ def check_policy(policy: Any) -> None:
             f"or None for a single round, not {shown(policy)}"
         )
     try:
-        policy.copy()  # as each dial will
+        policy.copy()  # each dial works on a copy
     except TypeError as error:
-        raise TypeError(f"policy: {type(policy).__name__}.copy() must work, and does not: {error}") from error
+        raise TypeError(f"policy: {type(policy).__name__}.copy() must work, but raised: {error}") from error
+    _good_classes.add(type(policy))
+    return policy
+
+
+def policy_after(policy: PolicyArgument, error: Exception) -> "Policy | None":
+    """Return the policy that decides on the next round after *error*, None if there is no next round."""
+    if policy is not DEFAULT:
+        return policy
+    if not is_spurious(error):
+        return None  # redial() would stop too; this does not load tenacity for a mere refusal
+    from safedial._retry.policies import default_policy
+
+    return default_policy()
+
+
+def go_on(
+    policy: PolicyArgument,
+    record: "Rounds",
+    error: Exception,
+    once: Callable[[], T],
+    failures: type[Exception] = OSError,
+) -> T:
+    """Call *once* for as many rounds as *policy* says after the first one raised *error*.
+
+    Only *failures* are passed to the policy. An OSError is a failed dial; other exceptions come from the
+    user's own code and end the dial, as KeyboardInterrupt does.
+    """
+    decides = policy_after(policy, error)
+    try:
+        if decides is None:
+            raise error
+        from safedial._retry import loop  # late, because it loads tenacity
+
+        return loop.dial(decides, record, error, once, failures)
+    finally:
+        del error  # its traceback holds this frame: break the cycle
+
+
+async def go_on_async(
+    policy: PolicyArgument,
+    record: "Rounds",
+    error: Exception,
+    once: Callable[[], Awaitable[T]],
+    failures: type[Exception] = OSError,
+) -> T:
+    """Do as `go_on` does, awaiting *once* and the waits."""
+    decides = policy_after(policy, error)
+    try:
+        if decides is None:
+            raise error
+        from safedial._retry import loop
+
+        return await loop.dial_async(decides, record, error, once, failures)
+    finally:
+        del error  # as above

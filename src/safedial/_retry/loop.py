@@ -1,14 +1,16 @@
-"""Running a dial on under a tenacity policy, once its first round has failed.
+"""The rounds after the first one, under a tenacity policy.
 
-tenacity decides (retry? stop? how long to wait?), this module waits, and the caller dials. Every
-dial works on its own copy of the policy, so one policy serves many threads and tasks. A dial may be
-safedial's own or, for `wrap`, a client's.
+tenacity decides (another round? how long to wait?), this module waits, and the caller dials. The
+caller may be a dial of safedial's own or, for `wrap`, of a client's. Each dial works on its own copy
+of the policy, so threads and tasks can share one.
+
+The loop is written once, as a coroutine. A blocking dial drives it with `send(None)`.
 """
 
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import tenacity
 from tenacity import AsyncRetrying, RetryCallState, sleep_using_event
@@ -20,46 +22,46 @@ if TYPE_CHECKING:
     from safedial._retry.argument import Policy
 
 T = TypeVar("T")
-E = TypeVar("E", bound=Exception)
 
-# Seconds between looks at a stop event. Waiting on the event itself would need a thread for each
-# task that waits in asyncio; a twentieth of a second is "at once" for a person.
+# Seconds between looks at a stop event. Waiting for the event itself would take a thread for each
+# waiting task in asyncio; a person notices no twentieth of a second.
 _GLANCE = 0.05
 
 _ASYNC_DEFAULT_SLEEP = AsyncRetrying().sleep
 
 
 class Rounds(Protocol):
-    """What is known of the dial that is made again: `safedial._dial.record.Journal` for safedial's own."""
+    """The record of a dial that is made in rounds: `safedial._dial.record.Record`, or `wrap`'s."""
 
-    attempt: int
+    round: int
     started: float
     deadline: Deadline
 
     @property
     def target(self) -> tuple[Any, ...]:
-        """What is dialed, for tenacity's own hooks, such as before_sleep_log."""
+        """The dialed address, for tenacity's own hooks such as before_sleep_log."""
         ...
 
     def retrying(self, error: Any, wait: float) -> None:
-        """Tell that the policy goes on after *error*, in *wait* seconds."""
+        """Note that the next round follows *error* in *wait* seconds."""
         ...
 
 
 class _Retries:
-    """One dial's own copy of a policy, with the state of its attempts."""
+    """One dial's own copy of a policy, with the state of its rounds."""
 
-    def __init__(self, policy: "Policy", journal: Rounds) -> None:
-        # The last real exception is what callers handle: never RetryError, never a callback's value.
+    def __init__(self, policy: "Policy", record: Rounds) -> None:
+        # Callers handle the last real exception: never RetryError, never a callback's value.
         self._retrying = policy.copy(reraise=True, retry_error_callback=None)
         self._retrying.begin()
-        self._state = RetryCallState(self._retrying, fn=dial, args=journal.target, kwargs={})
-        self._state.start_time = journal.started
-        self._journal = journal
+        self._state = RetryCallState(self._retrying, fn=dial, args=record.target, kwargs={})
+        self._state.start_time = record.started
+        self._record = record
         self._enabled = getattr(policy, "enabled", True)  # tenacity 9.2
+        self.is_async = isinstance(policy, AsyncRetrying)
         self._stops = _events_of(policy.stop)
         self._wakes = list(self._stops)
-        # The sleep that the user wrote; None where it is one of tenacity's.
+        # A sleep function of the user's, None for tenacity's own.
         self.own_sleep: Callable[[float], Any] | None = None
         if isinstance(policy.sleep, sleep_using_event):
             self._wakes.append(policy.sleep.event)
@@ -67,15 +69,15 @@ class _Retries:
             self.own_sleep = policy.sleep
 
     async def wait_after(self, error: Exception) -> float | None:
-        """Return the seconds to wait before the next round, None where there is none, as the
-        policy says no more or the wait would end past the deadline.
+        """Return the seconds to wait before the next round.
 
-        Suspends only in what the user wrote as a coroutine.
+        Return None if there is none: the policy stops, or the wait would end after the deadline.
+        Suspends only in a strategy or hook that the user wrote as a coroutine function.
         """
         if not self._enabled:
             return None
         if self._state.attempt_number == 1:
-            await self._step()  # tenacity's "before" hook for the round that was made already
+            await self._step()  # tenacity's "before" hook for the round that is over already
         traceback = error.__traceback__
         self._state.set_exception((type(error), error, traceback))
         try:
@@ -89,17 +91,17 @@ class _Retries:
             return None
         if not wait >= 0:
             raise ValueError(f"policy: a wait must be 0 or more seconds, not {wait}")
-        if self._journal.deadline.refuse(wait):
+        if self._record.deadline.refuse(wait):
             return None
-        self._journal.retrying(error, wait)
+        self._record.retrying(error, wait)
         self._state.prepare_for_next_attempt()
         return wait
 
     async def begin_round(self) -> bool:
-        """Go on to the next round, unless a stop event or the deadline came meanwhile; tell which."""
-        if any(event.is_set() for event in self._stops) or self._journal.deadline.met:
+        """Begin the next round. Return False if a stop event was set or the deadline passed meanwhile."""
+        if any(event.is_set() for event in self._stops) or self._record.deadline.met:
             return False
-        self._journal.attempt += 1
+        self._record.round += 1
         await self._step()
         return True
 
@@ -108,7 +110,7 @@ class _Retries:
         return await step if inspect.isawaitable(step) else step
 
     def naps(self, seconds: float) -> Iterator[float]:
-        """Yield sleeps that add up to *seconds*, fewer where an event is set meanwhile."""
+        """Yield sleeps that add up to *seconds*, fewer if an event is set meanwhile."""
         if not self._wakes:
             yield seconds
             return
@@ -117,49 +119,42 @@ class _Retries:
             yield min(left, _GLANCE)
 
 
-def dial(
-    policy: "Policy",
-    journal: Rounds,
-    error: E,
-    once: Callable[[], T],
-    failures: type[E],
-) -> T:
-    """Call *once* until it returns or *policy* is done; then raise its last error.
+_Sleep: TypeAlias = Callable[[_Retries, float], Awaitable[None]]
 
-    *error* is what the first round raised. Only *failures* are the policy's to judge: of a dial of
-    safedial's own an OSError, since errors of the user's own code end the dial, as KeyboardInterrupt
-    does.
+
+def dial(policy: "Policy", record: Rounds, error: Exception, once: Callable[[], T], failures: type[Exception]) -> T:
+    """Call *once* until it returns or *policy* stops; then raise its last error.
+
+    *error* is the error of the first round. Only *failures* are passed to the policy.
     """
-    retries = _Retries(policy, journal)
-    try:
-        while (wait := _finish(retries.wait_after(error))) is not None:
-            _sleep(policy, retries, wait)
-            if not _finish(retries.begin_round()):
-                break
-            try:
-                return once()
-            except failures as failure:
-                error = failure
-        raise error
-    finally:
-        del error, retries  # the traceback holds this frame: break the cycle
+
+    async def once_async() -> T:
+        return once()
+
+    return _finish(_rounds(_Retries(policy, record), record, error, once_async, failures, _sleep))
 
 
 async def dial_async(
-    policy: "Policy",
-    journal: Rounds,
-    error: E,
-    once: Callable[[], Awaitable[T]],
-    failures: type[E],
+    policy: "Policy", record: Rounds, error: Exception, once: Callable[[], Awaitable[T]], failures: type[Exception]
 ) -> T:
     """Do as `dial` does, awaiting *once* and the waits. Cancellation ends the dial."""
-    retries = _Retries(policy, journal)
+    return await _rounds(_Retries(policy, record), record, error, once, failures, _sleep_async)
+
+
+async def _rounds(
+    retries: _Retries,
+    record: Rounds,
+    error: Exception,
+    once: Callable[[], Awaitable[T]],
+    failures: type[Exception],
+    sleep: _Sleep,
+) -> T:
+    # The user's own strategies, hooks and sleeps may ignore the deadline. Only asyncio can interrupt them.
+    limit = record.deadline.cap if sleep is _sleep_async else _no_limit
     try:
-        # What the user wrote need keep neither to *wait* nor to the deadline.
-        left = journal.deadline.cap
-        while (wait := await within(left(None), retries.wait_after(error))) is not None:
-            await within(left(None), _sleep_async(policy, retries, wait))
-            if not await within(left(None), retries.begin_round()):
+        while (wait := await within(limit(None), retries.wait_after(error))) is not None:
+            await within(limit(None), sleep(retries, wait))
+            if not await within(limit(None), retries.begin_round()):
                 break
             try:
                 return await once()
@@ -167,13 +162,15 @@ async def dial_async(
                 error = failure
         raise error
     finally:
-        del error, retries  # as above
+        del error, retries  # the traceback holds this frame: break the cycle
+
+
+def _no_limit(seconds: float | None) -> float | None:
+    return seconds
 
 
 def _finish(steps: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that has nothing to wait for. An AsyncRetrying's steps are such coroutines
-    unless the user wrote a strategy or a hook that awaits.
-    """
+    """Run a coroutine that never suspends: the loop of a blocking dial."""
     try:
         steps.send(None)
     except StopIteration as done:
@@ -183,31 +180,31 @@ def _finish(steps: Coroutine[Any, Any, T]) -> T:
     raise TypeError("policy: a strategy or hook of this AsyncRetrying awaits; a blocking dial can't wait for it")
 
 
-def _sleep(policy: "Policy", retries: _Retries, seconds: float) -> None:
-    if retries.own_sleep is None or isinstance(policy, AsyncRetrying):
+async def _sleep(retries: _Retries, seconds: float) -> None:
+    if retries.own_sleep is None or retries.is_async:
         for nap in retries.naps(seconds):
-            time.sleep(nap)
+            time.sleep(nap)  # noqa: ASYNC251  # the blocking dial's
     elif inspect.iscoroutine(pause := retries.own_sleep(seconds)):
         pause.close()
         raise TypeError("policy: the sleep of this Retrying is a coroutine function; give an AsyncRetrying")
 
 
-async def _sleep_async(policy: "Policy", retries: _Retries, seconds: float) -> None:
-    import asyncio  # late: a program without asyncio gets here never
+async def _sleep_async(retries: _Retries, seconds: float) -> None:
+    import asyncio  # late: a program without asyncio never gets here
 
     if retries.own_sleep is None:
         for nap in retries.naps(seconds):
             await asyncio.sleep(nap)
     else:
         own = retries.own_sleep
-        # A Retrying's was written for threads: it may block.
-        pause = own(seconds) if isinstance(policy, AsyncRetrying) else await asyncio.to_thread(own, seconds)
+        # A Retrying's sleep was written for threads: it may block.
+        pause = own(seconds) if retries.is_async else await asyncio.to_thread(own, seconds)
         if inspect.isawaitable(pause):
             await pause
 
 
 def _events_of(stop: Any) -> list[Any]:
-    """Return the events that stop a policy by themselves: alone, or joined with ``|``."""
+    """Return the events that stop a policy: of a stop alone, or of several joined with ``|``."""
     if isinstance(stop, stop_when_event_set):
         return [stop.event]
     if isinstance(stop, stop_any):

@@ -1,6 +1,6 @@
-"""The policies, as plain tenacity objects, and their predicates.
+"""The policies `redial` and `reconnect`, as plain tenacity objects, and the predicates for policies of your own.
 
-Which errors are worth another dial is decided in `errors`; here that is put into tenacity's terms.
+`transient` decides which errors are worth another round; this module puts it into tenacity's terms.
 """
 
 import functools
@@ -19,36 +19,36 @@ from tenacity import (
 from safedial._retry.transient import errors_of, is_spurious, is_transient
 from safedial.errors import PortsExhaustedError
 
-# Seconds. A port in TIME_WAIT on loopback can be drawn again after 1 s (Linux, tcp_tw_reuse = 2, its
-# default), so two of these waits will do there; dialing on at once makes exhaustion worse.
+# Seconds. On loopback a port in TIME_WAIT can be drawn again after 1 s (Linux, tcp_tw_reuse = 2, the
+# default), so two of these waits suffice there. Dialing again at once makes exhaustion worse.
 _port_backoff = wait_random_exponential(min=0.5, multiplier=1.0, max=5.0)
 
 retry_if_spurious = retry_if_exception(is_spurious)
-"""Tenacity strategy: retry a self-connect, and EADDRNOTAVAIL where it is transient.
+"""Tenacity strategy: retry a self-connect, and EADDRNOTAVAIL if it is transient.
 
-Neither says anything about the server. Give it a stop, and a wait, because dialing on at once
-makes exhausted ports worse.
+Neither says anything about the server. Combine it with a stop and a wait: dialing again at once
+makes port exhaustion worse.
 """
 
 retry_if_transient = retry_if_exception(is_transient)
-"""Tenacity strategy: retry what is spurious, and also refused, timed out, reset, unreachable and
-a temporary failure of the resolver (EAI_AGAIN): a server that is down and may come back.
+"""Tenacity strategy: retry spurious errors, and refused, timed out, reset, unreachable, and a temporary
+failure of the resolver (EAI_AGAIN): the errors of a server that is down and may come back.
 """
 
 
 def redial(attempts: int = 3) -> Retrying:
-    """Return the default policy: dial again only where the failure says nothing of the server.
+    """Return the default policy: dial again only if the error says nothing about the server.
 
-    That is a self-connect, at once, and exhausted local ports (transient EADDRNOTAVAIL) after a
-    random wait from 0.5 s to 1 s, then to 2, 4 and at most 5 s. Elsewhere than on Linux the first
-    of these is none, as the kernel may just have picked a port already in use. A refused
-    connection stays refused, at once. Go's dialTCP makes three attempts as well.
+    After a self-connect it dials again at once. If local ports are exhausted (transient EADDRNOTAVAIL),
+    it waits for a random time from 0.5 s to 1 s, then to 2, 4 and at most 5 s. On other systems than
+    Linux the first of these waits is 0, because the kernel may just have picked a port already in
+    use. A refused connection is final. Go's dialTCP makes three attempts as well.
 
     Args:
-        attempts: how many rounds in all, at least 1; each round tries every address.
+        attempts: the number of rounds in all, at least 1. Each round tries every address.
 
     Raises:
-        TypeError, ValueError: *attempts* is not a whole number from 1 up.
+        TypeError, ValueError: *attempts* is not a whole number of at least 1.
     """
     if isinstance(attempts, bool) or not isinstance(attempts, int):
         raise TypeError(f"attempts must be a whole number, not {attempts!r}")
@@ -65,12 +65,12 @@ def redial(attempts: int = 3) -> Retrying:
 def reconnect(within: float = 60.0, first: float = 0.05, cap: float = 5.0) -> Retrying:
     """Return a policy for a server that is down and may come back: `retry_if_transient`.
 
-    The wait before attempt n + 1 is a random time from 0 to min(cap, first * 2 ** (n - 1))
-    seconds: exponential backoff with full jitter, applied after the cap.
+    The wait after round n is a random time from 0 to min(cap, first * 2 ** (n - 1)) seconds:
+    exponential backoff with full jitter, applied after the cap.
 
     Args:
-        within: seconds from the first attempt on; no wait is begun that would end later. An
-            attempt that has begun is not cut short: that is the timeout's job.
+        within: seconds since the dial began. No wait begins that would end later. A round that has
+            begun is not cut short: limit it with *timeout*.
         first: upper bound of the first wait, in seconds.
         cap: upper bound of every wait, in seconds.
 
@@ -82,7 +82,7 @@ def reconnect(within: float = 60.0, first: float = 0.05, cap: float = 5.0) -> Re
             raise TypeError(f"{name} must be a number of seconds, not {value!r}")
         if not (0 < value < math.inf):
             raise ValueError(
-                f"{name} must be positive and finite, not {value!r}; for a loop without end give a "
+                f"{name} must be positive and finite, not {value!r}; for a loop without end use a "
                 f"tenacity.Retrying of your own, with retry=safedial.retry_if_transient"
             )
     return Retrying(
@@ -95,14 +95,14 @@ def reconnect(within: float = 60.0, first: float = 0.05, cap: float = 5.0) -> Re
 
 def _wait_for_a_port(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
-    if error is None or not any(isinstance(e, PortsExhaustedError) for e in errors_of(error)):
+    if error is None or not any(isinstance(each, PortsExhaustedError) for each in errors_of(error)):
         return 0.0
     if state.attempt_number == 1 and sys.platform != "linux":
-        return 0.0  # there the kernel may just have picked a port already in use
+        return 0.0  # the kernel may just have picked a port already in use
     return _port_backoff(state)
 
 
 @functools.cache
 def default_policy() -> Retrying:
-    """Return the `redial` policy that every dial without one shares; it is copied for each."""
+    """Return the `redial` policy that dials without *policy* share; each dial copies it."""
     return redial()

@@ -1,4 +1,4 @@
 """One socket and one address: steer, connect, check, release.
 
-Knows the kernel, and nothing of names, rounds or policies. Imports `errors`, `_address` and `_deadline` alone.
+Knows the kernel. Knows nothing of names, rounds and policies. Imports `errors` and `_address`.
 """

@@ -1,23 +1,22 @@
 """The guarded connect: steer, connect, check, release. Blocking and non-blocking.
 
-Mechanism. connect(2) to an address of this host whose port P has no listener can succeed: the
-kernel draws a local port from the ephemeral range, and where it draws P itself, the SYN meets
-its own socket and simultaneous open (RFC 9293 section 3.5) completes the handshake. The client
-then talks to itself, and holds P against the real server.
+Mechanism. connect(2) to an address of this host can succeed although nobody listens on its port P:
+the kernel draws a local port from the ephemeral range, and if it draws P, the SYN reaches its own
+socket and simultaneous open (RFC 9293 section 3.5) completes the handshake. The client then talks to
+itself, and holds P against the real server.
 
 Precondition. The kernel chooses the local port. A caller who binds a source port may want a
-simultaneous open, so nothing is steered or checked for him (Go: ``laddr.Port == 0``).
+simultaneous open, so it is neither steered nor checked (Go: ``laddr.Port == 0``).
 
-Remedy. Steer: IP_LOCAL_PORT_RANGE keeps the kernel off P, on one side of the range and, when
-that side is used up, on the other. Check: compare local and peer address after every connect,
-steered or not. Release: let a self-connect go with SO_LINGER (1, 0), so that no TIME_WAIT keeps
-the server from binding, and report ECONNREFUSED, which is the truth: nobody listens there.
+Remedy. Steer: IP_LOCAL_PORT_RANGE keeps the kernel off P, on one side of the range and, if that side
+is exhausted, on the other. Check: compare local and peer address after every connect, steered or not.
+Release: close a self-connect with SO_LINGER (1, 0), so that no TIME_WAIT keeps the server from
+binding, and report ECONNREFUSED, which is the truth: nobody listens there.
 
-Go's dialTCP (src/net/tcpsock_posix.go) checks only, closes with TIME_WAIT left behind, and after
-two redials returns what it has. Here a self-connected socket is never returned.
+Go's dialTCP (src/net/tcpsock_posix.go) only checks, closes with TIME_WAIT left behind, and after two
+redials returns the socket that it has. Here a self-connected socket is never returned.
 
-Every function works on one socket and one address. No retrying beyond the other side of the
-range, no policy: those are the layers above.
+Each function works on one socket and one address. Rounds and policies belong to the layers above.
 """
 
 import contextlib
@@ -27,50 +26,61 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
-from safedial._address import SockAddr, describe
+from safedial._address import INET, SockAddr, describe
 from safedial._tcp import procnet, steering
-from safedial._tcp.selfconnect import INET, reached_itself, release
+from safedial._tcp.selfconnect import reached_itself, release
 from safedial.errors import PortsExhaustedError, SelfConnectError
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
+# Values of IP_LOCAL_PORT_RANGE to try in turn: `steering.side_options` of the port, or
+# `steering.UNSTEERED`, or `UNGUARDED`.
 Sides: TypeAlias = tuple[int, ...]
-# Asks the kernel for a connection, and tells whether it is there already.
-Ask: TypeAlias = Callable[[socket.socket, SockAddr], bool]
-# Nobody is connected to these.
-_UNKNOWN: dict[int, SockAddr] = {socket.AF_INET: ("255.255.255.255", 0), socket.AF_INET6: ("ff00::", 0)}
-# Where the caller chose the source port, nothing is steered or checked.
+# The caller chose the source port: neither steer nor check.
 UNGUARDED: Sides = ()
+# Asks the kernel for a connection. Returns False if the handshake goes on.
+Ask: TypeAlias = Callable[[socket.socket, SockAddr], bool | None]
+# Addresses that nobody is connected to.
+_UNKNOWN: dict[int, SockAddr] = {socket.AF_INET: ("255.255.255.255", 0), socket.AF_INET6: ("ff00::", 0)}
 
 
-def connect(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> None:
-    """Connect *sock*, blocking or with its timeout, and never to itself.
+def _ask(sock: socket.socket, sockaddr: SockAddr) -> None:
+    sock.connect(sockaddr)
 
-    *sides* are the parts of the ephemeral range to draw from, one after the other as they are used
-    up: `ports.side_options` of the port, or `ports.UNSTEERED`, or `UNGUARDED`.
+
+def connect(sock: socket.socket, sockaddr: SockAddr, sides: Sides, ask: Ask = _ask) -> bool:
+    """Connect *sock*, blocking or with its timeout, by means of *ask*, and never to itself.
+
+    Returns:
+        Whether *sock* is connected: False only if *ask* says that the handshake goes on.
 
     Raises:
         SelfConnectError: nobody listens; the socket is closed.
         PortsExhaustedError: no local port is free to reach *sockaddr*.
-        OSError: what the kernel said, EADDRNOTAVAIL for an address this host lacks included.
+        OSError: the kernel's error, EADDRNOTAVAIL for an address that this host lacks included.
     """
-    guarded(_ask, sock, sockaddr, sides)
+    try:
+        return _on_each_side(ask, sock, sockaddr, sides)
+    except OSError as error:
+        if not short_of_ports(error, sides):
+            raise
+        raise _explain(sock, sockaddr, sides, error)  # noqa: B904  # it is *error*, or has it as its cause
 
 
 def begin(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
-    """Begin to connect the non-blocking *sock*; tell whether it is connected already.
+    """Begin to connect the non-blocking *sock*; return whether it is connected already.
 
-    Where it is not, `arrived` tells it once the socket is writable. Raises what `connect` does.
+    If not, call `arrived` once the socket is writable. Raises the errors of `connect`.
     """
-    return guarded(_begin, sock, sockaddr, sides)
+    return connect(sock, sockaddr, sides, _begin)
 
 
 def arrived(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
-    """Tell whether *sock*, which is writable, is connected, or must be waited for again.
+    """Return whether the writable *sock* is connected. If not, it must be waited for again.
 
-    Raises what `connect` does. A selector may wake its caller too early (Go's issues 14548 and
-    19289), so that only a peer address proves a connection.
+    Raises the errors of `connect`. A selector may wake its caller too early (Go's issues 14548 and
+    19289), so only a peer address proves a connection.
     """
     code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if code:
@@ -83,95 +93,75 @@ def arrived(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
     return True
 
 
+def begin_async(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
+    """Do as `begin` does, with asyncio's messages, and leave EADDRNOTAVAIL to `explained_async`.
+
+    Does nothing on other systems than Linux, where a second connect(2) has other answers.
+    """
+    return steering.ON_LINUX and bool(sides) and _on_each_side(_begin_for_asyncio, sock, sockaddr, sides)
+
+
 async def connect_async(loop: "AbstractEventLoop", sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> None:
-    """Connect the non-blocking *sock* as `connect` does, waiting in *loop* where there is a wait."""
-    try:
-        # Other systems than Linux answer a second connect(2) otherwise: nothing is begun there.
-        if not (steering.ON_LINUX and sides and _on_each_side(_begin_for_asyncio, sock, sockaddr, sides)):
-            await loop.sock_connect(sock, sockaddr)
-            _check(sock, sockaddr, sides)
-    except OSError as error:
-        if not _short_of_ports(error, sides):
-            raise
-        # In a thread, as counting the ports takes a tenth of a second where thousands are in use.
-        raise await loop.run_in_executor(None, _explain, sock, sockaddr, sides, error)  # noqa: B904  # as below
+    """Go on after `begin_async` returned False, waiting in *loop*."""
+    await loop.sock_connect(sock, sockaddr)
+    _check(sock, sockaddr, sides)
 
 
-def guarded(ask: Ask, sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
-    """Do as `connect` does, by means of *ask*, and return what it did."""
-    try:
-        return _on_each_side(ask, sock, sockaddr, sides)
-    except OSError as error:
-        if not _short_of_ports(error, sides):
-            raise
-        raise _explain(sock, sockaddr, sides, error)  # noqa: B904  # it is *error*, or has it
+async def explained_async(
+    loop: "AbstractEventLoop", sock: socket.socket, sockaddr: SockAddr, sides: Sides, shortage: OSError
+) -> OSError:
+    """Return the error that the *shortage* stands for, if `short_of_ports`."""
+    # In a thread: counting thousands of ports takes a tenth of a second.
+    return await loop.run_in_executor(None, _explain, sock, sockaddr, sides, shortage)
 
 
 def _on_each_side(ask: Ask, sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
-    """Ask for a connection from one side after the other, until one has a port to give.
-
-    Return what *ask* did: whether *sock* is connected already. If so, it is checked.
-    """
+    """Ask for a connection on one side after the other, until one has a free port, and check it."""
     if not sides:
-        return ask(sock, sockaddr)
+        return ask(sock, sockaddr) is not False
     shortage = None
     for side in sides:
         if side:
             steering.steer(sock, side)
         try:
-            connected = ask(sock, sockaddr)
+            connected = ask(sock, sockaddr) is not False
         except OSError as error:
             if error.errno != errno.EADDRNOTAVAIL:
                 raise
-            shortage = error.with_traceback(None)  # which would hold this frame in a cycle
+            shortage = error.with_traceback(None)  # a traceback would hold this frame in a cycle
         else:
-            if connected:
-                _check(sock, sockaddr, sides)
+            if connected and reached_itself(sock, sockaddr[1]):
+                raise_self_connect(sock, sockaddr)
             return connected
     moved = steering.side_options_now(sockaddr[1], sides)
     if moved:
         return _on_each_side(ask, sock, sockaddr, moved)
-    assert shortage is not None, "there is one side at least"
+    assert shortage is not None, "there is at least one side"
     try:
         raise shortage
     finally:
         del shortage  # as above
 
 
-def _ask(sock: socket.socket, sockaddr: SockAddr) -> bool:
-    sock.connect(sockaddr)
-    return True
-
-
 def _begin(sock: socket.socket, sockaddr: SockAddr) -> bool:
-    return _deferred(sock, sockaddr) or (steering.ON_LINUX and _connected_by_now(sock, sockaddr))
+    return _connects_at_once(sock, sockaddr) or (steering.ON_LINUX and _connects_at_once(sock, sockaddr))
 
 
 def _begin_for_asyncio(sock: socket.socket, sockaddr: SockAddr) -> bool:
-    if _deferred(sock, sockaddr):
+    if _connects_at_once(sock, sockaddr):
         return True
     try:
-        return _connected_by_now(sock, sockaddr)
+        return _connects_at_once(sock, sockaddr)
     except OSError as error:
-        raise OSError(error.errno, f"Connect call failed {sockaddr}") from None  # asyncio's words
+        raise OSError(error.errno, f"Connect call failed {sockaddr}") from None  # asyncio's message
 
 
-def _deferred(sock: socket.socket, sockaddr: SockAddr) -> bool:
-    """Begin to connect; tell whether that is put off until there is data (TCP_FASTOPEN_CONNECT)."""
-    try:
-        sock.connect(sockaddr)
-    except BlockingIOError:
-        return False
-    return True
+def _connects_at_once(sock: socket.socket, sockaddr: SockAddr) -> bool:
+    """Call connect(2); return whether the non-blocking *sock* is connected.
 
-
-def _connected_by_now(sock: socket.socket, sockaddr: SockAddr) -> bool:
-    """Tell whether the handshake that connect(2) began is over.
-
-    On Linux one on loopback is over when connect(2) returns, though that answers EINPROGRESS; a
-    second connect(2) then answers 0, or the failure, and EALREADY where the handshake goes on.
-    That saves a turn of the event loop or the selector, and finds a self-connect before a
-    cancellation can come between.
+    The first call answers EINPROGRESS, or 0 with TCP_FASTOPEN_CONNECT. On Linux a loopback handshake is
+    over by then. A second call answers 0 if it is, EALREADY if it goes on, and otherwise the failure.
+    That saves a turn of the event loop, and finds a self-connect before a cancellation can intervene.
     """
     try:
         sock.connect(sockaddr)
@@ -182,25 +172,27 @@ def _connected_by_now(sock: socket.socket, sockaddr: SockAddr) -> bool:
 
 def _check(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> None:
     if sides and reached_itself(sock, sockaddr[1]):
-        refuse(sock, sockaddr)
+        raise_self_connect(sock, sockaddr)
 
 
-def refuse(sock: socket.socket, sockaddr: SockAddr) -> NoReturn:
-    """Let go of *sock*, which reached itself instead of *sockaddr*, and say what is true of that."""
+def raise_self_connect(sock: socket.socket, sockaddr: SockAddr) -> NoReturn:
+    """Release *sock*, which reached itself instead of *sockaddr*, and raise SelfConnectError."""
     release(sock)
-    host: str | bytes = sockaddr[0]  # other people's may be bytes
+    host: str | bytes = sockaddr[0]  # under the guard, a client's own address may be bytes
     raise SelfConnectError.at(host.decode(errors="replace") if isinstance(host, bytes) else host, sockaddr[1])
 
 
-def _short_of_ports(error: OSError, sides: Sides) -> bool:
+def short_of_ports(error: OSError, sides: Sides) -> bool:
+    """Return whether *error* is EADDRNOTAVAIL of a connect whose port the kernel chose."""
     return bool(sides) and error.errno == errno.EADDRNOTAVAIL
 
 
 def _explain(sock: socket.socket, sockaddr: SockAddr, sides: Sides, shortage: OSError) -> OSError:
-    """Return what EADDRNOTAVAIL from connect(2), the *shortage*, means, of two things.
+    """Return the error that EADDRNOTAVAIL from connect(2), the *shortage*, stands for.
 
-    An address that this host lacks (IPv6 switched off) is permanent. Used-up ports are not, and
-    on systems that pick a port already in use (Go's "spurious") the next dial may succeed.
+    If this host lacks an address to reach *sockaddr* from (IPv6 is switched off), it is permanent, and
+    returned as it is. Exhausted ports are transient. Systems that may pick a port already in use (Go's
+    "spurious") succeed at the next dial.
     """
     reached = _address_reached(sock.family, sockaddr)
     if reached is None:
@@ -212,37 +204,32 @@ def _explain(sock: socket.socket, sockaddr: SockAddr, sides: Sides, shortage: OS
 
 
 def _address_reached(family: int, sockaddr: SockAddr) -> SockAddr | None:
-    """Return *sockaddr* in numbers; None where this host has no address to reach it from."""
-    # A datagram socket's connect() chooses a local address just so, sends nothing, and draws its
-    # port from a pool of its own, so it fails only where the address is what is missing.
+    """Return *sockaddr* in numbers; None if this host has no address to reach it from."""
+    # connect() of a datagram socket chooses a local address in the same way, sends nothing, and draws
+    # its port from another pool. So it fails only if the address is missing.
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect(sockaddr)
             reached: SockAddr = probe.getpeername()
     except OSError as error:
-        # Otherwise a name may be what can't be had any more: its figures are those of no address.
+        # Other errors concern the address itself, such as a name that no longer resolves.
         return None if error.errno == errno.EADDRNOTAVAIL else _UNKNOWN.get(family, sockaddr)
     return reached
-
-
-def kernel_chooses_port(family: int, source: SockAddr | None) -> bool:
-    """Tell whether the guard applies: a TCP address, and no source port of the caller's own."""
-    return family in INET and (not source or not source[1])
 
 
 def bind_source(sock: socket.socket, source: SockAddr) -> None:
     """Bind *sock* to the *source* address, leaving the choice of port 0 to connect(2).
 
-    Without IP_BIND_ADDRESS_NO_PORT, bind(2) draws a port from a pool that all destinations
-    share, and fails with EADDRINUSE long before connect(2) would run out.
+    Without IP_BIND_ADDRESS_NO_PORT, bind(2) draws a port from a pool that all destinations share, and
+    fails with EADDRINUSE long before connect(2) would run out of ports.
     """
     if not source[1] and steering.ON_LINUX and sock.family in INET:
-        # Older than Linux 4.2: the port is drawn now, and checked all the same.
+        # Before Linux 4.2 the port is drawn now; the connection is checked all the same.
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_IP, steering.IP_BIND_ADDRESS_NO_PORT, 1)
     try:
         sock.bind(source)
     except OSError as error:
-        # The kernel's words fit the destination as well, which is all that callers think of.
+        # The kernel's message would fit the destination as well.
         error.add_note(f"safedial: bind() to the source address {describe(*source[:2])} failed")
         raise

@@ -1,30 +1,30 @@
-"""Local ports: the ephemeral range, the sides of it that avoid a port, and what is in use.
+"""Steering: keep the kernel off one port by narrowing a socket's ephemeral range. Linux only.
 
-Facts and pure choices, Linux only where it says so. Imports `errors` for its record of figures.
+IP_LOCAL_PORT_RANGE (Linux 6.3 and backports) narrows the range of one socket. The kernel ignores a
+bound outside of the ephemeral range without an error. Imports nothing of safedial.
 """
 
 import errno
 import socket
-import struct
 import sys
 import time
 from functools import lru_cache
 from typing import NamedTuple
 
-# linux/in.h; Python has no name for it. Linux 6.3 and backports (Debian's 6.1 has it).
+# linux/in.h; Python has no name for it.
 IP_LOCAL_PORT_RANGE = 51
 
-# linux/in.h, Linux 4.2. `socket` has the name where the C library that Python was built with had it.
+# linux/in.h, Linux 4.2. Python has the name only if its C library had it.
 IP_BIND_ADDRESS_NO_PORT = 24
 
-# The options above mean other things elsewhere, so their numbers must not leave Linux.
+# These numbers mean other options on other systems.
 ON_LINUX = sys.platform == "linux"
 
-# What a connect without narrowing is tried with: 0 leaves the range as it is.
+# The value 0 leaves the range as it is.
 UNSTEERED = (0,)
 
-# Seconds that a range once read is believed. A read costs as much as half a dial; a range that
-# changes in between costs no safety, because every connect is checked as well.
+# Seconds for which a range is believed. Reading it costs half a dial. A range that changes meanwhile
+# is no danger, because every connection is checked too.
 _RANGE_AGE = 1.0
 
 _RANGE_FILE = "/proc/sys/net/ipv4/ip_local_port_range"
@@ -38,7 +38,7 @@ class PortRange(NamedTuple):
 
 
 def read_range() -> PortRange | None:
-    """Read the ephemeral range of this network namespace; None where there is none to read."""
+    """Read the ephemeral range of this network namespace; None if it can't be read."""
     try:
         with open(_RANGE_FILE, "rb") as file:
             low, high = map(int, file.read().split())
@@ -48,11 +48,9 @@ def read_range() -> PortRange | None:
 
 
 def sides(port: int, ports: PortRange | None) -> tuple[PortRange, ...]:
-    """Return the parts of the range *ports* on either side of *port*, the larger one first.
+    """Return the parts of the range *ports* below and above *port*, the larger one first.
 
-    Empty where *port* lies outside, where it is the whole range, or where the range is unknown:
-    then there is nothing to steer with. A bound outside of the range would be ignored by the
-    kernel without an error, which is why an empty side must never be set.
+    Empty if the range is unknown, does not contain *port*, or contains nothing else.
     """
     if ports is None or not ports.low <= port <= ports.high:
         return ()
@@ -68,10 +66,9 @@ def _side_options(port: int, ports: PortRange | None) -> tuple[int, ...]:
 
 
 def option_value(ports: PortRange) -> int:
-    """Return *ports* as a value for IP_LOCAL_PORT_RANGE: the high bound in the upper 16 bits.
+    """Return *ports* as a value of IP_LOCAL_PORT_RANGE: the high bound in the upper 16 bits.
 
-    It is the C int that setsockopt() takes, so it is negative for a high bound from 32768 on; as
-    bytes it would cost half a microsecond more.
+    setsockopt() takes a C int, so the value is negative if the high bound is 32768 or more.
     """
     value = ports.high << 16 | ports.low
     return value - 2**32 if value >= 2**31 else value
@@ -79,14 +76,14 @@ def option_value(ports: PortRange) -> int:
 
 _steerable = ON_LINUX
 
-# One tuple, replaced whole, so that threads need no lock: (believed until, range).
+# (believed until, range). Replaced as a whole, so threads need no lock.
 _believed: tuple[float, PortRange | None] = (0.0, None)
 
 
 def side_options(port: int) -> tuple[int, ...]:
-    """Return values for IP_LOCAL_PORT_RANGE that keep the kernel off *port*, the best one first.
+    """Return the values of IP_LOCAL_PORT_RANGE that keep the kernel off *port*, the best one first.
 
-    `UNSTEERED` where the kernel can't be steered or need not be.
+    Return `UNSTEERED` if the kernel can't be steered, or need not be.
     """
     global _believed
     if not _steerable:
@@ -99,46 +96,50 @@ def side_options(port: int) -> tuple[int, ...]:
     return _side_options(port, ports)
 
 
-def side_options_now(port: int, used_up: tuple[int, ...]) -> tuple[int, ...]:
-    """Return what `side_options` would by the range as it is now, () where that is *used_up* too.
+def side_options_now(port: int, exhausted: tuple[int, ...]) -> tuple[int, ...]:
+    """Return `side_options` for the range as it is now, or () if these are *exhausted* too.
 
-    The range may have been changed, and it belongs to a network namespace, of which a process may
-    have several.
+    The range may have changed. It belongs to a network namespace, and a process may have several.
     """
     global _believed
-    if used_up == UNSTEERED:
+    if exhausted == UNSTEERED:
         return ()
     ports = read_range()
     if ports is None:
         return ()
     options = _side_options(port, ports)
     if options == UNSTEERED:
-        # The port is not in the range any more: the whole of it, as the socket is narrowed still.
+        # The range no longer contains the port, and the socket is still narrowed: widen it again.
         options = (option_value(ports),)
-    if options == used_up:
+    if options == exhausted:
         return ()
     _believed = (time.monotonic() + _RANGE_AGE, ports)
     return options
 
 
 def steer(sock: socket.socket, option: int) -> None:
-    """Narrow the ports that *sock* may get to *option*. Where the kernel won't, nothing happens."""
+    """Set IP_LOCAL_PORT_RANGE of *sock* to *option*. Does nothing if the kernel refuses."""
     global _steerable
     try:
         sock.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, option)
     except OSError as error:
-        # Ask the kernel, never its version: backports have the option, sandboxes may not.
+        # Ask the kernel, not its version: backports have the option, sandboxes may not.
         if error.errno == errno.ENOPROTOOPT:
             _steerable = False
 
 
-def own_range(sock: socket.socket) -> PortRange | None:
-    """Return the range that was set on *sock* with IP_LOCAL_PORT_RANGE, None where none was."""
+def own_option(sock: socket.socket) -> int:
+    """Return the value of IP_LOCAL_PORT_RANGE that was set on *sock*, 0 if none was."""
     if not _steerable:
-        return None
+        return 0
     try:
-        (value,) = struct.unpack("=I", sock.getsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, 4))
+        return sock.getsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE)
     except OSError:
-        return None
-    low, high = value & 0xFFFF, value >> 16
+        return 0
+
+
+def own_range(sock: socket.socket) -> PortRange | None:
+    """Return the range that was set on *sock* with IP_LOCAL_PORT_RANGE, None if none was."""
+    value = own_option(sock)
+    low, high = value & 0xFFFF, value >> 16 & 0xFFFF
     return PortRange(low, high) if low and high else None

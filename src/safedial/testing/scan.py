@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safedial._address import SockAddr, shown
+from safedial._address import INET, SockAddr, shown
 from safedial._clients.sockets import socket_of
 from safedial._tcp import selfconnect
 
@@ -53,7 +53,7 @@ def connections() -> Iterator[Connection]:
     for number in _descriptors():
         with contextlib.suppress(OSError):  # no socket, not connected, or closed meanwhile
             with selfconnect.duplicate(number) as sock:
-                if sock.family not in selfconnect.INET:
+                if sock.family not in INET:
                     continue
                 local, peer = sock.getsockname(), sock.getpeername()
                 to_itself = selfconnect.is_self_connected(sock)
