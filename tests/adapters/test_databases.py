@@ -34,8 +34,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 import safedial
 from safedial import testing
 from safedial._retry import transient
-from safedial.adapters import databases
-from safedial.adapters._drivers import FINDERS
+from safedial._clients.drivers import FINDERS
 from safedial.adapters.sqlalchemy import protect
 from tests.support import databases as servers
 from tests.support import faults, namespace
@@ -198,7 +197,7 @@ class TestSelfConnect:
     @pytest.mark.parametrize("name", PYTHON)
     def test_is_the_drivers_own_refusal(self, name, force, steering, dead_port, refused_port):
         fault = force(dead_port)
-        met = failure(PYTHON[name], databases.wrap, HOST, dead_port)
+        met = failure(PYTHON[name], safedial.wrap, HOST, dead_port)
         assert fault.befell
         faults.assert_server_can_bind(HOST, dead_port)
         testing.assert_no_self_connects()
@@ -216,7 +215,7 @@ class TestSelfConnect:
         assert "SSL negotiation" in without
 
     def test_ping_reconnects_safely(self, mariadb, force):
-        connection = databases.wrap(pymysql.connect)(host=HOST, port=mariadb.port, user=USER)
+        connection = safedial.wrap(pymysql.connect)(host=HOST, port=mariadb.port, user=USER)
         mariadb.kill()
         fault = force(mariadb.port)
         with warnings.catch_warnings():
@@ -231,7 +230,7 @@ class TestSelfConnect:
         assert ask(connection) == 42
 
     def test_mysql_connectors_reconnect(self, mariadb, force):
-        connection = databases.wrap(mysql.connector.MySQLConnection)(host=HOST, port=mariadb.port, user=USER)
+        connection = safedial.wrap(mysql.connector.MySQLConnection)(host=HOST, port=mariadb.port, user=USER)
         mariadb.kill()
         fault = force(mariadb.port)
         with pytest.raises(mysql.connector.Error, match="self-connect"):
@@ -269,7 +268,7 @@ def dial_in_c():
     """In a range of two ports: each unguarded dial has an even chance to meet itself."""
 
     def kinds(dial, port, times):
-        raised = [failure(dial, databases.wrap, HOST, port) for _ in range(times)]
+        raised = [failure(dial, safedial.wrap, HOST, port) for _ in range(times)]
         # Whatever the driver calls it, it was refused.
         return {(type(error).__name__, "refused" in str(error)) for error in raised}
 
@@ -291,7 +290,7 @@ def mongo_failure(port):
 class TestUse:
     @pytest.mark.parametrize("host", [HOST, "localhost"])  # whose first address, ::1, is dead
     def test_mariadb(self, mariadb, host):
-        assert {name: dial(databases.wrap, host, mariadb.port) for name, dial in MYSQL.items()} == dict.fromkeys(
+        assert {name: dial(safedial.wrap, host, mariadb.port) for name, dial in MYSQL.items()} == dict.fromkeys(
             MYSQL, 42
         )
 
@@ -305,8 +304,8 @@ class TestUse:
         dsn = f"postgresql://{USER}@{HOST}:{testing.dead_port()},{HOST}:{postgres.port}/postgres"
         assert ask(safe_libpq(psycopg.connect)(dsn)) == 42
         assert ask(safe_libpq(psycopg2.connect)(dsn)) == 42
-        assert ask(databases.wrap(psycopg.Connection).connect(dsn)) == 42
-        assert ask(databases.wrap(functools.partial(psycopg.connect, dsn))(autocommit=True)) == 42
+        assert ask(safedial.wrap(psycopg.Connection).connect(dsn)) == 42
+        assert ask(safedial.wrap(functools.partial(psycopg.connect, dsn))(autocommit=True)) == 42
 
     def test_tls(self, postgres, mariadb, _directory):  # noqa: PT019
         authority = {name: str(Path(_directory, name, "ca.crt")) for name in ("postgres", "mariadb")}
@@ -316,7 +315,7 @@ class TestUse:
         dsn = f"postgresql://{USER}@localhost:{postgres.port}/postgres?sslmode=verify-full"
 
         async def main():
-            connection = await databases.wrap(asyncpg.connect)(f"{dsn}&sslrootcert={authority['postgres']}")
+            connection = await safedial.wrap(asyncpg.connect)(f"{dsn}&sslrootcert={authority['postgres']}")
             try:
                 return await connection.fetchval(question)
             finally:
@@ -325,10 +324,10 @@ class TestUse:
         assert asyncio.run(main()) is True
         question = "SELECT variable_value <> '' FROM information_schema.session_status WHERE variable_name='ssl_cipher'"
         for name, options in {"PyMySQL": {"ssl_ca": authority["mariadb"]}, "mysql-connector": {}}.items():
-            assert MYSQL[name](databases.wrap, "localhost", mariadb.port, question=question, **options)
+            assert MYSQL[name](safedial.wrap, "localhost", mariadb.port, question=question, **options)
 
     def test_source_address(self, mariadb):
-        seen = MYSQL["PyMySQL"](databases.wrap, HOST, mariadb.port, question="SELECT user()", bind_address="127.0.0.2")
+        seen = MYSQL["PyMySQL"](safedial.wrap, HOST, mariadb.port, question="SELECT user()", bind_address="127.0.0.2")
         assert seen == f"{USER}@127.0.0.2"
 
     def test_pools(self, postgres):
@@ -347,7 +346,7 @@ class TestUse:
 
         async def main():
             async with asyncpg.create_pool(
-                connect=databases.wrap(asyncpg.connect),
+                connect=safedial.wrap(asyncpg.connect),
                 host=HOST,
                 port=postgres.port,
                 user=USER,
@@ -362,7 +361,7 @@ class TestUse:
 
     def test_pools_of_psycopg(self, postgres):
         settings = {"host": HOST, "port": postgres.port, "user": USER, "dbname": "postgres"}
-        kind = databases.wrap(psycopg.Connection)
+        kind = safedial.wrap(psycopg.Connection)
         with psycopg_pool.ConnectionPool(kwargs=settings, connection_class=kind, min_size=1, max_size=1) as pool:
             with pool.connection() as connection:
                 assert type(connection) is kind
@@ -372,7 +371,7 @@ class TestUse:
                 assert connection.info.backend_pid == first
 
         async def main():
-            kind = databases.wrap(psycopg.AsyncConnection)
+            kind = safedial.wrap(psycopg.AsyncConnection)
             async with (
                 psycopg_pool.AsyncConnectionPool(kwargs=settings, connection_class=kind, open=False) as pool,
                 pool.connection() as connection,
@@ -408,16 +407,16 @@ class TestUse:
     def test_errors_are_the_drivers(self, host, refused_port):
         raised = {
             wrap: {name: type(failure(dial, wrap, host, refused_port)) for name, dial in ALL.items()}
-            for wrap in (plain, databases.wrap)
+            for wrap in (plain, safedial.wrap)
         }
-        assert raised[plain] == raised[databases.wrap]
+        assert raised[plain] == raised[safedial.wrap]
 
     # Those whose limit may be less than a second.
     @pytest.mark.parametrize("name", ["PyMySQL", "aiomysql", "asyncpg", "pg8000"])
     def test_time_limits_are_the_drivers(self, name):
         with faults.full_listener() as silent:
             _, port = silent.getsockname()
-            types = [type(failure(ALL[name], wrap, HOST, port, timeout=0.1)) for wrap in (plain, databases.wrap)]
+            types = [type(failure(ALL[name], wrap, HOST, port, timeout=0.1)) for wrap in (plain, safedial.wrap)]
         assert types[0] is types[1]
 
     @pytest.mark.parametrize("connect", [psycopg.connect, psycopg2.connect])
@@ -425,7 +424,7 @@ class TestUse:
         with faults.full_listener() as silent:
             _, port = silent.getsockname()
             with pytest.raises((psycopg.OperationalError, psycopg2.OperationalError)) as caught:
-                databases.wrap(connect)(host=HOST, port=port, user=USER, connect_timeout=2)
+                safedial.wrap(connect)(host=HOST, port=port, user=USER, connect_timeout=2)
         assert safedial._retry.policies.is_transient(caught.value.__cause__)
 
 
@@ -436,18 +435,18 @@ def until_it_answers():
 
 
 def patient(dial, host, port, **options):
-    return dial(functools.partial(databases.wrap, policy=until_it_answers()), host, port, **options)
+    return dial(functools.partial(safedial.wrap, policy=until_it_answers()), host, port, **options)
 
 
 def safe_libpq(connect):
-    return databases.wrap(connect, policy=until_it_answers())
+    return safedial.wrap(connect, policy=until_it_answers())
 
 
 class TestRetries:
     @pytest.mark.parametrize("name", ["PyMySQL", "mysql-connector", "aiomysql", "SQLAlchemy, aiomysql"])
     def test_recover_once_the_server_is_up(self, name, mariadb):
         mariadb.refuse_for(dials=2)
-        assert MYSQL[name](functools.partial(databases.wrap, policy=retrying(5)), HOST, mariadb.port) == 42
+        assert MYSQL[name](functools.partial(safedial.wrap, policy=retrying(5)), HOST, mariadb.port) == 42
 
     @pytest.mark.parametrize("name", ["psycopg", "psycopg, async", "psycopg2", "SQLAlchemy, psycopg, async"])
     def test_see_what_libpq_says(self, name, postgres):
@@ -455,7 +454,7 @@ class TestRetries:
         assert patient(LIBPQ[name], HOST, postgres.port) == 42
 
     def test_none_on_refused_by_default(self, refused_port):
-        error = failure(LIBPQ["psycopg"], databases.wrap, HOST, refused_port)
+        error = failure(LIBPQ["psycopg"], safedial.wrap, HOST, refused_port)
         assert isinstance(error.__cause__, ConnectionRefusedError)
         assert not hasattr(error, "__notes__")
 
@@ -509,13 +508,13 @@ FOUND = [
 class TestAddresses:
     def test_are_found(self):
         for driver, args, kwds, found in FOUND:
-            assert list(FINDERS[driver](args, kwds)) == found, (driver, args, kwds)
+            assert list(FINDERS[driver](*args, **kwds)) == found, (driver, args, kwds)
 
     @pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "asyncpg"])
     def test_of_the_environment(self, driver, monkeypatch):
         monkeypatch.setenv("PGHOST", "db")
         monkeypatch.setenv("PGPORT", "6000")
-        assert list(FINDERS[driver]([], {})) == [("db", "6000")]
+        assert list(FINDERS[driver]()) == [("db", "6000")]
 
     @pytest.mark.parametrize("address", [lambda port: lambda *a, **k: (HOST, port), lambda port: (HOST, port)])
     def test_that_are_given(self, address, dead_port):
@@ -532,7 +531,7 @@ class TestAddresses:
 
         Connection.connect.__func__.__module__ = "psycopg.connection"
         with pytest.raises(psycopg.OperationalError):
-            databases.wrap(Connection.connect, address=address(dead_port))("service=app")
+            safedial.wrap(Connection.connect, address=address(dead_port))("service=app")
         assert not held
         faults.assert_server_can_bind(HOST, dead_port)
 
@@ -552,13 +551,13 @@ class TestWrap:
     def test_bad_arguments(self, arguments, error, named):
         factory, options = (*arguments, {})[:2]
         with pytest.raises(error, match=named):
-            databases.wrap(factory, **options)
+            safedial.wrap(factory, **options)
 
     @pytest.mark.parametrize(
         "make",
         [
-            lambda: databases.wrap(functools.partial(pymongo.MongoClient, password="s3cret")),
-            lambda: databases.wrap(functools.partial(socket.create_connection, "s3cret")),
+            lambda: safedial.wrap(functools.partial(pymongo.MongoClient, password="s3cret")),
+            lambda: safedial.wrap(functools.partial(socket.create_connection, "s3cret")),
             lambda: protect("mysql+pymysql://app:s3cret@db/app"),
             lambda: safedial.wrap("redis://:s3cret@db"),
         ],
@@ -569,21 +568,21 @@ class TestWrap:
         assert "s3cret" not in str(caught.value)
 
     def test_hosts_of_a_url_have_their_own_ports(self):
-        found = FINDERS["asyncpg"](["postgresql://u@h1,h2:5433/db"], {})
+        found = FINDERS["asyncpg"]("postgresql://u@h1,h2:5433/db")
         assert list(found) == [("h1", "5432"), ("h2", "5433")]
 
     def test_bad_address_of_a_function(self):
         with pytest.raises(ValueError, match="address"):
-            databases.wrap(psycopg.connect, address=lambda *_: (HOST, -1))("service=app")
+            safedial.wrap(psycopg.connect, address=lambda *_: (HOST, -1))("service=app")
 
     @pytest.mark.parametrize("factory", [psycopg.connect, pymysql.connect, aiomysql.connect, asyncpg.connect])
     def test_keeps_the_face_of_the_factory(self, factory):
-        wrapped = databases.wrap(factory)
+        wrapped = safedial.wrap(factory)
         assert (wrapped.__name__, wrapped.__doc__) == (factory.__name__, factory.__doc__)
         assert inspect.signature(wrapped) == inspect.signature(factory)
 
     def test_drivers_arguments_are_the_drivers(self):
-        for wrap in (plain, databases.wrap):
+        for wrap in (plain, safedial.wrap):
             with pytest.raises(psycopg.ProgrammingError):
                 wrap(psycopg.connect)("nonsense")
             with pytest.raises(psycopg.OperationalError):
@@ -644,7 +643,7 @@ class Loop(threading.Thread):
             if self.over.is_set():
                 break
             try:
-                self.answers.append(self.dial(databases.wrap, HOST, self.port, question="SELECT number FROM app.kept"))
+                self.answers.append(self.dial(safedial.wrap, HOST, self.port, question="SELECT number FROM app.kept"))
             except Exception as error:
                 self.failures.append(str(error))
 
@@ -702,7 +701,7 @@ def keep(database, port, number):
     if database == "postgres":
         connection = safe_libpq(psycopg.connect)(host=HOST, port=port, user=USER, dbname="postgres")
     else:
-        connection = databases.wrap(pymysql.connect)(host=HOST, port=port, user=USER)
+        connection = safedial.wrap(pymysql.connect)(host=HOST, port=port, user=USER)
     with contextlib.closing(connection), connection.cursor() as cursor:
         cursor.execute("CREATE SCHEMA IF NOT EXISTS app")
         cursor.execute("DROP TABLE IF EXISTS app.kept")

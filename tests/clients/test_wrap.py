@@ -103,8 +103,8 @@ class TestWrap:
             server.refuse_for(dials=2)
             run(safedial.wrap(factory, policy=retrying(5))(HOST, server.port))
         said = [record.getMessage() for record in caplog.records if factory.__name__ in record.getMessage()]
-        assert "attempt 2 failed" in said[1]
-        assert said[-1].endswith("connected, attempt 3")
+        assert "round 2 failed" in said[1]
+        assert said[-1].endswith("connected in round 3")
 
     def test_refused_is_not_retried_by_default(self, factory, refused_port):
         with testing.address_not_available(1, None) as counter, pytest.raises(ConnectionRefusedError) as caught:
@@ -115,7 +115,7 @@ class TestWrap:
     def test_exhausted_retries_leave_the_clients_error(self, refused_port):
         with pytest.raises(ClientError, match="could not connect") as caught:
             safedial.wrap(Client, policy=retrying(3))(HOST, refused_port)
-        assert "after 3 attempts" in caught.value.__notes__[-1]
+        assert "after 3 rounds" in caught.value.__notes__[-1]
         assert caught.value.__notes__[-1].startswith("safedial: gave up on tests.clients.test_wrap.Client")
 
     def test_kernels_error_is_found_behind_the_clients(self, refused_port):
@@ -163,7 +163,7 @@ class TestWrap:
         policy = retrying(4, retry=tenacity.retry_if_exception_type(ClientError))
         with pytest.raises(ClientError) as caught:
             safedial.wrap(Client, policy=policy)(HOST, refused_port, password="mute")
-        assert "after 4 attempts" in caught.value.__notes__[-1]
+        assert "after 4 rounds" in caught.value.__notes__[-1]
 
     def test_async_policy_and_own_sleep(self, refused_port):
         async def sleep(seconds):

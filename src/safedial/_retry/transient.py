@@ -8,7 +8,7 @@ from typing import cast
 from safedial.errors import PortsExhaustedError, SelfConnectError
 
 # What a server that is down, starting or out of reach makes the kernel say (connect(2)).
-_TRANSIENT_ERRNOS = frozenset(
+TRANSIENT_ERRNOS = frozenset(
     {
         errno.ECONNREFUSED,
         errno.ECONNRESET,
@@ -40,7 +40,7 @@ def _is_transient(error: BaseException) -> bool:
         return error.errno == socket.EAI_AGAIN
     if isinstance(error, TimeoutError):
         return True  # socket timeouts carry no errno
-    return isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNOS
+    return isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS
 
 
 def errors_of(error: BaseException) -> Iterator[BaseException]:
