@@ -6,6 +6,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import gc
 import re
 import socket
@@ -85,8 +86,12 @@ class Result:
     befell: int
 
 
+def plain(factory):
+    return factory
+
+
 def wrapped(factory):
-    return safedial.wrap(factory, address=lambda host, port: (host, port))
+    return functools.partial(factory, wrap=safedial.wrap)
 
 
 def held(factory):
@@ -114,7 +119,7 @@ def installed(factory):
 MEANS = {"guard": lambda factory: safedial.guard()(factory), "wrap": wrapped, "hold": held, "install": installed}
 LINES = {
     "guard": "with safedial.guard(): ...",
-    "wrap": "connect = safedial.wrap({dials}, address=(host, port))",
+    "wrap": "connect = safedial.wrap({dials})",
     "hold": "with safedial.hold((host, port)): ...",
     "install": "safedial.install()",
 }
@@ -240,10 +245,10 @@ def mysql_pure(host, port):
     return mysql.connector.connect(host=host, port=port, user="u", connection_timeout=1, use_pure=True)
 
 
-def mysql_c(host, port):
+def mysql_c(host, port, wrap=plain):
     import mysql.connector
 
-    return mysql.connector.connect(host=host, port=port, user="u", connection_timeout=1, use_pure=False)
+    return wrap(mysql.connector.connect)(host=host, port=port, user="u", connection_timeout=1, use_pure=False)
 
 
 def mysql_extension():
@@ -258,22 +263,23 @@ async def aiomysql_(host, port):
     return await aiomysql.connect(host=host, port=port, user="u", connect_timeout=1)
 
 
-def psycopg_(host, port):
+def psycopg_(host, port, wrap=plain):
     import psycopg
 
-    return psycopg.connect(host=host, port=port, user="u", dbname="d", connect_timeout=2)
+    return wrap(psycopg.connect)(host=host, port=port, user="u", dbname="d", connect_timeout=2)
 
 
-async def psycopg_async(host, port):
+async def psycopg_async(host, port, wrap=plain):
     import psycopg
 
-    return await psycopg.AsyncConnection.connect(host=host, port=port, user="u", dbname="d", connect_timeout=2)
+    connect = wrap(psycopg.AsyncConnection.connect)
+    return await connect(host=host, port=port, user="u", dbname="d", connect_timeout=2)
 
 
-def psycopg2_(host, port):
+def psycopg2_(host, port, wrap=plain):
     import psycopg2
 
-    return psycopg2.connect(host=host, port=port, user="u", dbname="d", connect_timeout=2)
+    return wrap(psycopg2.connect)(host=host, port=port, user="u", dbname="d", connect_timeout=2)
 
 
 async def asyncpg_(host, port):

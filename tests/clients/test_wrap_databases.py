@@ -1,10 +1,9 @@
-"""Databases made safe by one line: real drivers, a real PostgreSQL and a real MariaDB."""
+"""wrap() over database drivers, and engines over them: a real PostgreSQL and a real MariaDB."""
 
 import asyncio
 import contextlib
 import functools
 import inspect
-import itertools
 import random
 import socket
 import subprocess
@@ -17,179 +16,42 @@ from pathlib import Path
 import aiomysql
 import asyncpg
 import mysql.connector
-import mysql.connector.aio
-import pg8000
 import psycopg
 import psycopg2
 import psycopg_pool
 import pymongo
 import pymysql
 import pytest
-import sqlalchemy
-import tenacity
-import uvloop
-from sqlalchemy import event
-from sqlalchemy.ext.asyncio import create_async_engine
 
 import safedial
 from safedial import testing
-from safedial._retry import transient
 from safedial._clients.drivers import FINDERS
-from safedial.adapters.sqlalchemy import protect
+from tests.adapters.conftest import _no_name_server  # noqa: F401  # a fixture
 from tests.support import databases as servers
 from tests.support import faults, namespace
+from tests.support.drivers import (
+    ALL,
+    LIBPQ,
+    MYSQL,
+    POSTGRES,
+    PYTHON,
+    QUESTION,
+    C,
+    ask,
+    behind,
+    failure,
+    patient,
+    plain,
+    retrying,
+    safe_libpq,
+    use,
+    use_engine,
+)
 
 HOST, USER = servers.HOST, servers.USER
 # Fixtures.
 _directory, mariadb, mariadb_command = servers._directory, servers.mariadb, servers.mariadb_command
 postgres, postgres_command = servers.postgres, servers.postgres_command
-QUESTION = "SELECT 6 * 7"
-
-
-def plain(factory, **_):
-    """Stands in for wrap() and protect(), where it is seen what comes without."""
-    return factory
-
-
-def ask(connection, question=QUESTION):
-    with contextlib.closing(connection), contextlib.closing(connection.cursor()) as cursor:
-        cursor.execute(question)
-        return cursor.fetchone()[0]
-
-
-def use(connect, **arguments):
-    """A blocking driver, as ``use(wrap, host, port, **options)``."""
-    names = {"user": "user", "timeout": "timeout", **arguments.pop("names", {})}
-
-    def dial(wrap, host, port, *, timeout=None, question=QUESTION, **options):
-        limit = {} if timeout is None else {names["timeout"]: timeout}
-        return ask(wrap(connect)(host=host, port=port, user=USER, **arguments, **limit, **options), question)
-
-    return dial
-
-
-def use_psycopg_async(wrap, host, port, *, question=QUESTION, **options):
-    async def main():
-        connect = wrap(psycopg.AsyncConnection.connect)
-        async with await connect(host=host, port=port, user=USER, dbname="postgres", **options) as connection:
-            cursor = await connection.execute(question)
-            return (await cursor.fetchone())[0]
-
-    return asyncio.run(main())
-
-
-def use_psycopg_class(wrap, host, port, *, question=QUESTION, **options):
-    return ask(
-        wrap(psycopg.Connection).connect(host=host, port=port, user=USER, dbname="postgres", **options), question
-    )
-
-
-def use_asyncpg(wrap, host, port, *, question=QUESTION, runner=asyncio.run, **options):
-    async def main():
-        connection = await wrap(asyncpg.connect)(host=host, port=port, user=USER, database="postgres", **options)
-        try:
-            return await connection.fetchval(question)
-        finally:
-            await connection.close()
-
-    return runner(main())
-
-
-def use_aiomysql(wrap, host, port, *, timeout=None, question=QUESTION, **options):
-    async def main():
-        connect = wrap(aiomysql.connect)
-        async with connect(host=host, port=port, user=USER, connect_timeout=timeout, **options) as connection:
-            cursor = await connection.cursor()
-            await cursor.execute(question)
-            return (await cursor.fetchone())[0]
-
-    return asyncio.run(main())
-
-
-def use_mysql_async(wrap, host, port, *, timeout=5, question=QUESTION, **options):
-    async def main():
-        connect = wrap(mysql.connector.aio.connect)
-        connection = await connect(host=host, port=port, user=USER, connection_timeout=timeout, **options)
-        async with connection, await connection.cursor() as cursor:
-            await cursor.execute(question)
-            return (await cursor.fetchone())[0]
-
-    return asyncio.run(main())
-
-
-def use_engine(url, **options):
-    def dial(wrap, host, port, *, question=QUESTION):
-        safe = plain if wrap is plain else functools.partial(protect, **getattr(wrap, "keywords", {}))
-        engine = safe(sqlalchemy.create_engine(url.format(host=host, port=port), **options))
-        try:
-            with engine.connect() as connection:
-                return connection.scalar(sqlalchemy.text(question))
-        finally:
-            engine.dispose()
-
-    return dial
-
-
-def use_async_engine(url, **options):
-    def dial(wrap, host, port, *, question=QUESTION):
-        async def main():
-            safe = plain if wrap is plain else functools.partial(protect, **getattr(wrap, "keywords", {}))
-            engine = safe(create_async_engine(url.format(host=host, port=port), **options))
-            try:
-                async with engine.connect() as connection:
-                    return await connection.scalar(sqlalchemy.text(question))
-            finally:
-                await engine.dispose()
-
-        return asyncio.run(main())
-
-    return dial
-
-
-MYSQL = {
-    "PyMySQL": use(pymysql.connect, names={"timeout": "connect_timeout"}),
-    "mysql-connector": use(mysql.connector.connect, use_pure=True, names={"timeout": "connection_timeout"}),
-    "mysql-connector, C": use(mysql.connector.connect, use_pure=False, names={"timeout": "connection_timeout"}),
-    "mysql-connector, async": use_mysql_async,
-    "aiomysql": use_aiomysql,
-    "SQLAlchemy, PyMySQL": use_engine(f"mysql+pymysql://{USER}@{{host}}:{{port}}/"),
-    "SQLAlchemy, mysql-connector": use_engine(f"mysql+mysqlconnector://{USER}@{{host}}:{{port}}/?use_pure=true"),
-    "SQLAlchemy, aiomysql": use_async_engine(f"mysql+aiomysql://{USER}@{{host}}:{{port}}/"),
-}
-POSTGRES = {
-    "asyncpg": use_asyncpg,
-    "asyncpg, ssl=False": functools.partial(use_asyncpg, ssl=False),
-    "pg8000": use(pg8000.connect, database="postgres"),
-    "SQLAlchemy, asyncpg": use_async_engine(f"postgresql+asyncpg://{USER}@{{host}}:{{port}}/postgres"),
-    "SQLAlchemy, pg8000": use_engine(f"postgresql+pg8000://{USER}@{{host}}:{{port}}/postgres"),
-}
-# These dial in C.
-LIBPQ = {
-    "psycopg": use(psycopg.connect, dbname="postgres", names={"timeout": "connect_timeout"}),
-    "psycopg, async": use_psycopg_async,
-    "psycopg, the class": use_psycopg_class,
-    "psycopg2": use(psycopg2.connect, dbname="postgres", names={"timeout": "connect_timeout"}),
-    "SQLAlchemy, psycopg": use_engine(f"postgresql+psycopg://{USER}@{{host}}:{{port}}/postgres"),
-    "SQLAlchemy, psycopg, async": use_async_engine(f"postgresql+psycopg://{USER}@{{host}}:{{port}}/postgres"),
-    "SQLAlchemy, psycopg2": use_engine(f"postgresql+psycopg2://{USER}@{{host}}:{{port}}/postgres"),
-    "asyncpg, uvloop": functools.partial(use_asyncpg, runner=uvloop.run),
-}
-C = {"mysql-connector, C": MYSQL["mysql-connector, C"], **LIBPQ}
-PYTHON = {name: use for name, use in (MYSQL | POSTGRES).items() if name not in C}
-ALL = PYTHON | C
-
-
-def failure(dial, wrap, host, port, **options):
-    with pytest.raises(Exception) as caught:  # noqa: PT011  # which one, is the question
-        dial(wrap, host, port, **options)
-    return caught.value
-
-
-def retrying(times, **options):
-    return tenacity.Retrying(
-        **{"retry": safedial.retry_if_transient, "wait": tenacity.wait_fixed(0.01)} | options,
-        stop=tenacity.stop_after_attempt(times),
-    )
 
 
 class TestSelfConnect:
@@ -255,13 +117,6 @@ class TestSelfConnect:
         assert type(met) is pymongo.errors.ServerSelectionTimeoutError
         assert "self-connect" in str(met)
         faults.assert_server_can_bind(HOST, dead_port)
-
-
-def behind(error):
-    """What SQLAlchemy and the drivers keep of the kernel's error, however they link it."""
-    known = list(transient.errors_of(error))
-    linked = [(each.__context__, getattr(each, "original_exception", None)) for each in known]
-    return [*known, *itertools.chain(*linked)]
 
 
 def dial_in_c():
@@ -331,19 +186,6 @@ class TestUse:
         assert seen == f"{USER}@127.0.0.2"
 
     def test_pools(self, postgres):
-        url = f"postgresql+psycopg://{USER}@{HOST}:{postgres.port}/postgres"
-        engine = protect(
-            sqlalchemy.create_engine(url, pool_size=1, max_overflow=0, pool_timeout=0.05), policy=until_it_answers()
-        )
-        pid = sqlalchemy.text("SELECT pg_backend_pid()")
-        with engine.connect() as connection:
-            first = connection.scalar(pid)
-            with pytest.raises(sqlalchemy.exc.TimeoutError):
-                engine.connect()
-        with engine.connect() as connection:
-            assert connection.scalar(pid) == first
-        engine.dispose()
-
         async def main():
             async with asyncpg.create_pool(
                 connect=safedial.wrap(asyncpg.connect),
@@ -428,20 +270,6 @@ class TestUse:
         assert safedial._retry.policies.is_transient(caught.value.__cause__)
 
 
-def until_it_answers():
-    """PostgreSQL listens a moment before it lets anybody in."""
-    starting = tenacity.retry_if_exception(servers.is_starting)
-    return retrying(500, retry=safedial.retry_if_transient | starting)
-
-
-def patient(dial, host, port, **options):
-    return dial(functools.partial(safedial.wrap, policy=until_it_answers()), host, port, **options)
-
-
-def safe_libpq(connect):
-    return safedial.wrap(connect, policy=until_it_answers())
-
-
 class TestRetries:
     @pytest.mark.parametrize("name", ["PyMySQL", "mysql-connector", "aiomysql", "SQLAlchemy, aiomysql"])
     def test_recover_once_the_server_is_up(self, name, mariadb):
@@ -457,24 +285,6 @@ class TestRetries:
         error = failure(LIBPQ["psycopg"], safedial.wrap, HOST, refused_port)
         assert isinstance(error.__cause__, ConnectionRefusedError)
         assert not hasattr(error, "__notes__")
-
-    def test_do_not_block_the_loop(self, refused_port):
-        async def main():
-            engine = protect(
-                create_async_engine(f"mysql+aiomysql://{USER}@{HOST}:{refused_port}/"),
-                policy=retrying(3, wait=tenacity.wait_fixed(0.3)),
-            )
-            task = asyncio.create_task(engine.connect().start())
-            turns = 0
-            while not task.done():
-                await asyncio.sleep(0.001)
-                turns += 1
-            with pytest.raises(sqlalchemy.exc.OperationalError):
-                await task
-            await engine.dispose()
-            return turns
-
-        assert asyncio.run(main()) > 10
 
 
 # Driver, arguments, keywords, and what is found in them.
@@ -541,9 +351,11 @@ class TestWrap:
         ("arguments", "error", "named"),
         [
             ((7,), TypeError, "factory"),
-            ((socket.create_connection,), TypeError, "factory.*safedial.wrap"),
             ((pymongo.MongoClient,), TypeError, "install"),
+            ((type("Subclass", (pymongo.MongoClient,), {}),), TypeError, "install"),
             ((asyncpg.create_pool,), TypeError, "a pool, which dials whenever it likes"),
+            ((aiomysql.create_pool,), TypeError, "a pool, which dials whenever it likes"),
+            ((psycopg_pool.ConnectionPool,), TypeError, "a pool, which dials whenever it likes"),
             ((pymysql.connect, {"policy": 3}), TypeError, "policy"),
             ((psycopg.connect, {"address": ("db", 70000)}), ValueError, "address"),
         ],
@@ -557,8 +369,7 @@ class TestWrap:
         "make",
         [
             lambda: safedial.wrap(functools.partial(pymongo.MongoClient, password="s3cret")),
-            lambda: safedial.wrap(functools.partial(socket.create_connection, "s3cret")),
-            lambda: protect("mysql+pymysql://app:s3cret@db/app"),
+            lambda: safedial.wrap(functools.partial(asyncpg.create_pool, "s3cret")),
             lambda: safedial.wrap("redis://:s3cret@db"),
         ],
     )
@@ -591,41 +402,54 @@ class TestWrap:
     def test_needs_no_driver(self):
         script = """if True:
             import sys
-            for name in ("psycopg", "pymysql", "sqlalchemy", "aiomysql", "asyncpg"):
+            for name in ("psycopg", "psycopg2", "pymysql", "sqlalchemy", "aiomysql", "asyncpg", "mysql"):
                 sys.modules[name] = None
-            import safedial.adapters.databases
-            try:
-                import safedial.adapters.sqlalchemy
-            except ImportError as error:
-                print(error)
+            import safedial
+            print(safedial.wrap(lambda: 42)())
         """
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-        assert "sqlalchemy: pip install 'safedial[sqlalchemy]'" in done.stdout
+        assert done.stdout == "42\n"
 
+    def test_pool_of_an_unknown_client_is_not_refused(self):
+        def create_pool():
+            return 42
 
-class TestProtect:
-    def test_bad_arguments(self):
-        with pytest.raises(TypeError, match="engine"):
-            protect("postgresql://")
-        with pytest.raises(TypeError, match="policy"):
-            protect(sqlalchemy.create_engine("sqlite://"), policy=3)
+        assert safedial.wrap(create_pool)() == 42
 
-    def test_what_dials_nothing(self):
-        engine = protect(sqlalchemy.create_engine("sqlite://"))
-        with engine.connect() as connection:
-            assert connection.scalar(sqlalchemy.text("SELECT 42")) == 42
-        engine.dispose()
+    @pytest.mark.parametrize("kind", [psycopg.Connection, psycopg.AsyncConnection, pymysql.connections.Connection])
+    def test_subclass_of_a_drivers_class_becomes_a_safe_class(self, kind):
+        own = type("Own", (kind,), {})
+        safe = safedial.wrap(own)
+        assert issubclass(safe, own)
+        assert vars(safe).keys() >= {"connect"}
 
-    def test_listeners_before_it_set_arguments(self, mariadb):
-        engine = sqlalchemy.create_engine(f"mysql+pymysql://nobody@{HOST}:{mariadb.port}/")
+    def test_class_with_an_address(self, force, dead_port):
+        fault = force(dead_port)
+        addresses = []
 
-        @event.listens_for(engine, "do_connect")
-        def give_user(dialect, record, cargs, cparams):
-            cparams["user"] = USER
+        def address(*args, **kwds):
+            addresses.append(kwds)
+            return HOST, dead_port
 
-        with protect(engine).connect() as connection:
-            assert connection.scalar(sqlalchemy.text("SELECT user()")).startswith(USER)
-        engine.dispose()
+        with pytest.raises(pymysql.OperationalError):
+            safedial.wrap(pymysql.connections.Connection, address=address)(host=HOST, port=dead_port, user=USER)
+        assert fault.befell
+        assert addresses
+
+    def test_names_are_resolved_outside_of_the_loops_thread(self, monkeypatch, refused_port):
+        threads = []
+        real = socket.getaddrinfo
+
+        def getaddrinfo(*args, **kwds):
+            threads.append(threading.current_thread())
+            return real(*args, **kwds)
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        for name in ("aiomysql", "asyncpg", "psycopg, async"):
+            failure(ALL[name], safedial.wrap, "localhost", refused_port)
+            assert threads, name
+            assert threading.current_thread() not in threads, name
+            threads.clear()
 
 
 class Loop(threading.Thread):
