@@ -108,7 +108,7 @@ class TestSelfConnect:
         safedial.install()
         try:
             met = mongo_failure(dead_port)
-            for thread in threading.enumerate():  # which may be dialing still
+            for thread in threading.enumerate():  # it may still be dialing
                 if thread.name.startswith("pymongo"):
                     thread.join(5)
         finally:
@@ -120,11 +120,11 @@ class TestSelfConnect:
 
 
 def dial_in_c():
-    """In a range of two ports: each unguarded dial has an even chance to meet itself."""
+    """Dial in a range of two ports, where each unguarded dial connects to itself in half of the cases."""
 
     def kinds(dial, port, times):
         raised = [failure(dial, safedial.wrap, HOST, port) for _ in range(times)]
-        # Whatever the driver calls it, it was refused.
+        # The driver's type, and whether it says that the dial was refused.
         return {(type(error).__name__, "refused" in str(error)) for error in raised}
 
     met = {name: kinds(dial, 40000, 20) for name, dial in C.items()}
@@ -143,7 +143,7 @@ def mongo_failure(port):
 
 
 class TestUse:
-    @pytest.mark.parametrize("host", [HOST, "localhost"])  # whose first address, ::1, is dead
+    @pytest.mark.parametrize("host", [HOST, "localhost"])  # nobody listens on its first address, ::1
     def test_mariadb(self, mariadb, host):
         assert {name: dial(safedial.wrap, host, mariadb.port) for name, dial in MYSQL.items()} == dict.fromkeys(
             MYSQL, 42
@@ -253,7 +253,7 @@ class TestUse:
         }
         assert raised[plain] == raised[safedial.wrap]
 
-    # Those whose limit may be less than a second.
+    # The drivers whose limit may be less than a second.
     @pytest.mark.parametrize("name", ["PyMySQL", "aiomysql", "asyncpg", "pg8000"])
     def test_time_limits_are_the_drivers(self, name):
         with faults.full_listener() as silent:
@@ -262,7 +262,7 @@ class TestUse:
         assert types[0] is types[1]
 
     @pytest.mark.parametrize("connect", [psycopg.connect, psycopg2.connect])
-    def test_time_limit_of_libpq_is_one_for_policies(self, connect):
+    def test_time_limit_of_libpq_is_transient(self, connect):
         with faults.full_listener() as silent:
             _, port = silent.getsockname()
             with pytest.raises((psycopg.OperationalError, psycopg2.OperationalError)) as caught:
@@ -277,17 +277,17 @@ class TestRetries:
         assert MYSQL[name](functools.partial(safedial.wrap, policy=retrying(5)), HOST, mariadb.port) == 42
 
     @pytest.mark.parametrize("name", ["psycopg", "psycopg, async", "psycopg2", "SQLAlchemy, psycopg, async"])
-    def test_see_what_libpq_says(self, name, postgres):
+    def test_policy_sees_the_kernels_error_behind_libpqs(self, name, postgres):
         postgres.refuse_for(seconds=0.1)
         assert patient(LIBPQ[name], HOST, postgres.port) == 42
 
-    def test_none_on_refused_by_default(self, refused_port):
+    def test_refused_is_not_retried_by_default(self, refused_port):
         error = failure(LIBPQ["psycopg"], safedial.wrap, HOST, refused_port)
         assert isinstance(error.__cause__, ConnectionRefusedError)
         assert not hasattr(error, "__notes__")
 
 
-# Driver, arguments, keywords, and what is found in them.
+# Driver, arguments, keywords, and the addresses found in them.
 FOUND = [
     ("psycopg", ["host=db port=6000 user=u"], {}, [("db", "6000")]),
     ("psycopg", ["host=db"], {"port": 6000, "autocommit": True}, [("db", "6000")]),
@@ -327,8 +327,8 @@ class TestAddresses:
         assert list(FINDERS[driver]()) == [("db", "6000")]
 
     @pytest.mark.parametrize("address", [lambda port: lambda *a, **k: (HOST, port), lambda port: (HOST, port)])
-    def test_that_are_given(self, address, dead_port):
-        """Held while psycopg makes its connection, and not afterwards."""
+    def test_given_address_is_held(self, address, dead_port):
+        """It is held while psycopg connects, and not afterwards."""
         held = []
 
         class Connection(psycopg.Connection):
@@ -387,7 +387,7 @@ class TestWrap:
             safedial.wrap(psycopg.connect, address=lambda *_: (HOST, -1))("service=app")
 
     @pytest.mark.parametrize("factory", [psycopg.connect, pymysql.connect, aiomysql.connect, asyncpg.connect])
-    def test_keeps_the_face_of_the_factory(self, factory):
+    def test_keeps_name_docstring_and_signature(self, factory):
         wrapped = safedial.wrap(factory)
         assert (wrapped.__name__, wrapped.__doc__) == (factory.__name__, factory.__doc__)
         assert inspect.signature(wrapped) == inspect.signature(factory)
@@ -453,7 +453,7 @@ class TestWrap:
 
 
 class Loop(threading.Thread):
-    """A client that asks for one number again and again, and dials anew, at once, whenever that fails."""
+    """A client that asks for a number again and again, and dials again at once after each failure."""
 
     def __init__(self, dial, port):
         super().__init__(daemon=True)
@@ -471,16 +471,16 @@ class Loop(threading.Thread):
             except Exception as error:
                 self.failures.append(str(error))
 
-    def wait_for(self, what, more):
-        """Wait until *what*, answers or failures, has that many *more*."""
-        enough = len(what) + more
+    def wait_for(self, kept, more):
+        """Wait until *kept*, the answers or the failures, has *more* new ones."""
+        enough = len(kept) + more
         end = time.monotonic() + 20
-        while len(what) < enough and self.is_alive() and time.monotonic() < end:
+        while len(kept) < enough and self.is_alive() and time.monotonic() < end:
             time.sleep(0.01)
-        assert len(what) >= enough, self.failures[-3:]
+        assert len(kept) >= enough, self.failures[-3:]
 
 
-# PyMySQL reads all certificates of the system for each dial, unless told that there is no TLS.
+# Without ssl_disabled PyMySQL reads all certificates of the system for each dial.
 STORMING = ALL | {
     "PyMySQL": use(pymysql.connect, ssl_disabled=True),
     "SQLAlchemy, PyMySQL": use_engine(f"mysql+pymysql://{USER}@{{host}}:{{port}}/?ssl_disabled=true"),
@@ -495,10 +495,10 @@ OUTAGES = [
 ]
 
 
-# asyncpg, with safedial and without, drops its socket where the server dies during the handshake.
+# asyncpg, with safedial and without, leaves its socket open if the server dies during the handshake.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 class TestOutage:
-    """The server is killed, its clients storm the port, and it comes back there at the first try."""
+    """The server is killed, its clients storm the port, and it binds the port again at the first try."""
 
     @pytest.mark.parametrize(("database", "name"), OUTAGES, ids=str)
     def test_is_survived(self, database, name, request):
@@ -509,7 +509,7 @@ class TestOutage:
             try:
                 loop.wait_for(loop.answers, 3)
                 server.kill()
-                with testing.self_connect(server.port):  # each dial that Python makes meets itself
+                with testing.self_connect(server.port):  # each dial made in Python connects to itself
                     loop.wait_for(loop.failures, 50)
                 assert server.start().binds == 1
                 loop.wait_for(loop.answers, 3)
@@ -521,7 +521,7 @@ class TestOutage:
 
 
 def keep(database, port, number):
-    """Have the server keep *number*, and survive a kill with it."""
+    """Store *number* in the server, so that it survives a kill."""
     if database == "postgres":
         connection = safe_libpq(psycopg.connect)(host=HOST, port=port, user=USER, dbname="postgres")
     else:

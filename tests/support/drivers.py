@@ -29,7 +29,7 @@ QUESTION = "SELECT 6 * 7"
 
 
 def plain(factory, **_):
-    """Stands in for wrap() and protect(), where it is seen what comes without."""
+    """Stands in for wrap() and protect() in a run without safedial."""
     return factory
 
 
@@ -40,7 +40,7 @@ def ask(connection, question=QUESTION):
 
 
 def use(connect, **arguments):
-    """A blocking driver, as ``use(wrap, host, port, **options)``."""
+    """Return the function that dials with *connect*, of a blocking driver."""
     names = {"user": "user", "timeout": "timeout", **arguments.pop("names", {})}
 
     def dial(wrap, host, port, *, timeout=None, question=QUESTION, **options):
@@ -162,7 +162,7 @@ ALL = PYTHON | C
 
 
 def failure(dial, wrap, host, port, **options):
-    with pytest.raises(Exception) as caught:  # noqa: PT011  # which one, is the question
+    with pytest.raises(Exception) as caught:  # noqa: PT011  # any error: the caller looks at it
         dial(wrap, host, port, **options)
     return caught.value
 
@@ -175,14 +175,14 @@ def retrying(times, **options):
 
 
 def behind(error):
-    """What SQLAlchemy and the drivers keep of the kernel's error, however they link it."""
+    """Return *error* and the errors behind it, however SQLAlchemy and the drivers link them."""
     known = list(transient.errors_of(error))
     linked = [(each.__context__, getattr(each, "original_exception", None)) for each in known]
     return [*known, *itertools.chain(*linked)]
 
 
 def until_it_answers():
-    """PostgreSQL listens a moment before it lets anybody in."""
+    """Return a policy for PostgreSQL, which listens a moment before it accepts logins."""
     starting = tenacity.retry_if_exception(databases.is_starting)
     return retrying(500, retry=safedial.retry_if_transient | starting)
 

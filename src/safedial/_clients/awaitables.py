@@ -20,7 +20,7 @@ def dials_later(returned: Any) -> bool:
         return True
     if isinstance(returned, contextlib.ContextDecorator | contextlib.AsyncContextDecorator):
         raise TypeError(
-            "a function that contextlib made a context manager of does its work when it is entered: guard what is in it"
+            "a context manager made by contextlib runs its function when it is entered: guard the code in that function"
         )
     kind = cast("type[object]", type(returned))  # an instance may make up attributes
     may_be_closed = hasattr(kind, "close") or hasattr(kind, "aclose")

@@ -106,7 +106,7 @@ def _safe_class(kind: type, find: Finder, policy: Any) -> type:
     on_class = isinstance(dial, classmethod)
     dial = cast("classmethod[Any, Any, Any]", dial).__func__ if on_class else dial
 
-    def find_for(connection: Any, *args: Any, **kwds: Any) -> Iterable[Address]:
+    def find_for(connection: Any, /, *args: Any, **kwds: Any) -> Iterable[Address]:
         if hasattr(connection, "server_host"):  # mysql-connector's: reconnect() gives no arguments
             kwds = {"host": connection.server_host, "port": connection.server_port} | kwds
         return find(*args, **kwds)
@@ -117,7 +117,7 @@ def _safe_class(kind: type, find: Finder, policy: Any) -> type:
 
 
 def wrapped(factory: Callable[..., Any], find: Finder, policy: Any) -> Callable[..., Any]:
-    """Return *factory*, guarded, checked and retried, with the ports held of the addresses that *find* returns."""
+    """Return *factory*, guarded, checked and retried. The ports of the addresses that *find* returns are held."""
     asynchronous = inspect.iscoroutinefunction(factory)
     name = name_of(factory)
 
@@ -185,7 +185,7 @@ class _Call:
 
     async def _round(self, step: Step | None, first: Any = None) -> Any:
         self.target = tuple(self.find())
-        # The call alone does not dial, and is made in a loop, which a resolver must not block.
+        # This call does not dial yet, and is made in a loop, which a resolver must not block.
         later = step is None and self.name.partition(".")[0] in DIAL_LATER
         addresses = [] if later else await _resolved(self.target, blocking=step is None)
         with guard(), holding(addresses), kernel_error_as_cause():
