@@ -15,7 +15,6 @@ import threading
 import time
 
 import safedial
-from safedial.adapters import databases
 from safedial.testing import Outage
 
 try:
@@ -25,7 +24,7 @@ except ImportError:
 
 
 def ask(connect, questions: int, between: float) -> list[int]:
-    """The client: ask, and have the factory make a new connection whenever the old one is gone."""
+    """The client: ask, and make a new connection whenever the old one is lost."""
     answers: list[int] = []
     connection = connect()
     while len(answers) < questions:
@@ -50,7 +49,7 @@ def run(directory: str) -> None:
     command = ["mariadbd", *options, *sockets, "--bind-address={host}", "--port={port}"]
     with Outage(command, within=30) as server:
         # The one line: guarded, and dialed again for a minute at most while nobody listens.
-        factory = databases.wrap(pymysql.connect, policy=safedial.reconnect(within=60))
+        factory = safedial.wrap(pymysql.connect, policy=safedial.reconnect(within=60))
 
         def connect():
             return factory(host=server.host, port=server.port, user="root", connect_timeout=5)

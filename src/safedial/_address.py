@@ -33,7 +33,7 @@ def shown(value: object) -> str:
 def pair(address: Any, name: str = "address") -> tuple[Any, Any]:
     """Return *address* as (host, port), or raise TypeError or ValueError naming *name*."""
     try:
-        if isinstance(address, (str, bytes)):  # noqa: UP038  # the union is made anew each time
+        if isinstance(address, (str, bytes)):  # the union is made anew each time
             raise TypeError
         host, port = address
     except (TypeError, ValueError) as error:

@@ -2,10 +2,6 @@
 
 import math
 import time
-from collections.abc import Awaitable
-from typing import TypeVar
-
-T = TypeVar("T")
 
 # Seconds. With less left, time is up: uvloop's timers count milliseconds, and fire up to 2 ms early.
 _TICK = 0.002
@@ -48,19 +44,3 @@ class Deadline:
 
 # Shared by all dials without a limit.
 NO_DEADLINE = Deadline(None, 0.0)
-
-
-async def within(seconds: float | None, steps: Awaitable[T]) -> T:
-    """Await *steps* for at most *seconds*; then raise TimeoutError with a blocking socket's message."""
-    if seconds is None:
-        return await steps
-    import asyncio  # late: blocking dials import this module too
-
-    limit = asyncio.timeout(seconds)
-    try:
-        async with limit:
-            return await steps
-    except TimeoutError:
-        if limit.expired():
-            raise TimeoutError("timed out") from None
-        raise

@@ -1,8 +1,8 @@
-"""What a self-connect looks like in clients that nobody guards: the reason for safedial.
+"""What a self-connect looks like in clients that are not guarded: the reason for safedial.
 
-Real client libraries, each in a process of its own, with a time limit. The fault is the plugin's, made
-on the kernel; psycopg dials in C, past every hook of Python, so there the kernel draws the port
-itself, in a namespace of two ports.
+Real client libraries, each in a process of its own, with a time limit. The fault comes from
+`safedial.testing`. It does not reach psycopg, which dials in C: there the kernel draws the port by
+chance, in a namespace of two ports.
 """
 
 import contextlib
@@ -14,22 +14,22 @@ from safedial.testing.trial import attempt
 from tests.support import namespace
 
 HOST = "127.0.0.1"
-LIMIT = 2.0  # seconds for those that hang, where the client's own timeout is one
+LIMIT = 2.0  # seconds for clients that hang; their own timeout is 1 s
 
 
 def symptom(name, limit):
-    """In a child process: what the client made of being connected to itself."""
+    """Return what the client did when it was connected to itself; runs in a child process."""
     with refused_port() as port:
-        attempt(CLIENTS[name], HOST, port, 30)  # which imports the client
+        attempt(CLIENTS[name], HOST, port, 30)  # this imports the client
     port = dead_port()
     with self_connect(port) as fault:
         trial = attempt(CLIENTS[name], HOST, port, limit)
-    assert fault.befell, "the client dials past the fault"
+    assert fault.befell, "the fault did not reach the client"
     return {"hung": trial.hung, "error": f"{type(trial.error).__name__}: {trial.error}", "to itself": trial.to_itself}
 
 
 def said(value):
-    """Make what a client returned visible as an error."""
+    """Raise *value*, which a client returned, as an error."""
     raise LookupError(repr(value))
 
 
@@ -37,7 +37,7 @@ def redis_default(host, port):
     import redis
 
     with contextlib.closing(redis.Redis(host, port, socket_timeout=1, retry=None)) as client:
-        with contextlib.suppress(AttributeError):  # the first call trips over the server's greeting
+        with contextlib.suppress(AttributeError):  # the first call fails on the greeting
             client.get("user:1")
         said(client.get("user:1"))
 
@@ -112,14 +112,14 @@ CLIENTS = {
         # Wrong data:
         ("redis-py", "LookupError: [b'GET', b'user:1']"),
         ("redis-py, protocol 2", "LookupError: (True, [b'LPUSH', b'a', b'b'], [b'SMEMBERS', b'c'])"),
-        # Errors that mislead:
+        # Misleading errors:
         ("requests", "BadStatusLine('GET / HTTP/1.1"),
         ("httpx", "illegal status line: bytearray(b'GET / HTTP/1.1')"),
         ("aiohttp", "ClientResponseError: 400"),
         ("asyncpg", "rejected SSL upgrade"),
     ],
 )
-def test_wrong_data_or_an_error_that_misleads(name, words):
+def test_wrong_data_or_a_misleading_error(name, words):
     found = namespace.call_outside(symptom, name, 20, seconds=100)
     assert words in found["error"]
     assert "refused" not in found["error"]
@@ -128,13 +128,13 @@ def test_wrong_data_or_an_error_that_misleads(name, words):
 
 @pytest.mark.parametrize("name", ["PyMySQL", "asyncpg, ssl=False", "smtplib"])
 def test_hangs(name):
-    """Holding the port, so that the server can't start. PyMySQL's connect_timeout of 1 s does not help."""
+    """The client keeps the port, so the server can't start. PyMySQL's connect_timeout of 1 s does not help."""
     found = namespace.call_outside(symptom, name, LIMIT, seconds=100)
     assert found["hung"]
     assert found["to itself"]
 
 
-def test_psycopg_misleads():
+def test_psycopg_gives_a_misleading_error():
     namespace.require()
     found = namespace.call(dial_with_psycopg, port_range=(40000, 40001))
     assert "received invalid response to SSL negotiation" in found
@@ -143,7 +143,7 @@ def test_psycopg_misleads():
 def dial_with_psycopg():
     import psycopg
 
-    for _ in range(1000):  # each has an even chance
+    for _ in range(1000):  # half of them connect to themselves
         try:
             psycopg.connect(host=HOST, port=40000, user="u", dbname="d", connect_timeout=2).close()
         except psycopg.OperationalError as error:

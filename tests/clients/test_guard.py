@@ -191,7 +191,7 @@ class TestReach:
         def connect():
             yield
 
-        with pytest.raises(TypeError, match="a generator"):
+        with pytest.raises(TypeError, match="generator function"):
             safedial.guard()(connect)
 
     def test_installed_is_everywhere(self, force, dead_port):

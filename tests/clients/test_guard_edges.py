@@ -155,7 +155,7 @@ class TestContexts:
         async def connect():
             yield
 
-        with pytest.raises(TypeError, match="a generator"):
+        with pytest.raises(TypeError, match="generator function"):
             safedial.guard()(connect)
 
     def test_decorated_function_that_returns_a_coroutine(self, force, dead_port):
@@ -252,7 +252,7 @@ class TestSockets:
             sock.bind((HOST, dead_port))
             itself = host in (HOST, "0.0.0.0")
             with pytest.raises(safedial.SelfConnectError if itself else BlockingIOError):
-                guard._ask(in_progress, sock, (host, dead_port))
+                guard._layer.connect(sock, (host, dead_port), in_progress)
 
 
 class TestPatches:

@@ -16,12 +16,12 @@ DOCUMENT = matrix.DOCUMENT.read_text()
 SHOWN = dict(matrix.ROW.findall(DOCUMENT))
 
 
-# Where the port is held, nothing is steered.
+# wrap and hold keep the kernel off the port without steering.
 WAYS = [(row, steered) for row in ROWS for steered in (True, False) if steered or row.means in ("guard", "install")]
 
 
 @pytest.mark.parametrize(("row", "steered"), WAYS, ids=lambda way: getattr(way, "name", way))
-def test_is_refused_in_its_own_words(row, steered, monkeypatch):
+def test_raises_the_clients_own_refusal(row, steered, monkeypatch):
     if row.by_chance:
         namespace.require()
     if reason := row.lacking():
@@ -29,9 +29,9 @@ def test_is_refused_in_its_own_words(row, steered, monkeypatch):
     if not steered:
         monkeypatch.setattr(steering, "_steerable", False)
     result = matrix.run(row.name)
-    assert result.befell, "the client was never about to meet itself"
+    assert result.triggered, "the client was never about to connect to itself"
     assert not result.hung
-    assert result.as_refused, f"{result.error} is not what it raises where it is refused"
+    assert result.as_refused, f"{result.error} is not the client's error for a refused connection"
     assert not result.to_itself
     assert not result.leaked
     assert result.error == SHOWN[row.name], "python -m tests.support.matrix writes the table anew"
@@ -51,8 +51,8 @@ def test_recipe_runs_and_is_refused(name):
 
 
 def run_recipe(recipe):
-    """What comes out of it, in a child process, where nobody listens."""
-    if "monkey" in recipe:  # so that the fault, too, comes after it
+    """Run *recipe* on a port where nobody listens, in a child process; return the name of its error."""
+    if "monkey" in recipe:  # so that the fault is made after it, too
         from gevent import monkey
 
         monkey.patch_all()

@@ -1,4 +1,4 @@
-"""wrap() and hold(): other people's factories, sync and async, and those that dial in C."""
+"""wrap() and hold(): other people's factories, sync and async, and factories that dial in C."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ HOST = "127.0.0.1"
 
 
 class ClientError(Exception):
-    """What a client makes of the kernel's errors."""
+    """A client's own error, raised in place of the kernel's."""
 
 
 class Client:
@@ -57,7 +57,7 @@ def returns_a_coroutine(host, port):
 
 
 def run(connection):
-    """Do as the factory's caller does: await what must be awaited, and close."""
+    """Close *connection* as the factory's caller does, after awaiting it if it is a coroutine."""
 
     async def main():
         writer = await connection
@@ -103,8 +103,8 @@ class TestWrap:
             server.refuse_for(dials=2)
             run(safedial.wrap(factory, policy=retrying(5))(HOST, server.port))
         said = [record.getMessage() for record in caplog.records if factory.__name__ in record.getMessage()]
-        assert "attempt 2 failed" in said[1]
-        assert said[-1].endswith("connected, attempt 3")
+        assert "round 2 failed" in said[1]
+        assert said[-1].endswith("connected in round 3")
 
     def test_refused_is_not_retried_by_default(self, factory, refused_port):
         with testing.address_not_available(1, None) as counter, pytest.raises(ConnectionRefusedError) as caught:
@@ -115,7 +115,7 @@ class TestWrap:
     def test_exhausted_retries_leave_the_clients_error(self, refused_port):
         with pytest.raises(ClientError, match="could not connect") as caught:
             safedial.wrap(Client, policy=retrying(3))(HOST, refused_port)
-        assert "after 3 attempts" in caught.value.__notes__[-1]
+        assert "after 3 rounds" in caught.value.__notes__[-1]
         assert caught.value.__notes__[-1].startswith("safedial: gave up on tests.clients.test_wrap.Client")
 
     def test_kernels_error_is_found_behind_the_clients(self, refused_port):
@@ -136,8 +136,8 @@ class TestWrap:
         assert caught.value.__context__ is None
 
     @pytest.mark.parametrize("asynchronous", [False, True])
-    def test_what_the_caller_was_handling_is_not_the_cause(self, asynchronous, refused_port):
-        """A reconnect in an except block: the new error's context is the old one, which says nothing."""
+    def test_exception_that_the_caller_handles_is_not_the_cause(self, asynchronous, refused_port):
+        """A reconnect in an except block: the old error is the context of the new one, and must not count."""
         times = []
 
         def denied():
@@ -159,11 +159,11 @@ class TestWrap:
             reconnect()
         assert len(times) == 1
 
-    def test_policy_sees_what_the_client_raised(self, refused_port):
+    def test_policy_sees_the_clients_error(self, refused_port):
         policy = retrying(4, retry=tenacity.retry_if_exception_type(ClientError))
         with pytest.raises(ClientError) as caught:
             safedial.wrap(Client, policy=policy)(HOST, refused_port, password="mute")
-        assert "after 4 attempts" in caught.value.__notes__[-1]
+        assert "after 4 rounds" in caught.value.__notes__[-1]
 
     def test_async_policy_and_own_sleep(self, refused_port):
         async def sleep(seconds):
@@ -180,7 +180,7 @@ class TestWrap:
             run(safedial.wrap(open_client, policy=policy)(HOST, refused_port))
         assert slept == [7, 7]
 
-    def test_keeps_the_face_of_the_factory(self):
+    def test_keeps_name_docstring_and_signature(self):
         wrapped = safedial.wrap(Client)
         assert (wrapped.__name__, wrapped.__doc__) == ("Client", Client.__doc__)
         assert inspect.signature(wrapped) == inspect.signature(Client)
@@ -228,7 +228,7 @@ class TestWrap:
 
 
 def past_the_hooks(host, port, made):
-    """As a C library does: a socket that met itself, of a class whose connect no patch reaches."""
+    """Return a socket connected to itself by the C method, as a C library does: no patch reaches it."""
     sock = made(socket.socket())
     sock.bind((host, port))
     import _socket
@@ -238,7 +238,7 @@ def past_the_hooks(host, port, made):
 
 
 class TestResult:
-    """What the guard did not see is seen in what the factory returned."""
+    """A self-connect that the guard did not see is found in the result of the factory."""
 
     @pytest.mark.parametrize("kept", ["sock", "_sock", "transport"])
     def test_is_checked(self, kept, dead_port):
@@ -256,7 +256,7 @@ class TestResult:
         faults.assert_server_can_bind(HOST, dead_port)
 
     @pytest.mark.parametrize("beside", [1, True, 0])
-    def test_number_beside_it_is_no_descriptor(self, beside, dead_port):
+    def test_number_beside_a_socket_is_no_descriptor(self, beside, dead_port):
         factory = safedial.wrap(lambda: (beside, past_the_hooks(HOST, dead_port, lambda sock: sock)), policy=None)
         with pytest.raises(safedial.SelfConnectError):
             factory()
@@ -278,19 +278,19 @@ class TestResult:
             asyncio.run(safedial.wrap(factory, policy=None)())
         faults.assert_server_can_bind(HOST, dead_port)
 
-    def test_that_only_a_loop_could_close(self, dead_port):
+    def test_is_refused_though_only_a_loop_could_close_it(self, dead_port):
         class Connection:
             def __init__(self):
                 self.sock = past_the_hooks(HOST, dead_port, lambda sock: sock)
                 made.append(self.sock)
 
             async def close(self):
-                raise AssertionError("nobody waits for it")
+                raise AssertionError("nobody awaits it")
 
         made = []
         with pytest.raises(safedial.SelfConnectError):
             safedial.wrap(Connection, policy=None)()
-        gc.collect()  # which finds a coroutine that was never awaited
+        gc.collect()  # which warns of a coroutine that was never awaited
         made[0].close()
         faults.assert_server_can_bind(HOST, dead_port)
 
@@ -298,19 +298,19 @@ class TestResult:
     def test_may_be_anything(self, returned):
         assert safedial.wrap(lambda: returned)() is returned
 
-    def test_attributes_made_up_on_the_fly_are_not_asked_for(self):
+    def test_invented_attributes_are_not_read(self):
         class Database:
-            """As pymongo's: any name is a collection, and calling one is an error."""
+            """As pymongo's: any attribute is a collection, and calling it is an error."""
 
             def __getattr__(self, name):
-                raise AssertionError(f"{name} was asked for")
+                raise AssertionError(f"{name} was read")
 
         database = Database()
         assert safedial.wrap(lambda: database)() is database
 
 
 def dial_with_uvloop(port, held, times):
-    """In a range of two ports: uvloop dials in C, past every hook of Python's."""
+    """Count self-connects in a range of two ports: uvloop dials in C, where no hook of Python reaches."""
 
     async def dial():
         loop = asyncio.get_running_loop()
@@ -320,15 +320,15 @@ def dial_with_uvloop(port, held, times):
     safe = safedial.wrap(dial, address=(HOST, port) if held else None, policy=None)
     if not held:
         safe = dial
-    met = 0
+    count = 0
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         for _ in range(times):
             with contextlib.suppress(OSError):
                 transport = runner.run(safe())
-                met += testing.is_self_connected(transport)
+                count += testing.is_self_connected(transport)
                 transport.abort()
                 runner.run(asyncio.sleep(0))
-    return met
+    return count
 
 
 async def wait_for(dialing):
@@ -345,7 +345,7 @@ async def enter(dialing):
 
 
 class Dialing:
-    """Dials when it is awaited or entered, as `websockets.connect`; it may be left once."""
+    """Dials when it is awaited or entered, as `websockets.connect`; it can be left only once."""
 
     def __init__(self, host, port):
         self.address = host, port
@@ -378,13 +378,13 @@ MADE_SAFE = {
 }
 
 
-class TestWhatDialsLater:
+class TestDialsLater:
     """Factories whose result must be awaited or entered for a connection."""
 
     @pytest.mark.parametrize("use", [wait_for, wait_in_a_task, enter])
     @pytest.mark.parametrize("factory", [Dialing, open_aiomysql])
     @pytest.mark.parametrize("safe", MADE_SAFE)
-    def test_is_guarded_then(self, safe, factory, use, force, dead_port):
+    def test_is_guarded_when_it_dials(self, safe, factory, use, force, dead_port):
         fault = force(dead_port)
 
         async def main():
@@ -412,7 +412,7 @@ class TestWhatDialsLater:
     @pytest.mark.parametrize("safe", MADE_SAFE)
     def test_is_cancelled(self, safe, begun):
         async def main(server):
-            # A task for it alone, as asyncio.gather() makes one: cancelled by throw() into what it was given.
+            # A task of its own, as asyncio.gather() makes: cancelling calls throw() of the object itself.
             dialing = asyncio.create_task(MADE_SAFE[safe](open_aiomysql)(*server.address))
             if begun:
                 await asyncio.sleep(0.01)
@@ -425,9 +425,9 @@ class TestWhatDialsLater:
 
         with testing.Outage(silent) as server:
             asyncio.run(main(server))
-        gc.collect()  # likewise
+        gc.collect()  # as above
 
-    def test_is_made_anew_by_the_policy(self):
+    def test_is_dialed_again_by_the_policy(self):
         async def main(server):
             dial = safedial.wrap(Dialing, policy=safedial.reconnect(30, 0.001, 0.002))
             server.refuse_for(dials=2)
@@ -441,8 +441,8 @@ class TestWhatDialsLater:
         with testing.Outage() as server:
             asyncio.run(main(server))
 
-    def test_a_future_is_looked_at(self, force, dead_port):
-        """Its task has begun where nobody guards it."""
+    def test_result_of_a_future_is_checked(self, force, dead_port):
+        """Its task has begun outside of the guard."""
         force(dead_port)
 
         async def main():
@@ -453,8 +453,8 @@ class TestWhatDialsLater:
         faults.assert_server_can_bind(HOST, dead_port)
 
     @pytest.mark.parametrize("safe", MADE_SAFE)
-    def test_that_is_given_up(self, safe):
-        """Closed without a warning that it was never awaited, as a coroutine is."""
+    def test_may_be_closed_unused(self, safe):
+        """No warning says that it was never awaited; a coroutine gives none either."""
         MADE_SAFE[safe](open_aiomysql)(HOST, 1).close()
 
     @pytest.mark.parametrize("safe", MADE_SAFE)
@@ -467,18 +467,18 @@ class TestWhatDialsLater:
             yield
 
         manager = kind(connection if kind is contextlib.contextmanager else async_connection)
-        with pytest.raises(TypeError, match="guard what is in it"):
+        with pytest.raises(TypeError, match="guard the code in that function"):
             MADE_SAFE[safe](manager)()
 
 
 class TestHold:
-    def test_nobody_draws_the_port(self):
+    def test_kernel_never_draws_the_port(self):
         namespace.require()
         assert namespace.call(dial_with_uvloop, 40000, True, 200, port_range=(40000, 40001)) == 0
         assert namespace.call(dial_with_uvloop, 40000, False, 200, port_range=(40000, 40001)) > 0
 
     @pytest.mark.parametrize("host", [HOST, "::1", "localhost", "0.0.0.0", "::"])
-    def test_dials_are_refused_meanwhile(self, host, dead_port):
+    def test_dials_are_refused_inside(self, host, dead_port):
         with safedial.hold((host, dead_port)), pytest.raises(ConnectionRefusedError):
             socket.create_connection((host, dead_port), 5)
 
@@ -487,7 +487,7 @@ class TestHold:
             sock.bind((HOST, dead_port))
         faults.assert_server_can_bind(HOST, dead_port)
 
-    def test_server_that_reuses_addresses_can_come_up(self, dead_port):
+    def test_server_that_reuses_addresses_can_start(self, dead_port):
         with safedial.hold((HOST, dead_port)), socket.create_server((HOST, dead_port)) as server:
             socket.create_connection(server.getsockname()).close()
 
@@ -495,11 +495,11 @@ class TestHold:
         with safedial.hold((HOST, dead_port)), safedial.hold((HOST, dead_port)):
             pass
 
-    def test_server_that_is_there_is_left_alone(self, server):
+    def test_server_that_listens_is_not_disturbed(self, server):
         with safedial.hold(server.getsockname()):
             socket.create_connection(server.getsockname()).close()
 
-    def test_other_hosts_are_left_alone(self, caplog):
+    def test_other_hosts_are_not_held(self, caplog):
         caplog.set_level(logging.DEBUG, "safedial")
         with safedial.hold(("192.0.2.1", 5432)):
             pass

@@ -231,7 +231,7 @@ class TestAnyPolicy:
         with pytest.raises(ConnectionRefusedError):
             dial("127.0.0.1", dead_port, policy=chosen)
         assert called == ["before", "after", "before", "after"]
-        assert "safedial._retry.loop.dial" in caplog.text
+        assert "safedial._retry.loop.rounds" in caplog.text
 
     @pytest.mark.parametrize("name", ["open_connection", "Dialer.dial_async"])
     def test_coroutine_hooks_where_they_can_be_awaited(self, dead_port, name):

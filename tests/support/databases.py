@@ -1,6 +1,6 @@
 """PostgreSQL and MariaDB for tests: a data directory made once for the session, a server for each outage.
 
-Import the fixtures where they are used; they are nobody else's business:
+Import the fixtures in the modules that use them:
 ``from tests.support.databases import _directory, postgres, postgres_command``.
 """
 
@@ -20,12 +20,12 @@ from safedial.testing import Outage
 
 HOST = "127.0.0.1"
 USER = "app"
-# Who may run a server that refuses root.
+# The user that runs a server which refuses root.
 _SERVANT = "postgres"
 
 
 def find(name):
-    """Return the path of a server's binary, which Debian keeps off the PATH; None where there is none."""
+    """Return the path of a server's binary, which Debian keeps off the PATH; None if it is missing."""
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
     return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), *map(str, reversed(versions))]))
 
@@ -62,7 +62,7 @@ def make_mariadb(directory):
     data = Path(directory, "mariadb")
     as_root = ["--user=root"] if os.geteuid() == 0 else []
     options = ["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]
-    # Each that starts removes the temporary tables of all from its folder for them, which is /tmp by default.
+    # A server that starts removes all temporary tables from its tmpdir, by default /tmp: other servers' too.
     own = ["--innodb-buffer-pool-size=8M", "--innodb-log-file-size=4M", "--innodb-flush-log-at-trx-commit=2"]
     own.append(f"--tmpdir={directory}")
     _run([install, "--no-defaults", *as_root, f"--datadir={data}", *options, *own])
@@ -83,7 +83,7 @@ def make_mariadb(directory):
 
 
 def _certificate(data, owner):
-    """Write a certificate for localhost, by the names that PostgreSQL looks for."""
+    """Write a certificate for localhost, under the names that PostgreSQL expects."""
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost", HOST)
     authority.cert_pem.write_to_path(str(data / "ca.crt"))
@@ -105,7 +105,7 @@ def _run(command):
 
 @pytest.fixture(scope="session")
 def _directory():
-    # Not pytest's own, which nobody but its user may enter, and PostgreSQL runs as another.
+    # pytest's own directory is closed to other users, and PostgreSQL runs as another user.
     with tempfile.TemporaryDirectory(prefix="safedial-databases-", ignore_cleanup_errors=True) as directory:
         Path(directory).chmod(0o711)
         yield directory
@@ -123,29 +123,29 @@ def mariadb_command(_directory):
 
 @pytest.fixture
 def postgres(postgres_command):
-    """A PostgreSQL that is up, with the data of those before."""
+    """A running PostgreSQL, with the data of earlier tests."""
     with Outage(postgres_command, within=20) as server:
         postgres_answers(server.port)
         yield server
-        server.stop()  # its processes are no group, and outlive a kill for a moment
+        server.stop()  # its processes are not one group, and outlive a kill for a moment
 
 
 @pytest.fixture
 def mariadb(mariadb_command):
-    """A MariaDB that is up, with the data of those before."""
+    """A running MariaDB, with the data of earlier tests."""
     with Outage(mariadb_command, within=20) as server:
-        # One that is told to end before it has begun does not.
+        # A server that is told to stop before it has started does not stop.
         pymysql.connect(host=HOST, port=server.port, user=USER).close()
         yield server
 
 
 def is_starting(error):
-    """Tell whether PostgreSQL listens, but does not let anybody in yet; the second after an unclean stop."""
+    """Return whether PostgreSQL listens, but accepts no login yet; it says the second after an unclean stop."""
     return any(words in str(error) for words in ("starting up", "not yet accepting connections"))
 
 
 def postgres_answers(port):
-    """Wait until PostgreSQL lets clients in: it listens a moment before."""
+    """Wait until PostgreSQL accepts logins: it listens a moment before."""
     for _ in range(1000):
         try:
             psycopg.connect(host=HOST, port=port, user=USER, dbname="postgres").close()

@@ -6,6 +6,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import gc
 import re
 import socket
@@ -25,12 +26,12 @@ from tests.support import faults, namespace
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "clients.md"
 HOST = "127.0.0.1"
-# Seconds that a client gets. Nobody needs more than two; the rest is for a busy machine.
+# Seconds that a client gets. None needs more than two; the rest is for a busy machine.
 WITHIN = 6.0
-# Where the kernel draws for C libraries too: each dial has an even chance to meet itself.
+# The kernel draws from this range for C libraries too: half of the dials connect to themselves.
 PORT_RANGE = (40000, 40001)
 DIALS = 30
-# Outside of that range: refused, whoever dials.
+# A port outside of that range: every dial is refused.
 REFUSED = 50000
 
 
@@ -39,14 +40,14 @@ class Row:
     """One client.
 
     Attributes:
-        name: its name; ``id`` is that as one word.
+        name: its name in the table.
         factory: makes a connection, or uses one, with small time limits.
-        means: by which means of safedial it is made safe.
-        dials: what users give to `safedial.wrap`.
-        by_chance: whether the kernel must draw the port by itself, for no fault of ours reaches it: it dials
-            in C, or has bound a source port before.
+        means: the key in MEANS of what makes it safe.
+        dials: the function that users give to `safedial.wrap`.
+        by_chance: whether no fault reaches it, so that the kernel must draw the port by chance: it dials in
+            C, or binds a source port first.
         alone: whether it leaves threads behind, and needs a process of its own.
-        lacking: says what it lacks here, if anything.
+        lacking: returns the reason why it can't run here, or "".
     """
 
     name: str
@@ -68,13 +69,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a row.
+    """The result of a row.
 
     Attributes:
-        error: the type of what came out.
-        as_refused: whether the client raises that where it is refused, and nobody guards it.
+        error: the name of the type of the error.
+        as_refused: whether an unguarded client raises the same for a refused connection.
         hung, to_itself, leaked: as in a `safedial.testing.trial.Trial`.
-        befell: how many connects the fault befell, or would have.
+        triggered: how many connects the fault hit, or would have hit.
     """
 
     error: str
@@ -82,11 +83,15 @@ class Result:
     hung: bool
     to_itself: bool
     leaked: int
-    befell: int
+    triggered: int
+
+
+def plain(factory):
+    return factory
 
 
 def wrapped(factory):
-    return safedial.wrap(factory, address=lambda host, port: (host, port))
+    return functools.partial(factory, wrap=safedial.wrap)
 
 
 def held(factory):
@@ -105,7 +110,7 @@ def installed(factory):
             return factory(host, port)
         finally:
             for thread in set(threading.enumerate()) - before:
-                thread.join(2)  # a client's own may be dialing still, though it is closed
+                thread.join(2)  # a thread of a closed client may still be dialing
             safedial.uninstall()
 
     return dial
@@ -114,7 +119,7 @@ def installed(factory):
 MEANS = {"guard": lambda factory: safedial.guard()(factory), "wrap": wrapped, "hold": held, "install": installed}
 LINES = {
     "guard": "with safedial.guard(): ...",
-    "wrap": "connect = safedial.wrap({dials}, address=(host, port))",
+    "wrap": "connect = safedial.wrap({dials})",
     "hold": "with safedial.hold((host, port)): ...",
     "install": "safedial.install()",
 }
@@ -240,10 +245,10 @@ def mysql_pure(host, port):
     return mysql.connector.connect(host=host, port=port, user="u", connection_timeout=1, use_pure=True)
 
 
-def mysql_c(host, port):
+def mysql_c(host, port, wrap=plain):
     import mysql.connector
 
-    return mysql.connector.connect(host=host, port=port, user="u", connection_timeout=1, use_pure=False)
+    return wrap(mysql.connector.connect)(host=host, port=port, user="u", connection_timeout=1, use_pure=False)
 
 
 def mysql_extension():
@@ -258,22 +263,23 @@ async def aiomysql_(host, port):
     return await aiomysql.connect(host=host, port=port, user="u", connect_timeout=1)
 
 
-def psycopg_(host, port):
+def psycopg_(host, port, wrap=plain):
     import psycopg
 
-    return psycopg.connect(host=host, port=port, user="u", dbname="d", connect_timeout=2)
+    return wrap(psycopg.connect)(host=host, port=port, user="u", dbname="d", connect_timeout=2)
 
 
-async def psycopg_async(host, port):
+async def psycopg_async(host, port, wrap=plain):
     import psycopg
 
-    return await psycopg.AsyncConnection.connect(host=host, port=port, user="u", dbname="d", connect_timeout=2)
+    connect = wrap(psycopg.AsyncConnection.connect)
+    return await connect(host=host, port=port, user="u", dbname="d", connect_timeout=2)
 
 
-def psycopg2_(host, port):
+def psycopg2_(host, port, wrap=plain):
     import psycopg2
 
-    return psycopg2.connect(host=host, port=port, user="u", dbname="d", connect_timeout=2)
+    return wrap(psycopg2.connect)(host=host, port=port, user="u", dbname="d", connect_timeout=2)
 
 
 async def asyncpg_(host, port):
@@ -373,7 +379,7 @@ def paramiko_(host, port):
 def grpc_(host, port):
     import grpc
 
-    # A pool of connections that all channels share would remember the last failure for a second.
+    # The connection pool that all channels share would remember the last failure for a second.
     options = [("grpc.use_local_subchannel_pool", 1)]
     with grpc.insecure_channel(f"{host}:{port}", options) as channel:
         return channel.unary_unary("/service/method")(b"", timeout=1)
@@ -388,7 +394,7 @@ def pymemcache_(host, port):
 
 def ldap3_(host, port):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # it asks pyasn1 by old names
+        warnings.simplefilter("ignore", DeprecationWarning)  # it uses old names of pyasn1
         import ldap3
 
     return ldap3.Connection(ldap3.Server(host, port, connect_timeout=1), receive_timeout=1).bind()
@@ -460,7 +466,7 @@ ROWS = [
     Row("anyio on trio", anyio_on("trio")),
 ]
 BY_NAME = {row.name: row for row in ROWS}
-# From this one on there is no adapter, but a recipe in docs/clients.md.
+# From this row on clients have no adapter, but a recipe in docs/clients.md.
 OTHERS_FROM = next(place for place, row in enumerate(ROWS) if row.name == "pymongo")
 
 
@@ -468,22 +474,22 @@ OTHERS_FROM = next(place for place, row in enumerate(ROWS) if row.name == "pymon
 
 
 def run(name):
-    """Return what came of it, in a child process where that must be."""
+    """Return the result of the row *name*, run in a child process if it needs one."""
     row = BY_NAME[name]
     if row.by_chance:
-        return namespace.call(dial_where_ports_are_two, name, steering._steerable, port_range=PORT_RANGE)
+        return namespace.call(dial_in_two_ports, name, steering._steerable, port_range=PORT_RANGE)
     if row.alone:
         return namespace.call_outside(dial_forced, name, steering._steerable)
     return dial_forced(name)
 
 
 def dial_forced(name, steerable=None):
-    """Dial a port that the kernel is made to connect to itself."""
+    """Dial a port on which a fault makes the kernel connect the client to itself."""
     if steerable is not None:
         steering._steerable = steerable
     row = BY_NAME[name]
     with testing.refused_port() as port:
-        refused = attempt(row.factory, HOST, port, 5 * WITHIN)  # which imports the client, too
+        refused = attempt(row.factory, HOST, port, 5 * WITHIN)  # this imports the client, too
     port = testing.dead_port()
     with testing.self_connect(port) as fault:
         trial = attempt(row.safe(), HOST, port, WITHIN)
@@ -492,40 +498,40 @@ def dial_forced(name, steerable=None):
     return judged(trial, refused, fault.befell)
 
 
-def dial_where_ports_are_two(name, steerable):
-    """Dial until it would have met itself for certain, and then unguarded, until it does."""
+def dial_in_two_ports(name, steerable):
+    """Dial so often that an unguarded client connects to itself almost surely; then check that one does."""
     steering._steerable = steerable
     row = BY_NAME[name]
     refused = attempt(row.factory, HOST, REFUSED, 5 * WITHIN)
     known = words(refused.error)
-    gc.freeze()  # each attempt collects garbage, and what was imported is none
+    gc.freeze()  # each attempt collects garbage; skip the imported modules
     results = set()
-    dials = DIALS // 2 * PORT_RANGE  # connect() likes the one port, bind() the other
+    dials = DIALS // 2 * PORT_RANGE  # connect() prefers one port, bind() the other
     for port in dials:
         trial = attempt(row.safe(), HOST, port, WITHIN)
-        # Some raise one type for all that fails. On a port that is held nothing but a refusal can be.
+        # Some clients raise one type for every failure. On a held port it can only be a refusal.
         assert row.means == "guard" or words(trial.error) == known, f"{name} was not refused: {trial.error}"
         results.add(judged(trial, refused, 0))
         faults.assert_server_can_bind(HOST, port)
     testing.assert_no_self_connects()
-    assert len(results) == 1, f"{name} came to different ends: {results}"
-    befell = any(words(attempt(row.factory, HOST, port, WITHIN).error) != known for port in dials)
-    return dataclasses.replace(results.pop(), befell=int(befell))
+    assert len(results) == 1, f"{name} had different results: {results}"
+    triggered = any(words(attempt(row.factory, HOST, port, WITHIN).error) != known for port in dials)
+    return dataclasses.replace(results.pop(), triggered=int(triggered))
 
 
 def words(error):
-    """What *error* says, whatever the ports and times are."""
-    return re.sub(r"debug_error_string.*|\d+", "N", str(error))  # grpc's for developers comes in any order
+    """Return the text of *error* without ports and times."""
+    return re.sub(r"debug_error_string.*|\d+", "N", str(error))  # the order in grpc's debug_error_string varies
 
 
-def judged(trial, refused, befell):
+def judged(trial, refused, triggered):
     # ldap3 makes a type of its own for each error.
     alike = isinstance(trial.error, type(refused.error)) or named(trial.error) == named(refused.error)
-    return Result(named(trial.error), alike, trial.hung, trial.to_itself, trial.leaked, befell)
+    return Result(named(trial.error), alike, trial.hung, trial.to_itself, trial.leaked, triggered)
 
 
 def named(error):
-    """The type of *error* as users import it: public, and from as far up as it can be."""
+    """Return the name of the type of *error* as users import it: public, from the topmost package."""
     if error is None:
         return "nothing"
     kind = next(each for each in type(error).__mro__ if not each.__name__.startswith("_"))
@@ -543,7 +549,7 @@ def named(error):
 
 
 TABLE = re.compile(r"^\| Client \|(?:.+\n)+", re.MULTILINE)
-# A client's name, and what comes out.
+# A client's name, and the error that comes out.
 ROW = re.compile(r"^\| (.+?) \| `.*` \| `(.+)` \|$", re.MULTILINE)
 
 
@@ -552,7 +558,7 @@ def table_row(name, error):
 
 
 def table(errors):
-    """The table of docs/clients.md, of a name for each row's error."""
+    """Return the table of docs/clients.md. *errors* has the name of each row's error."""
     head = ["| Client | Safe in one line | What comes out |", "|---|---|---|"]
     return "".join(f"{line}\n" for line in [*head, *(table_row(name, error) for name, error in errors.items())])
 
@@ -562,7 +568,7 @@ def main():
         sys.exit(reason)
     text = DOCUMENT.read_text()
     before = dict(ROW.findall(text))
-    # What this machine lacks stays as another has found it.
+    # The row of a client that can't run here stays as it is.
     errors = {row.name: before[row.name] if row.lacking() else run(row.name).error for row in ROWS}
     DOCUMENT.write_text(TABLE.sub(lambda _: table(errors), text, count=1))
 

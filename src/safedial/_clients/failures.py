@@ -1,22 +1,32 @@
-"""The failures of other people's code, parted from what was being handled when it was called."""
+"""The failures of other people's code, made fit for a policy to judge."""
 
+import contextlib
+import os
 import sys
+from collections.abc import Generator
+
+from safedial._retry.transient import TRANSIENT_ERRNOS
 
 
 class Failures:
-    """Parts what an attempt raised from what the caller was handling before, of which the policy must
-    not see anything: a reconnect is often made in an ``except`` block. The last one is put together again.
+    """Detaches each failure of a dial from the exception that the caller is handling.
+
+    A reconnect is often made in an ``except`` block. Python makes the handled exception the context of
+    each new one, where a policy would find it. Enter this for each round; `restore` the last failure.
     """
 
     def __init__(self) -> None:
         self._handled = sys.exception()
-        self._last: Exception | None = None
-        self._context: BaseException | None = None
-        self._link: BaseException | None = None
+        # The last failure, its own context, and the link of the chain that led to the handled exception.
+        self._last: tuple[Exception, BaseException | None, BaseException | None] | None = None
 
-    def keep(self, error: Exception) -> Exception:
-        """Take note of *error*, as it was raised, and return it, apart."""
-        link: BaseException | None = error if self._handled is not None else None
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if not isinstance(error, Exception):
+            return
+        link: BaseException | None = error
         for _ in range(100):  # a chain may be a ring
             if link is None or link.__context__ is self._handled:
                 break
@@ -25,23 +35,31 @@ class Failures:
             link = None
         if link is not None:
             link.__context__ = None
-        self._last, self._context, self._link = error, error.__context__, link
-        return error
+        self._last = error, error.__context__, link
 
     def restore(self, error: Exception) -> None:
-        """Make *error* what it was when it was raised: raising it anew has changed its context."""
-        if error is self._last:
-            error.__context__ = self._context
-            if self._link is not None:
-                self._link.__context__ = self._handled
+        """Give *error* the context that it was raised with: raising it again has changed it."""
+        if self._last is not None and error is self._last[0]:
+            _, error.__context__, link = self._last
+            if link is not None:
+                link.__context__ = self._handled
 
     def clear(self) -> None:
-        """Forget them: their tracebacks hold frames that hold this."""
-        self._handled = self._last = self._context = self._link = None
+        """Drop the exceptions: their tracebacks hold frames that hold this object."""
+        self._handled = self._last = None
 
-    def __enter__(self) -> None:
-        pass
 
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, Exception):
-            self.keep(error)
+@contextlib.contextmanager
+def kernel_error_as_cause() -> Generator[None]:
+    """Make the kernel's error the cause of psycopg's, so that policies find it: libpq has it only in its text."""
+    try:
+        yield
+    except Exception as error:
+        if error.__cause__ is None and type(error).__module__.startswith("psycopg"):
+            text = str(error)
+            code = next((code for code in sorted(TRANSIENT_ERRNOS) if os.strerror(code) in text), None)
+            if code is not None:
+                error.__cause__ = OSError(code, os.strerror(code))
+            elif "timeout expired" in text:
+                error.__cause__ = TimeoutError(text)
+        raise

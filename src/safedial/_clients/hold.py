@@ -1,12 +1,13 @@
-"""Holding a port while somebody dials it: the guard for what no hook reaches."""
+"""Holding a port during a dial: the guard for code that no hook reaches."""
 
 import contextlib
 import os
 import socket
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from typing import TypeAlias
 
-from safedial._address import SockAddr, checked
+from safedial._address import AddrInfo, SockAddr, checked
+from safedial._steps import finish
 from safedial.events import logger
 
 Address: TypeAlias = tuple[str | bytes | None, int | str | None]
@@ -14,56 +15,51 @@ Address: TypeAlias = tuple[str | bytes | None, int | str | None]
 
 @contextlib.contextmanager
 def hold(address: Address) -> Generator[None]:
-    """Keep the kernel off the port of *address* while this is entered, for every dial of this host.
+    """Keep the kernel off the port of *address* inside the block, for every dial of this host.
 
-    A socket is bound to it that does not listen. ``connect()`` never draws a port that a bind holds, so
-    nothing connects to itself, C libraries (libpq, grpc, uvloop) included, and a dial of a dead port is
-    refused. An address of another host, and one where a server listens, needs no holding and gets none.
+    A socket that does not listen is bound to the port. ``connect()`` never draws a port that is bound, so
+    nothing connects to itself, C libraries (libpq, grpc, uvloop) included, and a dial to a dead port is
+    refused. An address of another host, or of a server that listens, needs no holding and is not held.
 
-    Hold it only for the dial: a server that sets SO_REUSEADDR can bind meanwhile, and listen; one that
-    does not (PostgreSQL does, most do) gets EADDRINUSE.
+    Hold it only for the dial. Meanwhile a server that sets SO_REUSEADDR (PostgreSQL does, most do) can
+    bind the port and listen; any other server gets EADDRINUSE.
 
     Args:
         address: (host, port); a name is resolved, blocking.
 
     Raises:
         OSError: the resolver's.
-        TypeError, ValueError: *address* is of no use; the message names it.
+        TypeError, ValueError: *address* is wrong; the message says how.
     """
-    with holding(addresses_of(address)):
+    with holding(finish(addresses_of(address, blocking=True))):
         yield
 
 
-def addresses_of(address: Address) -> list[tuple[int, SockAddr]]:
-    """Return (family, socket address) for each that *address* stands for; a name is resolved, blocking."""
+async def addresses_of(address: Address, *, blocking: bool) -> list[tuple[int, SockAddr]]:
+    """Return each (family, socket address) of *address*; a name is resolved, *blocking* or by the running loop."""
     host, port, known = checked(address, 0)
-    infos = known or socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [(info[0], info[4]) for info in infos]
+    infos: Sequence[AddrInfo] = known
+    if not infos and blocking:
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    elif not infos:
+        import asyncio  # late: only programs that use asyncio get here
 
-
-async def addresses_of_async(address: Address) -> list[tuple[int, SockAddr]]:
-    """Do as `addresses_of` does, without blocking the running loop."""
-    host, port, known = checked(address, 0)
-    if known:
-        return [(info[0], info[4]) for info in known]
-    import asyncio  # late: a program without asyncio gets here never
-
-    infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [(info[0], info[4]) for info in infos]
 
 
 @contextlib.contextmanager
 def holding(addresses: Iterable[tuple[int, SockAddr]]) -> Generator[None]:
-    """Hold each of *addresses*, (family, socket address) each, that can be held."""
+    """Hold each of *addresses*, (family, socket address), that can be held."""
     with contextlib.ExitStack() as stack:
         for family, sockaddr in addresses:
             try:
                 holder = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
-                if os.name == "posix":  # on Windows it would let others take the port over
+                if os.name == "posix":  # on Windows another socket could then take the port over
                     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 holder.bind(sockaddr)
             except OSError as error:
-                # EADDRNOTAVAIL: not an address of this host. EADDRINUSE: somebody has it already, a
-                # server mostly. EACCES: a port below 1024, which the kernel draws for nobody.
+                # EADDRNOTAVAIL: the address is another host's. EADDRINUSE: the port is taken, mostly by a
+                # server. EACCES: a port below 1024, which the kernel never draws.
                 logger.debug("not held: %s port %s: %s", sockaddr[0], sockaddr[1], error)
         yield

@@ -19,9 +19,11 @@ from safedial._address import INET
 # The next step towards the kernel: connects, or raises the kernel's error.
 Below: TypeAlias = Callable[[socket.socket, Any], None]
 
-# The plain ints, without the enums that socket.socket makes of them: half a microsecond each.
+# Plain ints. The properties of socket.socket make enums of them, which costs half a microsecond each.
 _family = _socket.socket.family.__get__
 _type = _socket.socket.type.__get__
+_STREAM = int(socket.SOCK_STREAM)
+_INET = frozenset(map(int, INET))
 
 
 class Layer(Protocol):
@@ -166,7 +168,11 @@ class _Patch:
 
 def _tcp_address(sock: socket.socket, address: Any) -> Any:
     """Return *address* with an int as its port; None if *sock* is not TCP or the address is no such tuple."""
-    if _type(sock) != socket.SOCK_STREAM or _family(sock) not in INET:
+    try:
+        kind, family = _type(sock), _family(sock)
+    except TypeError:  # gevent's sockets are of a class of their own
+        kind, family = sock.type, sock.family
+    if kind != _STREAM or family not in _INET:
         return None
     if not issubclass(type(address), tuple) or len(address) < 2:
         return None

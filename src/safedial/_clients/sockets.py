@@ -1,33 +1,25 @@
-"""Where the socket is in what a client's connection factory returns."""
+"""The socket in the object that a client's connection factory returned."""
 
 import inspect
 import socket
 from types import ModuleType
 from typing import Any
 
-# Where clients keep their socket: redis-py, PyMySQL · http.client, urllib3, pymemcache · trio, ldap3 ·
-# redis.asyncio, aiomysql · mysql-connector · pg8000 · asyncpg · websockets · SQLAlchemy.
-_PLACES = (
-    "_sock",
-    "sock",
-    "socket",
-    "_writer",
-    "_socket",
-    "_usock",
-    "_transport",
-    "transport",
-    "connection",
-    "dbapi_connection",
-)
+from safedial._tcp.selfconnect import RESET, duplicate, is_self_connected
+from safedial.errors import SelfConnectError
+
+# Attributes that hold a client's socket: redis-py, PyMySQL · http.client, urllib3, pymemcache · trio, ldap3 ·
+# pg8000; and those that hold another object with one: redis.asyncio, aiomysql · asyncpg · websockets · SQLAlchemy.
+_SOCKETS = ("_sock", "sock", "socket", "_socket", "_usock")
+_HOLDERS = ("_writer", "_transport", "transport", "connection", "dbapi_connection")
 # A socket may be that many objects deep: SQLAlchemy's connection, the driver's, its stream, its socket.
 _DEPTH = 4
 
 
 def socket_of(connection: Any) -> Any:
-    """Return the socket, or descriptor, in *connection*, or None where there is none to be found.
+    """Return the socket, or file descriptor, in *connection*; None if there is none.
 
-    Only attributes that *connection* really has are asked for: a MongoClient makes a database of
-    any name.
+    Reads only attributes that *connection* really has: a MongoClient makes a database of any name.
     """
     if isinstance(connection, int) and not isinstance(connection, bool):
         return connection
@@ -46,7 +38,7 @@ def _within(thing: Any, depth: int) -> Any:
     elif callable(_own(thing, "fileno")):
         return thing
     else:
-        inner = [_own(thing, name) for name in _PLACES]
+        inner = [_own(thing, name) for name in _SOCKETS + _HOLDERS]
     return next((found for each in inner if (found := _within(each, depth - 1)) is not None), None)
 
 
@@ -55,15 +47,25 @@ def _own(thing: Any, name: str) -> Any:
         return None
     try:
         return getattr(thing, name)
-    except Exception:  # a property that has its conditions
+    except Exception:  # a property may raise
         return None
 
 
-def close(connection: Any) -> Any:
-    """Close what a factory returned: the thing itself, or the writer of a (reader, writer) pair.
+def self_connect_of(connection: Any) -> SelfConnectError | None:
+    """Return the error if *connection* is connected to itself; closing it will then reset it."""
+    try:
+        sock = socket_of(connection)
+        if sock is None or not is_self_connected(sock):
+            return None
+        with duplicate(sock if isinstance(sock, int) else sock.fileno()) as copy:
+            copy.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            return SelfConnectError.at(*copy.getpeername()[:2])
+    except (OSError, TypeError, ValueError):
+        return None  # it is closed already, or no socket
 
-    Return what must be awaited for it, if anything.
-    """
+
+def close(connection: Any) -> Any:
+    """Close *connection*, or the writer of a (reader, writer) pair. Return the awaitable that does it, or None."""
     things = list(connection) if issubclass(type(connection), tuple) else [connection]
     for thing in things:
         for name in ("aclose", "close"):

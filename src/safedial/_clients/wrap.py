@@ -3,25 +3,25 @@
 import contextlib
 import functools
 import inspect
-import socket
 import time
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from safedial._address import SockAddr, checked
 from safedial._clients.awaitables import Step, dials_later, made_later, wait
-from safedial._clients.failures import Failures
+from safedial._clients.drivers import DIAL_LATER, Finder, finder_for, name_of, no_addresses
+from safedial._clients.failures import Failures, kernel_error_as_cause
 from safedial._clients.guard import guard
-from safedial._clients.hold import Address, addresses_of, addresses_of_async, holding
-from safedial._clients.sockets import close, socket_of
-from safedial._deadline import NO_DEADLINE
-from safedial._retry.argument import DEFAULT, Default, check_policy, policy_after
-from safedial._tcp.selfconnect import RESET, duplicate, is_self_connected
-from safedial.errors import SelfConnectError
+from safedial._clients.hold import Address, addresses_of, holding
+from safedial._clients.sockets import close, self_connect_of
+from safedial._deadline import NO_DEADLINE, Deadline
+from safedial._retry.argument import DEFAULT, check_policy, go_on
+from safedial._steps import finish
 from safedial.events import logger
 
 if TYPE_CHECKING:
-    from safedial._retry.argument import Policy
+    from safedial._retry.argument import PolicyArgument
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,200 +30,181 @@ T = TypeVar("T")
 def wrap(
     factory: Callable[P, T],
     *,
-    policy: "Policy | Literal[Default.DEFAULT] | None" = DEFAULT,
+    policy: "PolicyArgument" = DEFAULT,
     address: Address | Callable[P, Address] | None = None,
 ) -> Callable[P, T]:
     """Return *factory*, any client's connection factory, made safe: guarded, checked and retried.
 
-    It runs inside `guard`. What it returns is looked at: where that is connected to itself all the
-    same, it is closed, and counts as refused.
+    Each call runs inside `guard`. A connection to itself that it returns all the same is closed, and counts
+    as refused. If a known database driver dials in C, or in an asyncio loop, which may be uvloop, the
+    address is found in the arguments, and its port is held, as by `hold`:
+
+    ===============  ======================================================================
+    PyMySQL          ``wrap(pymysql.connect)``, ``ping(reconnect=True)`` included
+    mysql-connector  ``wrap(mysql.connector.connect)``, ``wrap(mysql.connector.aio.connect)``
+    mysqlclient      ``wrap(MySQLdb.connect)``
+    aiomysql         ``wrap(aiomysql.connect)``; a pool: `install`
+    psycopg          ``wrap(psycopg.connect)``, ``wrap(psycopg.AsyncConnection.connect)``
+    psycopg_pool     ``ConnectionPool(connection_class=wrap(psycopg.Connection))``
+    psycopg2         ``wrap(psycopg2.connect)``
+    asyncpg          ``wrap(asyncpg.connect)``, ``create_pool(connect=wrap(asyncpg.connect))``
+    pg8000           ``wrap(pg8000.connect)``
+    pymongo          `install`: it dials in threads of its own
+    SQLAlchemy       `safedial.adapters.sqlalchemy.protect`
+    ===============  ======================================================================
 
     Args:
-        factory: a function, class or coroutine function that connects, such as ``pymysql.connect``. Its
-            arguments, and what it returns and raises, stay its own. What it returns may have to be
-            awaited or entered first, as `websockets.connect`: that is guarded, and done again. A
-            client or pool that dials later, whenever it is used, is not: see `install`.
+        factory: a function, class, coroutine function or `functools.partial` that connects. Its arguments,
+            results and errors stay the same. A result that dials when it is awaited or entered, such as
+            that of `websockets.connect`, is guarded and retried too. A client or pool that dials later,
+            when it is used, is not: see `install`. For a driver's class with a method ``connect``, wrap
+            returns a subclass that is safe whenever it connects.
         policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying` that decides on another call. It sees
-            what *factory* raised; the predicates of safedial look for the kernel's error behind it.
-            Default: `redial()`. None: one call.
-        address: what *factory* dials, (host, port) or a function of its arguments that returns such a
-            pair. The port is held meanwhile, as by `hold`, which makes C libraries safe (libpq, grpc,
-            uvloop). Default: None, nothing is held.
+            the error of *factory*; safedial's predicates look for the kernel's error behind it. A
+            server's answer, such as PostgreSQL's "starting up", is not retried unless the policy says
+            so. Default: `redial()`. None: one call.
+        address: the address that *factory* dials: (host, port), or a function that takes the call's
+            arguments and returns such a pair. Its port is held, for other C libraries (grpc, uvloop) and
+            for addresses that only a driver can find (a service file). Default: None, as above.
 
     Raises:
-        TypeError, ValueError: an argument is of no use; the message names it.
+        TypeError: *factory* is pymongo's or makes a pool, or an argument is wrong; the message names it.
+        ValueError: likewise.
 
     Example::
 
-        connect = safedial.wrap(pymysql.connect, policy=safedial.reconnect())
-        with connect(host=host, port=port, user="app") as connection:
+        connect = safedial.wrap(psycopg.connect, policy=safedial.reconnect())
+        with connect("postgresql://app@db/app") as connection:
             ...
     """
     if not callable(factory):
         raise TypeError(f"factory must be callable, not a {type(factory).__name__}")  # a URL may have a password
     check_policy(policy)
-    if address is not None and not callable(address):
+    known = finder_for(factory)
+    find = known or no_addresses
+    if callable(address):
+        find = _finder_of(address)
+    elif address is not None:
         checked(address, 0)
+        find = _finder_of(lambda *_, **__: address)
+    if known and isinstance(factory, type) and hasattr(factory, "connect"):
+        return cast("Callable[P, T]", _safe_class(factory, find, policy))
+    return cast("Callable[P, T]", wrapped(factory, find, policy))
+
+
+def _finder_of(address: Callable[..., Address]) -> Finder:
+    def find(*args: Any, **kwds: Any) -> Iterable[Address]:
+        target = address(*args, **kwds)
+        checked(target, 0)
+        return [target]
+
+    return find
+
+
+def _safe_class(kind: type, find: Finder, policy: Any) -> type:
+    """Return a subclass of *kind* whose ``connect`` is wrapped."""
+    dial: Any = inspect.getattr_static(kind, "connect")
+    on_class = isinstance(dial, classmethod)
+    dial = cast("classmethod[Any, Any, Any]", dial).__func__ if on_class else dial
+
+    def find_for(connection: Any, /, *args: Any, **kwds: Any) -> Iterable[Address]:
+        if hasattr(connection, "server_host"):  # mysql-connector's: reconnect() gives no arguments
+            kwds = {"host": connection.server_host, "port": connection.server_port} | kwds
+        return find(*args, **kwds)
+
+    safe: Any = wrapped(dial, find_for, policy)
+    safe = classmethod(safe) if on_class else safe
+    return type(kind.__name__, (kind,), {"connect": safe, "__doc__": kind.__doc__, "__module__": kind.__module__})
+
+
+def wrapped(factory: Callable[..., Any], find: Finder, policy: Any) -> Callable[..., Any]:
+    """Return *factory*, guarded, checked and retried. The ports of the addresses that *find* returns are held."""
     asynchronous = inspect.iscoroutinefunction(factory)
     name = name_of(factory)
 
     @functools.wraps(factory)
-    def connect(*args: P.args, **kwds: P.kwargs) -> T:
-        target = address(*args, **kwds) if callable(address) else address
-        call = _Call(name, functools.partial(factory, *args, **kwds), target, policy)
-        # What a coroutine function returns is the caller's to await, as before.
-        return cast("T", call.make_async() if asynchronous else call.make())
+    def connect(*args: Any, **kwds: Any) -> Any:
+        call = _Call(name, functools.partial(factory, *args, **kwds), functools.partial(find, *args, **kwds), policy)
+        if asynchronous:
+            return call.dial(wait)
+        returned: Any = finish(call.dial(None))
+        return made_later(returned, functools.partial(call.dial, first=returned)) if dials_later(returned) else returned
 
     return connect
 
 
-def name_of(factory: Any) -> str:
-    """Name *factory* for the log, without its arguments, which may be secrets."""
-    while isinstance(factory, functools.partial):
-        factory = factory.func
-    kind: Any = factory if hasattr(factory, "__qualname__") else factory.__class__
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
+@dataclass
 class _Call:
-    """One call of a wrapped factory, with its state, which is also what `retrying` asks for."""
+    """One call of a wrapped factory, in rounds; `safedial._retry.loop.Rounds` says what a policy needs of it."""
 
-    deadline = NO_DEADLINE
-
-    def __init__(self, name: str, factory: Callable[[], Any], target: Address | None, policy: Any) -> None:
-        self._name = name
-        self._factory = factory
-        self._target = target
-        self._policy = policy
-        self.round = 1
-        self.started = time.monotonic()
-
-    @property
-    def target(self) -> tuple[Any, ...]:
-        return (self._target,) if self._target else ()
+    name: str
+    factory: Callable[[], Any]
+    find: Callable[[], Iterable[Address]]
+    policy: Any
+    target: tuple[Address, ...] = ()
+    round: int = 1
+    started: float = field(default_factory=time.monotonic)
+    deadline: Deadline = NO_DEADLINE
 
     def retrying(self, error: Exception, wait: float) -> None:
-        logger.debug("%s: attempt %d failed: %s; the next one in %.3f s", self._name, self.round, error, wait)
+        logger.debug("%s: round %d failed: %s; next round in %.3f s", self.name, self.round, error, wait)
 
-    def make(self) -> Any:
-        """Call the factory until it has a connection, or the policy is done."""
+    async def dial(self, step: Step | None, first: Any = None) -> Any:
+        """Return a connection, or raise once the policy is done.
+
+        Without a *step* this blocks and never suspends, and an object that dials later is returned as it
+        is. *first* is such an object, for the first round.
+        """
         failures = Failures()
         try:
-            returned = self._once()
+            with failures:
+                return await self._round(step, first)
         except Exception as error:
-            failure: Exception = failures.keep(error)
-        else:
-            return self._made(returned)
+            failure: Exception = error
+
+        async def again() -> Any:
+            with failures:
+                return await self._round(step)
+
         try:
-            policy = policy_after(self._policy, failure)
-            if policy is None:
-                raise failure
-            from safedial._retry import loop  # late, as it loads tenacity
-
-            def again() -> Any:
-                with failures:
-                    return self._once()
-
-            returned = loop.dial(policy, self, failure, again, Exception)
+            return await go_on(self.policy, self, failure, again, Exception, blocking=step is None)
         except Exception as error:
-            self._give_up(error, failures)
+            failures.restore(error)
+            if self.round > 1:
+                seconds = time.monotonic() - self.started
+                error.add_note(f"safedial: gave up on {self.name} after {self.round} rounds, {seconds:.3f} s")
             raise
         finally:
             failures.clear()
             del failure  # its traceback holds this frame: break the cycle
-        return self._made(returned)
 
-    def _made(self, returned: Any) -> Any:
-        later = dials_later(returned)
-        return made_later(returned, functools.partial(self.make_async, first=returned)) if later else returned
-
-    async def make_async(self, step: Step = wait, *, first: Any = None) -> Any:
-        """Do as `make` does where *step* dials; *first* is what the factory has returned already."""
-        failures = Failures()
-        try:
-            return await self._once_async(step, first)
-        except Exception as error:
-            failure: Exception = failures.keep(error)
-        try:
-            policy = policy_after(self._policy, failure)
-            if policy is None:
-                raise failure
-            from safedial._retry import loop
-
-            async def again() -> Any:
-                with failures:
-                    return await self._once_async(step)
-
-            return await loop.dial_async(policy, self, failure, again, Exception)
-        except Exception as error:
-            self._give_up(error, failures)
-            raise
-        finally:
-            failures.clear()
-            del failure  # as above
-
-    def _once(self) -> Any:
-        with guard(), holding(_addresses(self._target)):
-            returned: Any = self._factory()
-            if not dials_later(returned):
-                _check(returned)
-                self._connected()
-            return returned
-
-    async def _once_async(self, step: Step, first: Any = None) -> Any:
-        addresses = await _addresses_async(self._target)
-        with guard():
-            with holding(addresses):
-                returned = await step(self._factory() if first is None else first)
-            if error := _met_itself(returned):
-                with contextlib.suppress(Exception):
-                    closing = close(returned)
-                    if inspect.isawaitable(closing):
-                        await closing
-                raise error
-            self._connected()
-            return returned
-
-    def _connected(self) -> None:
+    async def _round(self, step: Step | None, first: Any = None) -> Any:
+        self.target = tuple(self.find())
+        # This call does not dial yet, and is made in a loop, which a resolver must not block.
+        later = step is None and self.name.partition(".")[0] in DIAL_LATER
+        addresses = [] if later else await _resolved(self.target, blocking=step is None)
+        with guard(), holding(addresses), kernel_error_as_cause():
+            returned = self.factory() if first is None else first
+            if step is not None:
+                returned = await step(returned)
+            elif dials_later(returned):
+                return returned
+        if error := self_connect_of(returned):
+            with contextlib.suppress(Exception):
+                closing = close(returned)
+                if step is not None and inspect.isawaitable(closing):
+                    await closing
+                elif isinstance(closing, Coroutine):
+                    closing.close()  # a blocking caller can't await it
+            raise error
         if self.round > 1:
-            logger.info("%s: connected, attempt %d", self._name, self.round)
-
-    def _give_up(self, error: Exception, failures: Failures) -> None:
-        failures.restore(error)
-        if self.round > 1:
-            seconds = time.monotonic() - self.started
-            error.add_note(f"safedial: gave up on {self._name} after {self.round} attempts, {seconds:.3f} s")
+            logger.info("%s: connected in round %d", self.name, self.round)
+        return returned
 
 
-def _addresses(target: Address | None) -> list[tuple[int, SockAddr]]:
-    with contextlib.suppress(socket.gaierror):  # which is the client's to say
-        return [] if target is None else addresses_of(target)
-    return []
-
-
-async def _addresses_async(target: Address | None) -> list[tuple[int, SockAddr]]:
-    with contextlib.suppress(socket.gaierror):  # as above
-        return [] if target is None else await addresses_of_async(target)
-    return []
-
-
-def _check(connection: Any) -> None:
-    if error := _met_itself(connection):
-        with contextlib.suppress(Exception):
-            closing = close(connection)
-            if isinstance(closing, Coroutine):
-                closing.close()  # nobody can wait for it here
-        raise error
-
-
-def _met_itself(connection: Any) -> SelfConnectError | None:
-    """Return the error for a *connection* to itself, which will be reset when it is closed."""
-    try:
-        sock = socket_of(connection)
-        if sock is None or not is_self_connected(sock):
-            return None
-        with duplicate(sock if isinstance(sock, int) else sock.fileno()) as copy:
-            copy.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-            return SelfConnectError.at(*copy.getpeername()[:2])
-    except (OSError, TypeError, ValueError):
-        return None  # closed already, or no socket after all
+async def _resolved(targets: Iterable[Address], *, blocking: bool) -> list[tuple[int, SockAddr]]:
+    found: list[tuple[int, SockAddr]] = []
+    for target in targets:
+        with contextlib.suppress(OSError, TypeError, ValueError):  # the client reports a wrong or unknown address
+            found += await addresses_of(target, blocking=blocking)
+    return found

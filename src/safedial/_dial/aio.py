@@ -16,7 +16,7 @@ from safedial._dial.race import Race
 from safedial._dial.record import Record
 from safedial._dial.resolve import resolve_async
 from safedial._dial.settings import Resolver, Settings
-from safedial._retry.argument import DEFAULT, go_on_async
+from safedial._retry.argument import DEFAULT, go_on
 from safedial._tcp.connect import bind_source
 from safedial.events import HookError
 
@@ -47,7 +47,7 @@ async def dial(settings: Settings, target: Target, *, all_errors: bool) -> socke
         except OSError as error:
             first = error
         try:
-            return await go_on_async(settings.policy, record, first, once)
+            return await go_on(settings.policy, record, first, once, blocking=False)
         finally:
             del first  # its traceback holds this frame: break the cycle
     except OSError as error:

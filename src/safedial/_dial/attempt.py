@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from safedial._address import INET, AddrInfo, SockAddr
-from safedial._deadline import within
 from safedial._dial.settings import Settings, SocketOption, Timeout
 from safedial._retry.argument import DEFAULT
+from safedial._steps import within
 from safedial._tcp import connect, steering
 from safedial._tcp.selfconnect import close_unfinished
 

@@ -14,6 +14,7 @@ from safedial._dial.record import Record
 from safedial._dial.resolve import resolve
 from safedial._dial.settings import Settings, Timeout
 from safedial._retry.argument import DEFAULT, go_on
+from safedial._steps import finish
 from safedial._tcp.connect import bind_source
 from safedial.events import HookError
 
@@ -24,14 +25,17 @@ def dial(
     """Return a connected socket; see `safedial.safe_connect`. *timeout* and *source* are checked already."""
     host, port, known = checked(address, settings.family)
     record = Record(host, port, settings.on_event, settings.total_timeout)
+
+    async def once() -> socket.socket:
+        return _round(settings, record, known, timeout, source)
+
     try:
         try:
             return _round(settings, record, known, timeout, source)
         except OSError as error:
             first = error
         try:
-            once = functools.partial(_round, settings, record, known, timeout, source)
-            return go_on(settings.policy, record, first, once)
+            return finish(go_on(settings.policy, record, first, once, blocking=True))
         finally:
             del first  # its traceback holds this frame: break the cycle
     except OSError as error:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from safedial._address import AddrInfo, Host, Port, describe
-from safedial._deadline import within
 from safedial._dial.answers import check_answer, listed
 from safedial._dial.record import Record
 from safedial._dial.settings import Resolver
+from safedial._steps import within
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop

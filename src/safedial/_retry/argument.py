@@ -68,17 +68,19 @@ def policy_after(policy: PolicyArgument, error: Exception) -> "Policy | None":
     return default_policy()
 
 
-def go_on(
+async def go_on(
     policy: PolicyArgument,
     record: "Rounds",
     error: Exception,
-    once: Callable[[], T],
+    once: Callable[[], Awaitable[T]],
     failures: type[Exception] = OSError,
+    *,
+    blocking: bool,
 ) -> T:
-    """Call *once* for as many rounds as *policy* says after the first one raised *error*.
+    """Await *once* for as many rounds as *policy* says after the first one raised *error*.
 
     Only *failures* are passed to the policy. An OSError is a failed dial; other exceptions come from the
-    user's own code and end the dial, as KeyboardInterrupt does.
+    user's own code and end the dial, as KeyboardInterrupt does. A *blocking* dial never suspends.
     """
     decides = policy_after(policy, error)
     try:
@@ -86,25 +88,6 @@ def go_on(
             raise error
         from safedial._retry import loop  # late, because it loads tenacity
 
-        return loop.dial(decides, record, error, once, failures)
+        return await loop.rounds(decides, record, error, once, failures, blocking=blocking)
     finally:
         del error  # its traceback holds this frame: break the cycle
-
-
-async def go_on_async(
-    policy: PolicyArgument,
-    record: "Rounds",
-    error: Exception,
-    once: Callable[[], Awaitable[T]],
-    failures: type[Exception] = OSError,
-) -> T:
-    """Do as `go_on` does, awaiting *once* and the waits."""
-    decides = policy_after(policy, error)
-    try:
-        if decides is None:
-            raise error
-        from safedial._retry import loop
-
-        return await loop.dial_async(decides, record, error, once, failures)
-    finally:
-        del error  # as above

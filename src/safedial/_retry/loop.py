@@ -4,24 +4,26 @@ tenacity decides (another round? how long to wait?), this module waits, and the 
 caller may be a dial of safedial's own or, for `wrap`, of a client's. Each dial works on its own copy
 of the policy, so threads and tasks can share one.
 
-The loop is written once, as a coroutine. A blocking dial drives it with `send(None)`.
+The loop is one coroutine for blocking and asyncio dials; see `_steps`.
 """
 
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import tenacity
 from tenacity import AsyncRetrying, RetryCallState, sleep_using_event
 from tenacity.stop import stop_any, stop_when_event_set
 
-from safedial._deadline import Deadline, within
+from safedial._deadline import Deadline
+from safedial._steps import finish, within
 
 if TYPE_CHECKING:
     from safedial._retry.argument import Policy
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 # Seconds between looks at a stop event. Waiting for the event itself would take a thread for each
 # waiting task in asyncio; a person notices no twentieth of a second.
@@ -54,7 +56,7 @@ class _Retries:
         # Callers handle the last real exception: never RetryError, never a callback's value.
         self._retrying = policy.copy(reraise=True, retry_error_callback=None)
         self._retrying.begin()
-        self._state = RetryCallState(self._retrying, fn=dial, args=record.target, kwargs={})
+        self._state = RetryCallState(self._retrying, fn=rounds, args=record.target, kwargs={})
         self._state.start_time = record.started
         self._record = record
         self._enabled = getattr(policy, "enabled", True)  # tenacity 9.2
@@ -119,42 +121,31 @@ class _Retries:
             yield min(left, _GLANCE)
 
 
-_Sleep: TypeAlias = Callable[[_Retries, float], Awaitable[None]]
-
-
-def dial(policy: "Policy", record: Rounds, error: Exception, once: Callable[[], T], failures: type[Exception]) -> T:
-    """Call *once* until it returns or *policy* stops; then raise its last error.
-
-    *error* is the error of the first round. Only *failures* are passed to the policy.
-    """
-
-    async def once_async() -> T:
-        return once()
-
-    return _finish(_rounds(_Retries(policy, record), record, error, once_async, failures, _sleep))
-
-
-async def dial_async(
-    policy: "Policy", record: Rounds, error: Exception, once: Callable[[], Awaitable[T]], failures: type[Exception]
-) -> T:
-    """Do as `dial` does, awaiting *once* and the waits. Cancellation ends the dial."""
-    return await _rounds(_Retries(policy, record), record, error, once, failures, _sleep_async)
-
-
-async def _rounds(
-    retries: _Retries,
+async def rounds(
+    policy: "Policy",
     record: Rounds,
     error: Exception,
     once: Callable[[], Awaitable[T]],
     failures: type[Exception],
-    sleep: _Sleep,
+    *,
+    blocking: bool,
 ) -> T:
-    # The user's own strategies, hooks and sleeps may ignore the deadline. Only asyncio can interrupt them.
-    limit = record.deadline.cap if sleep is _sleep_async else _no_limit
+    """Await *once* until it returns or *policy* stops; then raise its last error.
+
+    *error* is the error of the first round. Only *failures* are passed to the policy. Cancellation ends
+    the dial.
+    """
+    retries = _Retries(policy, record)
+    sleep = _sleep if blocking else _sleep_async
+
+    async def step(steps: Coroutine[Any, Any, R]) -> R:
+        # The user's own strategies, hooks and sleeps may ignore the deadline. asyncio can interrupt them.
+        return finish(steps, _AWAITS) if blocking else await within(record.deadline.cap(None), steps)
+
     try:
-        while (wait := await within(limit(None), retries.wait_after(error))) is not None:
-            await within(limit(None), sleep(retries, wait))
-            if not await within(limit(None), retries.begin_round()):
+        while (wait := await step(retries.wait_after(error))) is not None:
+            await step(sleep(retries, wait))
+            if not await step(retries.begin_round()):
                 break
             try:
                 return await once()
@@ -165,19 +156,7 @@ async def _rounds(
         del error, retries  # the traceback holds this frame: break the cycle
 
 
-def _no_limit(seconds: float | None) -> float | None:
-    return seconds
-
-
-def _finish(steps: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that never suspends: the loop of a blocking dial."""
-    try:
-        steps.send(None)
-    except StopIteration as done:
-        value: T = done.value
-        return value
-    steps.close()
-    raise TypeError("policy: a strategy or hook of this AsyncRetrying awaits; a blocking dial can't wait for it")
+_AWAITS = "policy: a strategy or hook of this AsyncRetrying awaits; a blocking dial can't wait for it"
 
 
 async def _sleep(retries: _Retries, seconds: float) -> None:

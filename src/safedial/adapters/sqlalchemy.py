@@ -1,14 +1,13 @@
 """SQLAlchemy: one line makes every connection of an engine safe, whatever its URL."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import safedial
+from safedial._clients.drivers import FINDERS
 from safedial._clients.hold import Address
-from safedial._retry.argument import DEFAULT, Default
+from safedial._clients.wrap import wrapped
+from safedial._retry.argument import DEFAULT, Default, check_policy
 from safedial.adapters import Needs
-from safedial.adapters._drivers import FINDERS
-from safedial.adapters.databases import held
 
 with Needs("sqlalchemy"):
     from sqlalchemy import Engine, event
@@ -24,47 +23,49 @@ __all__ = ["protect"]
 E = TypeVar("E", bound="Engine | AsyncEngine")
 
 
-def protect(engine: E, *, policy: "Policy | Literal[Default.DEFAULT] | None" = DEFAULT) -> E:
-    """Make *engine* dial safely, and return it. Pools, URLs, errors and events stay as they are.
+def protect(engine: E, *, policy: "Policy | Literal[Default.DEFAULT] | None" = DEFAULT, dialer: None = None) -> E:
+    """Make *engine* dial safely, and return it. Its pool, URL, errors and events stay as they are.
 
-    Each connection is made under the guard, with the port held where the driver may dial in C, and
-    retried under *policy*. Other listeners of ``do_connect`` are to be added before: this one makes the
-    connection, so that later ones are not asked. An engine with a ``creator`` asks none: wrap that.
+    Each connection is made as by `safedial.wrap`, with the port held if the driver may dial in C. Add your
+    own listeners of ``do_connect`` before: later ones are not called, since this one makes the connection.
+    An engine with a ``creator`` calls no such listener: wrap the creator.
 
     Args:
-        engine: what ``create_engine`` or ``create_async_engine`` returned.
+        engine: the result of ``create_engine`` or ``create_async_engine``.
         policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying`, as for `safedial.wrap`. An
             AsyncEngine waits without blocking its loop. Default: `redial()`.
+        dialer: only None: the driver dials, and takes no socket.
 
     Raises:
-        TypeError: *engine* is none, or *policy* is of no use; the message names it.
+        TypeError: *engine* or *policy* is wrong, or *dialer* is given; the message names it.
 
     Example::
 
         engine = protect(create_engine("mysql+pymysql://app@db/app"), policy=safedial.reconnect())
     """
+    if dialer is not None:
+        raise TypeError("protect() takes policy=, not dialer=: a driver dials and shakes hands in one call")
     inner = getattr(engine, "sync_engine", engine)
     if not isinstance(inner, Engine):
-        # Not what it is: a URL has a password in it.
+        # The type alone: a URL may have a password.
         raise TypeError(f"engine must be an Engine or an AsyncEngine, not a {type(engine).__name__}")
-    safedial.wrap(protect, policy=policy)  # which checks it
+    check_policy(policy)
 
     def connect(dialect: Any, record: object, cargs: list[Any], cparams: dict[str, Any]) -> Any:  # noqa: ARG001  # the event's
         find = FINDERS.get(dialect.driver, _named)
         if not dialect.is_async:
-            return safedial.wrap(held(dialect.connect, find), policy=policy)(*cargs, **cparams)
+            return wrapped(dialect.connect, find, policy)(*cargs, **cparams)
 
         async def dial(*args: Any, **kwds: Any) -> Any:
             return await greenlet_spawn(dialect.connect, *args, **kwds)
 
-        # Retries must not block the loop, so they are made outside of SQLAlchemy's greenlet.
-        return await_only(safedial.wrap(held(dial, find, asynchronous=True), policy=policy)(*cargs, **cparams))
+        # Waits must not block the loop, so they are made outside of SQLAlchemy's greenlet.
+        return await_only(wrapped(dial, find, policy)(*cargs, **cparams))
 
     event.listen(inner, "do_connect", connect)
     return engine
 
 
-def _named(args: Sequence[Any], kwds: Mapping[str, Any]) -> Iterable[Address]:  # noqa: ARG001  # a Finder's
-    """Find the address in the arguments of drivers that nobody told us of."""
-    host, port = kwds.get("host") or kwds.get("server"), kwds.get("port")
-    return [(host, port)] if host and port else []
+def _named(*_: Any, host: Any = None, server: Any = None, port: Any = None, **__: Any) -> Iterable[Address]:
+    """Find the address of an unknown driver in the arguments that usually have it."""
+    return [(host or server, port)] if (host or server) and port else []

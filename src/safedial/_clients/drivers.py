@@ -1,0 +1,115 @@
+"""Database drivers: the addresses that they dial, found in their arguments and in PGHOST and the like.
+
+Imports a driver only when a call of it is made, for arguments that only the driver can read.
+"""
+
+import functools
+import importlib
+import itertools
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias, cast
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from safedial._clients.hold import Address
+
+# Takes the arguments of a driver's connect(), and returns the addresses that it will dial.
+Finder: TypeAlias = Callable[..., Iterable[Address]]
+
+
+def name_of(factory: Any) -> str:
+    """Return the name of *factory* without its arguments, which may be secrets."""
+    if isinstance(factory, functools.partial):
+        return name_of(factory.func)
+    kind: Any = factory if hasattr(factory, "__qualname__") else factory.__class__
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def finder_for(factory: Any) -> Finder | None:
+    """Return the finder for the arguments of *factory*, or None if it is not a known driver's.
+
+    Raises:
+        TypeError: wrapping *factory* would not make it safe.
+    """
+    if isinstance(factory, functools.partial):
+        find = finder_for(factory.func)
+        return find and functools.partial(find, *factory.args, **factory.keywords)
+    kinds = factory.__mro__ if isinstance(factory, type) else (factory,)
+    packages = [name_of(kind).partition(".")[0].lower() for kind in kinds]
+    if "pymongo" in packages or "motor" in packages:
+        raise TypeError(
+            f"factory: {name_of(factory)} dials in threads of its own: call safedial.install(), once, instead"
+        )
+    find = next((FINDERS[package] for package in packages if package in FINDERS), None)
+    if "psycopg_pool" in packages or (find and name_of(factory).endswith("create_pool")):
+        raise TypeError(
+            f"factory: {name_of(factory)} makes a pool, which dials whenever it likes: see the table of safedial.wrap"
+        )
+    return find
+
+
+def no_addresses(*_: Any, **__: Any) -> Iterable[Address]:
+    """Find nothing: the guard is enough for a client that dials in Python."""
+    return ()
+
+
+def _mysql(host: Any = None, *_: Any, **kwds: Any) -> Iterable[Address]:
+    # mysql-connector may have more servers to fall back on.
+    for server in ({**kwds, "host": host}, *(kwds.get("failover") or ())):
+        if not server.get("unix_socket"):
+            yield server.get("host") or "localhost", server.get("port") or 3306
+
+
+def _psycopg(conninfo: str = "", *_: Any, **kwds: Any) -> Iterable[Address]:
+    from psycopg.conninfo import conninfo_to_dict
+
+    return _libpq(conninfo_to_dict(conninfo, **kwds))
+
+
+def _psycopg2(dsn: str | None = None, *_: Any, **kwds: Any) -> Iterable[Address]:
+    extensions: Any = importlib.import_module("psycopg2.extensions")  # its types are in a package of their own
+    return _libpq(extensions.parse_dsn(dsn or "") | {name: value for name, value in kwds.items() if value is not None})
+
+
+def _asyncpg(dsn: str | None = None, *, host: Any = None, port: Any = None, **_: Any) -> Iterable[Address]:
+    url = urlsplit(dsn or "")
+    query = {name: values[-1] for name, values in parse_qs(url.query).items()}
+    hosts: list[str] = []
+    ports: list[str] = []
+    for spec in filter(None, url.netloc.rpartition("@")[2].split(",")):
+        one_host, colon, one_port = spec.rpartition(":")
+        if not colon or one_port.endswith("]"):  # an IPv6 address without a port
+            one_host, one_port = spec, ""
+        hosts.append(unquote(one_host).strip("[]"))
+        ports.append(one_port or query.get("port") or os.environ.get("PGPORT") or "5432")
+    host = host or ",".join(hosts) or query.get("host")
+    return _libpq({"host": host, "port": port or ",".join(ports) or query.get("port")})
+
+
+def _libpq(params: Mapping[str, Any]) -> Iterable[Address]:
+    """Pair hosts and ports as libpq does: lists with commas, or one port for all hosts."""
+    hosts, numeric, ports = (_listed(params, name) for name in ("host", "hostaddr", "port"))
+    for i, (host, number) in enumerate(itertools.zip_longest(hosts, numeric, fillvalue="")):
+        target = number or host
+        if target and not target.startswith(("/", "@")):  # AF_UNIX
+            port = ports[i if len(ports) > 1 and i < len(ports) else 0]
+            yield target, port or 5432
+
+
+def _listed(params: Mapping[str, Any], name: str) -> list[str]:
+    value = params.get(name) or os.environ.get(f"PG{name.upper()}") or ""
+    parts = cast("list[Any]", value) if isinstance(value, list | tuple) else str(value).split(",")
+    return [str(part) for part in parts]
+
+
+# By the driver's top module, and by SQLAlchemy's name for it.
+FINDERS: dict[str, Finder] = {
+    **dict.fromkeys(("aiomysql", "asyncmy", "mysql", "mysqlconnector", "mysqldb"), _mysql),
+    **dict.fromkeys(("psycopg", "psycopg_async"), _psycopg),
+    **dict.fromkeys(("pg8000", "pymysql"), no_addresses),
+    "asyncpg": _asyncpg,
+    "psycopg2": _psycopg2,
+}
+
+# Drivers whose connect() is no coroutine function, but returns an object to await or enter.
+DIAL_LATER = frozenset({"aiomysql", "asyncmy"})
