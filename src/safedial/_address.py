@@ -108,7 +108,9 @@ def numeric(host: Host, port: Port, family: int) -> tuple[AddrInfo, ...]:
 
 def checked(address: Any, family: int) -> tuple[Host, Port, tuple[AddrInfo, ...]]:
     """Return the checked host and port of *address*, and the answer of `numeric` for them."""
-    host, port = pair(address)
+    host: Host
+    port: Port
+    host, port = address if type(address) is tuple and len(address) == 2 else pair(address)  # pyright: ignore[reportUnknownVariableType]
     try:
         return host, port, numeric(host, port, family)
     except (TypeError, ValueError):

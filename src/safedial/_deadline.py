@@ -18,6 +18,13 @@ class Deadline:
         # The wait that would have ended too late, if there was one.
         self.refused: float | None = None
 
+    def limit(self, seconds: float | None) -> float | None:
+        """Return *seconds* or the time left, whichever is less. Raise TimeoutError if time is up."""
+        left = self.end - time.monotonic()
+        if left < _TICK:
+            raise TimeoutError("timed out")
+        return left if seconds is None or left < seconds else seconds
+
     def cap(self, seconds: float | None) -> float | None:
         """Return *seconds* or the time left, whichever is less. None is no limit."""
         if self.end == math.inf:

@@ -18,7 +18,7 @@ from safedial._clients.awaitables import Step, dials_later, made_later
 from safedial._clients.patch import Below
 from safedial._tcp import connect, steering
 from safedial._tcp.selfconnect import peer_of
-from safedial.errors import PortsExhaustedError, SelfConnectError
+from safedial.errors import SelfConnectError
 from safedial.events import logger
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -83,9 +83,9 @@ class _Layer:
         except SelfConnectError as error:
             logger.warning("%s", error.strerror)
             raise
-        except PortsExhaustedError as error:
-            if _has_port(sock) and error.__cause__:
-                raise error.__cause__ from None  # the caller bound the socket: no port is drawn
+        except OSError as error:
+            if connect.is_shortage(error, sides) and not _has_port(sock):  # the caller bound no port
+                raise connect.explained(sock, address, sides, error)  # noqa: B904  # has it as its cause, or is it
             raise
 
 

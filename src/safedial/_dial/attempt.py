@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from safedial._address import INET, AddrInfo, SockAddr
 from safedial._dial.settings import Settings, SocketOption, Timeout
@@ -66,8 +66,7 @@ class Attempt:
                 connect.connect(self.sock, self.sockaddr, self._sides)
                 self._set_timeout(self._own)
         except BaseException as error:
-            self.close(error)
-            raise
+            raise self._closed(error)  # noqa: B904  # it is *error*, or has it as its cause
 
     def begin(self) -> bool:
         """Begin to connect without waiting; return whether the socket is connected already."""
@@ -75,36 +74,45 @@ class Attempt:
             self.sock.setblocking(False)
             return self._settled(connect.begin(self.sock, self.sockaddr, self._sides))
         except BaseException as error:
-            self.close(error)
-            raise
+            raise self._closed(error)  # noqa: B904  # as above
 
     def arrived(self) -> bool:
         """Return whether the socket, which is writable, is connected."""
         try:
             return self._settled(connect.arrived(self.sock, self.sockaddr, self._sides))
         except BaseException as error:
-            self.close(error)
-            raise
+            raise self._closed(error)  # noqa: B904  # as above
 
     async def connect_async(self, loop: "AbstractEventLoop", limit: float | None) -> None:
         """Connect within *limit* seconds, waiting in *loop*."""
-        sock, sockaddr, sides = self.sock, self.sockaddr, self._sides
         try:
-            if not connect.begin_async(sock, sockaddr, sides):
-                await within(limit, connect.connect_async(loop, sock, sockaddr, sides))
+            if not connect.begin_async(self.sock, self.sockaddr, self._sides):
+                await within(limit, connect.connect_async(loop, self.sock, self.sockaddr, self._sides))
+            return
         except BaseException as error:
-            if isinstance(error, OSError) and connect.short_of_ports(error, sides):
-                try:
-                    explained = await connect.explained_async(loop, sock, sockaddr, sides, error)
-                finally:
-                    self.close(error)
-                raise explained  # noqa: B904  # it is *error*, or has it as its cause
-            self.close(error)
-            raise
+            if not connect.is_shortage(error, self._sides):
+                self.close(error)
+                raise
+            failure = error
+        try:
+            # In a thread, because it may take long.
+            raise await loop.run_in_executor(None, self._closed, failure)
+        finally:
+            self.close(failure)
+            del failure  # its traceback holds this frame: break the cycle
 
     def close(self, error: BaseException | None = None) -> None:
         """Close the socket, and release it if it connected to itself just before."""
         close_unfinished(self.sock, error, guarded=bool(self._sides))
+
+    def _closed(self, error: BaseException) -> BaseException:
+        """Close the socket and return the error to raise for *error*."""
+        try:
+            if connect.is_shortage(error, self._sides):
+                return connect.explained(self.sock, self.sockaddr, self._sides, cast("OSError", error))
+            return error
+        finally:
+            self.close(error)
 
     def _set(self, option: SocketOption) -> None:
         try:

@@ -1,9 +1,11 @@
 """The blocking dial: resolve, race the addresses, run on under the policy."""
 
 import functools
+import logging
 import socket
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from safedial._address import AddrInfo, SockAddr, checked, describe, family_of, interleave, of_families
 from safedial._dial import race_sockets
@@ -16,7 +18,7 @@ from safedial._dial.settings import Settings, Timeout
 from safedial._retry.argument import DEFAULT, go_on
 from safedial._steps import finish
 from safedial._tcp.connect import bind_source
-from safedial.events import HookError
+from safedial.events import HookError, logger
 
 
 def dial(
@@ -25,16 +27,13 @@ def dial(
     """Return a connected socket; see `safedial.safe_connect`. *timeout* and *source* are checked already."""
     host, port, known = checked(address, settings.family)
     record = Record(host, port, settings.on_event, settings.total_timeout)
-
-    async def once() -> socket.socket:
-        return _round(settings, record, known, timeout, source)
-
     try:
         try:
             return _round(settings, record, known, timeout, source)
         except OSError as error:
             first = error
         try:
+            once = functools.partial(_round_async, settings, record, known, timeout, source)
             return finish(go_on(settings.policy, record, first, once, blocking=True))
         finally:
             del first  # its traceback holds this frame: break the cycle
@@ -57,29 +56,32 @@ def _round(
         infos = _of_source(record, infos, source)
         bind = functools.partial(bind_source, source=source)
     limit = socket.getdefaulttimeout() if timeout is DEFAULT else timeout
-    if settings.total_timeout is not None:
-        record.deadline.check()
     if len(infos) == 1:
         try:
             attempt = Attempt(settings, timeout, source, bind, infos[0])
-            attempt.connect(limit if settings.total_timeout is None else record.deadline.cap(limit))
+            attempt.connect(limit if settings.total_timeout is None else record.deadline.limit(limit))
         except OSError as error:
             record.errors = [error]
             record.failed(infos[0][4], error)
             raise
     else:
+        record.deadline.check()
         make = functools.partial(Attempt, settings, timeout, source, bind)
         # A timeout of 0 is the stdlib's non-blocking connect, which raises EINPROGRESS: nothing to race.
         # Two sockets can't have one source port at the same time.
         delay = None if limit == 0 or (source and source[1]) else settings.happy_eyeballs_delay
         attempt = _first_of(record, infos, make, delay, limit)
-    if record.round > 1 or record.observed:
+    if record.round > 1 or record.on_event is not None or logger.isEnabledFor(logging.DEBUG):
         try:
             record.connected(attempt.sockaddr)
         except BaseException:
             attempt.sock.close()
             raise
     return attempt.sock
+
+
+async def _round_async(*args: Any) -> socket.socket:
+    return _round(*args)
 
 
 def _first_of(

@@ -11,7 +11,6 @@ from safedial._dial.settings import (
     DialOptions,
     Settings,
     Timeout,
-    check_names,
     check_source,
     checked_timeout,
 )
@@ -98,6 +97,7 @@ class ConnectOptions(DialOptions, total=False):
     resolver: BlockingResolver | None
 
 
+_OPTIONS = frozenset(ConnectOptions.__annotations__)
 _PLAIN = Settings()
 
 
@@ -136,8 +136,7 @@ def safe_connect(
     """
     settings = _PLAIN
     if options:
-        check_names("safe_connect", options, ConnectOptions.__annotations__)
-        settings = Settings.of(options)
+        settings = Settings.of("safe_connect", options, _OPTIONS)
     if source_address:
         check_source(source_address)
     return blocking.dial(settings, address, checked_timeout(timeout), source_address, all_errors=all_errors)

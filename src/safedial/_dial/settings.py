@@ -53,11 +53,17 @@ class Settings:
         self.__dict__.update(_checked(self.__dict__))
 
     @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Self:
-        """Return the settings of one call: its *options*, checked, and the defaults.
+    def of(cls, function: str, options: Mapping[str, Any], known: frozenset[str]) -> Self:
+        """Return the settings of one call of *function*: its *options*, checked, and the defaults.
 
-        Faster than calling the class, which sets and checks every field. The defaults are class attributes.
+        Raise TypeError if an option is not *known*. This is faster than calling the class, which sets and
+        checks every field. The defaults are class attributes.
         """
+        if unknown := options.keys() - known:
+            others = ", ".join(sorted(known))
+            raise TypeError(
+                f"{function}() got an unexpected keyword argument {unknown.pop()!r}; it also takes {others}"
+            )
         settings = object.__new__(cls)
         settings.__dict__.update(_checked(options))
         return settings
@@ -69,14 +75,6 @@ def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
         if option[:2] == (socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE):
             checked["steer"] = False  # the caller narrows the range
     return checked
-
-
-def check_names(function: str, options: Mapping[str, object], known: Mapping[str, object]) -> None:
-    """Raise TypeError if *options* has a name that *function* does not take."""
-    for name in options:
-        if name not in known:
-            others = ", ".join(sorted(known))
-            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}; it also takes {others}")
 
 
 def checked_timeout(timeout: Any) -> Timeout:

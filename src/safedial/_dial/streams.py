@@ -10,13 +10,14 @@ from typing import Any, TypeVar, Unpack
 
 from safedial._address import check_host, check_port, pair, seconds
 from safedial._dial import aio
-from safedial._dial.settings import DialOptions, Resolver, Settings, check_family, check_names
+from safedial._dial.settings import DialOptions, Resolver, Settings, check_family
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 # asyncio.streams._DEFAULT_LIMIT, the size of a StreamReader's buffer in bytes (64 KiB).
 _DEFAULT_LIMIT = 2**16
 
+_OPTIONS = frozenset(DialOptions.__annotations__) | {"timeout", "resolver", "happy_eyeballs_delay"}
 _PLAIN = Settings(timeout=None, happy_eyeballs_delay=None)
 
 
@@ -138,15 +139,13 @@ async def create_connection(
     if tls or server_hostname is not None:
         _check_tls(ssl, host, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout)
     own: dict[str, Any] = dict(options)
-    if own:
-        check_names("create_connection", own, DialOptions.__annotations__)
     if timeout is not None:
         own["timeout"] = timeout
     if resolver is not None:
         own["resolver"] = resolver
     settings = _PLAIN
     if own or happy_eyeballs_delay is not None:
-        settings = Settings.of(own | {"happy_eyeballs_delay": happy_eyeballs_delay})
+        settings = Settings.of("create_connection", own | {"happy_eyeballs_delay": happy_eyeballs_delay}, _OPTIONS)
     if sock is not None or (host is None and port is None):
         if own:
             raise ValueError(f"{', '.join(own)}: only for a dial to host and port")

@@ -45,27 +45,45 @@ Ask: TypeAlias = Callable[[socket.socket, SockAddr], bool | None]
 _UNKNOWN: dict[int, SockAddr] = {socket.AF_INET: ("255.255.255.255", 0), socket.AF_INET6: ("ff00::", 0)}
 
 
-def _ask(sock: socket.socket, sockaddr: SockAddr) -> None:
-    sock.connect(sockaddr)
+def connect(sock: socket.socket, sockaddr: SockAddr, sides: Sides, ask: Ask | None = None) -> bool:
+    """Connect *sock*, blocking or with its timeout, and never to itself.
 
-
-def connect(sock: socket.socket, sockaddr: SockAddr, sides: Sides, ask: Ask = _ask) -> bool:
-    """Connect *sock*, blocking or with its timeout, by means of *ask*, and never to itself.
+    One side after the other is tried, until one has a free port. *ask* asks the kernel for the connection.
+    Default: ``sock.connect``.
 
     Returns:
-        Whether *sock* is connected: False only if *ask* says that the handshake goes on.
+        Whether *sock* is connected: False only if *ask* returns False, as the handshake goes on.
 
     Raises:
         SelfConnectError: nobody listens; the socket is closed.
-        PortsExhaustedError: no local port is free to reach *sockaddr*.
-        OSError: the kernel's error, EADDRNOTAVAIL for an address that this host lacks included.
+        OSError: the kernel's error. EADDRNOTAVAIL may mean two things: see `explained`.
     """
+    shortage = None
+    for side in sides or steering.UNSTEERED:
+        if side:
+            steering.steer(sock, side)
+        try:
+            if ask is None:
+                sock.connect(sockaddr)
+                connected = True
+            else:
+                connected = ask(sock, sockaddr) is not False
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL or not sides:
+                raise
+            shortage = error.with_traceback(None)  # a traceback would hold this frame in a cycle
+        else:
+            if connected and sides and reached_itself(sock, sockaddr[1]):
+                raise_self_connect(sock, sockaddr)
+            return connected
+    moved = steering.side_options_now(sockaddr[1], sides)
+    if moved:
+        return connect(sock, sockaddr, moved, ask)
+    assert shortage is not None, "there is at least one side"
     try:
-        return _on_each_side(ask, sock, sockaddr, sides)
-    except OSError as error:
-        if not short_of_ports(error, sides):
-            raise
-        raise _explain(sock, sockaddr, sides, error)  # noqa: B904  # it is *error*, or has it as its cause
+        raise shortage
+    finally:
+        del shortage  # as above
 
 
 def begin(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
@@ -94,53 +112,17 @@ def arrived(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
 
 
 def begin_async(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
-    """Do as `begin` does, with asyncio's messages, and leave EADDRNOTAVAIL to `explained_async`.
+    """Do as `begin` does, with asyncio's messages.
 
     Does nothing on other systems than Linux, where a second connect(2) has other answers.
     """
-    return steering.ON_LINUX and bool(sides) and _on_each_side(_begin_for_asyncio, sock, sockaddr, sides)
+    return steering.ON_LINUX and bool(sides) and connect(sock, sockaddr, sides, _begin_for_asyncio)
 
 
 async def connect_async(loop: "AbstractEventLoop", sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> None:
     """Go on after `begin_async` returned False, waiting in *loop*."""
     await loop.sock_connect(sock, sockaddr)
     _check(sock, sockaddr, sides)
-
-
-async def explained_async(
-    loop: "AbstractEventLoop", sock: socket.socket, sockaddr: SockAddr, sides: Sides, shortage: OSError
-) -> OSError:
-    """Return the error that the *shortage* stands for, if `short_of_ports`."""
-    # In a thread: counting thousands of ports takes a tenth of a second.
-    return await loop.run_in_executor(None, _explain, sock, sockaddr, sides, shortage)
-
-
-def _on_each_side(ask: Ask, sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
-    """Ask for a connection on one side after the other, until one has a free port, and check it."""
-    if not sides:
-        return ask(sock, sockaddr) is not False
-    shortage = None
-    for side in sides:
-        if side:
-            steering.steer(sock, side)
-        try:
-            connected = ask(sock, sockaddr) is not False
-        except OSError as error:
-            if error.errno != errno.EADDRNOTAVAIL:
-                raise
-            shortage = error.with_traceback(None)  # a traceback would hold this frame in a cycle
-        else:
-            if connected and reached_itself(sock, sockaddr[1]):
-                raise_self_connect(sock, sockaddr)
-            return connected
-    moved = steering.side_options_now(sockaddr[1], sides)
-    if moved:
-        return _on_each_side(ask, sock, sockaddr, moved)
-    assert shortage is not None, "there is at least one side"
-    try:
-        raise shortage
-    finally:
-        del shortage  # as above
 
 
 def _begin(sock: socket.socket, sockaddr: SockAddr) -> bool:
@@ -182,17 +164,18 @@ def raise_self_connect(sock: socket.socket, sockaddr: SockAddr) -> NoReturn:
     raise SelfConnectError.at(host.decode(errors="replace") if isinstance(host, bytes) else host, sockaddr[1])
 
 
-def short_of_ports(error: OSError, sides: Sides) -> bool:
+def is_shortage(error: BaseException, sides: Sides) -> bool:
     """Return whether *error* is EADDRNOTAVAIL of a connect whose port the kernel chose."""
-    return bool(sides) and error.errno == errno.EADDRNOTAVAIL
+    return isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL and bool(sides)
 
 
-def _explain(sock: socket.socket, sockaddr: SockAddr, sides: Sides, shortage: OSError) -> OSError:
-    """Return the error that EADDRNOTAVAIL from connect(2), the *shortage*, stands for.
+def explained(sock: socket.socket, sockaddr: SockAddr, sides: Sides, shortage: OSError) -> OSError:
+    """Return the error that *shortage*, an `is_shortage` of connect(2), stands for.
 
     If this host lacks an address to reach *sockaddr* from (IPv6 is switched off), it is permanent, and
-    returned as it is. Exhausted ports are transient. Systems that may pick a port already in use (Go's
-    "spurious") succeed at the next dial.
+    returned as it is. Exhausted ports are transient: PortsExhaustedError. Systems that may pick a port
+    already in use (Go's "spurious") succeed at the next dial. Counting thousands of ports takes a
+    tenth of a second.
     """
     reached = _address_reached(sock.family, sockaddr)
     if reached is None:
