@@ -29,7 +29,7 @@ def main() -> None:
     with Outage(answer) as server, contextlib.closing(mount(requests.Session(), max_retries=retries)) as session:
         url = f"http://{server.host}:{server.port}/"
         answers = [session.get(url, timeout=5).text]
-        server.refuse_for(dials=5)
+        server.refuse_for(attempts=5)
         answers.append(session.get(url, timeout=5).text)
     print(f"{len(answers)} answers, all right: {set(answers) == {'hello'}}")
 

@@ -92,7 +92,7 @@ def test_self_connect(self_connect, dead_port, turn):
         assert is_self_connected(sock)
         with pytest.raises(AssertionError, match=f"on 127.0.0.1 port {dead_port}"):
             assert_no_self_connects()
-    assert fault.befell == 1 and fault.means
+    assert fault.triggered == 1 and fault.means
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", dead_port))
 
@@ -109,7 +109,7 @@ def test_nothing_is_patched_before():
 
 def test_outage(outage, fast_retries):
     server = outage()
-    server.refuse_for(dials=2)
+    server.refuse_for(attempts=2)
     from safedial import reconnect
     safe_connect(server.address, policy=reconnect()).close()
     assert len(fast_retries) == 2

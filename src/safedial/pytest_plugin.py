@@ -43,7 +43,7 @@ def self_connect() -> "Iterator[Callable[..., Fault]]":
             fault = self_connect(dead_port)
             with pytest.raises(ConnectionRefusedError):
                 safe_connect(("127.0.0.1", dead_port))
-            assert fault.befell == 3  # safe_connect dialed again, at once
+            assert fault.triggered == 3  # safe_connect dialed again, at once
     """
     from safedial.testing import self_connect
 
@@ -153,7 +153,7 @@ def outage() -> "Iterator[Callable[..., Outage]]":
 
         def test_client_waits_for_its_server(outage, fast_retries):
             server = outage()
-            server.refuse_for(dials=5)
+            server.refuse_for(attempts=5)
             with safe_connect(server.address, policy=reconnect()) as sock:
                 sock.sendall(b"hello")
                 assert sock.recv(5) == b"hello"
@@ -206,8 +206,8 @@ def in_namespace() -> "Callable[..., Any]":
         def test_two_ports_are_few(in_namespace):
             assert in_namespace(dial_until_it_meets_itself, port_range=(40000, 40001))
     """
-    from safedial.testing import in_namespace, no_namespace
+    from safedial.testing import in_namespace, namespace_unavailable
 
-    if reason := no_namespace():
+    if reason := namespace_unavailable():
         pytest.skip(reason)
     return in_namespace

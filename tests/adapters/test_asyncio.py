@@ -105,7 +105,7 @@ class TestEveryWay:
         for way in WAYS:
             fault = force(port := testing.dead_port())
             assert isinstance(failure(run, way(HOST, port)), ConnectionRefusedError), way
-            assert fault.befell, way
+            assert fault.triggered, way
             faults.assert_server_can_bind(HOST, port)
         testing.assert_no_self_connects()
 
@@ -161,7 +161,7 @@ def test_libraries_above_are_safe(run, force, steering):
 
 def test_the_kernels_own_choice():
     """Nothing patched, and a range of eight ports: uvloop's connect is C, and safe all the same."""
-    if reason := testing.no_namespace():
+    if reason := testing.namespace_unavailable():
         pytest.skip(reason)
     for name, (alone, ours) in testing.in_namespace(storms, port_range=(40000, 40007)).items():
         assert alone, f"{name} alone should have met itself"
@@ -260,7 +260,7 @@ class TestNormalUse:
 class TestDialer:
     def test_its_policy_recovers(self, run):
         with testing.Outage() as server:
-            server.refuse_for(dials=2)
+            server.refuse_for(attempts=2)
             policy = safedial.reconnect(within=5, first=0.001, cap=0.01)
             assert run(streams(*server.address), dialer=safedial.Dialer(policy=policy))[1] == server.address
 

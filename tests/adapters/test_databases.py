@@ -199,7 +199,7 @@ class TestSelfConnect:
     def test_is_the_drivers_own_refusal(self, name, force, steering, dead_port, refused_port):
         fault = force(dead_port)
         met = failure(PYTHON[name], databases.wrap, HOST, dead_port)
-        assert fault.befell
+        assert fault.triggered
         faults.assert_server_can_bind(HOST, dead_port)
         testing.assert_no_self_connects()
         refused = failure(PYTHON[name], plain, HOST, refused_port)
@@ -223,7 +223,7 @@ class TestSelfConnect:
             warnings.simplefilter("ignore", DeprecationWarning)  # PyMySQL's, of reconnect
             with pytest.raises(pymysql.OperationalError, match="self-connect"):
                 connection.ping(reconnect=True)
-        assert fault.befell
+        assert fault.triggered
         with pytest.raises(pymysql.OperationalError, match="self-connect"):
             connection.connect()
         assert mariadb.start().binds == 1
@@ -236,7 +236,7 @@ class TestSelfConnect:
         fault = force(mariadb.port)
         with pytest.raises(mysql.connector.Error, match="self-connect"):
             connection.reconnect()
-        assert fault.befell
+        assert fault.triggered
         mariadb.start()
         connection.reconnect()
         assert ask(connection) == 42
@@ -252,7 +252,7 @@ class TestSelfConnect:
                     thread.join(5)
         finally:
             safedial.uninstall()
-        assert fault.befell
+        assert fault.triggered
         assert type(met) is pymongo.errors.ServerSelectionTimeoutError
         assert "self-connect" in str(met)
         faults.assert_server_can_bind(HOST, dead_port)
@@ -400,7 +400,7 @@ class TestUse:
             assert asyncio.run(main(mariadb.port)) == (42,)
         finally:
             safedial.uninstall()
-        assert fault.befell
+        assert fault.triggered
         assert any(isinstance(each, safedial.SelfConnectError) for each in behind(caught.value))
         faults.assert_server_can_bind(HOST, dead_port)
 
@@ -446,7 +446,7 @@ def safe_libpq(connect):
 class TestRetries:
     @pytest.mark.parametrize("name", ["PyMySQL", "mysql-connector", "aiomysql", "SQLAlchemy, aiomysql"])
     def test_recover_once_the_server_is_up(self, name, mariadb):
-        mariadb.refuse_for(dials=2)
+        mariadb.refuse_for(attempts=2)
         assert MYSQL[name](functools.partial(databases.wrap, policy=retrying(5)), HOST, mariadb.port) == 42
 
     @pytest.mark.parametrize("name", ["psycopg", "psycopg, async", "psycopg2", "SQLAlchemy, psycopg, async"])

@@ -189,7 +189,7 @@ class TestEveryWay:
             kind, reason = failure(way, True, HOST, port)
             assert isinstance(reason, ConnectionRefusedError), way
             assert issubclass(kind, ConnectionRefusedError) or kind is urllib.error.URLError, way
-            assert fault.befell, way
+            assert fault.triggered, way
             faults.assert_server_can_bind(HOST, port)
         testing.assert_no_self_connects()
 
@@ -285,13 +285,13 @@ class TestSettings:
         policy = safedial.reconnect(within=5, first=0.001, cap=0.01)
         dialer = safedial.Dialer(policy=policy)
         with testing.Outage(smtp_server) as server:
-            server.refuse_for(dials=2)
+            server.refuse_for(attempts=2)
             assert mailed(True, *server.address, dialer=dialer) == {}
 
     def test_ftp_recovers_when_wrapped(self):
         policy = safedial.reconnect(within=5, first=0.001, cap=0.01)
         with testing.Outage(ftp_server) as server:
-            server.refuse_for(dials=2)
+            server.refuse_for(attempts=2)
             assert safedial.wrap(fetched, policy=policy)(True, *server.address) == b"hello"
 
 
@@ -387,5 +387,5 @@ class TestFiles:
             with testing.Outage(functools.partial(ftp_server, data_port=port)) as server:
                 _, reason = failure(way, True, *server.address)
             assert isinstance(reason, ConnectionRefusedError)
-            assert fault.befell
+            assert fault.triggered
             faults.assert_server_can_bind(HOST, port)

@@ -154,7 +154,7 @@ class TestSelfConnect:
             expected = kind.error(lambda: kind.client(refused))
         fault = force(dead_port)
         error = kind.error(lambda: kind.safe(dead_port))
-        assert fault.befell
+        assert fault.triggered
         assert type(error) is type(expected) is kind.library.ConnectionError
         assert "refused" in str(error)
         assert in_chain(error, safedial.SelfConnectError)
@@ -355,7 +355,7 @@ def test_errors_are_those_without_us(kind, fault):
 class TestRetries:
     def test_the_librarys_own_recovers(self, kind, tmp_path):
         with redis_server.server(tmp_path) as outage:
-            outage.refuse_for(dials=2)
+            outage.refuse_for(attempts=2)
             retry = {"retry": kind.retry(3), "retry_on_error": [ConnectionRefusedError]}
             assert kind.use(lambda: kind.safe(outage.port, **retry)) == [True]
             assert outage.state == "up"
@@ -405,14 +405,14 @@ class TestSentinel:
         watcher, port = widowed
         fault = self_connect(port)
         error = kind.error(lambda: self.closing(kind, watcher.port))
-        assert fault.befell
+        assert fault.triggered
         assert type(error) is kind.library.ConnectionError
         testing.assert_no_self_connects()
 
     def test_dead_sentinel(self, kind, self_connect, dead_port):
         fault = self_connect(dead_port)
         error = kind.error(lambda: self.closing(kind, dead_port))
-        assert fault.befell
+        assert fault.triggered
         assert type(error).__name__ == "MasterNotFoundError"
 
 
@@ -451,7 +451,7 @@ class TestCluster:
     def test_dead_node(self, kind, self_connect, steering, dead_port):
         fault = self_connect(dead_port)
         error = kind.error(lambda: self.make(kind, dead_port))
-        assert fault.befell
+        assert fault.triggered
         assert type(error).__name__.endswith("ClusterException")
         testing.assert_no_self_connects()
         faults.assert_server_can_bind(HOST, dead_port)

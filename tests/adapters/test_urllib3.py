@@ -104,7 +104,7 @@ class TestSelfConnect:
             assert found == expected
             assert found[-1] is NewConnectionError
             assert spurious(error)
-        assert fault.befell
+        assert fault.triggered
         testing.assert_no_self_connects()
         faults.assert_server_can_bind(HOST, dead_port)
 
@@ -114,10 +114,10 @@ class TestSelfConnect:
             testing.Outage(web.serve_once) as outage,
             ours.PoolManager(dialer=Dialer(policy=None), retries=urllib3.Retry(3)) as http,
         ):
-            outage.refuse_for(dials=1)
+            outage.refuse_for(attempts=1)
             fault = force(outage.port, times=2)
             assert http.request(method, f"http://{HOST}:{outage.port}/", body=b"once").data == b"once"
-            assert fault.befell == 2
+            assert fault.triggered == 2
 
     def test_is_dialed_again_by_the_dialer(self, force, steering):
         with testing.Outage(web.serve_once) as outage, ours.PoolManager(retries=False) as http:
@@ -161,7 +161,7 @@ class TestErrors:
 
     def test_refused_is_retried_until_the_server_is_up(self):
         with testing.Outage(web.serve_once) as outage, ours.PoolManager(retries=urllib3.Retry(2)) as http:
-            outage.refuse_for(dials=2)
+            outage.refuse_for(attempts=2)
             assert http.request("POST", f"http://{HOST}:{outage.port}/", body=b"once").data == b"once"
 
     def test_policy_that_waits_needs_no_retry_of_urllib3s(self):
@@ -170,7 +170,7 @@ class TestErrors:
             testing.fast_retries(),
             ours.PoolManager(dialer=Dialer(policy=reconnect(within=10)), retries=urllib3.Retry(connect=0)) as http,
         ):
-            outage.refuse_for(dials=2)
+            outage.refuse_for(attempts=2)
             assert http.request("POST", f"http://{HOST}:{outage.port}/", body=b"once").data == b"once"
 
     def test_exhausted_ports_are_no_new_connection(self, server):

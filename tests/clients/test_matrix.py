@@ -29,7 +29,7 @@ def test_is_refused_in_its_own_words(row, steered, monkeypatch):
     if not steered:
         monkeypatch.setattr(steering, "_steerable", False)
     result = matrix.run(row.name)
-    assert result.befell, "the client was never about to meet itself"
+    assert result.triggered, "the client was never about to meet itself"
     assert not result.hung
     assert result.as_refused, f"{result.error} is not what it raises where it is refused"
     assert not result.to_itself

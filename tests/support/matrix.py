@@ -20,7 +20,7 @@ from typing import Any
 import safedial
 from safedial import testing
 from safedial._tcp import steering
-from safedial.testing.trial import attempt
+from safedial.testing.run import run_client
 from tests.support import faults, namespace
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "clients.md"
@@ -73,8 +73,8 @@ class Result:
     Attributes:
         error: the type of what came out.
         as_refused: whether the client raises that where it is refused, and nobody guards it.
-        hung, to_itself, leaked: as in a `safedial.testing.trial.Trial`.
-        befell: how many connects the fault befell, or would have.
+        hung, to_itself, leaked: as in a `safedial.testing.run.Outcome`; to_itself is self_connected there.
+        triggered: how many connects the fault hit, or would have.
     """
 
     error: str
@@ -82,7 +82,7 @@ class Result:
     hung: bool
     to_itself: bool
     leaked: int
-    befell: int
+    triggered: int
 
 
 def wrapped(factory):
@@ -483,34 +483,34 @@ def dial_forced(name, steerable=None):
         steering._steerable = steerable
     row = BY_NAME[name]
     with testing.refused_port() as port:
-        refused = attempt(row.factory, HOST, port, 5 * WITHIN)  # which imports the client, too
+        refused = run_client(row.factory, HOST, port, 5 * WITHIN)  # which imports the client, too
     port = testing.dead_port()
     with testing.self_connect(port) as fault:
-        trial = attempt(row.safe(), HOST, port, WITHIN)
+        trial = run_client(row.safe(), HOST, port, WITHIN)
     faults.assert_server_can_bind(HOST, port)
     testing.assert_no_self_connects()
-    return judged(trial, refused, fault.befell)
+    return judged(trial, refused, fault.triggered)
 
 
 def dial_where_ports_are_two(name, steerable):
     """Dial until it would have met itself for certain, and then unguarded, until it does."""
     steering._steerable = steerable
     row = BY_NAME[name]
-    refused = attempt(row.factory, HOST, REFUSED, 5 * WITHIN)
+    refused = run_client(row.factory, HOST, REFUSED, 5 * WITHIN)
     known = words(refused.error)
     gc.freeze()  # each attempt collects garbage, and what was imported is none
     results = set()
     dials = DIALS // 2 * PORT_RANGE  # connect() likes the one port, bind() the other
     for port in dials:
-        trial = attempt(row.safe(), HOST, port, WITHIN)
+        trial = run_client(row.safe(), HOST, port, WITHIN)
         # Some raise one type for all that fails. On a port that is held nothing but a refusal can be.
         assert row.means == "guard" or words(trial.error) == known, f"{name} was not refused: {trial.error}"
         results.add(judged(trial, refused, 0))
         faults.assert_server_can_bind(HOST, port)
     testing.assert_no_self_connects()
     assert len(results) == 1, f"{name} came to different ends: {results}"
-    befell = any(words(attempt(row.factory, HOST, port, WITHIN).error) != known for port in dials)
-    return dataclasses.replace(results.pop(), befell=int(befell))
+    triggered = any(words(run_client(row.factory, HOST, port, WITHIN).error) != known for port in dials)
+    return dataclasses.replace(results.pop(), triggered=int(triggered))
 
 
 def words(error):
@@ -518,10 +518,10 @@ def words(error):
     return re.sub(r"debug_error_string.*|\d+", "N", str(error))  # grpc's for developers comes in any order
 
 
-def judged(trial, refused, befell):
+def judged(trial, refused, triggered):
     # ldap3 makes a type of its own for each error.
     alike = isinstance(trial.error, type(refused.error)) or named(trial.error) == named(refused.error)
-    return Result(named(trial.error), alike, trial.hung, trial.to_itself, trial.leaked, befell)
+    return Result(named(trial.error), alike, trial.hung, trial.self_connected, trial.leaked, triggered)
 
 
 def named(error):
@@ -558,7 +558,7 @@ def table(errors):
 
 
 def main():
-    if reason := testing.no_namespace():
+    if reason := testing.namespace_unavailable():
         sys.exit(reason)
     text = DOCUMENT.read_text()
     before = dict(ROW.findall(text))

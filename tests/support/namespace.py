@@ -2,14 +2,14 @@
 
 import pytest
 
-from safedial.testing import in_namespace, no_namespace
+from safedial.testing import in_namespace, namespace_unavailable
 from safedial.testing.namespace import enter_network, in_child, set_port_range
 
 __all__ = ["call", "call_outside", "call_where_possible", "enter_network", "require", "set_port_range"]
 
 
 def require():
-    if reason := no_namespace():
+    if reason := namespace_unavailable():
         pytest.skip(reason)
 
 
@@ -20,7 +20,7 @@ def call(function, *args, port_range=None, ipv6=True, seconds=150):
 
 def call_where_possible(function, *args, seconds=150):
     """Do as `call` does, or on the host's network where there can be no namespace."""
-    return (call_outside if no_namespace() else call)(function, *args, seconds=seconds)
+    return (call_outside if namespace_unavailable() else call)(function, *args, seconds=seconds)
 
 
 def call_outside(function, *args, seconds=150):

@@ -82,7 +82,7 @@ class TestAsItWas:
             sock.connect(server.getsockname())
         assert (own_range(sock), reuses(sock)) == (before, reuse)
         assert 40000 <= sock.getsockname()[1] <= 40100
-        assert (fault.befell, fault.left, fault.means) == (0, 2, None)
+        assert (fault.triggered, fault.remaining, fault.means) == (0, 2, None)
 
     @needs_the_option
     def test_range_after_a_self_connect(self, dead_port, reset):
@@ -103,7 +103,7 @@ class TestSpared:
         with testing.self_connect(server.getsockname()[1], times=2) as fault:
             for _ in range(3):
                 socket.create_connection(server.getsockname()).close()
-        assert (fault.befell, fault.left, fault.means) == (0, 2, None)
+        assert (fault.triggered, fault.remaining, fault.means) == (0, 2, None)
 
     @pytest.mark.parametrize("how", ["connect", "connect_ex"])
     @pytest.mark.parametrize("make", [testing.self_connect, testing.address_not_available])
@@ -111,14 +111,14 @@ class TestSpared:
         with make(dead_port, times=1) as fault, socket.socket() as sock:
             with pytest.raises(socket.gaierror):
                 getattr(sock, how)(("no.such.invalid", dead_port))
-            assert (fault.befell, fault.left) == (0, 1)
+            assert (fault.triggered, fault.remaining) == (0, 1)
 
     @pytest.mark.parametrize("make", [testing.self_connect, testing.address_not_available])
     def test_an_address_of_the_other_family(self, dead_port, means, make):
         with make(dead_port, times=1) as fault, socket.socket() as sock:
             with pytest.raises(OSError, match=r"not supported|Name or service|unreachable"):
                 sock.connect(("::1", dead_port))
-            assert (fault.befell, fault.left) == (0, 1)
+            assert (fault.triggered, fault.remaining) == (0, 1)
 
     @pytest.mark.parametrize(
         "address",
@@ -136,18 +136,18 @@ class TestSpared:
 
         plain = error()
         with testing.Outage() as server, testing.address_not_available() as fault:
-            server.refuse_for(dials=1)
+            server.refuse_for(attempts=1)
             assert error() == plain
         with testing.self_connect(80):
             assert error() == plain
-        assert fault.befell == 0
+        assert fault.triggered == 0
 
     def test_a_source_port_of_the_callers(self, server, dead_port, means, reset):
         sock = reset()
         sock.bind(("127.0.0.1", dead_port))
         with testing.ports_exhausted(server.getsockname()[1]) as fault:
             sock.connect(server.getsockname())
-        assert fault.befell == 0
+        assert fault.triggered == 0
 
     @needs_the_option
     def test_a_source_address_leaves_the_port_to_the_kernel(self, server, dead_port, means, reset):
@@ -159,10 +159,10 @@ class TestSpared:
         with testing.self_connect(dead_port) as fault:
             one.connect(("127.0.0.1", dead_port))
         assert one.getsockname() == one.getpeername()
-        assert fault.befell == 1
+        assert fault.triggered == 1
         with testing.address_not_available() as fault, pytest.raises(OSError, match="assign"):
             two.connect(server.getsockname())
-        assert fault.befell == 1
+        assert fault.triggered == 1
 
     def test_the_second_connect_of_a_non_blocking_socket(self, server, means, reset):
         """As asyncio makes it, to learn what became of the first."""
@@ -172,7 +172,7 @@ class TestSpared:
             sock.connect(server.getsockname())
         with testing.address_not_available() as fault:
             assert sock.connect_ex(server.getsockname()) in (0, errno.EISCONN)
-        assert fault.befell == 0
+        assert fault.triggered == 0
 
 
 class TestCounts:
@@ -196,7 +196,7 @@ class TestCounts:
                 thread.start()
             for thread in threads:
                 thread.join()
-        assert (sum(failed), fault.befell, fault.left) == (30, 30, 0)
+        assert (sum(failed), fault.triggered, fault.remaining) == (30, 30, 0)
 
     @pytest.mark.parametrize("port", [0, -1, 65536])
     def test_ports_that_nobody_dials(self, port):
@@ -213,9 +213,9 @@ class TestCounts:
             for code in (errno.EADDRNOTAVAIL, 0):
                 with Unhashable() as sock:
                     assert sock.connect_ex(server.getsockname()) == code
-        assert fault.befell == 1
+        assert fault.triggered == 1
         with testing.Outage(port=faults.port_never_drawn()) as outage:
-            outage.refuse_for(dials=2)
+            outage.refuse_for(attempts=2)
             for code in (errno.ECONNREFUSED, errno.ECONNREFUSED, 0):
                 with Unhashable() as sock:
                     assert sock.connect_ex(outage.address) == code

@@ -9,7 +9,7 @@ import pytest
 from safedial import testing
 from tests.support import namespace
 
-pytestmark = pytest.mark.skipif(bool(testing.no_namespace()), reason=testing.no_namespace())
+pytestmark = pytest.mark.skipif(bool(testing.namespace_unavailable()), reason=testing.namespace_unavailable())
 
 
 class TwoError(Exception):

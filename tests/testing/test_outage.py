@@ -15,7 +15,7 @@ import pytest
 
 from safedial import testing
 from safedial._tcp import steering
-from safedial.testing import connects
+from safedial.testing import intercept
 from safedial.testing import outage as testing_outage
 from tests.support import faults
 
@@ -82,7 +82,7 @@ class TestArguments:
 
 
 class TestRefusal:
-    @pytest.mark.parametrize("refusal", [{"dials": 3}, {"seconds": 3600}], ids=repr)
+    @pytest.mark.parametrize("refusal", [{"attempts": 3}, {"seconds": 3600}], ids=repr)
     def test_a_start_ends_it(self, refusal):
         with testing.Outage() as server:
             server.refuse_for(**refusal)
@@ -98,8 +98,8 @@ class TestRefusal:
     def test_a_dial_under_way_does_not_bring_back_what_was_stopped(self, end):
         """A dial of another thread that knew of the refusal before it ended, and is counted after."""
         with testing.Outage() as server:
-            server.refuse_for(dials=1)
-            (fault,) = connects._between
+            server.refuse_for(attempts=1)
+            (fault,) = intercept._interceptors
             assert not dial(server)
             getattr(server, end)()
             with socket.socket() as late:
@@ -109,10 +109,10 @@ class TestRefusal:
 
     def test_nor_is_it_counted_for_the_next_refusal(self):
         with testing.Outage() as server:
-            server.refuse_for(dials=1)
-            (old,) = connects._between
+            server.refuse_for(attempts=1)
+            (old,) = intercept._interceptors
             assert not dial(server)
-            server.refuse_for(dials=2)
+            server.refuse_for(attempts=2)
             with socket.socket() as late:
                 old(late, server.address, lambda: None)
             assert [dial(server) for _ in range(3)] == [False, False, True]
@@ -153,7 +153,7 @@ class TestRefusal:
 
     def test_a_socket_that_asks_more_than_once_is_one_dial(self):
         with testing.Outage(port=faults.port_never_drawn()) as server:
-            server.refuse_for(dials=2)
+            server.refuse_for(attempts=2)
             with socket.socket() as sock:
                 sock.setblocking(False)
                 for _ in range(6):
@@ -163,7 +163,7 @@ class TestRefusal:
 
     def test_each_socket_is_a_dial_though_its_place_in_memory_is_anothers_of_before(self):
         with testing.Outage() as server:
-            server.refuse_for(dials=50)
+            server.refuse_for(attempts=50)
             assert [dial(server) for _ in range(51)] == [False] * 50 + [True]
 
 
@@ -308,7 +308,7 @@ class TestCommand:
                 with pytest.raises(TimeoutError):
                     sock.connect(server.address)
             server.start()
-            server.refuse_for(dials=2)
+            server.refuse_for(attempts=2)
             assert [dial(server) for _ in range(3)] == [False, False, True]
 
 

@@ -23,7 +23,7 @@ import safedial
 from safedial import testing
 from safedial._tcp import steering
 from safedial._tcp.selfconnect import RESET
-from safedial.testing import servers, trial
+from safedial.testing import run, servers
 from safedial.testing.holders import holders
 from tests.support import faces, faults
 
@@ -105,7 +105,7 @@ class TestSelfConnect:
         with testing.self_connect(port, times=1) as fault:
             ends = client(host, port)
             assert ends.local == ends.peer
-            assert (fault.befell, fault.left) == (1, 0)
+            assert (fault.triggered, fault.remaining) == (1, 0)
             assert fault.means == ("bind" if means == "bind" or host == "127.0.0.2" else "IP_LOCAL_PORT_RANGE")
 
     def test_times_are_counted_and_then_it_is_over(self, dial, dead_port, means):
@@ -117,20 +117,20 @@ class TestSelfConnect:
             with safedial.hold(("127.0.0.1", dead_port)), pytest.raises(ConnectionRefusedError) as caught:
                 dial("127.0.0.1", dead_port, policy=None)
             assert type(caught.value) is not safedial.SelfConnectError
-            assert fault.befell == 2
+            assert fault.triggered == 2
 
     def test_other_ports_and_chosen_ports_are_left_alone(self, server, means):
         with testing.self_connect(testing.dead_port()) as fault:
             socket.create_connection(server.getsockname()).close()
             with pytest.raises(ConnectionRefusedError):  # bind() chooses a port here
                 socket.create_connection(("127.0.0.1", fault.port), 5, ("127.0.0.1", 0))
-        assert fault.befell == 0
+        assert fault.triggered == 0
 
     def test_where_a_server_listens_the_kernel_connects_to_that(self, client, server, means):
         host, port = server.getsockname()
         with testing.self_connect(port) as fault:
             assert client(host, port).local[1] != port
-        assert fault.befell == 0
+        assert fault.triggered == 0
 
     def test_port_outside_of_the_range_is_made_by_bind(self):
         port = faults.port_never_drawn()
@@ -181,7 +181,7 @@ class TestAddressNotAvailable:
                     client(*server.getsockname())
                 assert caught.value.errno == errno.EADDRNOTAVAIL
             client(*server.getsockname())
-        assert (fault.befell, fault.left) == (2, 0)
+        assert (fault.triggered, fault.remaining) == (2, 0)
         assert fault.means == ("simulated" if means == "bind" else "IP_LOCAL_PORT_RANGE")
 
     def test_a_client_may_ask_the_same_socket_again(self, server):
@@ -251,7 +251,7 @@ class TestPatching:
                 with_create_connection("127.0.0.1", dead_port)
             ends = with_create_connection("127.0.0.1", dead_port)
             assert ends.local == ends.peer
-            assert (one.befell, other.befell) == (1, 1)
+            assert (one.triggered, other.triggered) == (1, 1)
             stack.close()
             assert "connect" in vars(socket.socket)
             two.__exit__(None, None, None)
@@ -280,7 +280,7 @@ class TestPatching:
             with testing.self_connect(testing.dead_port()) as fault:
                 ends = with_create_connection("127.0.0.1", fault.port)
                 assert ends.local == ends.peer
-                assert fault.befell == 1
+                assert fault.triggered == 1
             socket.create_connection(server.getsockname()).close()
         finally:
             del socket.socket.connect
@@ -299,7 +299,7 @@ class TestPatching:
                 local.connect(str(tmp_path / "s"))
             with socket.socket() as sock, pytest.raises(TypeError):
                 sock.connect("127.0.0.1")
-        assert fault.befell == 0
+        assert fault.triggered == 0
 
 
 class TestScan:
@@ -425,7 +425,7 @@ class TestOutage:
 
     def test_refuses_for_some_dials(self, client):
         with testing.Outage(port=faults.port_never_drawn()) as server:
-            server.refuse_for(dials=3)
+            server.refuse_for(attempts=3)
             for _ in range(3):
                 with pytest.raises(OSError, match=r"refused|SO_ERROR|connect_ex|Connect") as caught:
                     client(*server.address)
@@ -476,7 +476,7 @@ class TestOutage:
     def test_its_own_dials_meet_no_fault(self):
         with testing.Outage() as server, testing.address_not_available(server.port) as fault:
             server.freeze()
-            assert (fault.befell, server.state) == (0, "frozen")
+            assert (fault.triggered, server.state) == (0, "frozen")
 
     def test_a_backlog_that_cannot_be_filled(self, monkeypatch):
         monkeypatch.setattr(servers, "_MOST", 0)
@@ -503,7 +503,7 @@ class TestOutage:
 
     def test_a_stop_ends_a_refusal(self):
         with testing.Outage() as server:
-            for refusal in ({"seconds": 0.05}, {"dials": 1}):
+            for refusal in ({"seconds": 0.05}, {"attempts": 1}):
                 server.refuse_for(**refusal)
                 server.stop()
                 time.sleep(0.1)
@@ -514,8 +514,8 @@ class TestOutage:
     @pytest.mark.parametrize(
         ("options", "error", "words"),
         [
-            ({"dials": 0}, ValueError, "dials"),
-            ({"dials": "3"}, TypeError, "dials"),
+            ({"attempts": 0}, ValueError, "attempts"),
+            ({"attempts": "3"}, TypeError, "attempts"),
             ({"seconds": -1}, ValueError, "seconds"),
             ({"seconds": "1"}, TypeError, "seconds"),
         ],
@@ -524,9 +524,9 @@ class TestOutage:
         with testing.Outage() as server, pytest.raises(error, match=words):
             server.refuse_for(**options)
 
-    @pytest.mark.parametrize("options", [{}, {"dials": 1, "seconds": 1}])
+    @pytest.mark.parametrize("options", [{}, {"attempts": 1, "seconds": 1}])
     def test_refuses_for_one_of_the_two(self, options):
-        with testing.Outage() as server, pytest.raises(TypeError, match="either dials or seconds"):
+        with testing.Outage() as server, pytest.raises(TypeError, match="either attempts or seconds"):
             server.refuse_for(**options)
 
     def test_a_handler_of_ones_own(self):
@@ -550,7 +550,7 @@ class TestOutage:
         code = "print('cannot open the database'); raise SystemExit(3)"
         with pytest.raises(OSError, match="ended with status 3: cannot open the database"):
             testing.Outage([sys.executable, "-c", code], within=30).start()
-        with pytest.raises(TimeoutError, match=r"did not listen within 0.1 s: it said nothing"):
+        with pytest.raises(TimeoutError, match=r"did not listen within 0.1 s: it printed nothing"):
             testing.Outage([sys.executable, "-c", "import time; time.sleep(3600)"], within=0.1).start()
 
     def test_who_holds_the_port(self, dead_port):
@@ -663,7 +663,7 @@ class TestAssertResilient:
         lines = table.splitlines()
         assert lines[0] == "the client is not resilient"
         assert lines[1].split()[:3] == ["self_connect", "FAILED", "returned"]
-        assert "it was connected to itself" in table
+        assert "the client was connected to itself" in table
         assert "the server could not bind" in table
         assert table.count("FAILED") == 1
         assert table.count(" ok ") == 5
@@ -671,22 +671,22 @@ class TestAssertResilient:
     @pytest.mark.parametrize(
         ("connect", "fault", "words"),
         [
-            (lambda host, port: time.sleep(3600), "frozen", "it hung: no end after 0.2 s"),
-            (lambda host, port: None, "refused_port", "it returned, though nobody listens"),
-            (lambda host, port: None, "frozen", "it returned, though nothing answers"),
-            (lambda host, port: {}["x"], "refused_port", "its error does not say ECONNREFUSED"),
-            (lambda host, port: {}["x"], "frozen", "its error does not say that it timed out"),
-            (lambda host, port: None, "outage", "no connect of its was seen"),
-            (refuse, "self_connect", "the fault did not reach it"),
-            (refuse, "address_not_available", "the fault did not reach it"),
-            (refuse, "ports_exhausted", "the fault did not reach it"),
+            (lambda host, port: time.sleep(3600), "frozen", "the client hung: no end after 0.2 s"),
+            (lambda host, port: None, "refused_port", "the client returned, although nobody listens"),
+            (lambda host, port: None, "frozen", "the client returned, although nothing answers"),
+            (lambda host, port: {}["x"], "refused_port", "the error does not say ECONNREFUSED"),
+            (lambda host, port: {}["x"], "frozen", "the error is not a timeout"),
+            (lambda host, port: None, "outage", "no Python connect\\(\\) was seen: the client did not dial, or dials in C"),
+            (refuse, "self_connect", "the fault was not triggered"),
+            (refuse, "address_not_available", "the fault was not triggered"),
+            (refuse, "ports_exhausted", "the fault was not triggered"),
         ],
     )
     def test_what_it_finds(self, connect, fault, words, monkeypatch):
         if "hung" in words:
             over = threading.Event()
             connect = lambda host, port: over.wait(3600)  # noqa: E731
-            monkeypatch.setattr(trial, "_GRACE", 0)
+            monkeypatch.setattr(run, "_GRACE", 0)
         with pytest.raises(AssertionError, match=words):
             testing.assert_resilient(connect, faults=[fault], within=0.2 if "hung" in words else 5)
         if "hung" in words:
@@ -721,7 +721,7 @@ class TestAssertResilient:
             with socket.create_connection((host, port)) as sock:
                 sock.recv(1)
 
-        with pytest.raises(AssertionError, match="it hung"):
+        with pytest.raises(AssertionError, match="the client hung"):
             testing.assert_resilient(connect, faults=["self_connect"], within=0.2)
 
     @pytest.mark.parametrize("faults", ["self_connect", ["nonsense"]])

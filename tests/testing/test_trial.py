@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from safedial import safe_connect, testing
-from safedial.testing import trial
+from safedial.testing import run
 from safedial.testing.scan import connections
 
 HOST = "127.0.0.1"
@@ -25,15 +25,15 @@ def test_detached_socket_is_seen(force, dead_port):
 
     try:
         force(dead_port)
-        found = trial.attempt(connect, HOST, dead_port, 5)
-        assert (found.dialed, found.to_itself, found.leaked) == (True, True, 1)
+        found = run.run_client(connect, HOST, dead_port, 5)
+        assert (found.dialed, found.self_connected, found.leaked) == (True, True, 1)
     finally:
         kept.pop().close()
 
 
 def test_connections_of_others_are_not_the_clients():
     with testing.Outage() as server, socket.create_connection(server.address):
-        found = trial.attempt(lambda host, port: socket.create_connection((host, port), 1), HOST, server.port, 5)
+        found = run.run_client(lambda host, port: socket.create_connection((host, port), 1), HOST, server.port, 5)
         assert (found.returned, found.leaked) == (True, 0)
 
 
@@ -57,7 +57,7 @@ def test_close_that_must_be_awaited_is(asynchronous):
         return connect(host, port)
 
     with testing.Outage() as server:
-        found = trial.attempt(connect_async if asynchronous else connect, HOST, server.port, 5)
+        found = run.run_client(connect_async if asynchronous else connect, HOST, server.port, 5)
     assert (found.returned, found.leaked) == (True, 0)
 
 
@@ -68,7 +68,7 @@ def test_coroutine_that_hangs_without_a_socket_is_ended(refused_port):
         await asyncio.Event().wait()
 
     before = threading.active_count()
-    found = trial.attempt(connect, HOST, refused_port, 0.1)
+    found = run.run_client(connect, HOST, refused_port, 0.1)
     assert found.hung
     assert threading.active_count() == before
 
@@ -84,21 +84,21 @@ def test_error_that_holds_its_socket_is_no_leak(refused_port):
             sock.close()
             raise LookupError("no server") from error
 
-    found = trial.attempt(connect, HOST, refused_port, 5)
+    found = run.run_client(connect, HOST, refused_port, 5)
     assert found.leaked == 0
-    assert [each.__traceback__ for each in trial.chain(found.error)] == [None, None]
+    assert [each.__traceback__ for each in run.error_chain(found.error)] == [None, None]
 
 
 def test_chain_ends_where_errors_have_each_other():
     one, other = ValueError("one"), OSError(errno.ECONNREFUSED, "other")
     one.__context__, other.__context__ = other, one
-    assert trial.chain(one) == [one, other]
+    assert run.error_chain(one) == [one, other]
 
 
 def test_chain_finds_members_and_reasons():
     refused, late = ConnectionRefusedError("refused"), TimeoutError("late")
     wrapped = RuntimeError(refused)
-    assert set(trial.chain(ExceptionGroup("all", [wrapped, late]))) >= {refused, late, wrapped}
+    assert set(run.error_chain(ExceptionGroup("all", [wrapped, late]))) >= {refused, late, wrapped}
 
 
 class TestFindings:
@@ -133,7 +133,7 @@ def guarded(host, port):
 def test_connections_tell_both_ends():
     with testing.Outage() as server, socket.create_connection(server.address) as sock:
         (found,) = (each for each in connections() if each.descriptor == sock.fileno())
-        assert (found.local, found.peer, found.to_itself) == (sock.getsockname(), server.address, False)
+        assert (found.local, found.peer, found.self_connected) == (sock.getsockname(), server.address, False)
         found.shut_down()
         assert sock.recv(1) == b""
 
@@ -162,7 +162,7 @@ def test_strange_errors_are_errors(kind):
     with pytest.raises(AssertionError, match=f"FAILED  {kind.__name__}"):
         testing.assert_resilient(connect, faults=["outage"], within=2)
     with testing.Outage() as server:
-        assert isinstance(trial.attempt(connect, HOST, server.port, 5).error, kind)
+        assert isinstance(run.run_client(connect, HOST, server.port, 5).error, kind)
 
 
 @pytest.mark.parametrize(

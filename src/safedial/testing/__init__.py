@@ -1,11 +1,12 @@
 """Faults for tests of clients, made on the real kernel: self-connects, EADDRNOTAVAIL, outages.
 
-For unittest and any other framework; the pytest plugin has them as fixtures. Made and tested on
-Linux; what other systems lack is tested by switching it off. Nothing is patched until a fault begins.
+For unittest and any other framework; the pytest plugin has them as fixtures. Nothing is patched until a
+fault begins. Tested on Linux, also with the options switched off that other systems lack. May import
+everything but adapters, cli and the plugin.
 """
 
 from safedial.testing.faults import Fault, address_not_available, ports_exhausted, self_connect
-from safedial.testing.namespace import in_namespace, no_namespace
+from safedial.testing.namespace import in_namespace, namespace_unavailable
 from safedial.testing.outage import Outage, Start
 from safedial.testing.ports import dead_port, refused_port
 from safedial.testing.resilience import FAULTS, Finding, assert_resilient
@@ -27,7 +28,7 @@ __all__ = [
     "fast_retries",
     "in_namespace",
     "is_self_connected",
-    "no_namespace",
+    "namespace_unavailable",
     "ports_exhausted",
     "refused_port",
     "self_connect",
