@@ -676,7 +676,11 @@ class TestAssertResilient:
             (lambda host, port: None, "frozen", "the client returned, although nothing answers"),
             (lambda host, port: {}["x"], "refused_port", "the error does not say ECONNREFUSED"),
             (lambda host, port: {}["x"], "frozen", "the error is not a timeout"),
-            (lambda host, port: None, "outage", "no Python connect\\(\\) was seen: the client did not dial, or dials in C"),
+            (
+                lambda host, port: None,
+                "outage",
+                "no Python connect\\(\\) was seen: the client did not dial, or dials in C",
+            ),
             (refuse, "self_connect", "the fault was not triggered"),
             (refuse, "address_not_available", "the fault was not triggered"),
             (refuse, "ports_exhausted", "the fault was not triggered"),
