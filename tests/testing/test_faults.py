@@ -16,7 +16,7 @@ from safedial._tcp import steering
 from safedial._tcp.selfconnect import RESET
 from safedial.testing import faults as testing_faults
 from tests.support import faults, namespace
-from tests.support.plain import with_create_connection
+from tests.support.plain import ends_of, with_create_connection
 
 HOSTS = ["127.0.0.1", "127.0.0.2", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1"]
 
