@@ -286,7 +286,7 @@ class TestLeftAlone:
 
 class TestCounts:
     def test_simulated_if_the_kernel_has_no_option(self, server, monkeypatch):
-        monkeypatch.setattr(testing_faults, "_narrow", lambda *args: False)
+        monkeypatch.setattr(testing_faults, "_narrow", lambda *args: None)
         with testing.address_not_available() as fault, pytest.raises(OSError, match="assign"):
             socket.create_connection(server.getsockname())
         assert fault.means == "simulated"

@@ -137,7 +137,7 @@ class TestAssertResilient:
 class TestFindings:
     def test_name_the_means(self, means, monkeypatch):
         if means == "bind":
-            monkeypatch.setattr("safedial.testing.faults._narrow", lambda *args: False)
+            monkeypatch.setattr("safedial.testing.faults._narrow", lambda *args: None)
         (found,) = testing.assert_resilient(guarded, faults=["self_connect"])
         assert found.means == {"bind": "bind", "option": "IP_LOCAL_PORT_RANGE"}[means]
 

@@ -101,11 +101,12 @@ def self_connect(port: int, times: int | None = None) -> Generator[Fault]:
             return False
         means_before = fault.means
         if same_endpoint(*ends) and _in_range(port):
-            with _narrowed(sock, port) as narrowed:
-                if narrowed:
-                    fault.means = "IP_LOCAL_PORT_RANGE"
-                    if _finds_port(connect):
-                        return True
+            try:
+                if _connects_from(port, sock, connect, fault):
+                    return True
+            except OSError as error:
+                if error.errno != errno.EADDRNOTAVAIL:
+                    raise
         # On other systems, and if connections of an earlier server are in TIME_WAIT.
         if _bind(sock, address):
             fault.means = "bind"
@@ -137,13 +138,9 @@ def address_not_available(port: int | None = None, times: int | None = 1) -> Gen
         def intercept(sock: socket.socket, address: SockAddr, connect: Connect) -> bool:
             if not _kernel_chooses_port(sock) or _endpoints(sock, address) is None or not fault.trigger(address):
                 return False
-            # The range is restored at once, for a client that connects this socket again.
-            with _narrowed(sock, held) as narrowed:
-                if not narrowed:
-                    fault.means = "simulated"
-                    raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
-                fault.means = "IP_LOCAL_PORT_RANGE"
-                connect()
+            if not _connects_from(held, sock, connect, fault):
+                fault.means = "simulated"
+                raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
             return True
 
         with intercepting(intercept):
@@ -197,41 +194,29 @@ def _in_range(port: int) -> bool:
     return found is not None and found.low <= port <= found.high
 
 
-def _finds_port(connect: Connect) -> bool:
-    """Call *connect*; return whether the kernel found a local port for it."""
+def _connects_from(port: int, sock: socket.socket, connect: Connect, fault: Fault) -> bool:
+    """Connect *sock*, with *port* as the only local port to draw; return False if the kernel has no such option."""
+    before = _narrow(sock, steering.option_value(steering.PortRange(port, port)))
+    if before is None:
+        return False
+    fault.means = "IP_LOCAL_PORT_RANGE"
     try:
         connect()
-    except OSError as error:
-        if error.errno != errno.EADDRNOTAVAIL:
-            raise
-        return False
+    finally:
+        _narrow(sock, before)  # for a client that connects this socket again
     return True
 
 
-@contextlib.contextmanager
-def _narrowed(sock: socket.socket, port: int) -> Generator[bool]:
-    """Leave the kernel only *port* as the local port of *sock*, inside the block; yield whether that works."""
-    before = 0
-    if steering.ON_LINUX:  # elsewhere the option's number has another meaning
-        with contextlib.suppress(OSError):
-            before = sock.getsockopt(socket.IPPROTO_IP, steering.IP_LOCAL_PORT_RANGE)
-    narrowed = _narrow(sock, steering.option_value(steering.PortRange(port, port)))
+def _narrow(sock: socket.socket, option: int) -> int | None:
+    """Set IP_LOCAL_PORT_RANGE to *option*. Return its value before, None if the kernel has no such option."""
+    if not steering.ON_LINUX:  # elsewhere the option's number has another meaning
+        return None
     try:
-        yield narrowed
-    finally:
-        if narrowed:
-            _narrow(sock, before)
-
-
-def _narrow(sock: socket.socket, option: int) -> bool:
-    """Set IP_LOCAL_PORT_RANGE to *option*; return whether the kernel took it."""
-    if not steering.ON_LINUX:
-        return False
-    try:
+        before = sock.getsockopt(socket.IPPROTO_IP, steering.IP_LOCAL_PORT_RANGE)
         sock.setsockopt(socket.IPPROTO_IP, steering.IP_LOCAL_PORT_RANGE, option)
     except OSError:
-        return False
-    return True
+        return None
+    return before
 
 
 # A connect to a wildcard address goes to the loopback address, from there.
