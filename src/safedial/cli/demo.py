@@ -95,7 +95,7 @@ def play(
         OSError: the loop and its server could not even meet before anything went wrong.
     """
     tally = Tally(name=contender.name, port=dead_port(HOST), limits=limits)
-    listener = _listen(tally.port)
+    listener = socket.create_server((HOST, tally.port))  # sets SO_REUSEADDR, as servers should on POSIX
     # The listener closes first, which ends the loop's wait if it was never accepted.
     with Loop(contender, tally.port).running() as loop, listener:
         if not _serve(listener, loop):
@@ -139,11 +139,6 @@ def steering_works(port: int) -> bool:
         return steering.own_range(probe) is not None
 
 
-def _listen(port: int) -> socket.socket:
-    # With SO_REUSEADDR on systems whose servers should set it (POSIX).
-    return socket.create_server((HOST, port))
-
-
 def _serve(listener: socket.socket, loop: Loop) -> bool:
     """Greet the loop, then die. Return whether the loop read the greeting."""
     loop.reached.clear()
@@ -164,7 +159,7 @@ def _come_back(tally: Tally, loop: Loop, look: Callable[[], object]) -> None:
     while not tally.binds or time.monotonic() - began < tally.limits.comeback:
         tally.binds += 1
         try:
-            listener = _listen(tally.port)
+            listener = socket.create_server((HOST, tally.port))
         except OSError as error:
             tally.failed += 1
             tally.error = os.strerror(error.errno or 0)

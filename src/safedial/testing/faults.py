@@ -94,9 +94,7 @@ def self_connect(port: int, times: int | None = None) -> Generator[Fault]:
     fault = Fault(port, times)
 
     def intercept(sock: socket.socket, address: SockAddr, connect: Connect) -> bool:
-        if address[1] != port or not _kernel_chooses_port(sock):
-            return False
-        ends = _endpoints(sock, address)
+        ends = _endpoints(sock, address) if address[1] == port else None
         if ends is None or not fault.trigger(address):
             return False
         means_before = fault.means
@@ -136,7 +134,7 @@ def address_not_available(port: int | None = None, times: int | None = 1) -> Gen
     with refused_port() as held:
 
         def intercept(sock: socket.socket, address: SockAddr, connect: Connect) -> bool:
-            if not _kernel_chooses_port(sock) or _endpoints(sock, address) is None or not fault.trigger(address):
+            if _endpoints(sock, address) is None or not fault.trigger(address):
                 return False
             if not _connects_from(held, sock, connect, fault):
                 fault.means = "simulated"
@@ -165,19 +163,14 @@ def ports_exhausted(port: int) -> Generator[Fault]:
         yield fault
 
 
-def _kernel_chooses_port(sock: socket.socket) -> bool:
-    """Return whether the kernel will choose the local port: the caller has bound none, and this is not the
-    second connect of a non-blocking socket, as asyncio makes it.
-    """
-    bound: int = sock.getsockname()[1]
-    return bound == 0
-
-
 def _endpoints(sock: socket.socket, address: SockAddr) -> tuple[SockAddr, SockAddr] | None:
     """Return the local and the peer address of a connect to *address*, both with the peer's port.
 
-    None if the connect must fail anyway: the name is unknown, or there is no route. It then reports that itself.
+    None if faults leave the connect alone, because the kernel does not choose its port, or because it must fail
+    anyway (the name is unknown, there is no route) and reports that itself.
     """
+    if sock.getsockname()[1]:  # bound by the caller, or drawn by an earlier connect: asyncio makes a second one
+        return None
     with socket.socket(sock.family, socket.SOCK_DGRAM) as probe:  # sends nothing
         try:
             probe.bind(sock.getsockname())

@@ -1,7 +1,8 @@
 """Who holds a port, in words, from /proc. On Linux only; elsewhere nobody can be named."""
 
 import contextlib
-from collections.abc import Iterator
+import glob
+import os
 from pathlib import Path
 
 from safedial._tcp import procnet
@@ -23,19 +24,9 @@ def _described(row: procnet.Row) -> str:
 def _process(inode: str) -> str:
     if inode == "0":
         return "of no process any more"
-    number, name = next(_processes_with(f"socket:[{inode}]"), (None, None))
-    return "of an unknown process" if number is None else f"of process {number} ({name})"
-
-
-def _processes_with(target: str) -> Iterator[tuple[int, str]]:
-    for entry in Path("/proc").glob("[0-9]*"):
+    for link in glob.iglob("/proc/[0-9]*/fd/*"):
         with contextlib.suppress(OSError):  # gone, or another user's
-            if any(_leads_to(link, target) for link in (entry / "fd").iterdir()):
-                yield int(entry.name), (entry / "comm").read_text().strip()
-
-
-def _leads_to(link: Path, target: str) -> bool:
-    try:
-        return str(link.readlink()) == target
-    except OSError:
-        return False  # closed meanwhile
+            if os.readlink(link) == f"socket:[{inode}]":
+                number = link.split("/")[2]
+                return f"of process {number} ({Path(f'/proc/{number}/comm').read_text().strip()})"
+    return "of an unknown process"
