@@ -1,4 +1,4 @@
-"""The plugin from outside: a user's test files, run by pytest in processes of their own."""
+"""The plugin from outside: users' test files, run by pytest in other processes."""
 
 import re
 import subprocess
@@ -15,19 +15,19 @@ OTHERS = ("randomly", "asyncio", "anyio", "socket", "xdist")
 
 @pytest.fixture
 def run(pytester):
-    """Run a test file as a user would; the plugin comes by its entry point."""
+    """Run a test file as a user would: the plugin is loaded by its entry point."""
 
     def ran(code, *arguments):
         pytester.makepyfile(code)
         if "no:asyncio" not in arguments:
-            arguments += ("-o", "asyncio_default_fixture_loop_scope=function")  # else it warns
+            arguments += ("-o", "asyncio_default_fixture_loop_scope=function")  # without it, pytest-asyncio warns
         return pytester.runpytest_subprocess("-W", "error", "-p", "no:cacheprovider", *arguments)
 
     return ran
 
 
 def documented():
-    """The examples in the docstrings of the fixtures, by the fixture's name."""
+    """Return the examples in the docstrings of the fixtures, by the fixture's name."""
     source = Path(safedial.pytest_plugin.__file__).read_text()
     return dict(re.findall(r"@pytest.fixture\ndef (\w+)\(.*?Example::\n\n(.*?)\n    \"\"\"", source, re.DOTALL))
 
@@ -41,7 +41,7 @@ def test_every_fixture_has_an_example():
 
 
 def make_examples(pytester):
-    """Write each fixture's example to a file, and return how many tests they are."""
+    """Write each fixture's example to a file, and return the number of tests in them."""
     examples = {f"test_{name}": textwrap.dedent(code) for name, code in documented().items()}
     assert all(len(code.strip().splitlines()) <= 12 for code in examples.values())
     pytester.makepyfile(**examples)
@@ -54,7 +54,7 @@ def test_examples_run(run, pytester):
 
 
 def test_examples_need_no_root(pytester):
-    """As an account without any capability: all pass, and none is skipped where the machine has namespaces."""
+    """Without any capability, all examples pass; none is skipped if the machine has namespaces."""
     examples = make_examples(pytester)
     pytester.makepyfile(
         test_powers="""
@@ -92,7 +92,7 @@ def test_self_connect(self_connect, dead_port, turn):
         assert is_self_connected(sock)
         with pytest.raises(AssertionError, match=f"on 127.0.0.1 port {dead_port}"):
             assert_no_self_connects()
-    assert fault.befell == 1 and fault.means
+    assert fault.triggered == 1 and fault.means
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", dead_port))
 
@@ -131,7 +131,7 @@ def test_nothing_is_patched_after():
     ],
     ids=["alone", "xdist", "asyncio", "anyio", "all"],
 )
-def test_gets_on_with_other_plugins(run, arguments):
+def test_works_with_other_plugins(run, arguments):
     run(EVERYTHING, *arguments).assert_outcomes(passed=11)
 
 
@@ -156,7 +156,7 @@ def test_async_tests_of_pytest_asyncio_and_anyio(run):
 
 
 def test_is_inert_until_it_is_used(run):
-    """Nothing is patched, and next to nothing imported."""
+    """Nothing is patched, and only the plugin itself is imported."""
     code = """
     import _socket, socket, sys
 
@@ -169,7 +169,7 @@ def test_is_inert_until_it_is_used(run):
     run(code).assert_outcomes(passed=1)
 
 
-def test_can_be_left_out(run):
+def test_can_be_disabled(run):
     result = run("def test_it(outage): pass", "-p", "no:safedial")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*fixture 'outage' not found*"])

@@ -1,4 +1,4 @@
-"""``python -m safedial``: the command line. Imports `cli` only."""
+"""``python -m safedial``: the command line."""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""pytest fixtures that make the kernel misbehave: `safedial.testing`, for tests that ask for it by name.
+"""`safedial.testing` as pytest fixtures, which make the kernel misbehave.
 
-Found through the ``pytest11`` entry point; ``-p no:safedial`` leaves it out. It does nothing until a
-fixture is used, and imports what the fixture needs only then.
+Loaded through the ``pytest11`` entry point; ``-p no:safedial`` disables it. Does nothing, and imports
+nothing of `safedial.testing`, until a fixture is used.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,21 +17,17 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _until_the_end(stack: ExitStack, begin: "Callable[P, AbstractContextManager[T]]") -> Callable[P, T]:
-    """Return a function that enters what *begin* returns, until *stack* closes."""
-
-    def begun(*args: P.args, **kwds: P.kwargs) -> T:
-        return stack.enter_context(begin(*args, **kwds))
-
-    return begun
+def _entering(make: "Callable[P, AbstractContextManager[T]]") -> Iterator[Callable[P, T]]:
+    """Yield a function that calls *make*; the results are entered until the test ends."""
+    with ExitStack() as stack:
+        yield lambda *args, **kwds: stack.enter_context(make(*args, **kwds))
 
 
 @pytest.fixture
 def self_connect() -> "Iterator[Callable[..., Fault]]":
-    """``self_connect(port, times=None)``: connects to *port* really connect to themselves.
+    """``self_connect(port, times=None)``: Python's connects to *port* really connect to themselves.
 
-    From the call to the end of the test, whoever makes them in Python; *times* of them, or all.
-    Returns the `safedial.testing.Fault`, which counts them.
+    *times* of them, or all until the test ends. Returns the `safedial.testing.Fault`, which counts them.
 
     Example::
 
@@ -39,30 +35,29 @@ def self_connect() -> "Iterator[Callable[..., Fault]]":
         from safedial import safe_connect
 
 
-        def test_client_takes_a_self_connect_for_refused(self_connect, dead_port):
+        def test_client_reports_a_self_connect_as_refused(self_connect, dead_port):
             fault = self_connect(dead_port)
             with pytest.raises(ConnectionRefusedError):
                 safe_connect(("127.0.0.1", dead_port))
-            assert fault.befell == 3  # safe_connect dialed again, at once
+            assert fault.triggered == 3  # safe_connect tries again at once
     """
     from safedial.testing import self_connect
 
-    with ExitStack() as stack:
-        yield _until_the_end(stack, self_connect)
+    yield from _entering(self_connect)
 
 
 @pytest.fixture
 def address_not_available() -> "Iterator[Callable[..., Fault]]":
     """``address_not_available(port=None, times=1)``: connects fail with EADDRNOTAVAIL, then work again.
 
-    To *port*, or to any; *times* of them, or with None all. Returns the `safedial.testing.Fault`.
+    *times* of the connects to *port*, or to any port; None: all. Returns the `safedial.testing.Fault`.
 
     Example::
 
         from safedial import safe_connect
 
 
-        def test_client_dials_again(outage, address_not_available, fast_retries):
+        def test_client_tries_again(outage, address_not_available, fast_retries):
             server = outage()
             address_not_available(server.port, times=2)
             safe_connect(server.address, steer=False).close()
@@ -70,13 +65,12 @@ def address_not_available() -> "Iterator[Callable[..., Fault]]":
     """
     from safedial.testing import address_not_available
 
-    with ExitStack() as stack:
-        yield _until_the_end(stack, address_not_available)
+    yield from _entering(address_not_available)
 
 
 @pytest.fixture
 def ports_exhausted() -> "Iterator[Callable[[int], Fault]]":
-    """``ports_exhausted(port)``: no local port is left towards *port*, until the test ends.
+    """``ports_exhausted(port)``: no local port is left towards *port* until the test ends.
 
     Example::
 
@@ -84,7 +78,7 @@ def ports_exhausted() -> "Iterator[Callable[[int], Fault]]":
         from safedial import PortsExhaustedError, safe_connect
 
 
-        def test_client_says_what_is_short(outage, ports_exhausted, fast_retries):
+        def test_client_says_that_ports_are_exhausted(outage, ports_exhausted, fast_retries):
             server = outage()
             ports_exhausted(server.port)
             with pytest.raises(PortsExhaustedError, match="no local port is free"):
@@ -92,13 +86,12 @@ def ports_exhausted() -> "Iterator[Callable[[int], Fault]]":
     """
     from safedial.testing import ports_exhausted
 
-    with ExitStack() as stack:
-        yield _until_the_end(stack, ports_exhausted)
+    yield from _entering(ports_exhausted)
 
 
 @pytest.fixture
 def refused_port() -> Iterator[int]:
-    """A port of 127.0.0.1 that is held without listening: it refuses for as long as the test runs.
+    """A port of 127.0.0.1 that is held without listening: it refuses every connect while the test runs.
 
     Example::
 
@@ -118,9 +111,9 @@ def refused_port() -> Iterator[int]:
 
 @pytest.fixture
 def dead_port() -> int:
-    """A port of 127.0.0.1 where nobody listens, of the kind that a loop may connect to itself on.
+    """A free port of 127.0.0.1 on which a loop may connect to itself.
 
-    It is inside the ephemeral range, of the parity that the kernel prefers, and nobody holds it.
+    It is inside the ephemeral range, has the parity that the kernel prefers, and nobody holds it.
 
     Example::
 
@@ -141,10 +134,9 @@ def dead_port() -> int:
 
 @pytest.fixture
 def outage() -> "Iterator[Callable[..., Outage]]":
-    """``outage(server=echo, ...)``: a `safedial.testing.Outage`, a server that goes and comes back.
+    """``outage(server=echo, ...)``: a `safedial.testing.Outage`, a server that goes away and comes back.
 
-    Takes what `Outage` takes, a function or a command line among it. It is up, and gone when the
-    test ends.
+    Takes the arguments of `Outage`; *server* is a function or a command. Returned up, killed when the test ends.
 
     Example::
 
@@ -160,13 +152,12 @@ def outage() -> "Iterator[Callable[..., Outage]]":
     """
     from safedial.testing import Outage
 
-    with ExitStack() as stack:
-        yield _until_the_end(stack, Outage)
+    yield from _entering(Outage)
 
 
 @pytest.fixture
 def fast_retries() -> Iterator[list[float]]:
-    """The waits of all tenacity policies, recorded instead of slept: a list of seconds.
+    """The waits of all tenacity policies, in seconds, recorded instead of slept.
 
     Example::
 
@@ -188,23 +179,22 @@ def fast_retries() -> Iterator[list[float]]:
 
 @pytest.fixture
 def in_namespace() -> "Callable[..., Any]":
-    """``in_namespace(function, *args, port_range=None)``: what a function returns in a network of its own.
+    """``in_namespace(function, *args, port_range=None)``: runs a function in its own network namespace.
 
-    In a child process, where the kernel draws from the ports that are given, for C libraries too.
-    The test is skipped where no unprivileged namespace can be. Takes what
-    `safedial.testing.in_namespace` takes.
+    The kernel draws local ports from *port_range* there, for C libraries too. Takes the arguments of
+    `safedial.testing.in_namespace`. Skips the test if this process can't make a namespace.
 
     Example::
 
         import socket
 
 
-        def dial_until_it_meets_itself():
+        def connects_to_itself():
             return any(socket.socket().connect_ex(("127.0.0.1", 40000)) == 0 for _ in range(100))
 
 
-        def test_two_ports_are_few(in_namespace):
-            assert in_namespace(dial_until_it_meets_itself, port_range=(40000, 40001))
+        def test_self_connect_among_two_ports(in_namespace):
+            assert in_namespace(connects_to_itself, port_range=(40000, 40001))
     """
     from safedial.testing import in_namespace, no_namespace
 

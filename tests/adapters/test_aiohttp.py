@@ -92,7 +92,7 @@ class TestSelfConnect:
             fault = force(port)
             url, kwds = to(port, way)
             error = failure(loop_factory, url, **kwds)
-            assert fault.befell, way
+            assert fault.triggered, way
             assert type(error) is type(expected), way
             assert isinstance(error, aiohttp.ClientConnectorError), way
             assert error.errno == expected.errno, way
@@ -114,7 +114,7 @@ class TestSelfConnect:
                     await session.ws_connect(f"ws://{HOST}:{dead_port}/")
 
         faces.run(main(), loop_factory)
-        assert fault.befell
+        assert fault.triggered
         faults.assert_server_can_bind(HOST, dead_port)
 
     def test_nothing_is_patched_afterwards(self, loop_factory):
@@ -172,7 +172,7 @@ class TestPolicy:
             )
             fault = force(outage.port, times=1)
             assert fetch(loop_factory, f"http://{HOST}:{outage.port}/", given={"policy": policy}) == ["once"]
-            assert fault.befell == 1
+            assert fault.triggered == 1
 
     def test_asks_the_resolver_anew(self, loop_factory):
         policy = tenacity.Retrying(retry=safedial.retry_if_transient, stop=tenacity.stop_after_attempt(3))

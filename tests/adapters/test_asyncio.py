@@ -105,7 +105,7 @@ class TestEveryWay:
         for way in WAYS:
             fault = force(port := testing.dead_port())
             assert isinstance(failure(run, way(HOST, port)), ConnectionRefusedError), way
-            assert fault.befell, way
+            assert fault.triggered, way
             faults.assert_server_can_bind(HOST, port)
         testing.assert_no_self_connects()
 

@@ -189,7 +189,7 @@ class TestEveryWay:
             kind, reason = failure(way, True, HOST, port)
             assert isinstance(reason, ConnectionRefusedError), way
             assert issubclass(kind, ConnectionRefusedError) or kind is urllib.error.URLError, way
-            assert fault.befell, way
+            assert fault.triggered, way
             faults.assert_server_can_bind(HOST, port)
         testing.assert_no_self_connects()
 
@@ -387,5 +387,5 @@ class TestFiles:
             with testing.Outage(functools.partial(ftp_server, data_port=port)) as server:
                 _, reason = failure(way, True, *server.address)
             assert isinstance(reason, ConnectionRefusedError)
-            assert fault.befell
+            assert fault.triggered
             faults.assert_server_can_bind(HOST, port)

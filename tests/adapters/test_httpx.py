@@ -162,7 +162,7 @@ class TestSelfConnect:
             port = testing.dead_port()
             fault = force(port)
             error = face.failure(make(face.ours, port), url.format(host=HOST, port=port))
-            assert fault.befell, way
+            assert fault.triggered, way
             assert type(error) is type(expected) is httpx.ConnectError, way
             testing.assert_no_self_connects()
             faults.assert_server_can_bind(HOST, port)
@@ -181,7 +181,7 @@ class TestSelfConnect:
             # A round of the Dialer's own would come before httpx's.
             client = through(face.ours, retries=1, dialer=Dialer(policy=None))
             assert face.ask(client, f"http://{HOST}:{outage.port}/") == ["once"]
-            assert fault.befell == 1
+            assert fault.triggered == 1
 
     def test_is_dialed_again_by_the_dialer(self, dialing, force, steering):
         with testing.Outage(serve_once) as outage:

@@ -154,7 +154,7 @@ class TestSelfConnect:
             expected = kind.error(lambda: kind.client(refused))
         fault = force(dead_port)
         error = kind.error(lambda: kind.safe(dead_port))
-        assert fault.befell
+        assert fault.triggered
         assert type(error) is type(expected) is kind.library.ConnectionError
         assert "refused" in str(error)
         assert in_chain(error, safedial.SelfConnectError)
@@ -405,14 +405,14 @@ class TestSentinel:
         watcher, port = widowed
         fault = self_connect(port)
         error = kind.error(lambda: self.closing(kind, watcher.port))
-        assert fault.befell
+        assert fault.triggered
         assert type(error) is kind.library.ConnectionError
         testing.assert_no_self_connects()
 
     def test_dead_sentinel(self, kind, self_connect, dead_port):
         fault = self_connect(dead_port)
         error = kind.error(lambda: self.closing(kind, dead_port))
-        assert fault.befell
+        assert fault.triggered
         assert type(error).__name__ == "MasterNotFoundError"
 
 
@@ -451,7 +451,7 @@ class TestCluster:
     def test_dead_node(self, kind, self_connect, steering, dead_port):
         fault = self_connect(dead_port)
         error = kind.error(lambda: self.make(kind, dead_port))
-        assert fault.befell
+        assert fault.triggered
         assert type(error).__name__.endswith("ClusterException")
         testing.assert_no_self_connects()
         faults.assert_server_can_bind(HOST, dead_port)

@@ -68,7 +68,7 @@ class TestSelfConnect:
             expected, _ = failure(plain, "POST", **reached(way, refused))
         fault = force(dead_port)
         found, error = failure(mount, "POST", **reached(way, dead_port))
-        assert fault.befell
+        assert fault.triggered
         assert found == expected
         assert isinstance(error, requests.ConnectionError)
         assert any(isinstance(each, safedial.SelfConnectError) for each in transient.errors_of(error))
@@ -79,7 +79,7 @@ class TestSelfConnect:
     def test_is_none_after_pickling(self, way, force, dead_port):
         fault = force(dead_port)
         _, error = failure(pickled, **reached(way, dead_port))
-        assert fault.befell
+        assert fault.triggered
         assert any(isinstance(each, safedial.SelfConnectError) for each in transient.errors_of(error))
 
     def test_is_retried_by_the_adapters_own_retry(self, force, steering):
@@ -88,7 +88,7 @@ class TestSelfConnect:
             outage.refuse_for(dials=1)
             fault = force(outage.port, times=2)
             assert made.post(f"http://{HOST}:{outage.port}/", data=b"once").text == "once"
-            assert fault.befell == 2
+            assert fault.triggered == 2
 
     def test_is_dialed_again_by_the_dialer(self, force):
         with testing.Outage(web.serve_once) as outage, session() as made:

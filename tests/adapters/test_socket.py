@@ -89,7 +89,7 @@ class TestEveryWay:
         for way in WAYS:
             fault = force(port := testing.dead_port())
             assert isinstance(failure(way, HOST, port, socket), ConnectionRefusedError), way
-            assert fault.befell, way
+            assert fault.triggered, way
             faults.assert_server_can_bind(HOST, port)
         testing.assert_no_self_connects()
 
@@ -187,7 +187,7 @@ class TestMemcached:
         for _ in range(3):
             with pytest.raises(SelfConnectError):
                 client.set("user:1", "grace")
-        assert fault.befell == 3
+        assert fault.triggered == 3
         assert memcached.start().binds == 1
         assert client.set("user:1", "grace", noreply=False)
         assert client.get("user:1") == b"grace"

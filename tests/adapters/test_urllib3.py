@@ -104,7 +104,7 @@ class TestSelfConnect:
             assert found == expected
             assert found[-1] is NewConnectionError
             assert spurious(error)
-        assert fault.befell
+        assert fault.triggered
         testing.assert_no_self_connects()
         faults.assert_server_can_bind(HOST, dead_port)
 
@@ -117,7 +117,7 @@ class TestSelfConnect:
             outage.refuse_for(dials=1)
             fault = force(outage.port, times=2)
             assert http.request(method, f"http://{HOST}:{outage.port}/", body=b"once").data == b"once"
-            assert fault.befell == 2
+            assert fault.triggered == 2
 
     def test_is_dialed_again_by_the_dialer(self, force, steering):
         with testing.Outage(web.serve_once) as outage, ours.PoolManager(retries=False) as http:

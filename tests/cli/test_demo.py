@@ -19,7 +19,7 @@ from tests.support import faults, namespace
 FORCED = demo.Limits(dialing=0.0, comeback=0.2)
 IN_USE = os.strerror(errno.EADDRINUSE)
 
-# Ample: the demo bounds itself to a minute.
+# Seconds; ample, because the demo ends within a minute.
 _SUBPROCESS_TIMEOUT = 120
 
 CLEAN = demo.Tally(
@@ -30,12 +30,13 @@ CLEAN = demo.Tally(
     dials_before=100_000,
     seconds_before=4.0,
     self_connects=0,
-    let_go=0,
+    released=0,
     forced=False,
-    comeback=demo.Comeback(binds=1, after=0.0, reached=True),
+    binds=1,
+    after=0.0,
+    reached=True,
 )
-BACK = CLEAN.comeback
-GONE = demo.Comeback(binds=400, failed=400, error=IN_USE)
+GONE = {"binds": 400, "failed": 400, "error": IN_USE, "after": None, "reached": False}
 
 
 def but(**changes):
@@ -43,7 +44,7 @@ def but(**changes):
 
 
 def environment(**extra):
-    # What a terminal or a CI system says of itself must not change what the demo prints.
+    # Variables that terminals and CI systems set must not change the output.
     kept = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "TTY_COMPATIBLE")}
     return {**kept, "COLUMNS": "80", "PYTHONIOENCODING": "utf-8", **extra}
 
@@ -61,7 +62,7 @@ def run(*arguments, **extra):
 
 class TestVerdict:
     @pytest.mark.parametrize("steered", [True, False])
-    @pytest.mark.parametrize("tally", [CLEAN, but(let_go=3), but(forced=True, let_go=1)])
+    @pytest.mark.parametrize("tally", [CLEAN, but(released=3), but(forced=True, released=1)])
     def test_clean(self, tally, steered):
         assert demo.flaws(tally, steered=steered) == []
 
@@ -70,57 +71,57 @@ class TestVerdict:
         ("tally", "words"),
         [
             (but(self_connects=1), "its loop was given: 1"),
-            (but(comeback=GONE), "did not come back"),
-            (but(comeback=GONE), "400 of the server's 400 binds failed"),
-            (but(comeback=dataclasses.replace(BACK, reached=False)), "did not reach"),
-            (but(comeback=dataclasses.replace(BACK, binds=3, failed=2, error=IN_USE)), IN_USE),
+            (but(**GONE), "did not come back"),
+            (but(**GONE), "400 of the server's 400 binds failed"),
+            (but(reached=False), "did not reach"),
+            (but(binds=3, failed=2, error=IN_USE), IN_USE),
         ],
     )
     def test_not_clean(self, tally, steered, words):
         assert words in "; ".join(demo.flaws(tally, steered=steered))
 
-    def test_one_failed_bind_is_allowed_where_the_kernel_cannot_be_steered(self):
-        tally = but(let_go=1, comeback=dataclasses.replace(BACK, binds=2, failed=1, error=IN_USE))
+    def test_one_failed_bind_is_allowed_if_the_kernel_cannot_be_steered(self):
+        tally = but(released=1, binds=2, failed=1, error=IN_USE)
         assert demo.flaws(tally, steered=False) == []
         assert demo.flaws(tally, steered=True) != []
 
-    def test_another_process_is_named_only_where_the_loop_never_drew_the_port(self):
-        failed = dataclasses.replace(BACK, binds=3, failed=2, error=IN_USE)
-        assert "another process" in "; ".join(demo.flaws(but(comeback=failed), steered=True))
-        assert "another process" not in "; ".join(demo.flaws(but(comeback=failed, let_go=2), steered=False))
+    def test_another_process_is_blamed_only_if_the_loop_never_drew_the_port(self):
+        failed = {"binds": 3, "failed": 2, "error": IN_USE}
+        assert "another process" in "; ".join(demo.flaws(but(**failed), steered=True))
+        assert "another process" not in "; ".join(demo.flaws(but(**failed, released=2), steered=False))
 
 
 class TestAct:
-    """Each act on real sockets, the fault forced at once. conftest checks that nothing is left."""
+    """Each act on real sockets, with the fault forced at once. conftest checks that nothing is left behind."""
 
     @pytest.fixture(autouse=True)
     def _means(self, means, monkeypatch):
         if means == "bind":
-            monkeypatch.setattr(demo_loop, "_narrowed", lambda sock, port: False)
+            monkeypatch.setattr("safedial.testing.faults._narrow", lambda *args: None)
 
-    def test_a_loop_that_believes_its_socket_keeps_the_server_out(self):
+    def test_a_loop_that_trusts_its_socket_keeps_the_server_out(self):
         tally = demo.play(demo_loop.PLAIN, FORCED)
-        assert (tally.self_connects, tally.let_go, tally.forced) == (1, 0, True)
+        assert (tally.self_connects, tally.released, tally.forced) == (1, 0, True)
         assert tally.dials == tally.dials_before
-        assert tally.comeback.after is None
-        assert tally.comeback.binds == tally.comeback.failed > 0
-        assert tally.comeback.error == IN_USE
+        assert tally.after is None
+        assert tally.binds == tally.failed > 0
+        assert tally.error == IN_USE
         faults.assert_server_can_bind("127.0.0.1", tally.port)
 
-    @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere SO_REUSEADDR passes over TIME_WAIT")
+    @pytest.mark.skipif(sys.platform != "linux", reason="other systems let SO_REUSEADDR bind beside TIME_WAIT")
     def test_a_plain_close_keeps_the_server_out(self):
         tally = demo.play(demo_loop.CLOSING, FORCED)
         assert tally.self_connects >= 1
         assert tally.forced
         assert tally.dials > tally.dials_before
-        assert tally.comeback.after is None
-        assert tally.comeback.binds == tally.comeback.failed > 0
-        assert tally.comeback.error == IN_USE
+        assert tally.after is None
+        assert tally.binds == tally.failed > 0
+        assert tally.error == IN_USE
 
-    def test_safedial_lets_go_and_the_server_is_back(self):
+    def test_safedial_releases_the_port_and_the_server_is_back(self):
         tally = demo.play(demo_loop.SAFE, demo.Limits(), dials=100, force=True)
         assert tally.forced
-        assert tally.let_go >= 1
+        assert tally.released >= 1
         assert demo.flaws(tally, steered=demo.steering_works(tally.port)) == []
 
 
@@ -135,7 +136,7 @@ def test_self_connects_of_an_unsteered_safedial_are_counted(monkeypatch, caplog)
     monkeypatch.setattr(safedial._tcp.steering, "_steerable", False)
     tally = demo.play(demo_loop.SAFE, demo.Limits(), dials=100, force=True)
     assert not demo.steering_works(tally.port)
-    assert tally.let_go == 1 + sum(record.levelname == "WARNING" for record in caplog.records)
+    assert tally.released == sum(record.levelname == "WARNING" for record in caplog.records)
     assert demo.flaws(tally, steered=False) == []
 
 
@@ -143,7 +144,7 @@ def test_self_connects_of_an_unsteered_safedial_are_counted(monkeypatch, caplog)
     ("contender", "stage"), [(demo_loop.SAFE, "the loop dials"), (demo_loop.PLAIN, "the server tries to bind")]
 )
 def test_an_interrupt_leaves_nothing_behind(contender, stage):
-    # conftest looks for threads and descriptors; the handler is looked for here.
+    # conftest checks threads and descriptors; the logging handler is checked here.
     handlers = list(safedial.events.logger.handlers)
 
     def interrupt(now, dials):
@@ -168,28 +169,23 @@ def test_a_loop_that_cannot_reach_its_server_is_an_error(monkeypatch):
 @pytest.mark.skipif(safedial._tcp.steering.read_range() is None, reason="no ephemeral range to read")
 def test_the_port_is_one_that_the_kernel_likes_to_draw():
     low, high = safedial._tcp.steering.read_range()
-    with demo.listen() as listener:
-        port = listener.getsockname()[1]
+    port = demo.play(demo_loop.SAFE, demo.Limits(), dials=1).port
     assert low <= port <= high
     assert (port - low) % 2 == 0
 
 
 def test_the_port_has_no_old_connection_that_would_keep_the_kernel_off_it():
     namespace.require()
-    assert namespace.call(listen_beside_time_wait, port_range=(40000, 40009)) == [40002]
+    assert namespace.call(play_beside_time_wait, port_range=(40000, 40009)) == {40002}
 
 
-def listen_beside_time_wait():
-    """The ports that the demo listens on where servers left a TIME_WAIT on all the others."""
+def play_beside_time_wait():
+    """Return the ports that the demo uses if servers have left a TIME_WAIT on all the others."""
     for port in (40000, 40004, 40006, 40008):
         with faults.listener(port=port) as server, socket.create_connection(server.getsockname()) as near:
             server.accept()[0].close()  # the side that closes first is the one in TIME_WAIT
             near.recv(1)
-    found = set()
-    for _ in range(10):
-        with demo.listen() as listener:
-            found.add(listener.getsockname()[1])
-    return sorted(found)
+    return {demo.play(demo_loop.SAFE, demo.Limits(), dials=1).port for _ in range(10)}
 
 
 class TestReport:
@@ -217,7 +213,7 @@ class TestReport:
         assert status == 0
         assert text.count("The fault was then forced") == 2
         assert re.search(r"^create_connection +[\d,]+ +1\* ", text, re.MULTILINE)
-        assert re.search(r"^safedial +[\d,]+ +0, \d+ let go\* ", text, re.MULTILINE)
+        assert re.search(r"^safedial +[\d,]+ +0, \d+ released\* ", text, re.MULTILINE)
         assert "* forced" in text
 
     def test_a_row_that_is_not_clean_is_exit_status_1(self, play):
@@ -227,19 +223,17 @@ class TestReport:
 
     def test_what_happened_before_the_comeback(self, report):
         assert "100,000 times in 4.00 s, and was never connected to itself." in report.before(CLEAN)
-        assert "until the kernel chose 40000" in report.before(but(self_connects=1))
-        assert "safedial let go of 2 self-connects" in report.before(but(let_go=2))
+        assert "until the kernel drew 40000" in report.before(but(self_connects=1))
+        assert "safedial released 2 self-connects" in report.before(but(released=2))
         assert "forced: without success" in report.before(but(forced=True))
 
-    def test_how_the_server_fared(self, report):
+    def test_whether_the_server_came_back(self, report):
         assert report.after(CLEAN, "") == "The server was back in 0.00 s, and the loop reached it."
-        failed = dataclasses.replace(BACK, binds=2, failed=1, error=IN_USE, reached=False)
-        assert f"after 1 failed bind ({IN_USE}), but the loop did not reach it" in report.after(
-            but(comeback=failed), ""
-        )
-        assert report.after(but(comeback=GONE), "Why.").endswith(f"bind failed 400 times in 4 s, {IN_USE}. Why.")
+        late = but(binds=2, failed=1, error=IN_USE, reached=False)
+        assert f"after 1 failed bind ({IN_USE}), but the loop did not reach it" in report.after(late, "")
+        assert report.after(but(**GONE), "Why.").endswith(f"bind failed 400 times in 4 s, {IN_USE}. Why.")
 
-    def test_steering_is_told(self, report):
+    def test_steering_is_reported(self, report):
         assert "kept off local port 40000" in report.steering(40000, steered=True)
         assert "can't be steered" in report.steering(40000, steered=False)
 

@@ -10,7 +10,7 @@ import contextlib
 import pytest
 
 from safedial.testing import dead_port, refused_port, self_connect
-from safedial.testing.trial import attempt
+from safedial.testing.run import run_client
 from tests.support import namespace
 
 HOST = "127.0.0.1"
@@ -20,12 +20,12 @@ LIMIT = 2.0  # seconds for clients that hang; their own timeout is 1 s
 def symptom(name, limit):
     """Return what the client did when it was connected to itself; runs in a child process."""
     with refused_port() as port:
-        attempt(CLIENTS[name], HOST, port, 30)  # this imports the client
+        run_client(CLIENTS[name], HOST, port, 30)  # this imports the client
     port = dead_port()
     with self_connect(port) as fault:
-        trial = attempt(CLIENTS[name], HOST, port, limit)
-    assert fault.befell, "the fault did not reach the client"
-    return {"hung": trial.hung, "error": f"{type(trial.error).__name__}: {trial.error}", "to itself": trial.to_itself}
+        trial = run_client(CLIENTS[name], HOST, port, limit)
+    assert fault.triggered, "the fault did not reach the client"
+    return {"hung": trial.hung, "error": f"{type(trial.error).__name__}: {trial.error}", "to itself": trial.self_connected}
 
 
 def said(value):

@@ -92,7 +92,7 @@ class TestEveryWay:
         fault = force(dead_port)
         with safedial.guard(), pytest.raises(ConnectionRefusedError):
             way(HOST, dead_port)
-        assert fault.befell
+        assert fault.triggered
         testing.assert_no_self_connects()
         faults.assert_server_can_bind(HOST, dead_port)
 

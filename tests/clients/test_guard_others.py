@@ -18,7 +18,7 @@ from safedial import testing
 from safedial._clients import patch
 from safedial._tcp import steering
 from safedial._tcp.selfconnect import RESET
-from safedial.testing.trial import chain
+from safedial.testing.run import error_chain
 from tests.support import faults, namespace, web
 
 HOST = "127.0.0.1"
@@ -34,7 +34,7 @@ def _nothing_patched_afterwards():
 
 
 def assert_it_met_itself(error):
-    assert any(isinstance(each, safedial.SelfConnectError) for each in chain(error)), repr(error)
+    assert any(isinstance(each, safedial.SelfConnectError) for each in error_chain(error)), repr(error)
 
 
 # --- trio and anyio --------------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ class TestTrioAndAnyio:
         fault = force(dead_port)
         with pytest.raises(OSError) as caught:  # noqa: PT011  # trio's and anyio's own, which has no errno
             dial(HOST, dead_port)
-        assert fault.befell
+        assert fault.triggered
         assert_it_met_itself(caught.value)
         testing.assert_no_self_connects()
         faults.assert_server_can_bind(HOST, dead_port)
@@ -165,7 +165,7 @@ class TestTls:
         fault = force(dead_port)
         with safedial.guard(), refused:
             dial(HOST, dead_port)
-        assert fault.befell
+        assert fault.triggered
         testing.assert_no_self_connects()
         faults.assert_server_can_bind(HOST, dead_port)
 
@@ -219,7 +219,7 @@ class TestPySocks:
             dial((HOST, dead_port), (HOST, 9))
         assert type(caught.value) is type(unguarded.value)
         assert isinstance(caught.value.socket_err, safedial.SelfConnectError)
-        assert fault.befell
+        assert fault.triggered
         testing.assert_no_self_connects()
         faults.assert_server_can_bind(HOST, dead_port)
 
@@ -284,7 +284,7 @@ def test_uvloops_sock_connect_is_guarded(force, steering, dead_port):
     fault = force(dead_port)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, refused:
         runner.run(safedial.guard()(uvloop_sock_connect)(HOST, dead_port))
-    assert fault.befell
+    assert fault.triggered
     faults.assert_server_can_bind(HOST, dead_port)
 
 
@@ -345,7 +345,7 @@ def dial_by_gevent(steerable):
         found["install, thread"] = in_thread(port)
         found["install, thread pool"] = gevent.get_hub().threadpool.apply(dial, (port,))
         safedial.uninstall()
-        assert fault.befell == len(found)
+        assert fault.triggered == len(found)
     assert (socket.socket.connect, socket.socket.connect_ex) == before
     testing.assert_no_self_connects()
 
@@ -461,7 +461,7 @@ class TestPytestSocket:
                 fault = self_connect(dead_port)
                 with pytest.raises(safedial.SelfConnectError):
                     dial(dead_port)
-                assert fault.befell == 1
+                assert fault.triggered == 1
 
             @pytest.mark.parametrize("turn", range(2))
             @pytest.mark.enable_socket

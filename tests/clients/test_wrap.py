@@ -87,7 +87,7 @@ class TestWrap:
         fault = force(dead_port)
         with pytest.raises(ConnectionRefusedError):
             run(safedial.wrap(factory)(HOST, dead_port))
-        assert fault.befell == 3  # redial()
+        assert fault.triggered == 3  # redial()
         faults.assert_server_can_bind(HOST, dead_port)
 
     @pytest.mark.parametrize("policy", [None, safedial.redial(1)], ids=["none", "redial"])
@@ -95,7 +95,7 @@ class TestWrap:
         fault = force(dead_port)
         with pytest.raises(ConnectionRefusedError):
             run(safedial.wrap(factory, policy=policy)(HOST, dead_port))
-        assert fault.befell == 1
+        assert fault.triggered == 1
 
     def test_retries_until_the_server_is_up(self, factory, caplog):
         caplog.set_level(logging.DEBUG, "safedial")
@@ -109,7 +109,7 @@ class TestWrap:
     def test_refused_is_not_retried_by_default(self, factory, refused_port):
         with testing.address_not_available(1, None) as counter, pytest.raises(ConnectionRefusedError) as caught:
             run(safedial.wrap(factory)(HOST, refused_port))
-        assert not counter.befell
+        assert not counter.triggered
         assert not hasattr(caught.value, "__notes__")
 
     def test_exhausted_retries_leave_the_clients_error(self, refused_port):
@@ -392,7 +392,7 @@ class TestDialsLater:
 
         with pytest.raises((ConnectionRefusedError, pymysql.OperationalError)):
             asyncio.run(main())
-        assert fault.befell
+        assert fault.triggered
         testing.assert_no_self_connects()
         faults.assert_server_can_bind(HOST, dead_port)
 

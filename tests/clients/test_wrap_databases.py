@@ -60,7 +60,7 @@ class TestSelfConnect:
     def test_is_the_drivers_own_refusal(self, name, force, steering, dead_port, refused_port):
         fault = force(dead_port)
         met = failure(PYTHON[name], safedial.wrap, HOST, dead_port)
-        assert fault.befell
+        assert fault.triggered
         faults.assert_server_can_bind(HOST, dead_port)
         testing.assert_no_self_connects()
         refused = failure(PYTHON[name], plain, HOST, refused_port)
@@ -84,7 +84,7 @@ class TestSelfConnect:
             warnings.simplefilter("ignore", DeprecationWarning)  # PyMySQL's, of reconnect
             with pytest.raises(pymysql.OperationalError, match="self-connect"):
                 connection.ping(reconnect=True)
-        assert fault.befell
+        assert fault.triggered
         with pytest.raises(pymysql.OperationalError, match="self-connect"):
             connection.connect()
         assert mariadb.start().binds == 1
@@ -97,7 +97,7 @@ class TestSelfConnect:
         fault = force(mariadb.port)
         with pytest.raises(mysql.connector.Error, match="self-connect"):
             connection.reconnect()
-        assert fault.befell
+        assert fault.triggered
         mariadb.start()
         connection.reconnect()
         assert ask(connection) == 42
@@ -113,7 +113,7 @@ class TestSelfConnect:
                     thread.join(5)
         finally:
             safedial.uninstall()
-        assert fault.befell
+        assert fault.triggered
         assert type(met) is pymongo.errors.ServerSelectionTimeoutError
         assert "self-connect" in str(met)
         faults.assert_server_can_bind(HOST, dead_port)
@@ -241,7 +241,7 @@ class TestUse:
             assert asyncio.run(main(mariadb.port)) == (42,)
         finally:
             safedial.uninstall()
-        assert fault.befell
+        assert fault.triggered
         assert any(isinstance(each, safedial.SelfConnectError) for each in behind(caught.value))
         faults.assert_server_can_bind(HOST, dead_port)
 
@@ -433,7 +433,7 @@ class TestWrap:
 
         with pytest.raises(pymysql.OperationalError):
             safedial.wrap(pymysql.connections.Connection, address=address)(host=HOST, port=dead_port, user=USER)
-        assert fault.befell
+        assert fault.triggered
         assert addresses
 
     def test_names_are_resolved_outside_of_the_loops_thread(self, monkeypatch, refused_port):

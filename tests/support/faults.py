@@ -1,4 +1,4 @@
-"""Faults of the real kernel, made on purpose and without root (see the README's "How it is tested")."""
+"""Faults and servers on the real kernel, made without root (see "How it is tested" in the README)."""
 
 import contextlib
 import errno
@@ -22,7 +22,9 @@ def forks_among_threads(test):
     """Mark a *test* that forks while other threads run."""
     for mark in (
         pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here"),
-        pytest.mark.skipif("COVERAGE_RUN" in os.environ, reason="coverage itself hangs where a fork meets its lock"),
+        pytest.mark.skipif(
+            "COVERAGE_RUN" in os.environ, reason="coverage itself hangs if a fork happens while it holds its lock"
+        ),
         pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning"),
     ):
         test = mark(test)
@@ -30,7 +32,7 @@ def forks_among_threads(test):
 
 
 def fork_beside(busy, child, times):
-    """Fork *times* while a thread does *busy* over and over; in each child, ``child()`` must return True."""
+    """Fork *times* while a thread calls *busy* in a loop. In each child, ``child()`` must return True."""
     over = threading.Event()
 
     def work():
@@ -43,7 +45,7 @@ def fork_beside(busy, child, times):
         for _ in range(times):
             pid = os.fork()
             if not pid:
-                signal.alarm(20)  # ends one that meets a lock
+                signal.alarm(20)  # ends a child that waits for a lock
                 right = False
                 with contextlib.suppress(BaseException):
                     right = child()
@@ -55,7 +57,7 @@ def fork_beside(busy, child, times):
 
 
 def option(low: int, high: int) -> tuple[int, int, int]:
-    """IP_LOCAL_PORT_RANGE as a member of socket_options."""
+    """Return IP_LOCAL_PORT_RANGE as a member of socket_options."""
     return (socket.IPPROTO_IP, steering.IP_LOCAL_PORT_RANGE, steering.option_value(steering.PortRange(low, high)))
 
 
@@ -70,21 +72,21 @@ def kernel_steers() -> bool:
 
 @contextlib.contextmanager
 def self_connect(means: str, port: int, times: int | None = None):
-    """The plugin's self-connect, made by the *means* that is asked for and no other.
+    """Make self-connects, as `testing.self_connect` does, only by the given *means*.
 
-    It comes after whatever the code under test has set on the socket, so it defeats steering.
+    The fault is nearer to the kernel than the code under test, so it defeats steering.
     """
     with pytest.MonkeyPatch.context() as patch, testing.self_connect(port, times) as fault:
         if means == "bind":
-            patch.setattr(testing_faults, "_narrow", lambda *args: False)
+            patch.setattr(testing_faults, "_narrow", lambda *args: None)
         yield fault
 
 
 def assert_server_can_bind(host: str, port: int) -> None:
-    """Bind and listen as the strictest server does: without SO_REUSEADDR.
+    """Bind and listen without SO_REUSEADDR, as the strictest server does.
 
-    Where tests share the machine's network, another process may have drawn the port meanwhile; then nothing
-    of this one, and no socket that is connected to itself, may have it.
+    If tests share the machine's network, another process may have drawn the port meanwhile. Then no socket of
+    this process, and no self-connected socket, may have it.
     """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as server:
         try:
@@ -99,7 +101,7 @@ def assert_server_can_bind(host: str, port: int) -> None:
 
 
 def port_never_drawn() -> int:
-    """A free port below the range that connect() draws from: who dials it never meets himself by chance."""
+    """Return a free port below the ephemeral range: no dial of it connects to itself by chance."""
     known = steering.read_range()
     for port in range((known.low if known else 32768) - 1, 1024, -1):
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -117,7 +119,7 @@ def listener(host: str = "127.0.0.1", port: int = 0, backlog: int = 128):
 
 @contextlib.contextmanager
 def full_listener(host: str = "127.0.0.1", port: int = 0):
-    """A server whose backlog is full: the kernel drops further dials without an answer, a black hole."""
+    """A server whose backlog is full, a black hole: the kernel drops further connects without an answer."""
     with listener(host, port, backlog=0) as server, contextlib.ExitStack() as stack:
         for _ in range(4):
             filler = stack.enter_context(socket.socket(server.family))
@@ -130,7 +132,7 @@ def full_listener(host: str = "127.0.0.1", port: int = 0):
 def black_hole_and_server():
     """An IPv6 address that never answers, and an IPv4 server on the same port.
 
-    The kernel would draw a port that only one of the families has free.
+    It is a `dead_port`, because the kernel may draw a port that only one family has free.
     """
     port = testing.dead_port()
     with full_listener("::1", port) as black_hole, listener(port=port) as server:
@@ -138,6 +140,6 @@ def black_hole_and_server():
 
 
 def tcp(host: str, port: int):
-    """What getaddrinfo says of a numeric *host*."""
+    """Return getaddrinfo's result for a numeric *host*."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return (family, socket.SOCK_STREAM, 6, "", (host, port, 0, 0) if ":" in host else (host, port))

@@ -21,7 +21,7 @@ from typing import Any
 import safedial
 from safedial import testing
 from safedial._tcp import steering
-from safedial.testing.trial import attempt
+from safedial.testing.run import run_client
 from tests.support import faults, namespace
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "clients.md"
@@ -74,7 +74,7 @@ class Result:
     Attributes:
         error: the name of the type of the error.
         as_refused: whether an unguarded client raises the same for a refused connection.
-        hung, to_itself, leaked: as in a `safedial.testing.trial.Trial`.
+        hung, to_itself, leaked: as in a `safedial.testing.run.Outcome`.
         triggered: how many connects the fault hit, or would have hit.
     """
 
@@ -489,33 +489,33 @@ def dial_forced(name, steerable=None):
         steering._steerable = steerable
     row = BY_NAME[name]
     with testing.refused_port() as port:
-        refused = attempt(row.factory, HOST, port, 5 * WITHIN)  # this imports the client, too
+        refused = run_client(row.factory, HOST, port, 5 * WITHIN)  # this imports the client, too
     port = testing.dead_port()
     with testing.self_connect(port) as fault:
-        trial = attempt(row.safe(), HOST, port, WITHIN)
+        trial = run_client(row.safe(), HOST, port, WITHIN)
     faults.assert_server_can_bind(HOST, port)
     testing.assert_no_self_connects()
-    return judged(trial, refused, fault.befell)
+    return judged(trial, refused, fault.triggered)
 
 
 def dial_in_two_ports(name, steerable):
     """Dial so often that an unguarded client connects to itself almost surely; then check that one does."""
     steering._steerable = steerable
     row = BY_NAME[name]
-    refused = attempt(row.factory, HOST, REFUSED, 5 * WITHIN)
+    refused = run_client(row.factory, HOST, REFUSED, 5 * WITHIN)
     known = words(refused.error)
     gc.freeze()  # each attempt collects garbage; skip the imported modules
     results = set()
     dials = DIALS // 2 * PORT_RANGE  # connect() prefers one port, bind() the other
     for port in dials:
-        trial = attempt(row.safe(), HOST, port, WITHIN)
+        trial = run_client(row.safe(), HOST, port, WITHIN)
         # Some clients raise one type for every failure. On a held port it can only be a refusal.
         assert row.means == "guard" or words(trial.error) == known, f"{name} was not refused: {trial.error}"
         results.add(judged(trial, refused, 0))
         faults.assert_server_can_bind(HOST, port)
     testing.assert_no_self_connects()
     assert len(results) == 1, f"{name} had different results: {results}"
-    triggered = any(words(attempt(row.factory, HOST, port, WITHIN).error) != known for port in dials)
+    triggered = any(words(run_client(row.factory, HOST, port, WITHIN).error) != known for port in dials)
     return dataclasses.replace(results.pop(), triggered=int(triggered))
 
 
@@ -527,7 +527,7 @@ def words(error):
 def judged(trial, refused, triggered):
     # ldap3 makes a type of its own for each error.
     alike = isinstance(trial.error, type(refused.error)) or named(trial.error) == named(refused.error)
-    return Result(named(trial.error), alike, trial.hung, trial.to_itself, trial.leaked, triggered)
+    return Result(named(trial.error), alike, trial.hung, trial.self_connected, trial.leaked, triggered)
 
 
 def named(error):

@@ -1,4 +1,4 @@
-"""`safedial.testing.in_namespace`, as our own tests use it."""
+"""`safedial.testing.in_namespace`, for our own tests."""
 
 import pytest
 
@@ -14,12 +14,12 @@ def require():
 
 
 def call(function, *args, port_range=None, ipv6=True, seconds=150):
-    """Return ``function(*args)``, run in a child process inside a namespace of its own."""
+    """Return ``function(*args)``, run in a child process in its own namespace."""
     return in_namespace(function, *args, port_range=port_range, ipv6=ipv6, within=seconds)
 
 
 def call_where_possible(function, *args, seconds=150):
-    """Do as `call` does, or on the host's network where there can be no namespace."""
+    """Do as `call` does; if this process can't make a namespace, do as `call_outside` does."""
     return (call_outside if no_namespace() else call)(function, *args, seconds=seconds)
 
 

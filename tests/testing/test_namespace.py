@@ -1,4 +1,4 @@
-"""A function in a network namespace of its own: what comes back, and what is said where nothing can."""
+"""Running a function in its own network namespace: its result, its exception, and what can't be pickled."""
 
 import os
 import socket
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(bool(testing.no_namespace()), reason=testing.no_
 
 
 class TwoError(Exception):
-    """An exception that can't be made of what pickle keeps."""
+    """An exception that can't be unpickled: pickle keeps only its args."""
 
     def __init__(self, one, other):
         super().__init__("both")
@@ -31,16 +31,16 @@ def end():
     os._exit(3)
 
 
-def test_has_loopback_alone():
+def test_has_only_loopback():
     assert testing.in_namespace(interfaces) == ["lo"]
 
 
-def test_function_of_a_function_cannot_be_pickled():
+def test_function_that_cannot_be_pickled():
     with pytest.raises(TypeError, match=r"function and its arguments must be picklable: .*<lambda>"):
         testing.in_namespace(lambda: None)
 
 
-def test_has_the_range_that_is_asked_for():
+def test_has_the_given_range():
     assert testing.in_namespace(drawn, port_range=(40000, 40001)) in (40000, 40001)
 
 
@@ -56,7 +56,7 @@ def test_exception_comes_back_with_its_traceback():
     assert "in fail" in caught.value.__notes__[0]
 
 
-def test_exception_that_pickle_can_only_write():
+def test_exception_that_cannot_be_unpickled():
     with pytest.raises(RuntimeError, match=r"can't be pickled .*TwoError\('both'\)") as caught:
         testing.in_namespace(fail, "two")
     assert "in fail" in caught.value.__notes__[0]
@@ -67,7 +67,7 @@ def test_result_that_cannot_be_pickled():
         testing.in_namespace(socket.socket)
 
 
-def test_end_of_its_process():
+def test_function_that_ends_its_process():
     with pytest.raises(RuntimeError, match="ended its process"):
         testing.in_namespace(end)
 
@@ -86,7 +86,7 @@ def test_bad_ranges(port_range, error):
         testing.in_namespace(interfaces, port_range=port_range)
 
 
-def test_function_must_be_one():
+def test_function_must_be_callable():
     with pytest.raises(TypeError, match="function"):
         testing.in_namespace("interfaces")
 

@@ -1,49 +1,20 @@
-"""Servers that go and come back: what a refusal counts, what ends it, and what a command is told."""
+"""A server that goes away and comes back: in which states it is, what a refusal counts, and what ends it."""
 
 import contextlib
 import errno
 import os
-import shutil
-import signal
 import socket
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
+import safedial
 from safedial import testing
-from safedial._tcp import steering
-from safedial.testing import connects
+from safedial.testing import intercept
 from safedial.testing import outage as testing_outage
 from tests.support import faults
-
-HTTP = [sys.executable, "-m", "http.server", "--bind", "{host}", "{port}"]
-
-
-def dial(server):
-    """Whether a dial was answered."""
-    with socket.socket() as sock:
-        # A port that bind() draws, of the other parity: connect() may draw the server's own while it is down.
-        sock.bind((server.host, 0))
-        code = sock.connect_ex(server.address)
-    assert code in (0, errno.ECONNREFUSED)
-    return code == 0
-
-
-def ask(server, words=b"hello"):
-    with socket.create_connection(server.address, 5, (server.host, 0)) as sock:
-        sock.sendall(words)
-        return sock.recv(100)
-
-
-def eventually(condition):
-    for _ in range(1000):
-        if condition():
-            return True
-        time.sleep(0.01)
-    return False
+from tests.support.plain import answers, ask, ends_of, eventually
 
 
 class TestArguments:
@@ -69,7 +40,7 @@ class TestArguments:
         ],
         ids=repr,
     )
-    def test_are_checked_before_anything_is_bound(self, options, error, words, monkeypatch):
+    def test_are_checked_before_a_port_is_bound(self, options, error, words, monkeypatch):
         monkeypatch.setattr(testing_outage, "dead_port", lambda host: pytest.fail("a port was looked for"))
         with pytest.raises(error, match=words):
             testing.Outage(**options)
@@ -80,48 +51,158 @@ class TestArguments:
             sock.sendall(b"x")
             assert sock.recv(1) == b"x"
 
+    @pytest.mark.parametrize("server", ["redis-server", [], 7, None], ids=repr)
+    def test_bad_servers(self, server):
+        with pytest.raises(TypeError, match="server must be"):
+            testing.Outage(server)
+
+
+class TestStates:
+    def test_stops_and_starts_on_its_port(self):
+        with testing.Outage() as server:
+            port = server.port
+            for end in (server.stop, server.kill):
+                assert ask(server) == b"hello"
+                end()
+                with pytest.raises(ConnectionRefusedError):
+                    ask(server)
+                end()  # twice is fine
+                assert server.start().binds == 1
+                assert (server.port, server.state) == (port, "up")
+            assert server.start() is server.started  # up already
+        with pytest.raises(ConnectionRefusedError):
+            ask(server)
+
+    def test_stop_closes_and_kill_resets(self):
+        with testing.Outage() as server:
+            with socket.create_connection(server.address) as sock:
+                server.stop()
+                assert sock.recv(1) == b""
+            server.start()
+            with socket.create_connection(server.address) as sock:
+                sock.sendall(b"x")
+                assert sock.recv(1) == b"x"
+                server.kill()
+                with pytest.raises(ConnectionResetError):
+                    sock.recv(1)
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+    def test_freezes_and_thaws(self, host):
+        with testing.Outage(host=host) as server:
+            server.freeze()
+            server.freeze()  # twice is fine
+            for _ in range(3):
+                with pytest.raises(TimeoutError):
+                    socket.create_connection(server.address, 0.05)
+            server.start()
+            assert ask(server) == b"hello"
+            server.freeze()
+            server.kill()
+            with pytest.raises(RuntimeError, match="down"):
+                server.freeze()
+
+    def test_its_own_connects_bypass_faults(self):
+        with testing.Outage() as server, testing.address_not_available(server.port) as fault:
+            server.freeze()
+            assert (fault.triggered, server.state) == (0, "frozen")
+
 
 class TestRefusal:
+    def test_refuses_for_some_dials(self, client):
+        with testing.Outage(port=faults.port_never_drawn()) as server:
+            server.refuse_for(dials=3)
+            for _ in range(3):
+                with pytest.raises(OSError, match=r"refused|SO_ERROR|connect_ex|Connect") as caught:
+                    client(*server.address)
+                assert caught.value.errno == errno.ECONNREFUSED
+            client(*server.address)
+            assert server.state == "up"
+
+    def test_refuses_for_some_time(self, dial):
+        with testing.Outage() as server:
+            server.refuse_for(seconds=3600)
+            with pytest.raises(ConnectionRefusedError):
+                ask(server)
+            server.start()
+            server.refuse_for(seconds=0.1)
+            dial(*server.address, policy=safedial.reconnect(30, 0.01, 0.05))
+            server.refuse_for(seconds=3600)  # and its timer goes with it
+
+    def test_a_timer_that_fires_during_a_start(self):
+        with testing.Outage() as server:
+            for turn in range(200):
+                server.refuse_for(seconds=0.0005 if turn % 2 else 0)
+                server.start()
+            assert ask(server) == b"hello"
+
+    def test_a_stop_ends_a_refusal(self):
+        with testing.Outage() as server:
+            for refusal in ({"seconds": 0.05}, {"dials": 1}):
+                server.refuse_for(**refusal)
+                server.stop()
+                time.sleep(0.1)
+                for _ in range(3):
+                    with pytest.raises(ConnectionRefusedError):
+                        ask(server)
+
+    @pytest.mark.parametrize(
+        ("options", "error", "words"),
+        [
+            ({"dials": 0}, ValueError, "dials"),
+            ({"dials": "3"}, TypeError, "dials"),
+            ({"seconds": -1}, ValueError, "seconds"),
+            ({"seconds": "1"}, TypeError, "seconds"),
+        ],
+    )
+    def test_bad_arguments(self, options, error, words):
+        with testing.Outage() as server, pytest.raises(error, match=words):
+            server.refuse_for(**options)
+
+    @pytest.mark.parametrize("options", [{}, {"dials": 1, "seconds": 1}])
+    def test_exactly_one_of_dials_and_seconds_is_needed(self, options):
+        with testing.Outage() as server, pytest.raises(TypeError, match="either dials or seconds"):
+            server.refuse_for(**options)
+
     @pytest.mark.parametrize("refusal", [{"dials": 3}, {"seconds": 3600}], ids=repr)
     def test_a_start_ends_it(self, refusal):
         with testing.Outage() as server:
             server.refuse_for(**refusal)
-            assert not dial(server)
+            assert not answers(server)
             server.start()
             assert server.state == "up"
             assert "connect" not in vars(socket.socket)
-            assert dial(server)
+            assert answers(server)
             server.stop()
-            assert not any(dial(server) for _ in range(5))
+            assert not any(answers(server) for _ in range(5))
 
     @pytest.mark.parametrize("end", ["stop", "kill"])
-    def test_a_dial_under_way_does_not_bring_back_what_was_stopped(self, end):
-        """A dial of another thread that knew of the refusal before it ended, and is counted after."""
+    def test_a_late_attempt_does_not_restart_a_stopped_server(self, end):
+        """Another thread's attempt began before the refusal ended, and is counted afterwards."""
         with testing.Outage() as server:
             server.refuse_for(dials=1)
-            (fault,) = connects._between
-            assert not dial(server)
+            (fault,) = intercept._interceptors
+            assert not answers(server)
             getattr(server, end)()
             with socket.socket() as late:
                 fault(late, server.address, lambda: None)
             assert server.state == "down"
-            assert not dial(server)
+            assert not answers(server)
 
-    def test_nor_is_it_counted_for_the_next_refusal(self):
+    def test_a_late_attempt_is_not_counted_for_the_next_refusal(self):
         with testing.Outage() as server:
             server.refuse_for(dials=1)
-            (old,) = connects._between
-            assert not dial(server)
+            (old,) = intercept._interceptors
+            assert not answers(server)
             server.refuse_for(dials=2)
             with socket.socket() as late:
                 old(late, server.address, lambda: None)
-            assert [dial(server) for _ in range(3)] == [False, False, True]
+            assert [answers(server) for _ in range(3)] == [False, False, True]
 
-    def test_a_timer_that_fires_late_does_not_bring_back_what_was_stopped(self, monkeypatch):
+    def test_a_late_timer_does_not_restart_a_stopped_server(self, monkeypatch):
         timers = []
 
         class Late(threading.Timer):
-            """One that has fired, and has not come to its end when the refusal does."""
+            """A timer that has fired, and is still running when the refusal ends."""
 
             def start(self):
                 timers.append(self)
@@ -135,11 +216,11 @@ class TestRefusal:
             server.stop()
             timers[0].function(*timers[0].args)
             assert server.state == "down"
-            assert not dial(server)
+            assert not answers(server)
 
-    def test_its_timer_is_joined(self, monkeypatch):
+    def test_the_timer_is_joined(self, monkeypatch):
         class Slow(threading.Timer):
-            """One that takes its time to end when it is cancelled."""
+            """A timer that needs some time to end after it is cancelled."""
 
             def run(self):
                 super().run()
@@ -151,7 +232,7 @@ class TestRefusal:
             server.stop()
             assert not any(isinstance(thread, Slow) for thread in threading.enumerate())
 
-    def test_a_socket_that_asks_more_than_once_is_one_dial(self):
+    def test_connecting_one_socket_again_is_the_same_attempt(self):
         with testing.Outage(port=faults.port_never_drawn()) as server:
             server.refuse_for(dials=2)
             with socket.socket() as sock:
@@ -159,74 +240,21 @@ class TestRefusal:
                 for _ in range(6):
                     assert sock.connect_ex(server.address) in (errno.EINPROGRESS, errno.ECONNREFUSED)
             assert server.state == "down"
-            assert [dial(server) for _ in range(2)] == [False, True]
+            assert [answers(server) for _ in range(2)] == [False, True]
 
-    def test_each_socket_is_a_dial_though_its_place_in_memory_is_anothers_of_before(self):
+    def test_a_socket_at_a_reused_memory_address_is_a_new_attempt(self):
         with testing.Outage() as server:
             server.refuse_for(dials=50)
-            assert [dial(server) for _ in range(51)] == [False] * 50 + [True]
-
-
-class TestConnections:
-    def test_have_no_timeout(self):
-        """A handler waits as long as it likes, whatever the default and the listener's own."""
-        found = []
-        socket.setdefaulttimeout(5)
-        try:
-            with testing.Outage(lambda sock: found.append(sock.gettimeout())) as server:
-                assert dial(server)
-                assert eventually(lambda: found)
-        finally:
-            socket.setdefaulttimeout(None)
-        assert found == [None]
-
-    def test_are_forgotten_when_they_end(self):
-        with testing.Outage() as server:
-            for _ in range(5):
-                assert ask(server) == b"hello"
-            assert eventually(lambda: not server._server._open)
-
-    @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of descriptors")
-    def test_the_server_waits_while_no_descriptor_is_free(self, monkeypatch):
-        """accept() fails at once then, and the client stays in the backlog."""
-        import resource
-
-        failed = []
-        accept = socket.socket.accept
-
-        def counting(sock):
-            try:
-                return accept(sock)
-            except OSError as error:
-                if error.errno == errno.EMFILE:
-                    failed.append(error)
-                raise
-
-        monkeypatch.setattr(socket.socket, "accept", counting)
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        with testing.Outage() as server, socket.socket() as sock:
-            lowest = os.dup(sock.fileno())  # the lowest number that is free
-            os.close(lowest)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
-            try:
-                sock.connect(server.address)
-                for _ in range(10):
-                    time.sleep(0.02)
-            finally:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-            sock.settimeout(10)
-            sock.sendall(b"x")
-            assert sock.recv(1) == b"x"
-        assert 1 <= len(failed) < 50
+            assert [answers(server) for _ in range(51)] == [False] * 50 + [True]
 
 
 class TestStart:
-    def test_of_a_free_port(self):
+    def test_on_a_free_port(self):
         with testing.Outage() as server:
             assert (server.started.binds, server.started.holders) == (1, ())
 
-    def test_names_who_held_the_port_at_first(self, dead_port):
-        """Not who holds it when the last attempt fails."""
+    def test_names_the_first_holder_of_the_port(self, dead_port):
+        """Not the holder at the time of the last failure."""
         server = testing.Outage(port=dead_port, within=30)
         with socket.create_server(("127.0.0.1", dead_port)) as first, socket.socket() as client:
             client.connect(first.getsockname())
@@ -258,67 +286,25 @@ class TestStart:
         assert sorted(holder.partition(",")[0] for holder in found.holders) == ["ESTABLISHED", "LISTEN"]
         assert all(f"of process {os.getpid()} (" in holder for holder in found.holders)
 
-
-class TestCommand:
-    def test_that_fails_is_run_once_only(self, tmp_path):
-        log = tmp_path / "runs"
-        code = f"open({str(log)!r}, 'a').write('run '); raise SystemExit(3)"
-        with pytest.raises(OSError, match="ended with status 3"):
-            testing.Outage([sys.executable, "-c", code], within=10).start()
-        assert log.read_text() == "run "
-
-    def test_that_is_frozen_can_be_stopped(self):
-        """It is told to end, and not killed: a stopped process would not hear of it."""
-        with testing.Outage(HTTP, within=30) as server:
-            process = server._server._process
-            server.freeze()
-            server.stop()
-            assert process.returncode == -signal.SIGTERM
-
-    def test_that_is_stopped_leaves_nobody_of_its_group(self, tmp_path):
-        """redis-server, PostgreSQL and others have children."""
-        code = (
-            "import os, runpy, sys, time\n"
-            "if (child := os.fork()) == 0: time.sleep(3600)\n"
-            "open(sys.argv.pop(1), 'w').write(str(child))\n"
-            "runpy.run_module('http.server', run_name='__main__')"
-        )
-        pid = tmp_path / "child"
-        command = [sys.executable, "-c", code, str(pid), "--bind", "{host}", "{port}"]
-        with testing.Outage(command, within=30) as server:
-            child = int(pid.read_text())
-            server.stop()
-            assert eventually(lambda: _has_ended(child))
-
-    @pytest.mark.skipif(
-        not shutil.which("redis-server"), reason="redis-server is not installed: apt-get install redis-server"
-    )
-    def test_redis(self, tmp_path):
-        command = ["redis-server", "--bind", "{host}", "--port", "{port}", "--save", "", "--dir", str(tmp_path)]
-        with testing.Outage(command, within=30) as server:
-            assert ask(server, b"PING\r\n") == b"+PONG\r\n"
-            for end in (server.stop, server.kill):
-                end()
-                assert not dial(server)
+    def test_names_the_holder_of_the_port(self, dead_port):
+        with testing.self_connect(dead_port), socket.create_connection(("127.0.0.1", dead_port)) as sock:
+            server = testing.Outage(port=dead_port, within=0)
+            with pytest.raises(OSError, match="in use") as caught:
                 server.start()
-                assert ask(server, b"PING\r\n") == b"+PONG\r\n"
-            server.freeze()
-            with contextlib.closing(socket.socket()) as sock:
-                sock.settimeout(0.05)
-                with pytest.raises(TimeoutError):
-                    sock.connect(server.address)
-            server.start()
-            server.refuse_for(dials=2)
-            assert [dial(server) for _ in range(3)] == [False, False, True]
-
-
-def _has_ended(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
-
-
-def test_a_dead_port_is_the_default():
-    low, high = steering.read_range()
-    assert low <= testing.Outage().port <= high
+            assert caught.value.__notes__[0].startswith(
+                f"safedial: port {dead_port} is held: ESTABLISHED to itself, of"
+            )
+            ends_of(sock)
+        server.start()
+        with contextlib.closing(socket.socket()) as late:
+            server.kill()
+            late.bind(server.address)
+            late.listen()
+            timer = threading.Timer(1, late.close)
+            timer.start()
+            server = testing.Outage(port=dead_port, within=30)
+            found = server.start()
+            timer.join()
+            assert found.binds > 1
+            assert found.holders[0].startswith("LISTEN, of process")
+            server.kill()

@@ -93,7 +93,7 @@ safedial.safe_connect(("db", 5432), resolver=resolver)  # type: ignore[arg-type]
 # safedial.testing
 with testing.self_connect(5432, times=2) as fault:
     assert_type(fault, testing.Fault)
-    assert_type(fault.befell, int)
+    assert_type(fault.triggered, int)
 with testing.address_not_available() as fault, testing.ports_exhausted(5432), testing.refused_port() as refused_port:
     assert_type(refused_port, int)
 assert_type(testing.dead_port("::1"), int)

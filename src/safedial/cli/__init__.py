@@ -1,8 +1,7 @@
-"""The command line: ``safedial demo``.
+"""The command line, ``safedial demo``: arguments and exit statuses.
 
-Parses arguments and maps what happens to exit statuses. May import anything of safedial; nothing
-imports it but ``python -m safedial``. What needs rich is imported when its command runs, so that
-this module works without the extra ``cli``.
+May import everything; only ``python -m safedial`` imports it. rich is imported when a command needs it, so
+that this module works without the extra ``cli``.
 """
 
 import argparse
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 
 import safedial
 
-# What a shell reports for a process that SIGINT ended: 128 + 2.
+# A shell's status for a process that SIGINT ended: 128 + 2.
 _INTERRUPTED = 130
 
 
@@ -21,17 +20,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="safedial", description="Dial TCP safely, never connected to yourself.")
     parser.add_argument("--version", action="version", version=f"safedial {safedial.__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="command")
-    summary = "replay the self-connect outage on this kernel, and how safedial avoids it"
     demo = commands.add_parser(
         "demo",
-        help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}. Loopback only, less than a minute.",
-        epilog="Exit status: 0 where safedial's row is clean, 1 where it is not, 2 where rich is missing.",
+        help="replay the self-connect outage on this kernel, without and with safedial",
+        description="Replay the self-connect outage on this kernel, without and with safedial. "
+        "Loopback only, less than a minute.",
+        epilog="Exit status: 0 if safedial's row is clean, 1 if it is not, 2 if rich is missing.",
     )
     demo.set_defaults(run=_demo)
-    arguments = parser.parse_args(argv)
     try:
-        status: int = arguments.run()
+        status: int = parser.parse_args(argv).run()
     except KeyboardInterrupt:
         return _INTERRUPTED
     return status
@@ -39,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _demo() -> int:
     try:
-        # Asked for by itself, so that an ImportError of our own is not taken for its absence.
+        # Imported separately, so that an ImportError in our own modules is not taken for its absence.
         importlib.import_module("rich")
     except ImportError:
         sys.stderr.write("safedial demo needs rich for its progress bar and table: pip install 'safedial[cli]'\n")
@@ -49,5 +47,5 @@ def _demo() -> int:
     try:
         return demo_report.run()
     except OSError as error:
-        sys.stderr.write(f"safedial demo could not be played: {error}\n")
+        sys.stderr.write(f"safedial demo could not run: {error}\n")
         return 1

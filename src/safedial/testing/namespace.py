@@ -1,6 +1,6 @@
-"""A function run in a network namespace of its own, where it disturbs nothing else. Linux only, no root.
+"""Running a function in its own network namespace, where it disturbs nothing else. Linux only; no root needed.
 
-The namespace belongs to a user namespace of a child process: a process can't come back from one.
+The namespace belongs to the user namespace of a child process, because a process can't leave one again.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 from safedial._address import seconds
 
 T = TypeVar("T")
-# The range of ports, and whether there is IPv6.
+# The ephemeral range (None: the system's), and whether there is IPv6.
 _Namespace: TypeAlias = tuple[tuple[int, int] | None, bool]
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000  # linux/sched.h
@@ -34,25 +34,26 @@ def in_namespace(
     ipv6: bool = True,
     within: float = 60.0,
 ) -> T:
-    """Return ``function(*args)``, run in a child process, in a network namespace with loopback alone.
+    """Return ``function(*args)``, run in a child process, in a network namespace that has only loopback.
 
-    There all is its own: every port is free, and the ephemeral range can be so small that the kernel
-    draws what the test needs, for C libraries too.
+    Every port is free there, and the ephemeral range can be so small that the kernel draws the port
+    that the test needs, for C libraries too.
 
     Args:
-        function: a function of a module that can be imported by its name: none of ``__main__``, nor of a
-            test file that pytest imports with ``--import-mode=importlib``. It, its arguments and what
-            it returns or raises are pickled.
+        function: a function that can be imported by its name: not one of ``__main__``, nor of a test
+            file that pytest imports with ``--import-mode=importlib``. The function, its arguments and
+            its result or exception are pickled.
         *args: its arguments.
-        port_range: lowest and highest port that the kernel draws from. Default: the system's.
+        port_range: the lowest and the highest port that the kernel draws. Default: the system's range.
         ipv6: whether there is IPv6. Default: True.
-        within: seconds that it may take; then it is killed. Default: 60.
+        within: seconds that it may take before it is killed. Default: 60.
 
     Raises:
-        RuntimeError: there can be no namespace; `no_namespace` says why beforehand.
+        RuntimeError: this process can't make a namespace (`no_namespace` says why), the function
+            ended its process, or its result can't be pickled.
         TimeoutError: it took longer than *within*.
-        TypeError, ValueError: an argument is of no use; the message names it.
-        BaseException: what *function* raised, with the child's traceback as a note.
+        TypeError, ValueError: an argument is wrong; the message names it.
+        BaseException: the exception that *function* raised, with the child's traceback as a note.
     """
     if not callable(function):
         raise TypeError(f"function must be callable, not {function!r}")
@@ -75,9 +76,9 @@ def _check_range(port_range: Any) -> None:
 
 @functools.cache
 def no_namespace() -> str:
-    """Return why there can be no namespace of one's own here, in words; empty where there can."""
+    """Return why this process can't make a network namespace, in words; empty if it can."""
     if sys.platform != "linux":
-        return "network namespaces are Linux's"
+        return "only Linux has network namespaces"
     try:
         in_child(os.getpid, namespace=(None, True), within=60)
     except OSError as error:
@@ -86,59 +87,58 @@ def no_namespace() -> str:
 
 
 def in_child(function: Callable[..., T], *args: Any, namespace: _Namespace | None = None, within: float) -> T:
-    """Return ``function(*args)``, run in a child process, in a *namespace* where one is given."""
+    """Return ``function(*args)``, run in a child process; if *namespace* is given, in a namespace like that."""
     try:
         task = pickle.dumps((function, args))
-    except Exception as unpicklable:  # pickle has several
+    except Exception as unpicklable:  # of several types
         raise TypeError(f"function and its arguments must be picklable: {unpicklable}") from unpicklable
-    with tempfile.TemporaryFile() as answer:
-        order = pickle.dumps((sys.path, namespace, answer.fileno())) + task
+    with tempfile.TemporaryFile() as reply:
         try:
             subprocess.run(  # this very interpreter
-                [sys.executable, "-c", "from safedial.testing import namespace; namespace.answer()"],
-                input=order,
-                pass_fds=[answer.fileno()],
+                [sys.executable, "-c", "from safedial.testing import namespace; namespace.run_child()"],
+                input=pickle.dumps((sys.path, namespace, reply.fileno())) + task,
+                pass_fds=[reply.fileno()],
                 timeout=within,
                 check=False,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         except subprocess.TimeoutExpired:
             raise TimeoutError(f"{function!r} took longer than {within:g} s, and was killed") from None
-        answer.seek(0)
-        said = answer.read()
-    if not said:
+        reply.seek(0)
+        pickled = reply.read()
+    if not pickled:
         raise RuntimeError(f"{function!r} ended its process")
-    returned, error, trace = pickle.loads(said)  # noqa: S301  # our own child's
+    result: T
+    result, error, trace = pickle.loads(pickled)  # noqa: S301  # our own child's
     if error is not None:
         error.add_note(trace)
         raise error
-    result: T = returned
     return result
 
 
-def answer() -> None:
-    """Be the child: read the order, do it, and write what came of it where the order says."""
+def run_child() -> None:
+    """Be the child: read the task from standard input, and write its result to the descriptor that came with it."""
     sys.path[:], namespace, descriptor = pickle.load(sys.stdin.buffer)  # noqa: S301  # our own parent's
-    returned = error = trace = None
+    result = error = trace = None
     try:
         if namespace is not None:
             enter(*namespace)
         function, args = pickle.load(sys.stdin.buffer)  # noqa: S301
-        returned = function(*args)
+        result = function(*args)
     except BaseException as raised:
         error, trace = raised, f"In the child process:\n{traceback.format_exc()}"
-    with open(descriptor, "wb") as out:
-        try:
-            said = pickle.dumps((returned, error, trace))
-            pickle.loads(said)  # noqa: S301  # what we wrote: an exception may need more than its args
-        except Exception as unpicklable:
-            plain = RuntimeError(f"can't be pickled ({unpicklable}): {returned if error is None else error!r}")
-            said = pickle.dumps((None, plain, trace or ""))
-        out.write(said)
+    try:
+        pickled = pickle.dumps((result, error, trace))
+        pickle.loads(pickled)  # noqa: S301  # an exception may need more arguments than its args
+    except Exception as unpicklable:
+        plain = RuntimeError(f"can't be pickled ({unpicklable}): {result if error is None else error!r}")
+        pickled = pickle.dumps((None, plain, trace or ""))
+    with open(descriptor, "wb") as reply:
+        reply.write(pickled)
 
 
 def enter(port_range: tuple[int, int] | None = None, ipv6: bool = True) -> None:
-    """Move this process, which has one thread, into new user and network namespaces."""
+    """Move this process into new user and network namespaces. It must have only one thread."""
     _unshare(_CLONE_NEWUSER)
     enter_network(port_range)
     if not ipv6:
@@ -146,8 +146,8 @@ def enter(port_range: tuple[int, int] | None = None, ipv6: bool = True) -> None:
 
 
 def enter_network(port_range: tuple[int, int] | None = None) -> None:
-    """Move this thread into a network namespace of its own, with loopback up."""
-    import fcntl  # which other systems lack
+    """Move this thread into a new network namespace, with loopback up."""
+    import fcntl  # not on Windows
 
     _unshare(_CLONE_NEWNET)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -157,7 +157,7 @@ def enter_network(port_range: tuple[int, int] | None = None) -> None:
 
 
 def set_port_range(low: int, high: int) -> None:
-    """Let the kernel draw ports from *low* to *high*, in this network namespace."""
+    """Set the ephemeral range of this network namespace."""
     Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(f"{low} {high}")
 
 

@@ -1,4 +1,4 @@
-"""A real TCP server on a port that stays its own, and that goes away and comes back as a test says."""
+"""A real TCP server on a stable port that goes away and comes back when a test says so."""
 
 import contextlib
 import errno
@@ -9,21 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self
+from weakref import WeakValueDictionary
 
 from safedial._address import SockAddr, shown
 from safedial._address import seconds as check_seconds
 from safedial._tcp.selfconnect import peer_of
-from safedial.testing.connects import Between, Real, Sockets, between
 from safedial.testing.faults import check_count, check_target
 from safedial.testing.holders import holders
+from safedial.testing.intercept import Connect, Interceptor, intercepting
 from safedial.testing.ports import check_numeric, dead_port
-from safedial.testing.servers import Address, Handler, ProcessServer, Server, ThreadServer, echo, fill
-
-State = Literal["down", "up", "frozen"]
+from safedial.testing.servers import Address, Handler, ProcessServer, ThreadServer, echo, fill
 
 # Seconds between two attempts to bind.
 _BIND_PAUSE = 0.01
-# A server that has had thousands of connections leaves as many in TIME_WAIT.
+# Notes on an error: a server that has had thousands of connections leaves as many in TIME_WAIT.
 _MOST_NOTES = 5
 
 
@@ -32,10 +31,10 @@ class Start:
     """How a server came up.
 
     Attributes:
-        seconds: how long it took until it listened.
-        binds: its attempts to bind; 1 where the port was free.
-        holders: who held the port when the first attempt failed, in words; empty where none did,
-            and where nobody can be named (elsewhere than on Linux).
+        seconds: the time until it listened.
+        binds: how often it tried to bind; 1 if the port was free.
+        holders: the sockets that held the port when the first bind failed, described in words; empty
+            if the port was free, and on other systems than Linux.
     """
 
     seconds: float
@@ -44,26 +43,26 @@ class Start:
 
 
 class Outage:
-    """A TCP server for tests of reconnecting clients. A context manager, up from its begin on.
+    """A TCP server for tests of reconnecting clients. A context manager, inside of which the server starts up.
 
     Args:
-        server: what serves. A function is called with each connected socket, in a thread of its
-            own; a list of words is a command that listens on ``{host}`` and ``{port}``, such as
+        server: the server. A function is called with each connected socket, in a thread of its own. A
+            list of words is a command that listens on ``{host}`` and ``{port}``, such as
             ``["redis-server", "--bind", "{host}", "--port", "{port}"]``. Default: an echo.
         host: the numeric address to listen on. Default: 127.0.0.1.
-        port: the port. Default: a free one that is at risk, `dead_port`.
-        within: seconds that a start may take, binding and, for a command, answering. Default: 10.
+        port: the port. Default: a free one that is at risk, a `dead_port`.
+        within: seconds that a start may take: until the port is bound and a command answers. Default: 10.
 
     Attributes:
         host: the address.
         port: the port, the same after each start.
         state: ``down``, ``up`` or ``frozen``.
-        started: how it came up the last time, a `Start`.
+        started: the last `Start`; None before the first.
 
     Raises:
-        TypeError, ValueError: an argument is of no use; the message names it.
-        OSError: the server did not come up; the message says who holds the port, or what the
-            command said.
+        TypeError, ValueError: an argument is wrong; the message names it.
+        OSError: the server did not come up. The message or a note says who holds the port, or what the
+            command printed.
     """
 
     def __init__(
@@ -82,15 +81,15 @@ class Outage:
         self._within = check_seconds("within", within)
         self.host = host
         self.port: int = dead_port(host) if port is None else port
-        self.state: State = "down"
+        self.state: Literal["down", "up", "frozen"] = "down"
         self.started: Start | None = None
         self._what = server
-        self._server: Server | None = None
-        self._fillers: list[socket.socket] = []
-        # A dial that a client makes in another thread may end a refusal.
+        self._server: ThreadServer | ProcessServer | None = None
+        self._backlog = contextlib.ExitStack()  # what fills it while the server is frozen
+        # Reentrant: a client's attempt, in any thread, may start the server.
         self._lock = threading.RLock()
         self._refusing = contextlib.ExitStack()
-        # The refusal that may yet end by itself. One that was ended may have a dial under way, or its timer.
+        # The current refusal. An older one may still have an attempt under way, or its timer.
         self._refusal: object = None
 
     def __enter__(self) -> Self:
@@ -108,32 +107,34 @@ class Outage:
         return self.host, self.port
 
     def start(self) -> Start:
-        """Come up on the same port, or go on after `freeze`; return how it came up the last time."""
-        self._refusing.close()  # before the lock, which its timer may wait for
+        """Come up on the same port, or go on after `freeze`; return how the server last came up."""
+        self._refusing.close()  # before the lock is taken, because its timer may wait for the lock
         with self._lock:
             self._refusal = None
-            if self.state == "frozen":
-                self._thaw()
+            self._backlog.close()
             if self._server is not None and not self._server.alive:
                 self._server.kill()
                 self._server = None
-            if self._server is None:
+            if self._server is None or self.started is None:
                 self._server, self.started = self._bind()
+            elif self.state == "frozen":
+                self._server.thaw()
             self.state = "up"
-            assert self.started is not None
             return self.started
 
     def stop(self) -> None:
-        """End as a server does that is told to: connections are closed, dials refused."""
+        """End in order: connections are closed, attempts to connect refused."""
         self._end("stop")
 
     def kill(self) -> None:
-        """End as in a crash: connections are reset, dials refused. A command's children die too."""
+        """End as in a crash: connections are reset, attempts refused. A command's child processes die too."""
         self._end("kill")
 
     def freeze(self) -> None:
-        """Accept nothing more, with a backlog that is full: dials get no answer. A command is stopped
-        by SIGSTOP, so that its connections get none either; a function's connections live on.
+        """Accept nothing more, with a full backlog: attempts to connect get no answer.
+
+        A command is suspended (SIGSTOP), so that its connections get no answer either. The connections of a
+        function live on.
         """
         with self._lock:
             if self._server is None or not self._server.alive:
@@ -141,7 +142,7 @@ class Outage:
             if self.state == "up":
                 self._server.freeze()
                 try:
-                    self._fillers = fill(self.address)
+                    self._backlog = fill(self.address)
                 except BaseException:
                     self._server.thaw()
                     raise
@@ -150,8 +151,8 @@ class Outage:
     def refuse_for(self, *, dials: int | None = None, seconds: float | None = None) -> None:
         """Be down for a while: stop, and come up again before the dial after *dials*, or after *seconds*.
 
-        Dials are the connects of this process's Python code; those of C libraries can't be
-        counted. Exactly one of the two is given.
+        A dial is a ``connect()`` of this process's Python code, once for each socket; those of C
+        libraries can't be counted. Give exactly one of the two.
         """
         if (dials is None) == (seconds is None):
             raise TypeError("refuse_for() takes either dials or seconds")
@@ -162,7 +163,7 @@ class Outage:
         with self._lock:
             refusal = self._refusal = object()
             if dials is not None:
-                self._refusing.enter_context(between(self._count(dials, refusal)))
+                self._refusing.enter_context(intercepting(self._counter(dials, refusal)))
             else:
                 timer = threading.Timer(delay or 0.0, self._come_back, [refusal])
                 timer.start()
@@ -176,22 +177,12 @@ class Outage:
     def _end(self, how: Literal["stop", "kill"]) -> None:
         self._refusing.close()
         with self._lock:
-            self._drop_fillers()
+            self._backlog.close()
             server, self._server, self.state, self._refusal = self._server, None, "down", None
             if server is not None:
-                getattr(server, how)()  # whoever starts it again waits until the port is free
+                getattr(server, how)()  # under the lock: another start waits until the port is free
 
-    def _thaw(self) -> None:
-        assert self._server is not None
-        self._drop_fillers()
-        self._server.thaw()
-
-    def _drop_fillers(self) -> None:
-        for filler in self._fillers:
-            filler.close()
-        self._fillers = []
-
-    def _bind(self) -> tuple[Server, Start]:
+    def _bind(self) -> tuple[ThreadServer | ProcessServer, Start]:
         began, binds = time.monotonic(), 0
         held_by: tuple[str, ...] = ()
         while True:
@@ -209,32 +200,34 @@ class Outage:
             else:
                 return server, Start(time.monotonic() - began, binds, held_by)
 
-    def _serve(self) -> Server:
+    def _serve(self) -> ThreadServer | ProcessServer:
         if callable(self._what):
             return ThreadServer(self.address, self._what)
         return ProcessServer(self.address, self._what, self._within)
 
-    def _count(self, dials: int, refusal: object) -> Between:
-        left = dials
-        # Non-blocking dials ask one socket more than once, where another fault may have made the connect.
-        begun = Sockets()
+    def _counter(self, dials: int, refusal: object) -> Interceptor:
+        """Return an interceptor that starts the server after *dials*, unless *refusal* has ended."""
+        remaining = dials
+        # Non-blocking sockets connect more than once. By id: a user's subclass of socket may have no hash.
+        counted: WeakValueDictionary[int, socket.socket] = WeakValueDictionary()
 
-        def connect(sock: socket.socket, address: SockAddr, _real: Real) -> bool:
-            nonlocal left
-            if address[1] != self.port or _connected(sock):
+        def intercept(sock: socket.socket, address: SockAddr, _connect: Connect) -> bool:
+            nonlocal remaining
+            if address[1] != self.port or _is_connected(sock):
                 return False
             with self._lock:
-                if sock not in begun and self._refusal is refusal:
-                    begun.add(sock)
-                    if not left:
+                if counted.get(id(sock)) is not sock and self._refusal is refusal:
+                    counted[id(sock)] = sock
+                    if not remaining:
                         self.start()
-                    left -= 1
+                    remaining -= 1
             return False
 
-        return connect
+        return intercept
 
 
-def _connected(sock: socket.socket) -> bool:
+def _is_connected(sock: socket.socket) -> bool:
+    """Return whether *sock* is connected: another interceptor may have connected it."""
     try:
         peer_of(sock)
     except OSError:

@@ -1,5 +1,5 @@
 """Ports where nobody listens, of the kind that is at risk: inside the ephemeral range, of the parity
-that ``connect()`` likes to draw.
+that ``connect()`` draws first.
 """
 
 import contextlib
@@ -11,17 +11,17 @@ from collections.abc import Generator
 from safedial._address import family_of
 from safedial._tcp import steering
 
-# Linux's own, where it can't be read (Documentation/networking/ip-sysctl.rst).
-_USUAL_RANGE = steering.PortRange(32768, 60999)
+# Linux's default, for systems whose range can't be read (Documentation/networking/ip-sysctl.rst).
+_DEFAULT_RANGE = steering.PortRange(32768, 60999)
 
-# Of 220 ports each in Linux's own range.
+# Each process searches from its own part of the range; a part of the default range has 220 such ports.
 _PARTS = 64
 
-# More would need more descriptors than a process mostly has.
-_FEW = 1000
+# Holding more ports would take more descriptors than most processes may have.
+_MOST_TAKEN = 1000
 
-# How many places of its part this process has used.
-_used = 0
+# How many ports of its part this process has passed.
+_passed = 0
 
 
 def dead_port(host: str = "127.0.0.1") -> int:
@@ -29,7 +29,7 @@ def dead_port(host: str = "127.0.0.1") -> int:
 
     It lies inside the ephemeral range and has the parity of the range's low end, which connect()
     draws first on Linux (__inet_hash_connect). So a loop that dials it may connect to itself. It
-    is not held: another process may take it. Calls in a row return others.
+    is not held: another process may take it. Each call returns another port.
 
     Args:
         host: a numeric address of this host.
@@ -44,7 +44,7 @@ def dead_port(host: str = "127.0.0.1") -> int:
 
 @contextlib.contextmanager
 def refused_port(host: str = "127.0.0.1") -> Generator[int]:
-    """Hold a port like `dead_port`, bound and not listening: connects are refused for certain.
+    """Hold a port like `dead_port`, bound and not listening: every connect to it is refused.
 
     The kernel never draws a port that is held by a bind, so no dial connects to itself.
     """
@@ -57,7 +57,7 @@ def all_taken() -> Generator[None]:
     """Hold all free ports of a range of at most 1,000, so that the kernel has none to draw."""
     found = steering.read_range()
     with contextlib.ExitStack() as stack:
-        if found is not None and found.high - found.low < _FEW:
+        if found is not None and found.high - found.low < _MOST_TAKEN:
             for port in range(found.low, found.high + 1):
                 holder = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
                 with contextlib.suppress(OSError):  # taken already
@@ -66,46 +66,42 @@ def all_taken() -> Generator[None]:
 
 
 def check_numeric(host: object) -> None:
-    """Raise TypeError or ValueError where *host* is no numeric address."""
-    if not isinstance(host, str):
-        raise TypeError(f"host must be a numeric address, not {host!r}")
-    if not family_of(host):
-        raise ValueError(f"host must be a numeric address, not {host!r}")
+    """Raise TypeError or ValueError if *host* is not a numeric address."""
+    if not isinstance(host, str) or not family_of(host):
+        kind = ValueError if isinstance(host, str) else TypeError
+        raise kind(f"host must be a numeric address, not {host!r}")
 
 
 def _bound(host: str) -> socket.socket:
-    global _used
+    """Return a socket that is bound to *host* and a port at risk, which no other socket has."""
+    global _passed
     check_numeric(host)
-    low, high = steering.read_range() or _USUAL_RANGE
+    low, high = steering.read_range() or _DEFAULT_RANGE
     step = 2 if high > low else 1
-    # Processes that test at the same time have parts of the range of their own, and each call begins
-    # behind the one before, so that two dead ports of one test differ.
+    # Processes that test at the same time start in different parts, and each call starts behind the last one's port.
     places = (high - low) // step + 1
     part = max(1, places // _PARTS)
-    first = os.getpid() % _PARTS * part + _used % part
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    failure: OSError | None = None
+    first = os.getpid() % _PARTS * part + _passed % part
     for place in range(places):
         port = low + (first + place) % places * step
-        if not _unused(port):
+        if not _is_free(port):
             continue
-        holder = socket.socket(family, socket.SOCK_STREAM)
+        holder = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         try:
             holder.bind((host, port))
         except OSError as error:
             holder.close()
-            failure = error
             if error.errno != errno.EADDRINUSE:
                 raise
         else:
-            _used += place + 1
+            _passed += place + 1
             return holder
-    raise OSError(errno.EADDRINUSE, f"no port of {low} to {high} is free on {host}") from failure
+    raise OSError(errno.EADDRINUSE, f"no port of {low} to {high} is free on {host}")
 
 
-def _unused(port: int) -> bool:
-    """Tell whether no socket has *port*, of either family, TIME_WAIT included: the kernel would not
-    draw it for the other one then.
+def _is_free(port: int) -> bool:
+    """Return whether no socket of either family has *port*, not even in TIME_WAIT, which would keep connect()
+    from drawing it.
     """
     for family, wildcard in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104  # nothing listens
         try:

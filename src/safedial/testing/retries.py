@@ -6,53 +6,48 @@ from typing import Any, Self
 
 from safedial._clients.patch import lock_held_across_forks
 
-_recorders: list[list[float]] = []
+_recordings: list[list[float]] = []
 _lock = lock_held_across_forks()
 
 
 @contextlib.contextmanager
 def fast_retries() -> Generator[list[float]]:
-    """Let no tenacity policy of this process sleep, safedial's or another's, sync or async.
+    """Make every tenacity policy of this process go on without sleeping, in sync and async code.
 
-    Time does not pass meanwhile: a policy that stops after some seconds, and not after some attempts,
-    goes on until they are really over. A sleep function of a policy's own is called, with 0.
+    Time does not pass instead: a policy that stops after some seconds, and not after some attempts,
+    goes on until they have really passed. A policy's own sleep function is called with 0.
 
     Yields:
-        The waits that would have been slept, in seconds, in order.
+        The waits that were not slept, in seconds, in order.
     """
+    import tenacity  # late: a program that tests no retries need not load it
+
+    module: Any = tenacity
     waits: list[float] = []
     with _lock:
-        _recorders.append(waits)
-        if len(_recorders) == 1:
-            _install()
+        _recordings.append(waits)
+        if len(_recordings) == 1:
+            module.DoSleep = _recording_class()
     try:
         yield waits
     finally:
         with _lock:
-            del _recorders[[each is waits for each in _recorders].index(True)]
-            if not _recorders:
-                _uninstall()
+            del _recordings[[each is waits for each in _recordings].index(True)]
+            if not _recordings:
+                module.DoSleep = module.DoSleep.plain
 
 
-def _install() -> None:
-    import tenacity  # late: a program that tests no retries need not load it
+def _recording_class() -> Any:
+    import tenacity
 
     class Recorded(tenacity.DoSleep):
-        """What tenacity's loops take for a wait."""
+        """An instance of this class is what a policy yields for each wait."""
 
         plain = tenacity.DoSleep
 
         def __new__(cls, seconds: float) -> Self:
-            for waits in tuple(_recorders):
+            for waits in tuple(_recordings):
                 waits.append(float(seconds))
             return super().__new__(cls, 0.0)
 
-    module: Any = tenacity
-    module.DoSleep = Recorded  # where tenacity makes its waits
-
-
-def _uninstall() -> None:
-    import tenacity
-
-    module: Any = tenacity
-    module.DoSleep = module.DoSleep.plain
+    return Recorded

@@ -1,4 +1,4 @@
-"""Looking for self-connects: in whatever a client returned, and among all the sockets of this process."""
+"""Finding self-connects: in the connection that a client returned, and among all sockets of this process."""
 
 import contextlib
 import gc
@@ -12,16 +12,16 @@ from safedial._address import INET, SockAddr, shown
 from safedial._clients.sockets import socket_of
 from safedial._tcp import selfconnect
 
-# Linux has it under /proc, macOS and the BSDs have it themselves.
+# A link to /proc on Linux, a file system of its own on macOS and the BSDs.
 _DESCRIPTORS = Path("/dev/fd")
 
 
 def is_self_connected(connection: Any) -> bool:
-    """Tell whether a client's connection is connected to itself.
+    """Return whether a client's connection is connected to itself.
 
     Args:
-        connection: what a client's factory returned: a socket, a file descriptor, a transport, a
-            StreamWriter or the pair it came in, or an object that keeps its socket where redis-py,
+        connection: the connection that a factory returned: a socket, a file descriptor, a transport, a
+            StreamWriter or its (reader, writer) pair, or an object that keeps its socket as redis-py,
             PyMySQL, http.client, asyncpg and others do. It is left open.
 
     Raises:
@@ -35,15 +35,15 @@ def is_self_connected(connection: Any) -> bool:
 
 
 class Connection(NamedTuple):
-    """A TCP connection of this process, of whatever library."""
+    """A TCP connection of this process, whichever library made it."""
 
     descriptor: int
     local: SockAddr
     peer: SockAddr
-    to_itself: bool
+    self_connected: bool
 
     def shut_down(self) -> None:
-        """Wake who waits for it."""
+        """Wake the thread that waits for data on it."""
         with contextlib.suppress(OSError), selfconnect.duplicate(self.descriptor) as sock:
             sock.shutdown(socket.SHUT_RDWR)
 
@@ -51,25 +51,25 @@ class Connection(NamedTuple):
 def connections() -> Iterator[Connection]:
     """Find the TCP connections of this process."""
     for number in _descriptors():
-        with contextlib.suppress(OSError):  # no socket, not connected, or closed meanwhile
+        with contextlib.suppress(OSError):  # not a socket, not connected, or closed meanwhile
             with selfconnect.duplicate(number) as sock:
                 if sock.family not in INET:
                     continue
                 local, peer = sock.getsockname(), sock.getpeername()
-                to_itself = selfconnect.is_self_connected(sock)
-            yield Connection(number, local, peer, to_itself)
+                self_connected = selfconnect.is_self_connected(sock)
+            yield Connection(number, local, peer, self_connected)
 
 
 def assert_no_self_connects() -> None:
-    """Fail where a socket of this process, of whatever library, is connected to itself.
+    """Fail if a socket of this process is connected to itself, whichever library made it.
 
     Raises:
-        AssertionError: one is; the message names its port.
+        AssertionError: there is such a socket; the message names its port.
     """
     found = [
         f"descriptor {each.descriptor}, on {each.local[0]} port {each.local[1]}"
         for each in connections()
-        if each.to_itself
+        if each.self_connected
     ]
     if found:
         raise AssertionError(f"connected to itself: {'; '.join(found)}")
@@ -79,7 +79,7 @@ def _descriptors() -> Iterator[int]:
     if _DESCRIPTORS.exists():
         yield from map(int, os.listdir(_DESCRIPTORS))
         return
-    # Windows numbers no descriptors: Python's own sockets are what can be found.
+    # Windows has no such directory: only Python's own sockets can be found.
     for found in gc.get_objects():
         if isinstance(found, socket.socket) and found.fileno() != -1:
             yield found.fileno()

@@ -1,7 +1,7 @@
 """The two kinds of server behind an `Outage`: threads of this process, and a command of the user's.
 
-Each listens on one port from the moment it is made, and can stop, die, freeze and thaw. When it does
-so is not known here.
+Each listens on its port from the moment it is made. It can stop, die, freeze and thaw; `Outage` decides
+when. Neither is started again: a new one is made.
 """
 
 import contextlib
@@ -15,70 +15,47 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from safedial._dial.dialer import safe_connect
 from safedial._tcp.selfconnect import RESET
-from safedial.testing.connects import exempt
+from safedial.testing.intercept import bypassing
 
 Address: TypeAlias = tuple[str, int]
 Handler: TypeAlias = Callable[[socket.socket], object]
 
-# Seconds for a process to end that was told to; PostgreSQL takes one. Then it is killed.
+# Seconds that a command has to end after SIGTERM, before it is killed; PostgreSQL takes one.
 _PATIENCE = 10.0
-# Seconds between two looks: at a process that starts, and at whether to go on accepting.
+# Seconds between two looks: at a command that starts, and at whether to go on accepting.
 _LOOK = 0.02
-# Seconds for a handler to end whose connection is shut down.
+# Seconds that a handler has to end after its connection was shut down.
 _GRACE = 0.2
 # Connections that fill any backlog: net.core.somaxconn is 4096.
 _MOST = 5000
 
 
-class Server(Protocol):
-    """A server that listens."""
-
-    @property
-    def alive(self) -> bool:
-        """Whether it has not ended by itself."""
-        ...
-
-    def stop(self) -> None:
-        """End as a server does that is told to."""
-        ...
-
-    def kill(self) -> None:
-        """End as in a crash: connections are reset."""
-        ...
-
-    def freeze(self) -> None:
-        """Accept nothing more."""
-        ...
-
-    def thaw(self) -> None:
-        """Go on after `freeze`."""
-        ...
-
-
 def echo(connection: socket.socket) -> None:
-    """Send back what comes, the default of an `Outage`."""
+    """Send back all data that comes; the default handler of an `Outage`."""
     while data := connection.recv(65536):
         connection.sendall(data)
 
 
-def fill(address: Address) -> list[socket.socket]:
-    """Fill the backlog of the server on *address*, which accepts nothing; return what fills it."""
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    with contextlib.ExitStack() as stack, exempt():
-        fillers: list[socket.socket] = []
-        while len(fillers) < _MOST:
-            filler = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+def fill(address: Address) -> contextlib.ExitStack:
+    """Fill the backlog of the server on *address*, which accepts nothing; return the stack that closes the
+    connections in it.
+    """
+    with contextlib.ExitStack() as stack, bypassing():
+        for _ in range(_MOST):
+            filler = stack.enter_context(socket.socket(_family(address), socket.SOCK_STREAM))
             filler.setblocking(False)
-            fillers.append(filler)
             # On loopback the handshake is over at once, unless the backlog is full.
             if filler.connect_ex(address) and not _writable(filler):
-                stack.pop_all()
-                return fillers
+                return stack.pop_all()
         raise OSError(errno.ENOBUFS, f"{_MOST} connections did not fill the backlog of port {address[1]}")
+
+
+def _family(address: Address) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address[0] else socket.AF_INET
 
 
 def _writable(sock: socket.socket) -> bool:
@@ -88,34 +65,35 @@ def _writable(sock: socket.socket) -> bool:
 
 
 class ThreadServer:
-    """A thread that accepts, and one for each connection."""
+    """A thread that accepts, and one thread for each connection."""
+
+    alive = True
 
     def __init__(self, address: Address, handler: Handler) -> None:
-        """Listen on *address*; raise OSError where that can't be."""
+        """Listen on *address*; raise OSError if that is impossible."""
         self._handler = handler
         self._port = address[1]
-        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self._listener = socket.create_server(address, family=family)
+        self._listener = socket.create_server(address, family=_family(address))
         self._listener.settimeout(_LOOK)
         self._open: dict[socket.socket, threading.Thread] = {}
         self.thaw()
 
-    @property
-    def alive(self) -> bool:  # noqa: D102  # as in Server
-        return True
-
-    def stop(self) -> None:  # noqa: D102
+    def stop(self) -> None:
+        """Stop listening, and close the connections."""
         self._end(reset=False)
 
-    def kill(self) -> None:  # noqa: D102
+    def kill(self) -> None:
+        """Stop listening, and reset the connections."""
         self._end(reset=True)
 
-    def freeze(self) -> None:  # noqa: D102
+    def freeze(self) -> None:
+        """Accept nothing more."""
         self._over.set()
         self._acceptor.join()
         self._listener.listen(0)  # the smallest backlog, which is soon full
 
-    def thaw(self) -> None:  # noqa: D102
+    def thaw(self) -> None:
+        """Accept connections."""
         self._listener.listen()
         self._over = threading.Event()
         self._acceptor = threading.Thread(target=self._accept, name=f"server on port {self._port}", daemon=True)
@@ -126,16 +104,18 @@ class ThreadServer:
         self._acceptor.join()
         self._listener.close()
         for connection, thread in list(self._open.items()):
-            with contextlib.suppress(OSError):
-                if reset:
-                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-                connection.shutdown(socket.SHUT_RD)  # wakes a handler that reads
-            _join(thread)
-            if thread.is_alive():
+            if reset:
                 with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)  # and one that writes
-                _join(thread)
-            connection.close()  # whatever its handler waits for
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            # The first wakes a handler that reads, the second one that writes.
+            for direction in (socket.SHUT_RD, socket.SHUT_RDWR):
+                with contextlib.suppress(OSError):
+                    connection.shutdown(direction)
+                if thread is not threading.current_thread():  # a handler may end its own server
+                    thread.join(_GRACE)
+                if not thread.is_alive():
+                    break
+            connection.close()  # even if its handler waits for something else
 
     def _accept(self) -> None:
         while not self._over.is_set():
@@ -143,7 +123,7 @@ class ThreadServer:
                 connection, _ = self._listener.accept()
             except TimeoutError:
                 continue
-            except OSError:  # the client has gone, or no descriptor is free: then it waits still
+            except OSError:  # the client has gone, or no descriptor is free and the client still waits
                 self._over.wait(_LOOK)
                 continue
             connection.settimeout(None)
@@ -159,20 +139,15 @@ class ThreadServer:
             self._open.pop(connection, None)
 
 
-def _join(thread: threading.Thread) -> None:
-    if thread is not threading.current_thread():  # a handler may end its own server
-        thread.join(_GRACE)
-
-
 class ProcessServer:
-    """A command that serves: redis-server, say. It leads a process group of its own."""
+    """A command that serves, such as redis-server. It leads its own process group."""
 
     def __init__(self, address: Address, command: Sequence[str], within: float) -> None:
         """Run *command* and wait until it answers on *address*, for *within* seconds at most."""
         _check_free(address)
         host, port = address
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
-        try:
+        with contextlib.ExitStack() as stack:
+            self._output = stack.enter_context(tempfile.TemporaryFile())
             self._process = subprocess.Popen(  # noqa: S603  # the user's own command, without a shell
                 [word.replace("{host}", host).replace("{port}", str(port)) for word in command],
                 stdin=subprocess.DEVNULL,
@@ -180,31 +155,35 @@ class ProcessServer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-            try:
-                self._await(address, within)
-            except BaseException:
-                self.kill()
-                raise
-        except BaseException:
-            self._output.close()
-            raise
+            stack.callback(self.kill)
+            self._await(address, within)
+            stack.pop_all()
 
-    def stop(self) -> None:  # noqa: D102
+    @property
+    def alive(self) -> bool:
+        """Whether the command is running."""
+        return self._process.poll() is None
+
+    def stop(self) -> None:
+        """Tell the command to end, and wait until it has."""
         self.thaw()
         self._process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_PATIENCE)
         self.kill()
 
-    def kill(self) -> None:  # noqa: D102
+    def kill(self) -> None:
+        """Kill the whole process group."""
         self._signal(signal.SIGKILL)
         self._process.wait()
         self._output.close()
 
-    def freeze(self) -> None:  # noqa: D102
+    def freeze(self) -> None:
+        """Suspend the process group, so that it accepts nothing and answers nothing."""
         self._signal(signal.SIGSTOP)
 
-    def thaw(self) -> None:  # noqa: D102
+    def thaw(self) -> None:
+        """Let the process group go on."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: int) -> None:
@@ -215,27 +194,22 @@ class ProcessServer:
         end = time.monotonic() + within
         while True:
             if (status := self._process.poll()) is not None:
-                raise OSError(f"{self._process.args!r} ended with status {status}: {self._said()}")
-            # Guarded: it dials a dead port in a loop.
-            with contextlib.suppress(OSError), exempt(), safe_connect(address, within or _LOOK, policy=None):
+                raise OSError(f"{self._process.args!r} ended with status {status}: {self._printed()}")
+            # Guarded, because it dials a dead port in a loop.
+            with contextlib.suppress(OSError), bypassing(), safe_connect(address, within or _LOOK, policy=None):
                 return
             if time.monotonic() > end:
-                raise TimeoutError(f"{self._process.args!r} did not listen within {within:g} s: {self._said()}")
+                raise TimeoutError(f"{self._process.args!r} did not listen within {within:g} s: {self._printed()}")
             time.sleep(_LOOK)
 
-    @property
-    def alive(self) -> bool:  # noqa: D102  # as in Server
-        return self._process.poll() is None
-
-    def _said(self) -> str:
+    def _printed(self) -> str:
         self._output.seek(0)
-        return self._output.read()[-2000:].decode(errors="replace").strip() or "it said nothing"
+        return self._output.read()[-2000:].decode(errors="replace").strip() or "it printed nothing"
 
 
 def _check_free(address: Address) -> None:
-    """Raise OSError where *address* is taken: by whoever it is, not by the command."""
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
+    """Raise OSError if *address* is taken: a server that already listens there must not be mistaken for the command."""
+    with socket.socket(_family(address), socket.SOCK_STREAM) as probe:
         if os.name == "posix":
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
         probe.bind(address)

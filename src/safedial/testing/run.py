@@ -1,4 +1,4 @@
-"""Running a client factory under a fault: in a thread, with a time limit, its sockets watched."""
+"""Running a client factory: in a thread, with a time limit, and with its sockets watched."""
 
 import asyncio
 import contextlib
@@ -9,34 +9,35 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
+from weakref import WeakValueDictionary
 
 from safedial._address import SockAddr
 from safedial._clients.sockets import close
-from safedial.testing.connects import Real, Sockets, between
+from safedial.testing.intercept import Connect, intercepting
 from safedial.testing.scan import Connection, connections
 
 Factory: TypeAlias = Callable[[str, int], Any]
 
-# Seconds for a thread to end whose sockets were shut down.
+# Seconds that a thread has to end after its sockets were shut down.
 _GRACE = 2.0
 
 
 @dataclass
-class Trial:
-    """What became of one call of a factory.
+class Outcome:
+    """The outcome of one call of a factory.
 
     Attributes:
-        error: what it raised; None where it returned, or did not end.
-        hung: whether it did not end in time.
-        dialed: whether a connect of its to the port was seen.
-        to_itself: whether a socket of its was connected to itself when it ended, or hung.
-        leaked: how many of its sockets were open when all that it returned was closed and gone.
+        error: the exception that it raised; None if it returned or hung.
+        hung: whether it was still running when its time was over.
+        dialed: whether Python code connected to the port.
+        self_connected: whether one of its sockets was connected to itself when it returned, or hung.
+        leaked: how many of its sockets were open after the connection that it returned was closed.
     """
 
     error: BaseException | None = None
     hung: bool = False
     dialed: bool = False
-    to_itself: bool = False
+    self_connected: bool = False
     leaked: int = 0
 
     @property
@@ -45,37 +46,38 @@ class Trial:
         return self.error is None and not self.hung
 
 
-def attempt(factory: Factory, host: str, port: int, within: float) -> Trial:
-    """Call ``factory(host, port)``, await it where it must be, and close what it returns."""
-    return _Run(factory, host, port, within).trial
+def run_client(factory: Factory, host: str, port: int, within: float) -> Outcome:
+    """Call ``factory(host, port)``, await the result if necessary, and close the connection that it returns."""
+    return _Run(factory, host, port, within).outcome
 
 
 class _Run:
-    """One call of a factory, in a thread of its own, with every socket that dialed *port* watched."""
+    """One call of a factory, in a thread of its own. Every socket that connects to *port* is watched."""
 
     def __init__(self, factory: Factory, host: str, port: int, within: float) -> None:
-        self.trial = Trial()
+        self.outcome = Outcome()
         self._factory, self._host, self._port = factory, host, port
-        self._seen = Sockets()
+        # By id: a user's subclass of socket may have no hash.
+        self._dialed: WeakValueDictionary[int, socket.socket] = WeakValueDictionary()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._others: set[int] = set()
         self._others = {each.descriptor for each in self._connections()}
-        thread = threading.Thread(target=self._call, name="a client on trial", daemon=True)
-        with between(self._watch):
+        thread = threading.Thread(target=self._call, name="client under test", daemon=True)
+        with intercepting(self._watch):
             thread.start()
             thread.join(within)
             if thread.is_alive():
-                self.trial.hung = True
+                self.outcome.hung = True
                 self._look()
                 self._wake()
                 thread.join(_GRACE)
         gc.collect()
-        self.trial.leaked = len(self._left())
+        self.outcome.leaked = len(self._open())
 
-    def _watch(self, sock: socket.socket, address: SockAddr, _real: Real) -> bool:
+    def _watch(self, sock: socket.socket, address: SockAddr, _connect: Connect) -> bool:
         if address[1] == self._port:  # other threads may dial elsewhere
-            self.trial.dialed = True
-            self._seen.add(sock)
+            self.outcome.dialed = True
+            self._dialed[id(sock)] = sock
         return False
 
     def _call(self) -> None:
@@ -88,7 +90,7 @@ class _Run:
             if inspect.isawaitable(closing := close(returned)):
                 asyncio.run(_wait_for(closing))
         except BaseException as error:
-            self.trial.error = error
+            self.outcome.error = error
             _cut_frames(error)
 
     async def _await(self, awaitable: Any) -> None:
@@ -100,25 +102,29 @@ class _Run:
         await asyncio.sleep(0)  # transports close in the loop's next turn
 
     def _look(self) -> None:
-        self.trial.to_itself |= any(each.to_itself for each in self._connections())
+        self.outcome.self_connected |= any(each.self_connected for each in self._connections())
 
     def _wake(self) -> None:
-        """Make an end of a client that hangs: its sockets are shut down, its tasks cancelled."""
-        for each in self._connections():
-            each.shut_down()
-        for sock in self._seen.alive():
+        """End a client that hangs: shut down its sockets, and cancel its tasks."""
+        for connection in self._connections():
+            connection.shut_down()
+        for sock in self._dialing():
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
         if (loop := self._loop) is not None:
             with contextlib.suppress(RuntimeError):  # closed meanwhile
                 loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
 
-    def _left(self) -> set[int]:
-        """Return the descriptors of the client's sockets: those that dialed and are open, and those
-        that are connected, which TLS or a C library may have taken from the socket that dialed.
+    def _open(self) -> set[int]:
+        """Return the descriptors of the client's open sockets: those that it dialed with, and those that
+        are connected, which TLS or a C library may have taken from the socket that dialed.
         """
-        dialed = {sock.fileno() for sock in self._seen.alive()} - {-1}
+        dialed = {sock.fileno() for sock in self._dialing()} - {-1}
         return dialed | {each.descriptor for each in self._connections()}
+
+    def _dialing(self) -> list[socket.socket]:
+        # A copy, because the client may still dial in its thread.
+        return [sock for reference in self._dialed.valuerefs() if (sock := reference()) is not None]
 
     def _connections(self) -> list[Connection]:
         return [each for each in connections() if each.peer[1] == self._port and each.descriptor not in self._others]
@@ -129,14 +135,16 @@ async def _wait_for(awaitable: Any) -> None:
 
 
 def _cut_frames(error: BaseException) -> None:
-    """Cut the tracebacks of *error* and all it came from, which would keep the client's sockets alive."""
-    for each in chain(error):
+    """Remove the tracebacks of *error* and its whole chain, which would keep the client's sockets alive."""
+    for each in error_chain(error):
         with contextlib.suppress(Exception):  # a frozen dataclass
             each.__traceback__ = None
 
 
-def chain(error: BaseException | None) -> list[BaseException]:
-    """Return *error* and what it came from, members of groups included."""
+# Not the chain that a policy looks at (`safedial._retry.transient`): that one stops at the kernel's own error, and at
+# `raise … from None`. A test must find every exception, because each one's traceback keeps sockets alive.
+def error_chain(error: BaseException | None) -> list[BaseException]:
+    """Return *error* with its causes, contexts and members of groups, suppressed contexts included."""
     found: list[BaseException] = []
     todo: list[BaseException | None] = [error]
     while todo:

@@ -1,0 +1,67 @@
+"""Intercepting every TCP ``connect`` of this process, whoever calls it.
+
+Interceptors are nearer to the kernel than the guard, so that a fault defeats steering. This module
+knows nothing of particular faults.
+"""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Generator
+from typing import TypeAlias
+
+from safedial._address import SockAddr
+from safedial._clients import patch
+from safedial._clients.patch import Below
+
+Connect: TypeAlias = Callable[[], None]
+# Called before each connect, with the socket, the address and a function that really connects. Returns
+# whether it made the connect itself. If not, the next interceptor is called, and in the end the kernel.
+Interceptor: TypeAlias = Callable[[socket.socket, SockAddr, Connect], bool]
+
+_interceptors: list[Interceptor] = []
+_lock = patch.lock_held_across_forks()
+_bypass = threading.local()
+
+
+class _Interception:
+    """The layer of all interceptors, the newest first."""
+
+    def wanted(self) -> bool:
+        return not getattr(_bypass, "depth", 0)
+
+    def connect(self, sock: socket.socket, address: SockAddr, below: Below) -> None:
+        def connect() -> None:
+            below(sock, address)
+
+        if not any(intercept(sock, address, connect) for intercept in tuple(reversed(_interceptors))):
+            connect()
+
+
+_layer = _Interception()
+
+
+@contextlib.contextmanager
+def intercepting(interceptor: Interceptor) -> Generator[None]:
+    """Call *interceptor* before every TCP connect of this process, in all its threads."""
+    with _lock:
+        if not _interceptors:
+            patch.put(_layer, nearest_kernel=True)
+        _interceptors.append(interceptor)
+    try:
+        yield
+    finally:
+        with _lock:
+            _interceptors.remove(interceptor)
+            if not _interceptors:
+                patch.remove(_layer)
+
+
+@contextlib.contextmanager
+def bypassing() -> Generator[None]:
+    """Let the connects of this thread bypass the interceptors: `safedial.testing` makes some for itself."""
+    _bypass.depth = getattr(_bypass, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _bypass.depth -= 1

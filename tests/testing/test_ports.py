@@ -1,0 +1,56 @@
+"""Ports where nobody listens."""
+
+import contextlib
+import errno
+import socket
+
+import pytest
+
+from safedial import testing
+from safedial._tcp import steering
+
+
+class TestPorts:
+    def test_refused_port_always_refuses(self, client):
+        with testing.refused_port() as port:
+            for _ in range(100):
+                with pytest.raises(OSError, match=r"address|refused|SO_ERROR|connect_ex|Connect") as caught:
+                    client("127.0.0.1", port)
+                assert caught.value.errno == errno.ECONNREFUSED
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+    def test_the_kernel_may_draw_the_port(self, host):
+        low, high = steering.read_range()
+        for port in [testing.dead_port(host)]:
+            assert low <= port <= high
+            assert (port - low) % 2 == 0
+        with testing.refused_port(host) as port:
+            assert low <= port <= high
+            assert (port - low) % 2 == 0
+
+    def test_each_call_returns_another_port(self):
+        with contextlib.ExitStack() as stack:
+            found = [testing.dead_port()]
+            for _ in range(9):
+                found.append(stack.enter_context(testing.refused_port()))
+                found.append(testing.dead_port())
+            assert len(set(found)) == len(found)
+
+    def test_a_port_of_the_other_family_is_not_dead(self):
+        with contextlib.ExitStack() as stack:
+            high = steering.read_range().high
+            taken = testing.dead_port()
+            for port in range(taken + 2, min(high, taken + 200), 2):
+                sock = stack.enter_context(socket.socket())
+                with contextlib.suppress(OSError):
+                    sock.bind(("127.0.0.1", port))
+            assert not taken < testing.dead_port("::1") < taken + 200
+
+    def test_address_of_another_host(self):
+        with pytest.raises(OSError, match="assign"):
+            testing.dead_port("192.0.2.1")
+
+
+def test_dead_port_is_the_default_of_an_outage():
+    low, high = steering.read_range()
+    assert low <= testing.Outage().port <= high

@@ -1,0 +1,100 @@
+"""Running a client: what it leaves open, and what it can't hide."""
+
+import asyncio
+import contextlib
+import errno
+import socket
+import threading
+
+import pytest
+
+from safedial import testing
+from safedial.testing import run
+
+HOST = "127.0.0.1"
+
+
+def test_detached_socket_is_seen(force, dead_port):
+    """TLS does this: another object takes the descriptor from the socket that dialed."""
+    kept = []
+
+    def connect(host, port):
+        with contextlib.closing(socket.create_connection((host, port), 0.3)) as sock:
+            kept.append(socket.socket(fileno=sock.detach()))
+
+    try:
+        force(dead_port)
+        found = run.run_client(connect, HOST, dead_port, 5)
+        assert (found.dialed, found.self_connected, found.leaked) == (True, True, 1)
+    finally:
+        kept.pop().close()
+
+
+def test_connections_of_others_are_no_leaks():
+    with testing.Outage() as server, socket.create_connection(server.address):
+        found = run.run_client(lambda host, port: socket.create_connection((host, port), 1), HOST, server.port, 5)
+        assert (found.returned, found.leaked) == (True, 0)
+
+
+class Closes:
+    """Like an asyncio client that a sync factory returns: closing it needs an await."""
+
+    def __init__(self, sock):
+        self.sock = sock
+
+    async def aclose(self):
+        await asyncio.sleep(0)
+        self.sock.close()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_awaitable_close_is_awaited(asynchronous):
+    def connect(host, port):
+        return Closes(socket.create_connection((host, port), 1))
+
+    async def connect_async(host, port):
+        return connect(host, port)
+
+    with testing.Outage() as server:
+        found = run.run_client(connect_async if asynchronous else connect, HOST, server.port, 5)
+    assert (found.returned, found.leaked) == (True, 0)
+
+
+def test_coroutine_that_hangs_without_a_socket_is_ended(refused_port):
+    async def connect(host, port):
+        with contextlib.suppress(ConnectionRefusedError):
+            await asyncio.open_connection(host, port)
+        await asyncio.Event().wait()
+
+    before = threading.active_count()
+    found = run.run_client(connect, HOST, refused_port, 0.1)
+    assert found.hung
+    assert threading.active_count() == before
+
+
+def test_socket_that_only_a_traceback_holds_is_no_leak(refused_port):
+    """The frames of an error keep their variables alive, and so do the frames of its cause."""
+
+    def connect(host, port):
+        sock = socket.socket()
+        try:
+            sock.connect((host, port))
+        except OSError as error:
+            sock.close()
+            raise LookupError("no server") from error
+
+    found = run.run_client(connect, HOST, refused_port, 5)
+    assert found.leaked == 0
+    assert [each.__traceback__ for each in run.error_chain(found.error)] == [None, None]
+
+
+def test_chain_of_errors_that_refer_to_each_other_ends():
+    one, other = ValueError("one"), OSError(errno.ECONNREFUSED, "other")
+    one.__context__, other.__context__ = other, one
+    assert run.error_chain(one) == [one, other]
+
+
+def test_chain_has_members_of_groups_and_arguments():
+    refused, late = ConnectionRefusedError("refused"), TimeoutError("late")
+    wrapped = RuntimeError(refused)
+    assert set(run.error_chain(ExceptionGroup("all", [wrapped, late]))) >= {refused, late, wrapped}
