@@ -12,7 +12,7 @@ from aiohttp.abc import AbstractResolver
 
 import safedial
 from safedial import SelfConnectError, testing
-from safedial.adapters.aiohttp import SafeConnector
+from safedial.adapters.aiohttp import SafeTCPConnector
 from tests.support import faces, faults, web
 
 HOST = "127.0.0.1"
@@ -46,7 +46,7 @@ class Addresses(AbstractResolver):
         pass
 
 
-def fetch(loop_factory, *urls, connector=SafeConnector, given=None, **kwds):
+def fetch(loop_factory, *urls, connector=SafeTCPConnector, given=None, **kwds):
     """The bodies of *urls*, asked for in one session with a *connector* that takes what is *given*."""
     kwds = {"ssl": verify(), **kwds}
 
@@ -109,7 +109,7 @@ class TestSelfConnect:
         fault = force(dead_port)
 
         async def main():
-            async with aiohttp.ClientSession(connector=SafeConnector()) as session:
+            async with aiohttp.ClientSession(connector=SafeTCPConnector()) as session:
                 with pytest.raises(aiohttp.ClientConnectorError):
                     await session.ws_connect(f"ws://{HOST}:{dead_port}/")
 
@@ -149,10 +149,10 @@ class TestErrors:
 
     def test_policy_that_is_none(self):
         with pytest.raises(TypeError, match=r"policy must be a tenacity\.Retrying"):
-            SafeConnector(policy=3)
+            SafeTCPConnector(policy=3)
 
 
-BOTH = (aiohttp.TCPConnector, SafeConnector)
+BOTH = (aiohttp.TCPConnector, SafeTCPConnector)
 
 
 class TestPolicy:
@@ -200,7 +200,7 @@ class TestNormalUse:
         timeout = aiohttp.ClientTimeout(connect=0.01)
 
         async def main(url):
-            async with aiohttp.ClientSession(connector=SafeConnector(limit=1)) as session, session.get(url):
+            async with aiohttp.ClientSession(connector=SafeTCPConnector(limit=1)) as session, session.get(url):
                 with pytest.raises(TimeoutError):
                     await session.get(url, timeout=timeout)
 
@@ -225,7 +225,7 @@ class TestNormalUse:
     def test_small_packets_go_at_once(self, loop_factory):
         found = []
 
-        class Noting(SafeConnector):
+        class Noting(SafeTCPConnector):
             async def _create_connection(self, *args):
                 made = await super()._create_connection(*args)
                 sock = made.transport.get_extra_info("socket")

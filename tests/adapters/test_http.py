@@ -115,8 +115,12 @@ def _line(connection):
 # Each client, from ours or from the stdlib's module: what it gets from host and port.
 
 
+def class_of(ours, module, name):
+    return getattr(adapter, f"Safe{name}") if ours else getattr(module, name)
+
+
 def http_get(ours, host, port, cls="HTTPConnection", **kwds):
-    made = getattr(adapter if ours else http.client, cls)(host, port, **{"timeout": 5, **kwds})
+    made = class_of(ours, http.client, cls)(host, port, **{"timeout": 5, **kwds})
     with contextlib.closing(made) as connection:
         connection.request("GET", "/")
         return connection.getresponse().read()
@@ -141,8 +145,7 @@ def opened_ftp(ours, host, port, **kwds):
 
 
 def mailed(ours, host, port, cls="SMTP", starttls=False, **kwds):
-    module = adapter if ours else smtplib
-    with getattr(module, cls)(host, port, local_hostname="client", **{"timeout": 5, **kwds}) as smtp:
+    with class_of(ours, smtplib, cls)(host, port, local_hostname="client", **{"timeout": 5, **kwds}) as smtp:
         if starttls:
             smtp.starttls(context=context())
             assert isinstance(smtp.sock, ssl.SSLSocket)
@@ -154,7 +157,7 @@ def mailed_over_tls(ours, host, port, **kwds):
 
 
 def fetched(ours, host, port, cls="FTP", **kwds):
-    with getattr(adapter if ours else ftplib, cls)(timeout=5) as ftp:
+    with class_of(ours, ftplib, cls)(timeout=5) as ftp:
         ftp.connect(host, port, **kwds)
         ftp.login("ada", "secret")
         if cls == "FTP_TLS":
@@ -225,7 +228,7 @@ class TestHTTP:
 
     def test_one_connection_serves_many_requests(self, scheme):
         more = {"context": context()} if scheme == "https" else {}
-        cls = {"http": adapter.HTTPConnection, "https": adapter.HTTPSConnection}[scheme]
+        cls = {"http": adapter.SafeHTTPConnection, "https": adapter.SafeHTTPSConnection}[scheme]
         with web.serve(scheme) as server, contextlib.closing(cls(HOST, server.port, **more)) as connection:
             for body in (b"one", b"two"):
                 connection.request("POST", "/", body)
@@ -242,7 +245,7 @@ class TestHTTP:
 
     def test_tunnel(self, scheme):
         more = {"context": context()} if scheme == "https" else {}
-        cls = {"http": adapter.HTTPConnection, "https": adapter.HTTPSConnection}[scheme]
+        cls = {"http": adapter.SafeHTTPConnection, "https": adapter.SafeHTTPSConnection}[scheme]
         with web.serve(scheme) as server, web.serve() as proxy:
             with contextlib.closing(cls(HOST, proxy.port, **more)) as connection:
                 connection.set_tunnel("localhost", server.port)
@@ -260,7 +263,7 @@ class TestSettings:
             ({"dialer": safedial.Dialer(timeout=8), "timeout": 7}, 7),
             ({"dialer": safedial.Dialer(timeout=8), "timeout": None}, None),
         ]:
-            with contextlib.closing(adapter.HTTPConnection(*server.getsockname(), **kwds)) as connection:
+            with contextlib.closing(adapter.SafeHTTPConnection(*server.getsockname(), **kwds)) as connection:
                 connection.connect()
                 assert connection.sock.gettimeout() == expected
 
@@ -268,13 +271,13 @@ class TestSettings:
         events = []
         keepalive = (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         dialer = safedial.Dialer(socket_options=[keepalive], on_event=events.append)
-        with contextlib.closing(adapter.HTTPConnection(*server.getsockname(), dialer=dialer)) as connection:
+        with contextlib.closing(adapter.SafeHTTPConnection(*server.getsockname(), dialer=dialer)) as connection:
             connection.connect()
             assert connection.sock.getsockopt(*keepalive[:2])
         assert events
 
     def test_bad_arguments(self):
-        for cls in (adapter.HTTPConnection, adapter.HTTPSConnection, adapter.SMTP, adapter.SMTP_SSL):
+        for cls in (adapter.SafeHTTPConnection, adapter.SafeHTTPSConnection, adapter.SafeSMTP, adapter.SafeSMTP_SSL):
             with pytest.raises(TypeError, match="dialer"):
                 cls(HOST, 1, dialer=5)
         for bad in ({"dialer": 5}, {"context": 5}):
@@ -364,8 +367,8 @@ class TestMail:
     def test_tells_what_it_dials(self, capsys):
         told = []
         with testing.refused_port() as port:
-            for module in (adapter, smtplib):
-                smtp = module.SMTP()
+            for ours in (True, False):
+                smtp = class_of(ours, smtplib, "SMTP")()
                 smtp.set_debuglevel(1)
                 with pytest.raises(ConnectionRefusedError):
                     smtp.connect(HOST, port)

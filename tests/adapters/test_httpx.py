@@ -35,8 +35,8 @@ THEIRS = {
     ),
 }
 OURS = {
-    True: SimpleNamespace(Client=httpx.Client, Transport=ours.SafeTransport, safe=ours.mount),
-    False: SimpleNamespace(Client=httpx.AsyncClient, Transport=ours.SafeAsyncTransport, safe=ours.mount),
+    True: SimpleNamespace(Client=httpx.Client, Transport=ours.SafeHTTPTransport, safe=ours.protect),
+    False: SimpleNamespace(Client=httpx.AsyncClient, Transport=ours.SafeAsyncHTTPTransport, safe=ours.protect),
 }
 
 
@@ -232,9 +232,9 @@ class TestErrors:
     @pytest.mark.parametrize(
         "make",
         [
-            lambda: ours.SafeTransport(dialer=3),
-            lambda: ours.SafeAsyncTransport(dialer=3),
-            lambda: ours.mount(CLIENT, dialer=3),
+            lambda: ours.SafeHTTPTransport(dialer=3),
+            lambda: ours.SafeAsyncHTTPTransport(dialer=3),
+            lambda: ours.protect(CLIENT, dialer=3),
         ],
     )
     def test_dialer_that_is_none(self, make):
@@ -243,20 +243,20 @@ class TestErrors:
 
     def test_client_that_is_none(self):
         with pytest.raises(TypeError, match=r"client must be an httpx\.Client or AsyncClient, not 3"):
-            ours.mount(3)
+            ours.protect(3)
 
     def test_transport_that_nobody_knows(self):
         class Theirs(httpx.BaseTransport):
             pass
 
         with pytest.raises(TypeError, match=r"client: how .*Theirs.* dials is not known"):
-            ours.mount(httpx.Client(verify=verify(), mounts={"http://a": Theirs()}))
+            ours.protect(httpx.Client(verify=verify(), mounts={"http://a": Theirs()}))
 
     def test_anyio_that_is_too_old(self, monkeypatch):
         monkeypatch.delattr(SocketStream, "from_socket")
         with pytest.raises(ImportError, match=r"anyio 4\.10"):
-            ours.SafeAsyncTransport()
-        ours.SafeTransport(verify=verify())
+            ours.SafeAsyncHTTPTransport()
+        ours.SafeHTTPTransport(verify=verify())
 
 
 CLIENT = httpx.Client(verify=verify())
@@ -350,7 +350,7 @@ class TestNormalUse:
 
     def test_test_doubles_stay(self):
         for double in (httpx.MockTransport(lambda request: httpx.Response(200)), httpx.WSGITransport(print)):
-            with ours.mount(httpx.Client(transport=double)) as client:
+            with ours.protect(httpx.Client(transport=double)) as client:
                 assert client._transport is double
 
     def test_no_proxy_is_no_transport(self, face):

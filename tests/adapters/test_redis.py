@@ -19,7 +19,7 @@ import tenacity
 import safedial
 from safedial import testing
 from safedial._tcp import steering
-from safedial.adapters import Needs
+from safedial.adapters import needs
 from tests.support import faces, faults, namespace, redis_server
 
 pytest.importorskip("redis", reason="needs redis: pip install redis")
@@ -28,7 +28,7 @@ import redis.asyncio
 from safedial.adapters import redis as adapter
 
 HOST = redis_server.HOST
-TREES = Path(inspect.getfile(Needs)).parent
+TREES = Path(inspect.getfile(needs)).parent
 
 
 async def done(answer):
@@ -62,7 +62,7 @@ class Kind:
         return self.face.Redis(**kwargs)
 
     def safe(self, port, dialer=None, **kwargs):
-        return self.adapter.make_safe(self.client(port, **kwargs), dialer)
+        return self.adapter.protect(self.client(port, **kwargs), dialer=dialer)
 
     def use(self, make, *commands):
         """What the client that ``make()`` gives answers to *commands*, PING by default; it is closed then."""
@@ -180,7 +180,7 @@ class TestSelfConnect:
             pool = kind.face.ConnectionPool.from_url(url, connection_class=kind.connection_class)
         else:
             pool_class = "ConnectionPool" if way == "pool" else way
-            pool = kind.adapter.make_safe(getattr(kind.face, pool_class)(**where))
+            pool = kind.adapter.protect(getattr(kind.face, pool_class)(**where))
         return kind.face.Redis(connection_pool=pool)
 
     def test_is_dialed_again(self, kind, force, dead_port, tmp_path):
@@ -300,7 +300,7 @@ class TestNormalUse:
 
     def test_url_with_tls_gets_a_safe_class_with_tls(self, kind):
         url = f"{kind.library.__name__}s://localhost"
-        given = [kind.adapter.make_safe(kind.face.ConnectionPool.from_url(url)).connection_class]
+        given = [kind.adapter.protect(kind.face.ConnectionPool.from_url(url)).connection_class]
         if not kind.asynchronous:
             given.append(kind.adapter.SafeConnectionPool.from_url(url).connection_class)
         for each in given:
@@ -309,7 +309,7 @@ class TestNormalUse:
 
     def test_unix_socket_is_left_alone(self, kind):
         def make():
-            client = kind.adapter.make_safe(kind.face.Redis(unix_socket_path="/no/such/socket", retry=kind.retry()))
+            client = kind.adapter.protect(kind.face.Redis(unix_socket_path="/no/such/socket", retry=kind.retry()))
             assert client.connection_pool.connection_class.__name__ == "UnixDomainSocketConnection"
             return client
 
@@ -360,10 +360,10 @@ class TestRetries:
             assert kind.use(lambda: kind.safe(outage.port, **retry)) == [True]
             assert outage.state == "up"
 
-    def test_make_safe_keeps_the_clients(self, kind):
+    def test_protect_keeps_the_clients(self, kind):
         client = kind.client(1, retry=kind.retry(7))
         kept = client.connection_pool.connection_kwargs["retry"]
-        assert kind.adapter.make_safe(client) is client
+        assert kind.adapter.protect(client) is client
         assert client.connection_pool.connection_kwargs["retry"] is kept
 
     def test_a_policy_inside_multiplies(self, kind):
@@ -381,7 +381,7 @@ class TestSentinel:
     """The host is not known before Sentinel has told it."""
 
     def manager(self, kind, port):
-        return kind.adapter.make_safe(kind.face.Sentinel([(HOST, port)], sentinel_kwargs={"retry": kind.retry()}))
+        return kind.adapter.protect(kind.face.Sentinel([(HOST, port)], sentinel_kwargs={"retry": kind.retry()}))
 
     def closing(self, kind, port):
         """A client for the master, which closes its Sentinel's clients too."""
@@ -419,7 +419,7 @@ class TestSentinel:
 class TestCluster:
     def make(self, kind, port):
         if kind.asynchronous:
-            return kind.adapter.make_safe(kind.face.RedisCluster(host=HOST, port=port))
+            return kind.adapter.protect(kind.face.RedisCluster(host=HOST, port=port))
         url = f"{kind.library.__name__}://{HOST}:{port}"
         return kind.face.RedisCluster.from_url(url, connection_pool_class=kind.adapter.SafeConnectionPool)
 
@@ -433,7 +433,7 @@ class TestCluster:
         def make():
             dialer = safedial.Dialer(on_event=told.append)
             if kind.asynchronous:
-                return kind.adapter.make_safe(kind.face.RedisCluster(host=HOST, port=node.port), dialer)
+                return kind.adapter.protect(kind.face.RedisCluster(host=HOST, port=node.port), dialer=dialer)
             pool = functools.partial(kind.adapter.SafeConnectionPool, dialer=dialer)
             return kind.face.RedisCluster.from_url(f"{kind.name}://{HOST}:{node.port}", connection_pool_class=pool)
 
@@ -445,7 +445,7 @@ class TestCluster:
     def test_blocking_one_has_dialed_already(self, kind, node):
         with contextlib.closing(kind.face.RedisCluster(host=HOST, port=node.port)) as client:
             with pytest.raises(TypeError, match=r"dialed already\. Use \w+Cluster\.from_url\(url, connection_pool"):
-                kind.adapter.make_safe(client)
+                kind.adapter.protect(client)
             client.disconnect_connection_pools()
 
     def test_dead_node(self, kind, self_connect, steering, dead_port):
@@ -460,13 +460,13 @@ class TestCluster:
 class TestArguments:
     def test_dialer(self, kind):
         with pytest.raises(TypeError, match=r"dialer must be a safedial\.Dialer, not 5"):
-            kind.adapter.make_safe(kind.client(1), 5)
+            kind.adapter.protect(kind.client(1), dialer=5)
         with pytest.raises(TypeError, match="dialer must be"):
             kind.connection_class(dialer="x")
 
     def test_client(self, kind):
         with pytest.raises(TypeError, match="client must be a client"):
-            kind.adapter.make_safe("redis://")
+            kind.adapter.protect("redis://")
 
     def test_client_that_has_connections(self, kind, up):
         def make():
@@ -474,7 +474,7 @@ class TestArguments:
 
         def late(client):
             with pytest.raises(ValueError, match="before it is used"):
-                kind.adapter.make_safe(client)
+                kind.adapter.protect(client)
 
         if kind.asynchronous:
 
@@ -494,7 +494,7 @@ class TestArguments:
     def test_twice_is_once(self, kind):
         client = kind.safe(1)
         safe = client.connection_pool.connection_class
-        assert kind.adapter.make_safe(client).connection_pool.connection_class is safe is kind.connection_class
+        assert kind.adapter.protect(client).connection_pool.connection_class is safe is kind.connection_class
 
 
 # Of 64 ports that the kernel may draw for a connect, one is the server's.

@@ -46,9 +46,13 @@ def spurious(error):
     return any(isinstance(each, SelfConnectError) for each in transient.errors_of(error))
 
 
+def class_of(library, name):
+    return getattr(library, f"Safe{name}" if library is ours else name)
+
+
 @contextlib.contextmanager
 def a_pool(library, scheme, port):
-    pool = library.HTTPSConnectionPool if scheme == "https" else library.HTTPConnectionPool
+    pool = class_of(library, "HTTPSConnectionPool" if scheme == "https" else "HTTPConnectionPool")
     with pool(HOST, port) as made:
         yield made
 
@@ -60,7 +64,7 @@ def mixed(library, port):
     class Theirs(urllib3.connection.HTTPConnection):
         pass
 
-    class Mixed(ours.HTTPConnection, Theirs):
+    class Mixed(ours.SafeHTTPConnection, Theirs):
         pass
 
     class Pool(urllib3.HTTPConnectionPool):
@@ -74,21 +78,27 @@ def mixed(library, port):
 def made_safe(library):
     with urllib3.PoolManager() as http:
         if library is not urllib3:
-            http.pool_classes_by_scheme = ours.pool_classes()
+            assert ours.protect(http) is http
         yield http
 
 
 # Each way that a port is dialed: (what makes a client of a library for it, the URL it is asked for).
 WAYS = {
-    "manager": (lambda library, port: library.PoolManager(), "http://127.0.0.1:{port}/"),
-    "manager, TLS": (lambda library, port: library.PoolManager(), "https://127.0.0.1:{port}/"),
+    "manager": (lambda library, port: class_of(library, "PoolManager")(), "http://127.0.0.1:{port}/"),
+    "manager, TLS": (lambda library, port: class_of(library, "PoolManager")(), "https://127.0.0.1:{port}/"),
     "made safe": (lambda library, port: made_safe(library), "http://127.0.0.1:{port}/"),
     "pool": (lambda library, port: a_pool(library, "http", port), "/"),
     "pool, TLS": (lambda library, port: a_pool(library, "https", port), "/"),
     "mixed": (mixed, "/"),
-    "proxy": (lambda library, port: library.ProxyManager(f"http://{HOST}:{port}"), "http://far.invalid/"),
-    "proxy, tunnel": (lambda library, port: library.ProxyManager(f"http://{HOST}:{port}"), "https://far.invalid/"),
-    "proxy, TLS": (lambda library, port: library.ProxyManager(f"https://{HOST}:{port}"), "http://far.invalid/"),
+    "proxy": (lambda library, port: class_of(library, "ProxyManager")(f"http://{HOST}:{port}"), "http://far.invalid/"),
+    "proxy, tunnel": (
+        lambda library, port: class_of(library, "ProxyManager")(f"http://{HOST}:{port}"),
+        "https://far.invalid/",
+    ),
+    "proxy, TLS": (
+        lambda library, port: class_of(library, "ProxyManager")(f"https://{HOST}:{port}"),
+        "http://far.invalid/",
+    ),
 }
 
 
@@ -112,7 +122,7 @@ class TestSelfConnect:
     def test_is_retried_by_urllib3s_own_retry(self, method, force, steering):
         with (
             testing.Outage(web.serve_once) as outage,
-            ours.PoolManager(dialer=Dialer(policy=None), retries=urllib3.Retry(3)) as http,
+            ours.SafePoolManager(dialer=Dialer(policy=None), retries=urllib3.Retry(3)) as http,
         ):
             outage.refuse_for(dials=1)
             fault = force(outage.port, times=2)
@@ -120,10 +130,10 @@ class TestSelfConnect:
             assert fault.befell == 2
 
     def test_is_dialed_again_by_the_dialer(self, force, steering):
-        with testing.Outage(web.serve_once) as outage, ours.PoolManager(retries=False) as http:
+        with testing.Outage(web.serve_once) as outage, ours.SafePoolManager(retries=False) as http:
             outage.stop()
             force(outage.port, times=1)
-            http.pool_classes_by_scheme = ours.pool_classes(Dialer(on_event=lambda event: outage.start()))
+            ours.protect(http, dialer=Dialer(on_event=lambda event: outage.start()))
             assert http.request("POST", f"http://{HOST}:{outage.port}/", body=b"once").data == b"once"
 
 
@@ -132,7 +142,7 @@ class TestErrors:
     @pytest.mark.parametrize("retries", [False, 1])
     def test_of_names_stay(self, url, retries):
         assert (
-            failure(ours.PoolManager, url=url, retries=retries)[0]
+            failure(ours.SafePoolManager, url=url, retries=retries)[0]
             == failure(urllib3.PoolManager, url=url, retries=retries)[0]
         )
 
@@ -140,27 +150,27 @@ class TestErrors:
     def test_timed_out_stays(self, scheme):
         with faults.full_listener() as server:
             url = f"{scheme}://{HOST}:{server.getsockname()[1]}/"
-            said = [failure(library.PoolManager, url=url, timeout=0.05) for library in (ours, urllib3)]
+            said = [failure(class_of(library, "PoolManager"), url=url, timeout=0.05) for library in (ours, urllib3)]
         assert said[0][0] == said[1][0] == [ConnectTimeoutError]
         theirs, mine = (str(error).partition(">")[2] for _, error in said)
         assert theirs == mine
 
     def test_total_timeout_is_a_connect_timeout(self):
         with faults.full_listener() as server:
-            make = lambda: ours.PoolManager(dialer=Dialer(total_timeout=0.05))  # noqa: E731
+            make = lambda: ours.SafePoolManager(dialer=Dialer(total_timeout=0.05))  # noqa: E731
             assert failure(make, url=f"http://{HOST}:{server.getsockname()[1]}/")[0] == [ConnectTimeoutError]
 
     def test_refused_stays(self):
         with testing.refused_port() as port:
             said = [
-                failure(library.PoolManager, url=f"http://{HOST}:{port}/", retries=urllib3.Retry(1))
+                failure(class_of(library, "PoolManager"), url=f"http://{HOST}:{port}/", retries=urllib3.Retry(1))
                 for library in (ours, urllib3)
             ]
         assert said[0][0] == said[1][0] == [MaxRetryError, NewConnectionError]
         assert [type(error.reason.__cause__) for _, error in said] == [ConnectionRefusedError] * 2
 
     def test_refused_is_retried_until_the_server_is_up(self):
-        with testing.Outage(web.serve_once) as outage, ours.PoolManager(retries=urllib3.Retry(2)) as http:
+        with testing.Outage(web.serve_once) as outage, ours.SafePoolManager(retries=urllib3.Retry(2)) as http:
             outage.refuse_for(dials=2)
             assert http.request("POST", f"http://{HOST}:{outage.port}/", body=b"once").data == b"once"
 
@@ -168,7 +178,7 @@ class TestErrors:
         with (
             testing.Outage(web.serve_once) as outage,
             testing.fast_retries(),
-            ours.PoolManager(dialer=Dialer(policy=reconnect(within=10)), retries=urllib3.Retry(connect=0)) as http,
+            ours.SafePoolManager(dialer=Dialer(policy=reconnect(within=10)), retries=urllib3.Retry(connect=0)) as http,
         ):
             outage.refuse_for(dials=2)
             assert http.request("POST", f"http://{HOST}:{outage.port}/", body=b"once").data == b"once"
@@ -176,16 +186,16 @@ class TestErrors:
     def test_exhausted_ports_are_no_new_connection(self, server):
         port = server.getsockname()[1]
         with testing.ports_exhausted(port):
-            said = failure(lambda: ours.PoolManager(dialer=Dialer(policy=None)), url=f"http://{HOST}:{port}/")
+            said = failure(lambda: ours.SafePoolManager(dialer=Dialer(policy=None)), url=f"http://{HOST}:{port}/")
         assert said[0] == [NewConnectionError]
 
     @pytest.mark.parametrize(
         "make",
         [
-            lambda: ours.PoolManager(dialer=3),
-            lambda: ours.ProxyManager("http://proxy", dialer=3),
-            lambda: ours.HTTPConnection(HOST, dialer=3),
-            lambda: ours.pool_classes(3),
+            lambda: ours.SafePoolManager(dialer=3),
+            lambda: ours.SafeProxyManager("http://proxy", dialer=3),
+            lambda: ours.SafeHTTPConnection(HOST, dialer=3),
+            lambda: ours.protect(urllib3.PoolManager(), dialer=3),
         ],
     )
     def test_dialer_that_is_none(self, make):
@@ -195,12 +205,12 @@ class TestErrors:
 
 class TestNormalUse:
     def test_reuses_connections(self):
-        with web.serve() as server, ours.PoolManager() as http:
+        with web.serve() as server, ours.SafePoolManager() as http:
             assert [http.request("GET", server.url).data for _ in range(3)] == [b"hello"] * 3
             assert server.connections == 1
 
     def test_pool_is_limited(self):
-        with web.serve() as server, ours.PoolManager(maxsize=1, block=True, retries=False) as http:
+        with web.serve() as server, ours.SafePoolManager(maxsize=1, block=True, retries=False) as http:
             first = http.request("GET", server.url, preload_content=False)
             with pytest.raises(EmptyPoolError):
                 http.request("GET", server.url, pool_timeout=0.01)
@@ -210,17 +220,20 @@ class TestNormalUse:
 
     @pytest.mark.parametrize("host", [HOST, "localhost"])
     def test_tls(self, host):
-        with web.serve("https") as server, ours.PoolManager(ssl_context=web.client_context()) as http:
+        with web.serve("https") as server, ours.SafePoolManager(ssl_context=web.client_context()) as http:
             assert http.request("POST", f"https://{host}:{server.port}/", body=b"x").data == b"x"
 
     def test_tls_is_verified(self):
         with web.serve("https") as server:
-            assert failure(ours.PoolManager, url=server.url)[0] == failure(urllib3.PoolManager, url=server.url)[0]
+            assert failure(ours.SafePoolManager, url=server.url)[0] == failure(urllib3.PoolManager, url=server.url)[0]
 
     def test_ipv6_in_brackets(self):
-        with web.serve(host="::1") as server, ours.PoolManager() as http:
+        with web.serve(host="::1") as server, ours.SafePoolManager() as http:
             assert http.request("GET", server.url).data == b"hello"
-        with web.serve(host="::1") as server, contextlib.closing(ours.HTTPConnection("[::1]", server.port)) as alone:
+        with (
+            web.serve(host="::1") as server,
+            contextlib.closing(ours.SafeHTTPConnection("[::1]", server.port)) as alone,
+        ):
             alone.request("GET", "/")
             assert alone.getresponse().data == b"hello"
 
@@ -229,7 +242,7 @@ class TestNormalUse:
         with (
             web.serve(scheme) as server,
             web.serve() as proxy,
-            ours.ProxyManager(proxy.url, ssl_context=web.client_context()) as http,
+            ours.SafeProxyManager(proxy.url, ssl_context=web.client_context()) as http,
         ):
             assert http.request("GET", server.url).data == b"hello"
             assert [seen[0] for seen in proxy.seen] == ["CONNECT" if scheme == "https" else "GET"]
@@ -238,7 +251,7 @@ class TestNormalUse:
         context = web.client_context()
         with (
             web.serve("https") as proxy,
-            ours.ProxyManager(proxy.url, proxy_ssl_context=context, ssl_context=context) as http,
+            ours.SafeProxyManager(proxy.url, proxy_ssl_context=context, ssl_context=context) as http,
         ):
             assert http.request("GET", "http://far.invalid/").data == b"hello"
 
@@ -247,19 +260,19 @@ class TestNormalUse:
             port = listening.getsockname()[1]
             addresses = [faults.tcp("::1", port), faults.tcp(HOST, port)]
             dialer = Dialer(resolver=lambda *args, **kwds: addresses, happy_eyeballs_delay=0.01)
-            with contextlib.closing(ours.HTTPConnection("two.invalid", port, dialer=dialer)) as alone:
+            with contextlib.closing(ours.SafeHTTPConnection("two.invalid", port, dialer=dialer)) as alone:
                 alone.connect()
                 assert alone.sock.getpeername() == (HOST, port)
 
     def test_dead_first_address_is_passed(self):
         with web.serve() as server:
             addresses = [faults.tcp("::1", server.port), faults.tcp(HOST, server.port)]
-            with ours.PoolManager(dialer=Dialer(resolver=lambda *args, **kwds: addresses)) as http:
+            with ours.SafePoolManager(dialer=Dialer(resolver=lambda *args, **kwds: addresses)) as http:
                 assert http.request("GET", f"http://two.invalid:{server.port}/").data == b"hello"
 
     def test_socks_is_left_alone(self):
         before = dict(SOCKSProxyManager.pool_classes_by_scheme)
-        with ours.PoolManager(), SOCKSProxyManager("socks5://127.0.0.1:1") as socks:
+        with ours.SafePoolManager(), SOCKSProxyManager("socks5://127.0.0.1:1") as socks:
             assert socks.pool_classes_by_scheme == before
 
 
@@ -269,8 +282,8 @@ def connected(server):
     with contextlib.ExitStack() as stack:
 
         def connect(library=ours, host=HOST, **given):
-            made = library.connection if library is urllib3 else library
-            alone = stack.enter_context(contextlib.closing(made.HTTPConnection(host, server.getsockname()[1], **given)))
+            made = urllib3.connection.HTTPConnection if library is urllib3 else ours.SafeHTTPConnection
+            alone = stack.enter_context(contextlib.closing(made(host, server.getsockname()[1], **given)))
             alone.connect()
             return alone
 
@@ -308,7 +321,7 @@ class TestSettings:
         assert connected(**given, dialer=Dialer(**dialers)).sock.getsockname()[0] == expected
 
     def test_source_address_of_a_manager(self):
-        with web.serve() as server, ours.PoolManager(source_address=("127.0.0.2", 0)) as http:
+        with web.serve() as server, ours.SafePoolManager(source_address=("127.0.0.2", 0)) as http:
             http.request("GET", server.url)
             assert server.seen[0][2] == "127.0.0.2"
 

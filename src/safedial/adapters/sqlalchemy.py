@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import safedial
 from safedial._clients.hold import Address
 from safedial._retry.argument import DEFAULT, Default
-from safedial.adapters import Needs
+from safedial.adapters import needs
 from safedial.adapters._drivers import FINDERS
 from safedial.adapters.databases import held
 
-with Needs("sqlalchemy"):
+with needs("sqlalchemy"):
     from sqlalchemy import Engine, event
     from sqlalchemy.util import await_only, greenlet_spawn
 
