@@ -459,7 +459,7 @@ class TestCluster:
 
 class TestArguments:
     def test_dialer(self, kind):
-        with pytest.raises(TypeError, match=r"dialer must be a safedial\.Dialer, not 5"):
+        with pytest.raises(TypeError, match=r"dialer must be a safedial\.Dialer or None, not 5"):
             kind.adapter.protect(kind.client(1), dialer=5)
         with pytest.raises(TypeError, match="dialer must be"):
             kind.connection_class(dialer="x")

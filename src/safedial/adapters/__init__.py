@@ -3,7 +3,7 @@
 Each module serves one library and is loaded when it is first touched: ``import safedial``, then
 ``safedial.adapters.requests.protect(session)``. `protect` makes a session, client or pool safe and returns
 it. A class is named ``Safe`` and the library's name for it. Both take *dialer*, or *policy* if the library
-dials and shakes hands in one call.
+dials and shakes hands in one call, and raise TypeError for the other, as for any wrong argument.
 
 **Precedence.** The client's own explicit setting counts first, then the Dialer's, then the library's default.
 Socket options are compared one by one. If a library does not tell a given value from its default, a value

@@ -1,4 +1,4 @@
-"""The part that redis and valkey share. Valkey is a fork of Redis: it has the same names, and dials in the same places."""
+"""The part that redis and valkey share. Valkey is a fork of Redis, with the same names and dials."""
 
 import asyncio
 import functools
@@ -26,7 +26,8 @@ class SafeDial:
         if dialer is not None:
             self.dialer = checked_dialer(dialer)
         # Clients pass on their defaults as if they had been given. False and {} stand for None in older versions.
-        defaults = _defaults(type(self)).items()
+        kind: Any = type(self)
+        defaults = _defaults(kind).items()
         self._given = {name for name, default in defaults if (kwargs.get(name, default) or None) != (default or None)}
         super().__init__(*args, **kwargs)
 
@@ -38,11 +39,10 @@ class SafeDial:
         options["socket_keepalive" in self._given].append((socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(keepalive)))
         for name, value in own.socket_keepalive_options.items() if keepalive else ():
             options["socket_keepalive_options" in self._given].append((socket.IPPROTO_TCP, name, value))
+        given = "socket_connect_timeout" in self._given
         return replace(
             self.dialer,
-            timeout=chosen_timeout(
-                self.dialer, own.socket_connect_timeout, given="socket_connect_timeout" in self._given
-            ),
+            timeout=chosen_timeout(self.dialer, own.socket_connect_timeout, given=given),
             # The last one that is set wins.
             socket_options=[*options[False], *(self.dialer.socket_options or ()), *options[True]],
         )
@@ -60,18 +60,18 @@ class SafeDial:
 
     # Private: _connect as above, which leaves the streams in _reader and _writer; _connection_arguments, which has
     # host, port and the TLS context.
-    async def dial_async(
-        self, *, host: str, port: int, **tls: Any
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Return connected streams, for asyncio connections. *tls* are keywords of `asyncio.open_connection`."""
+    async def dial_async(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Return connected streams, for asyncio connections."""
         own: Any = self
         limit = own.socket_connect_timeout
+        tls = dict(own._connection_arguments())
+        address = tls.pop("host"), tls.pop("port")
         if "ssl" in tls:
-            tls |= {"server_hostname": host, "ssl_handshake_timeout": limit}
+            tls |= {"server_hostname": address[0], "ssl_handshake_timeout": limit}
         # The library's limit is for the dial and TLS together. A Dialer's timeout, if it counts, is for each attempt.
         own_counts = "socket_connect_timeout" in self._given or self.dialer.timeout is DEFAULT
         async with asyncio.timeout(limit if own_counts else None):
-            sock = await self._settings().dial_async((host, port))
+            sock = await self._settings().dial_async(address)
             try:
                 return await asyncio.open_connection(sock=sock, **tls)
             except BaseException:
@@ -80,7 +80,7 @@ class SafeDial:
 
 
 @functools.cache
-def _defaults(connection_class: type) -> dict[str, Any]:
+def _defaults(connection_class: Any) -> dict[str, Any]:
     """Return the library's defaults for the settings that a Dialer has too."""
     found: dict[str, Any] = {}
     for base in reversed(connection_class.__mro__):

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 with needs("aiohttp"):
     import aiohttp
 
-__all__ = ["SafeTCPConnector", "protect"]
-
 S = TypeVar("S", bound=aiohttp.ClientSession | aiohttp.TCPConnector)
 
 
@@ -36,9 +34,6 @@ def protect(session: S, *, policy: "Policy | Literal[Default.DEFAULT] | None" = 
             yet. aiohttp's ``sock_connect`` limits each dial, ``connect`` and ``total`` limit them all. They
             take one place in the pool. Default: `redial()`. None: one dial.
 
-    Raises:
-        TypeError: an argument has the wrong type; the message names it.
-
     Example::
 
         async with protect(aiohttp.ClientSession(), policy=safedial.reconnect()) as session:
@@ -51,19 +46,12 @@ def protect(session: S, *, policy: "Policy | Literal[Default.DEFAULT] | None" = 
         )
     # Private: the method that BaseConnector leaves to its subclasses. Name, dial, proxy and TLS are all in it.
     create = types.MethodType(type(connector)._create_connection, connector)  # pyright: ignore[reportPrivateUsage]
-    connector._create_connection = wrap(create, policy=policy)  # type: ignore[method-assign]  # pyright: ignore[reportPrivateUsage]
+    connector._create_connection = wrap(create, policy=policy)  # type: ignore[method-assign]
     return session
 
 
 class SafeTCPConnector(aiohttp.TCPConnector):
-    """A `aiohttp.TCPConnector` that `protect` has made safe.
-
-    Args:
-        policy: as in `protect`. Default: `redial()`.
-        **kwds: the arguments of TCPConnector, such as *local_addr*, *limit* and *happy_eyeballs_delay*.
-
-    Raises:
-        TypeError: *policy* is no policy.
+    """A `aiohttp.TCPConnector` that `protect` has made safe. It takes aiohttp's arguments, and *policy*.
 
     Example::
 

@@ -7,7 +7,7 @@ import asyncio
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from typing_extensions import override
 
@@ -19,11 +19,10 @@ from safedial.adapters import checked_dialer, takes_dialer
 
 __all__ = ["create_connection", "new_event_loop", "open_connection"]
 
-_OWN: type[asyncio.AbstractEventLoop]
 if sys.platform == "win32":
-    _OWN = asyncio.ProactorEventLoop
+    _OWN: type[asyncio.AbstractEventLoop] = asyncio.ProactorEventLoop
 else:
-    _OWN = asyncio.SelectorEventLoop
+    _OWN: type[asyncio.AbstractEventLoop] = asyncio.SelectorEventLoop
 
 # Like asyncio: addresses race only if the caller says so.
 _DIALER = Dialer(happy_eyeballs_delay=None)
@@ -43,20 +42,22 @@ class _Guarded(asyncio.AbstractEventLoop):
     ) -> Any:
         if kwds.get("sock") is not None or (host is None and port is None):
             # Nothing to dial. Our create_connection() comes here too, with the connected socket.
-            return await super().create_connection(protocol_factory, host, port, **kwds)
+            below: Any = super()
+            return await below.create_connection(protocol_factory, host, port, **kwds)
         # Many callers pass on None for arguments that they were not given.
         given = {name: value for name, value in kwds.items() if value is not None}
         return await create_connection(protocol_factory, host, port, **{**self.dial_options, **given})
 
     @override
     async def sock_connect(self, sock: Any, address: Any) -> None:
+        below: Any = super()
         with guard():
-            await super().sock_connect(sock, address)
+            await below.sock_connect(sock, address)
 
 
 @functools.cache
-def _guarded(loop_class: Any) -> Any:
-    return type(loop_class.__name__, (_Guarded, loop_class), {"__module__": __name__})
+def _guarded(loop_class: Any) -> type[_Guarded]:
+    return cast("type[_Guarded]", type(loop_class.__name__, (_Guarded, loop_class), {"__module__": __name__}))
 
 
 @takes_dialer
@@ -75,9 +76,6 @@ def new_event_loop(
         dialer: dials for ``create_connection``, whose own arguments come first, unless they are None. Default:
             None, a Dialer that tries one address after the other, like asyncio.
 
-    Raises:
-        TypeError: an argument has the wrong type; the message names it.
-
     Example::
 
         with asyncio.Runner(loop_factory=lambda: new_event_loop(uvloop.Loop)) as runner:
@@ -86,7 +84,8 @@ def new_event_loop(
     if not (isinstance(loop_class, type) and issubclass(loop_class, asyncio.AbstractEventLoop)):
         raise TypeError(f"loop_class must be a class of event loops, not {loop_class!r}")
     dialer = checked_dialer(_DIALER if dialer is None else dialer)
-    loop: Any = _guarded(loop_class)()
+    base: Any = loop_class
+    loop = _guarded(base)()
     loop.dial_options = {
         "timeout": None if dialer.timeout is DEFAULT else dialer.timeout,
         "local_addr": dialer.source_address or None,

@@ -1,7 +1,8 @@
 """The stdlib's clients of HTTP, SMTP and FTP, never connected to themselves.
 
-Drop-ins for `http.client`, `smtplib` and `ftplib`, and for the openers of `urllib.request`. SMTP and FTP clients
-that connect to themselves wait for a greeting that never comes.
+Drop-ins for `http.client`, `smtplib` and `ftplib`, and for the openers of `urllib.request`. If nobody listens,
+they raise ConnectionRefusedError: no BadStatusLine, and no waiting for their own greeting. *dialer* is
+a keyword argument, by default ``Dialer()``. A given *timeout* or *source_address* comes before the Dialer's.
 """
 
 import ftplib
@@ -21,16 +22,6 @@ from safedial._dial.dialer import Dialer
 from safedial._dial.settings import checked_timeout
 from safedial._retry.argument import DEFAULT
 from safedial.adapters import checked_dialer, chosen_timeout, takes_dialer
-
-__all__ = [
-    "SafeFTP",
-    "SafeFTP_TLS",
-    "SafeHTTPConnection",
-    "SafeHTTPSConnection",
-    "SafeSMTP",
-    "SafeSMTP_SSL",
-    "build_opener",
-]
 
 
 class _Dials:
@@ -52,14 +43,7 @@ class _Dials:
 
 
 class SafeHTTPConnection(_Dials, http.client.HTTPConnection):
-    """An `http.client.HTTPConnection` that dials with *dialer*, a keyword argument.
-
-    Its *timeout* and *source_address*, if given, come before the Dialer's. Default: None, ``Dialer()``.
-    If nobody listens, connecting raises ConnectionRefusedError, never BadStatusLine.
-
-    Raises:
-        TypeError: *dialer* is no Dialer.
-    """
+    """An `http.client.HTTPConnection` that dials with *dialer*."""
 
     def __init__(self, *args: Any, **kwds: Any) -> None:
         super().__init__(*args, **kwds)
@@ -69,7 +53,7 @@ class SafeHTTPConnection(_Dials, http.client.HTTPConnection):
 
 
 class SafeHTTPSConnection(SafeHTTPConnection, http.client.HTTPSConnection):
-    """An `http.client.HTTPSConnection` that dials as `SafeHTTPConnection` does. TLS begins after the check."""
+    """An `http.client.HTTPSConnection` that dials with *dialer*. TLS begins after the check."""
 
 
 class _Opens(_Dials, urllib.request.AbstractHTTPHandler):
@@ -99,19 +83,14 @@ def build_opener(
 ) -> urllib.request.OpenerDirector:
     """Build an opener as `urllib.request.build_opener` does. Its connections never connect to themselves.
 
+    If nobody listens, it raises a `urllib.error.URLError` whose reason is a ConnectionRefusedError.
+
     Args:
         *handlers: as there. Handlers that replace urllib's HTTPHandler or HTTPSHandler, and ftp://, dial for
             themselves: they are guarded, but do not use *dialer*.
         dialer: dials for http:// and https://, and their proxies. The timeout of ``open()`` comes before
             the Dialer's. Default: None, ``Dialer()``.
         context: for https://. Default: None, Python's own, which verifies certificates.
-
-    Returns:
-        The opener. If nobody listens, it raises a `urllib.error.URLError` whose reason is a
-        ConnectionRefusedError.
-
-    Raises:
-        TypeError: an argument has the wrong type; the message names it.
 
     Example::
 
@@ -148,25 +127,17 @@ class _DialingSMTP(smtplib.SMTP):
 
 
 class SafeSMTP(_Dials, _DialingSMTP):
-    """An `smtplib.SMTP` that dials with *dialer*, a keyword argument.
-
-    Its *timeout* and *source_address*, if given, come before the Dialer's. Default: None, ``Dialer()``.
-    If nobody listens, it raises ConnectionRefusedError and does not wait for its own greeting.
-
-    Raises:
-        TypeError: *dialer* is no Dialer.
-    """
+    """An `smtplib.SMTP` that dials with *dialer*."""
 
 
 class SafeSMTP_SSL(_Dials, smtplib.SMTP_SSL, _DialingSMTP):  # noqa: N801  # smtplib's name
-    """An `smtplib.SMTP_SSL` that dials as `SafeSMTP` does. TLS begins after the check."""
+    """An `smtplib.SMTP_SSL` that dials with *dialer*. TLS begins after the check."""
 
 
 class SafeFTP(ftplib.FTP):
     """An `ftplib.FTP` whose control and data connections are guarded by `safedial.guard`.
 
     ftplib dials with `socket.create_connection`, so it takes no Dialer; `safedial.wrap` retries.
-    If nobody listens, it raises ConnectionRefusedError and does not wait for its own greeting.
     """
 
     connect = guard()(ftplib.FTP.connect)

@@ -17,6 +17,7 @@ from typing_extensions import override
 from safedial._address import shown
 from safedial._clients.guard import guard
 from safedial._dial.dialer import Dialer
+from safedial._retry.argument import DEFAULT
 from safedial.adapters import checked_dialer, chosen_timeout, needs, takes_dialer
 
 with needs("httpx"):
@@ -25,10 +26,8 @@ with needs("httpx"):
     from anyio.abc import SocketStream
 
     # Private: the stream classes of httpcore, which has no public way to make a stream of a connected socket.
-    from httpcore._backends.anyio import AnyIOStream
+    from httpcore._backends.anyio import AnyIOBackend, AnyIOStream
     from httpcore._backends.sync import SyncStream
-
-__all__ = ["SafeAsyncHTTPTransport", "SafeHTTPTransport", "protect"]
 
 C = TypeVar("C", bound=httpx.Client | httpx.AsyncClient)
 
@@ -39,23 +38,15 @@ _NOT_GIVEN = (None, inspect.signature(httpx.Client).parameters["timeout"].defaul
 
 
 class SafeHTTPTransport(httpx.HTTPTransport):
-    """A transport whose connections, also those to its proxy, *dialer* dials.
+    """A transport whose connections, also those to its proxy, *dialer* dials (default: ``Dialer()``).
 
     Errors are httpx's own: a refused dial and a self-connect are an `httpx.ConnectError`.
-
-    A client with a transport reads no proxy from the environment, and makes a plain transport for its own
-    *proxy* argument. So give *proxy* to the transport, or use `protect`.
 
     httpx's connect timeout, *local_address* and *socket_options* come before the Dialer's. A connect timeout of
     None or of 5 seconds, httpx's default, counts as not given. The timeout is for each attempt.
 
-    Args:
-        *args: the arguments of HTTPTransport.
-        dialer: dials. Default: None, ``Dialer()``.
-        **kwds: the arguments of HTTPTransport, such as *proxy*, *retries* and *socket_options*.
-
-    Raises:
-        TypeError: *dialer* is no Dialer.
+    A client with a transport reads no proxy from the environment, and makes a plain transport for its own
+    *proxy* argument. So give *proxy* to the transport, or use `protect`.
 
     Example::
 
@@ -74,15 +65,7 @@ class SafeAsyncHTTPTransport(httpx.AsyncHTTPTransport):
 
     As in httpx, the connect timeout limits the whole dial, unless the Dialer has a *total_timeout*. Under trio,
     where a Dialer can't dial, httpx's own dial runs under `safedial.guard`: as safe, but without *dialer*.
-
-    Args:
-        *args: the arguments of AsyncHTTPTransport.
-        dialer: dials, in asyncio. Default: None, ``Dialer()``.
-        **kwds: the arguments of AsyncHTTPTransport.
-
-    Raises:
-        TypeError: *dialer* is no Dialer.
-        ImportError: anyio is older than 4.10.
+    ImportError is raised if anyio is older than 4.10.
     """
 
     @takes_dialer
@@ -103,8 +86,7 @@ def protect(client: C, *, dialer: Dialer | None = None) -> C:
         dialer: dials, as the transports of this module explain. Default: None, ``Dialer()``.
 
     Raises:
-        TypeError: an argument has the wrong type, or a transport of the client is not httpx's own, so that
-            it is not known how it dials; the message names it.
+        TypeError: a transport of the client is not httpx's own, so it is not known how it dials.
         ImportError: anyio is older than 4.10, for an AsyncClient.
 
     Example::
@@ -157,7 +139,7 @@ class _Backend(httpcore.SyncBackend):
             return SyncStream(_prepared(dialer.dial((host, port)), socket_options))
 
 
-class _AsyncBackend(httpcore.AnyIOBackend):
+class _AsyncBackend(AnyIOBackend):
     """httpcore's own backend, except for TCP. anyio's Unix sockets and sleep work under trio too."""
 
     def __init__(self, dialer: Dialer | None) -> None:
@@ -170,7 +152,7 @@ class _AsyncBackend(httpcore.AnyIOBackend):
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # noqa: ASYNC109  # the argument is httpcore's
+        timeout: float | None = None,
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
@@ -182,7 +164,8 @@ class _AsyncBackend(httpcore.AnyIOBackend):
                     await own.connect_tcp(host, port, timeout, local_address, socket_options),
                 )
         dialer = _with(self._dialer, timeout, local_address)
-        if dialer.timeout == timeout and dialer.total_timeout is None:
+        own_counts = timeout not in _NOT_GIVEN or self._dialer.timeout is DEFAULT
+        if own_counts and dialer.total_timeout is None:
             dialer = replace(dialer, total_timeout=timeout)
         with _httpcore_errors(UnicodeError):  # anyio reports an invalid host so
             sock = _prepared(await dialer.dial_async((host, port)), socket_options)

@@ -62,7 +62,7 @@ class SafeAsyncConnection(SafeDial, redis.asyncio.Connection):
 
     @override
     async def _connect(self) -> None:
-        self._reader, self._writer = await self.dial_async(**self._connection_arguments())
+        self._reader, self._writer = await self.dial_async()
 
 
 class SafeAsyncSSLConnection(redis.asyncio.SSLConnection, SafeAsyncConnection):

@@ -15,8 +15,6 @@ with needs("requests"):
 
     from safedial.adapters.urllib3 import protect as protect_manager
 
-__all__ = ["SafeHTTPAdapter", "protect"]
-
 S = TypeVar("S", bound=requests.Session)
 
 
@@ -31,9 +29,6 @@ def protect(session: S, *, dialer: Dialer | None = None, **kwds: Any) -> S:
         dialer: dials. Default: None, ``Dialer()``.
         **kwds: the arguments of `requests.adapters.HTTPAdapter`, such as *max_retries*.
 
-    Raises:
-        TypeError: an argument has the wrong type; the message names it.
-
     Example::
 
         session = protect(requests.Session(), max_retries=3)
@@ -47,18 +42,11 @@ def protect(session: S, *, dialer: Dialer | None = None, **kwds: Any) -> S:
 
 
 class SafeHTTPAdapter(HTTPAdapter):
-    """An `HTTPAdapter` whose connections, also those to HTTP proxies, *dialer* dials.
+    """An `HTTPAdapter` whose connections, also those to HTTP proxies, *dialer* dials (default: ``Dialer()``).
 
-    Errors are requests' own: a refused dial and a self-connect are a `requests.ConnectionError`. SOCKS
-    proxies are dialed by PySocks: see `safedial.guard`. An adapter is pickled with its Dialer.
-
-    Args:
-        *args: the arguments of HTTPAdapter.
-        dialer: dials. A request's timeout comes before the Dialer's. Default: None, ``Dialer()``.
-        **kwds: the arguments of HTTPAdapter. *max_retries* and the Dialer's policy multiply.
-
-    Raises:
-        TypeError: *dialer* is no Dialer.
+    Errors are requests' own: a refused dial and a self-connect are a `requests.ConnectionError`. A request's
+    timeout comes before the Dialer's. *max_retries* and the Dialer's policy multiply. SOCKS proxies are
+    dialed by PySocks: see `safedial.guard`. An adapter is pickled with its Dialer.
     """
 
     __attrs__ = [*HTTPAdapter.__attrs__, "dialer"]  # noqa: RUF012  # as its base has it

@@ -23,33 +23,14 @@ with needs("urllib3"):
     from urllib3.exceptions import ConnectTimeoutError, LocationParseError, NameResolutionError, NewConnectionError
     from urllib3.util import connection as util_connection
 
-__all__ = [
-    "SafeHTTPConnection",
-    "SafeHTTPConnectionPool",
-    "SafeHTTPSConnection",
-    "SafeHTTPSConnectionPool",
-    "SafePoolManager",
-    "SafeProxyManager",
-    "protect",
-]
-
 P = TypeVar("P", bound=urllib3.PoolManager | urllib3.HTTPConnectionPool)
 
 
 class SafeHTTPConnection(connection.HTTPConnection):
-    """A connection that *dialer* dials; also a mix-in for your own connection classes.
+    """A connection that *dialer* dials (default: ``Dialer()``); also a mix-in for your own connection classes.
 
     Timeout, source address and each socket option of the connection come before the Dialer's. A timeout of
     None, or of `socket.getdefaulttimeout()`, counts as not given: pools pass these on as their default.
-    SOCKS connections can't be made safe: PySocks dials for them.
-
-    Args:
-        *args: urllib3's arguments.
-        dialer: dials. Default: None, ``Dialer()``.
-        **kwds: urllib3's arguments.
-
-    Raises:
-        TypeError: *dialer* is no Dialer.
     """
 
     @takes_dialer
@@ -88,9 +69,10 @@ class SafeHTTPConnection(connection.HTTPConnection):
         return sock
 
     def _socket_options(self) -> list[Any]:
-        own, dialers = list(self.socket_options or ()), list(self.dialer.socket_options or ())
+        own: Any = self.socket_options
+        dialers = self.dialer.socket_options or ()
         # The last one that is set wins.
-        return own + dialers if self.socket_options is self.default_socket_options else dialers + own
+        return [*own, *dialers] if own is self.default_socket_options else [*dialers, *(own or ())]
 
 
 class SafeHTTPSConnection(SafeHTTPConnection, connection.HTTPSConnection):
@@ -109,11 +91,10 @@ class SafeHTTPSConnectionPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = SafeHTTPSConnection  # pyright: ignore[reportAssignmentType]  # nor does it take urllib3's own
 
 
-_CONNECTIONS: dict[Any, Any] = {
+_SAFE: dict[Any, Any] = {
     connection.HTTPConnection: SafeHTTPConnection,
     connection.HTTPSConnection: SafeHTTPSConnection,
 }
-_POOLS: dict[str, Any] = {"http": SafeHTTPConnectionPool, "https": SafeHTTPSConnectionPool}
 
 
 @takes_dialer
@@ -121,53 +102,49 @@ def protect(pool: P, *, dialer: Dialer | None = None) -> P:
     """Make *pool* dial safely from now on, and return it.
 
     Args:
-        pool: a PoolManager, a ProxyManager (its pools so far are dropped), or an HTTP(S)ConnectionPool.
+        pool: a PoolManager, a ProxyManager (the pools that it has made are dropped), or an HTTP(S)ConnectionPool.
         dialer: dials, as `SafeHTTPConnection` explains. Default: None, ``Dialer()``.
 
     Raises:
-        TypeError: *pool* or *dialer* is of another type, or *pool* makes connections of other classes than urllib3's.
+        TypeError: *pool* makes connections of a class that dials in an unknown way, such as SOCKS by PySocks.
         ValueError: a connection pool has made connections already.
 
     Example::
 
         protect(client.http)  # another library's manager
     """
-    dialer, made = checked_dialer(dialer), pool
-    if isinstance(made, urllib3.PoolManager):
-        kinds = [getattr(kind, "func", kind) for kind in made.pool_classes_by_scheme.values()]
-        _check_classes(kinds, [urllib3.HTTPConnectionPool, urllib3.HTTPSConnectionPool, *_POOLS.values()])
+    dialer = checked_dialer(dialer)
+    made: Any = pool
+    if isinstance(pool, urllib3.PoolManager):
+        # The class is an argument of the partial if the manager was protected before.
+        pools = {scheme: getattr(kind, "args", [kind])[0] for scheme, kind in made.pool_classes_by_scheme.items()}
+        for kind in pools.values():
+            _safe_class(kind.ConnectionCls)
         made.clear()
-        # A new dict: the whole process shares the old one. Partials, because managers only call these "classes".
-        made.pool_classes_by_scheme = {
-            scheme: functools.partial(kind, dialer=dialer) for scheme, kind in _POOLS.items()
-        }
-    elif isinstance(made, urllib3.HTTPConnectionPool):
-        _check_classes([made.ConnectionCls], [*_CONNECTIONS, *_CONNECTIONS.values()])
-        if made.num_connections:
+        # A new dict, because the whole process shares the old one.
+        made.pool_classes_by_scheme = {scheme: functools.partial(_make, kind, dialer) for scheme, kind in pools.items()}
+    elif isinstance(pool, urllib3.HTTPConnectionPool):
+        if pool.num_connections:
             raise ValueError("pool has connections already, and they would stay unsafe: protect() it before it is used")
-        made.ConnectionCls = _CONNECTIONS.get(made.ConnectionCls, made.ConnectionCls)
+        made.ConnectionCls = _safe_class(pool.ConnectionCls)
         made.conn_kw["dialer"] = dialer
     else:
         raise TypeError(f"pool must be a PoolManager or an HTTPConnectionPool of urllib3, not {shown(pool)}")
     return pool
 
 
-def _check_classes(found: list[Any], known: list[Any]) -> None:
-    for kind in found:
-        if kind not in known:
-            raise TypeError(f"pool: how {kind.__name__} dials is not known; build it on the Safe classes")
+def _make(kind: Any, dialer: Dialer, *args: Any, **kwds: Any) -> Any:
+    return protect(kind(*args, **kwds), dialer=dialer)
+
+
+def _safe_class(kind: Any) -> Any:
+    if kind not in _SAFE and not issubclass(kind, SafeHTTPConnection):
+        raise TypeError(f"pool: how {kind.__name__} dials is not known; build it on SafeHTTPConnection")
+    return _SAFE.get(kind, kind)
 
 
 class SafePoolManager(urllib3.PoolManager):
-    """A `urllib3.PoolManager` whose connections *dialer* dials.
-
-    Args:
-        *args: urllib3's arguments.
-        dialer: dials. Default: None, ``Dialer()``.
-        **kwds: urllib3's arguments.
-
-    Raises:
-        TypeError: *dialer* is no Dialer.
+    """A `urllib3.PoolManager` whose connections *dialer* dials (default: ``Dialer()``).
 
     Example::
 

@@ -48,7 +48,7 @@ class SafeAsyncConnection(SafeDial, valkey.asyncio.Connection):
 
     @override
     async def _connect(self) -> None:
-        self._reader, self._writer = await self.dial_async(**self._connection_arguments())
+        self._reader, self._writer = await self.dial_async()
 
 
 class SafeAsyncSSLConnection(valkey.asyncio.SSLConnection, SafeAsyncConnection):
