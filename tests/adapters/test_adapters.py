@@ -19,6 +19,7 @@ import pytest
 import redis
 import requests
 import urllib3
+import valkey
 
 import safedial.adapters
 from safedial import testing
@@ -150,6 +151,12 @@ TAKE_A_DIALER = {
 
 
 class TestArguments:
+    def test_a_url_in_the_wrong_place_tells_no_secret(self):
+        for name in ("aiohttp", "urllib3", "redis", "valkey"):
+            with pytest.raises(TypeError, match="not a str") as caught:
+                getattr(safedial.adapters, name).protect("redis://:secret@127.0.0.1:1")
+            assert "secret" not in str(caught.value)
+
     @pytest.mark.parametrize("name", TAKE_A_DIALER)
     def test_policy_is_to_be_given_in_a_dialer(self, name):
         with pytest.raises(TypeError, match=r"\(\) takes dialer=safedial\.Dialer\(policy=\.\.\.\), not policy="):
@@ -179,6 +186,7 @@ CLASSES = [
         "http": [http.client, __import__("smtplib"), ftplib],
         "httpx": [httpx],
         "redis": [redis],
+        "valkey": [valkey],
         "requests": [requests.adapters],
         "urllib3": [urllib3, urllib3.connection],
     }.items()

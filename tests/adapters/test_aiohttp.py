@@ -12,7 +12,7 @@ from aiohttp.abc import AbstractResolver
 
 import safedial
 from safedial import SelfConnectError, testing
-from safedial.adapters.aiohttp import SafeTCPConnector
+from safedial.adapters.aiohttp import SafeTCPConnector, protect
 from tests.support import faces, faults, web
 
 HOST = "127.0.0.1"
@@ -153,6 +153,57 @@ class TestErrors:
 
 
 BOTH = (aiohttp.TCPConnector, SafeTCPConnector)
+
+
+class TestProtect:
+    def protected(self, loop_factory, port, of=lambda session: session, **policy):
+        """What a plain session gets from *port* once it, or a part of it, is protected."""
+
+        async def main():
+            async with aiohttp.ClientSession() as session:
+                assert protect(of(session), **policy) is of(session)
+                async with session.get(f"http://{HOST}:{port}/") as response:
+                    return await response.text()
+
+        return faces.run(main(), loop_factory)
+
+    @pytest.mark.parametrize("of", [lambda session: session, lambda session: session.connector])
+    def test_session_and_connector(self, loop_factory, force, of, dead_port):
+        fault = force(dead_port)
+        with pytest.raises(aiohttp.ClientConnectorError) as caught:
+            self.protected(loop_factory, dead_port, of)
+        assert type(caught.value.os_error) is SelfConnectError
+        assert fault.befell
+        with web.serve() as server:
+            assert self.protected(loop_factory, server.port, of) == "hello"
+
+    def test_policy(self, loop_factory):
+        with testing.Outage(serve_once) as outage:
+            outage.refuse_for(dials=2)
+            assert (
+                self.protected(loop_factory, outage.port, policy=safedial.reconnect(within=10, first=0.001)) == "once"
+            )
+
+    def test_the_last_policy_counts(self, loop_factory):
+        """Policies of two calls do not multiply."""
+        dials = []
+        policy = tenacity.Retrying(
+            retry=safedial.retry_if_transient, stop=tenacity.stop_after_attempt(3), before=dials.append
+        )
+        with testing.refused_port() as port, pytest.raises(aiohttp.ClientConnectorError):
+            self.protected(loop_factory, port, lambda session: protect(session, policy=policy), policy=policy)
+        assert 0 < len(dials) <= 3
+
+    def test_useless_arguments(self):
+        async def main():
+            session = aiohttp.ClientSession()
+            with pytest.raises(TypeError, match="policy must be"):
+                protect(session, policy=3)
+            await session.close()
+            with pytest.raises(TypeError, match="session must be an open ClientSession or a TCPConnector"):
+                protect(session)
+
+        faces.run(main(), None)
 
 
 class TestPolicy:

@@ -305,6 +305,7 @@ class TestNormalUse:
             given.append(kind.adapter.SafeConnectionPool.from_url(url).connection_class)
         for each in given:
             assert issubclass(each, kind.face.SSLConnection)
+            assert getattr(kind.adapter, each.__name__) is each
             assert issubclass(each, kind.connection_class)
 
     def test_unix_socket_is_left_alone(self, kind):
@@ -455,6 +456,47 @@ class TestCluster:
         assert type(error).__name__.endswith("ClusterException")
         testing.assert_no_self_connects()
         faults.assert_server_can_bind(HOST, dead_port)
+
+
+class TestPrecedence:
+    """Beside test_precedence.py: how a given value is told from a default."""
+
+    def settings(self, kind, dialer=None, **given):
+        client = kind.adapter.protect(kind.face.Redis(**given), dialer=safedial.Dialer(**(dialer or {})))
+        return client.connection_pool.make_connection()._settings()
+
+    def test_timeout_that_equals_the_default_was_not_given(self, kind):
+        default = inspect.signature(kind.face.Redis).parameters["socket_connect_timeout"].default
+        assert self.settings(kind, {"timeout": 3}, socket_connect_timeout=default).timeout == 3
+
+    def test_other_timeouts_of_the_client_are_none_of_the_dials(self, kind):
+        assert self.settings(kind, {"timeout": 3}, socket_timeout=7).timeout == 3
+
+    def test_keepalive(self, kind):
+        option = (socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        default = bool(kind.face.Connection().socket_keepalive)
+        for given, dialer, expected in [
+            ({}, [], default),
+            ({}, [(*option, not default)], not default),
+            ({"socket_keepalive": not default}, [(*option, default)], not default),
+        ]:
+            options = self.settings(kind, {"socket_options": dialer}, **given).socket_options
+            assert {each[:2]: each[2] for each in options}[option] == expected
+
+    @pytest.mark.parametrize("kind", [kind for kind in kinds() if kind.asynchronous], ids=lambda kind: kind.name)
+    def test_a_dialers_timeout_is_for_each_attempt(self, kind):
+        """So the library's limit for the whole dial, which was not given, ends no policy of the Dialer's."""
+        rounds = []
+        policy = tenacity.AsyncRetrying(
+            retry=safedial.retry_if_transient, stop=tenacity.stop_after_attempt(3), before=rounds.append
+        )
+        with faults.full_listener() as full:
+            dialer = safedial.Dialer(timeout=0.05, policy=policy)
+            # redis takes its limit for the dial from the one for an answer if it has none.
+            client = {"socket_timeout": 0.07} if kind.name == "valkey.asyncio" else {}
+            error = kind.error(lambda: kind.safe(full.getsockname()[1], dialer, **client))
+        assert isinstance(error, kind.library.TimeoutError)
+        assert len(rounds) >= 2
 
 
 class TestArguments:

@@ -203,6 +203,51 @@ class TestErrors:
             make()
 
 
+class TestProtect:
+    def test_pool(self, force, dead_port):
+        fault = force(dead_port)
+        for pool in (urllib3.HTTPConnectionPool, urllib3.HTTPSConnectionPool):
+            _, error = failure(lambda pool=pool: ours.protect(pool(HOST, dead_port)), url="/")
+            assert spurious(error)
+        assert fault.befell
+
+    def test_pool_that_has_connections(self):
+        with web.serve() as server, urllib3.HTTPConnectionPool(HOST, server.port) as pool:
+            pool.request("GET", "/")
+            with pytest.raises(ValueError, match="before it is used"):
+                ours.protect(pool)
+
+    def test_pools_of_a_manager_are_dropped(self):
+        events = []
+        with web.serve() as server, urllib3.PoolManager() as http:
+            http.request("GET", server.url)
+            ours.protect(http, dialer=Dialer(on_event=events.append)).request("GET", server.url)
+        assert len(events) == 1
+
+    def test_the_last_dialer_counts(self):
+        first, last = [], []
+        with web.serve() as server, urllib3.PoolManager() as http:
+            for events in (first, last):
+                ours.protect(http, dialer=Dialer(on_event=events.append))
+            http.request("GET", server.url)
+        assert (len(first), len(last)) == (0, 1)
+
+    def test_classes_of_others(self):
+        class Theirs(urllib3.connection.HTTPConnection):
+            pass
+
+        class Pool(urllib3.HTTPConnectionPool):
+            ConnectionCls = Theirs
+
+        with SOCKSProxyManager("socks5://127.0.0.1:1") as socks:
+            for pool in (socks, Pool(HOST)):
+                with pytest.raises(TypeError, match=r"pool: how \w+ dials is not known"):
+                    ours.protect(pool)
+        with mixed(ours, 1) as pool:
+            before = pool.ConnectionCls
+            assert ours.protect(pool).ConnectionCls is before
+
+
 class TestNormalUse:
     def test_reuses_connections(self):
         with web.serve() as server, ours.SafePoolManager() as http:

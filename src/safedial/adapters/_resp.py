@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from safedial._address import shown
 from safedial._dial.dialer import Dialer
 from safedial._retry.argument import DEFAULT
 from safedial.adapters import checked_dialer, chosen_timeout, takes_dialer
@@ -138,11 +139,8 @@ class Library:
         else:
             pool = getattr(client, "connection_pool", client)
             if not isinstance(pool, self._pools):
-                raise TypeError(
-                    # Its type only: a URL may have a password in it.
-                    f"client must be a client, pool, Sentinel or asyncio cluster of {self._name}, "
-                    f"not a {type(client).__name__}"
-                )
+                wanted = f"a client, pool, Sentinel or asyncio cluster of {self._name}"
+                raise TypeError(f"client must be {wanted}, not {shown(client)}")
             self._replace_class(pool, dialer)
         return client
 
@@ -150,14 +148,10 @@ class Library:
         for each in sentinel.sentinels:
             self.protect(each, dialer=dialer)
         for name in ("master_for", "slave_for"):
-            setattr(sentinel, name, self._then_protect(getattr(sentinel, name), dialer))
+            setattr(sentinel, name, functools.partial(self._make, getattr(sentinel, name), dialer))
 
-    def _then_protect(self, make: Callable[..., Any], dialer: Dialer | None) -> Callable[..., Any]:
-        @functools.wraps(make)
-        def made(*args: Any, **kwargs: Any) -> Any:
-            return self.protect(make(*args, **kwargs), dialer=dialer)
-
-        return made
+    def _make(self, make: Callable[..., Any], dialer: Dialer | None, *args: Any, **kwargs: Any) -> Any:
+        return self.protect(make(*args, **kwargs), dialer=dialer)
 
     def _protect_cluster(self, cluster: Any, dialer: Dialer | None) -> None:
         # The startup nodes are there already; nodes that are found later are made of connection_kwargs.

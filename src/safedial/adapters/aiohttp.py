@@ -7,6 +7,7 @@ pool, limits, timeouts, proxies, TLS and socket options stay aiohttp's own.
 import types
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from safedial._address import shown
 from safedial._clients.wrap import wrap
 from safedial._retry.argument import DEFAULT, Default, check_policy
 from safedial.adapters import needs, takes_policy
@@ -41,9 +42,7 @@ def protect(session: S, *, policy: "Policy | Literal[Default.DEFAULT] | None" = 
     """
     connector: Any = session.connector if isinstance(session, aiohttp.ClientSession) else session
     if not isinstance(connector, aiohttp.TCPConnector):
-        raise TypeError(
-            f"session must be an open ClientSession with a TCPConnector, or a TCPConnector, not {session!r}"
-        )
+        raise TypeError(f"session must be an open ClientSession or a TCPConnector of aiohttp, not {shown(session)}")
     # Private: the method that BaseConnector leaves to its subclasses. Name, dial, proxy and TLS are all in it.
     create = types.MethodType(type(connector)._create_connection, connector)  # pyright: ignore[reportPrivateUsage]
     connector._create_connection = wrap(create, policy=policy)  # type: ignore[method-assign]

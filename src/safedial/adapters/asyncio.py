@@ -27,9 +27,6 @@ else:
 # Like asyncio: addresses race only if the caller says so.
 _DIALER = Dialer(happy_eyeballs_delay=None)
 
-# The arguments that a Dialer and create_connection() call by the same name.
-_ALIKE = "total_timeout family socket_options happy_eyeballs_delay resolver policy on_event steer".split()  # noqa: SIM905
-
 
 class _Guarded(asyncio.AbstractEventLoop):
     """Comes before a class of event loops among the bases."""
@@ -86,9 +83,9 @@ def new_event_loop(
     dialer = checked_dialer(_DIALER if dialer is None else dialer)
     base: Any = loop_class
     loop = _guarded(base)()
-    loop.dial_options = {
-        "timeout": None if dialer.timeout is DEFAULT else dialer.timeout,
-        "local_addr": dialer.source_address or None,
-        **{name: getattr(dialer, name) for name in _ALIKE},
-    }
+    options = dict(vars(dialer))
+    options["local_addr"] = options.pop("source_address") or None
+    if dialer.timeout is DEFAULT:
+        options["timeout"] = None
+    loop.dial_options = options
     return loop

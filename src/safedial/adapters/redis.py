@@ -16,8 +16,6 @@ connection was there before. A Dialer's policy works inside each of those dials.
 server is down. So let only one of them wait: redis's Retry, or ``Dialer(policy=reconnect())`` with
 ``retry=Retry(NoBackoff(), 0)``. In asyncio *socket_connect_timeout*, 5 seconds in redis 8, limits
 the whole dial with all its rounds, unless the Dialer has a timeout and takes its place.
-
-Tested on redis 5.1.0 and 8.1.0.
 """
 
 import socket

@@ -106,7 +106,7 @@ def protect(pool: P, *, dialer: Dialer | None = None) -> P:
         dialer: dials, as `SafeHTTPConnection` explains. Default: None, ``Dialer()``.
 
     Raises:
-        TypeError: *pool* makes connections of a class that dials in an unknown way, such as SOCKS by PySocks.
+        TypeError: *pool* makes connections of an unknown class. For SOCKS see `safedial.guard`.
         ValueError: a connection pool has made connections already.
 
     Example::
@@ -139,7 +139,7 @@ def _make(kind: Any, dialer: Dialer, *args: Any, **kwds: Any) -> Any:
 
 def _safe_class(kind: Any) -> Any:
     if kind not in _SAFE and not issubclass(kind, SafeHTTPConnection):
-        raise TypeError(f"pool: how {kind.__name__} dials is not known; build it on SafeHTTPConnection")
+        raise TypeError(f"pool: how {kind.__name__} dials is not known; use SafeHTTPConnection, or safedial.guard()")
     return _SAFE.get(kind, kind)
 
 

@@ -10,8 +10,6 @@ One line makes a client safe. The client, its pool and its own retries stay as t
 **Two retries.** `safedial.adapters.redis` explains how the library's Retry and a Dialer's policy multiply. valkey
 retries as redis 5.1 does: not at all by default, else only after time-outs and if a connection was there
 before. In asyncio *socket_connect_timeout* limits the whole dial, unless the Dialer's timeout takes its place.
-
-Tested on valkey 6.1.0 and 6.2.0.
 """
 
 import socket
