@@ -31,14 +31,14 @@ EXAMPLES = re.findall(r"::\n\n((?:    .*\n|\n)+)", safedial.adapters.__doc__)
 
 
 def example(number):
-    """The names that an example of the docstring defines."""
+    """Run an example of the docstring and return its names."""
     names = {"__name__": "example"}
     exec(textwrap.dedent(EXAMPLES[number]), names)
     return names
 
 
 def fresh(code):
-    """What *code* prints in a new interpreter."""
+    """Run *code* in a new interpreter and return its output."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     return done.stdout + done.stderr
 
@@ -158,12 +158,12 @@ class TestArguments:
             assert "secret" not in str(caught.value)
 
     @pytest.mark.parametrize("name", TAKE_A_DIALER)
-    def test_policy_is_to_be_given_in_a_dialer(self, name):
+    def test_policy_belongs_into_a_dialer(self, name):
         with pytest.raises(TypeError, match=r"\(\) takes dialer=safedial\.Dialer\(policy=\.\.\.\), not policy="):
             TAKE_A_DIALER[name](policy=safedial.redial())
 
     @pytest.mark.parametrize("name", TAKE_A_DIALER)
-    def test_dialer_that_is_none(self, name):
+    def test_dialer_that_is_none_or_wrong(self, name):
         TAKE_A_DIALER[name](dialer=None)
         with pytest.raises(TypeError, match=r"dialer must be a safedial\.Dialer or None, not 5"):
             TAKE_A_DIALER[name](dialer=5)
@@ -178,7 +178,7 @@ class TestArguments:
         assert list(parameters) == ["client", "dialer"]
 
 
-# Each class that stands in for a class of a library, and that class.
+# Each safe class, and the library's class of the same name.
 CLASSES = [
     (safe, plain)
     for adapter, modules in {

@@ -1,4 +1,4 @@
-"""aiohttp with the guard under it, beside aiohttp as it is, on asyncio's loop and uvloop."""
+"""aiohttp under the guard, compared with plain aiohttp, on asyncio's loop and on uvloop."""
 
 import functools
 import socket
@@ -22,13 +22,13 @@ verify = functools.cache(web.client_context)
 
 
 def serve_once(sock, *_):
-    """An HTTP server that answers each connection one time."""
+    """An HTTP server that answers one request on each connection."""
     if sock.recv(65536):
         sock.sendall(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\nonce")
 
 
 class Addresses(AbstractResolver):
-    """A resolver that knows where every name is."""
+    """A resolver that gives the same addresses for every name."""
 
     def __init__(self, *hosts):
         self.hosts = hosts
@@ -47,7 +47,7 @@ class Addresses(AbstractResolver):
 
 
 def fetch(loop_factory, *urls, connector=SafeTCPConnector, given=None, **kwds):
-    """The bodies of *urls*, asked for in one session with a *connector* that takes what is *given*."""
+    """Return the bodies of *urls*, fetched in one session. *given* are the arguments of *connector*."""
     kwds = {"ssl": verify(), **kwds}
 
     async def main():
@@ -67,7 +67,7 @@ def failure(loop_factory, url, **kwds):
     return caught.value
 
 
-# Each way that a port is dialed: (the URL, what a request is given).
+# Each way to dial a port: (the URL, the arguments of the request).
 WAYS = {
     "plain": ("http://{host}:{port}/", {}),
     "TLS": ("https://{host}:{port}/", {}),
@@ -100,7 +100,7 @@ class TestSelfConnect:
             testing.assert_no_self_connects()
             faults.assert_server_can_bind(HOST, port)
 
-    def test_tells_the_reason(self, loop_factory, force, dead_port):
+    def test_has_the_self_connect_as_its_cause(self, loop_factory, force, dead_port):
         force(dead_port)
         error = failure(loop_factory, f"https://{HOST}:{dead_port}/")
         assert type(error.os_error) is SelfConnectError
@@ -125,7 +125,7 @@ class TestSelfConnect:
 
 
 class TestErrors:
-    def test_stay(self, loop_factory):
+    def test_are_aiohttps_own(self, loop_factory):
         soon = aiohttp.ClientTimeout(sock_connect=0.05)
         with testing.refused_port() as refused, faults.full_listener() as full, web.serve("https") as untrusted:
             for url, expected, given in [
@@ -147,7 +147,7 @@ class TestErrors:
             error = failure(None, f"http://{HOST}:{port}/", given={"policy": None})
         assert isinstance(error.os_error, safedial.PortsExhaustedError)
 
-    def test_policy_that_is_none(self):
+    def test_wrong_policy(self):
         with pytest.raises(TypeError, match=r"policy must be a tenacity\.Retrying"):
             SafeTCPConnector(policy=3)
 
@@ -157,7 +157,7 @@ BOTH = (aiohttp.TCPConnector, SafeTCPConnector)
 
 class TestProtect:
     def protected(self, loop_factory, port, of=lambda session: session, **policy):
-        """What a plain session gets from *port* once it, or a part of it, is protected."""
+        """Protect a plain session, or the part of it that *of* returns, and fetch from *port*."""
 
         async def main():
             async with aiohttp.ClientSession() as session:
@@ -225,7 +225,7 @@ class TestPolicy:
             assert fetch(loop_factory, f"http://{HOST}:{outage.port}/", given={"policy": policy}) == ["once"]
             assert fault.befell == 1
 
-    def test_asks_the_resolver_anew(self, loop_factory):
+    def test_resolves_the_name_in_each_dial(self, loop_factory):
         policy = tenacity.Retrying(retry=safedial.retry_if_transient, stop=tenacity.stop_after_attempt(3))
         resolver = Addresses(HOST)
         with testing.refused_port() as port:
@@ -287,7 +287,7 @@ class TestNormalUse:
             fetch(loop_factory, server.url, connector=Noting)
         assert found == [1]
 
-    def test_dead_first_address_is_passed(self, loop_factory):
+    def test_dead_first_address_is_skipped(self, loop_factory):
         with web.serve() as server:
             given = {"resolver": Addresses("::1", HOST)}
             assert fetch(loop_factory, f"http://two.invalid:{server.port}/", given=given) == ["hello"]
@@ -302,7 +302,7 @@ class TestNormalUse:
 
 
 def serve_half(sock, *_):
-    """An HTTP server that does not finish its answer."""
+    """An HTTP server that sends half of its answer."""
     if sock.recv(65536):
         sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\non")
         sock.recv(1)

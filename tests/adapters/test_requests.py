@@ -1,4 +1,4 @@
-"""requests with a Dialer, beside requests as it is: the same in all but meeting itself."""
+"""requests with a Dialer, compared with plain requests: only self-connects differ."""
 
 import contextlib
 import pickle
@@ -23,7 +23,7 @@ HOST = "127.0.0.1"
 
 @contextlib.contextmanager
 def session(change=protect):
-    """A session, changed, that no proxy of this system's is set for."""
+    """A session that *change* was applied to, without this system's proxies."""
     with requests.Session() as made:
         made.trust_env = False
         yield change(made) or made
@@ -38,7 +38,7 @@ def pickled(made):
 
 
 def failure(change, method="GET", *, url, **given):
-    """What a session raises for one request, as the types of it and of what is behind it."""
+    """Return the error of one request, and the types of it and of the errors behind it."""
     with session(change) as made, pytest.raises((requests.RequestException, ValueError)) as caught:
         made.request(method, url, **given)
     error = caught.value
@@ -46,7 +46,7 @@ def failure(change, method="GET", *, url, **given):
     return [type(error), type(behind), type(getattr(behind, "reason", None))], error
 
 
-# How a port is reached: the URL, and what else a request is given.
+# Each way to dial a port: (the URL, the arguments of the request).
 WAYS = {
     "http": ("http://127.0.0.1:{port}/", {}),
     "https": ("https://127.0.0.1:{port}/", {}),
@@ -76,7 +76,7 @@ class TestSelfConnect:
         faults.assert_server_can_bind(HOST, dead_port)
 
     @pytest.mark.parametrize("way", WAYS)
-    def test_is_none_after_pickling(self, way, force, dead_port):
+    def test_is_refused_after_pickling(self, way, force, dead_port):
         fault = force(dead_port)
         _, error = failure(pickled, **reached(way, dead_port))
         assert fault.befell
@@ -100,18 +100,18 @@ class TestSelfConnect:
 
 class TestErrors:
     @pytest.mark.parametrize("url", ["http://no-such-name.invalid/", "https://no-such-name.invalid/", "http://a..b/"])
-    def test_of_names_stay(self, url):
+    def test_of_names_are_requests_own(self, url):
         assert failure(protect, url=url)[0] == failure(plain, url=url)[0]
 
     @pytest.mark.parametrize("way", WAYS)
-    def test_timed_out_stays(self, way):
+    def test_connect_timeout_is_requests_own(self, way):
         with faults.full_listener() as server:
             given = reached(way, server.getsockname()[1])
             said = [failure(change, timeout=(0.05, 1), **given)[0] for change in (protect, plain)]
         assert said[0] == said[1]
         assert issubclass(said[0][0], (requests.ConnectTimeout, requests.exceptions.ProxyError))
 
-    def test_read_timed_out_stays(self, server):
+    def test_read_timeout_is_requests_own(self, server):
         url = f"http://{HOST}:{server.getsockname()[1]}/"
         said = [failure(change, url=url, timeout=(1, 0.02))[0] for change in (protect, plain)]
         assert said[0] == said[1]
@@ -132,7 +132,7 @@ class TestErrors:
             (lambda: protect(requests.Session(), color=3), "color"),
         ],
     )
-    def test_useless_arguments(self, make, message):
+    def test_wrong_arguments(self, make, message):
         with pytest.raises(TypeError, match=message):
             make()
 
@@ -187,7 +187,7 @@ class TestNormalUse:
             assert made.get_adapter("https://two.example/") is not made.get_adapter("http://two.example/")
 
     def test_mixes_with_other_adapters(self):
-        """Such as those that set an SSLContext."""
+        """For example with an adapter that sets an SSLContext."""
 
         class KeepAlive(HTTPAdapter):
             def init_poolmanager(self, *args, **kwds):
@@ -210,7 +210,7 @@ class TestNormalUse:
 def test_pickles_with_its_dialer(name):
     policy = {"none": None, "redial": safedial.redial(), "reconnect": safedial.reconnect(within=1)}[name]
     if not picklable(policy):
-        policy = None  # tenacity 9.0's can't be
+        policy = None  # policies of tenacity 9.0 can't be pickled
     adapter = SafeHTTPAdapter(dialer=Dialer(policy=policy, total_timeout=3), max_retries=Retry(5), pool_maxsize=7)
     again = pickle.loads(pickle.dumps(adapter))
     assert (again.dialer.total_timeout, again.max_retries.total, again._pool_maxsize) == (3, 5, 7)

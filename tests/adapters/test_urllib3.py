@@ -1,4 +1,4 @@
-"""urllib3 with a Dialer, beside urllib3 as it is: the same in all but meeting itself."""
+"""urllib3 with a Dialer, compared with plain urllib3: only self-connects differ."""
 
 import contextlib
 import socket
@@ -19,14 +19,14 @@ HOST = "127.0.0.1"
 
 
 @pytest.fixture(autouse=True)
-def _what_all_managers_share_stays():
+def _shared_pool_classes_stay():
     before = dict(urllib3.poolmanager.pool_classes_by_scheme)
     yield
     assert urllib3.poolmanager.pool_classes_by_scheme == before
 
 
 def types(error):
-    """The type of *error* and of what urllib3 says is behind it."""
+    """Return the types of *error* and of the errors that urllib3 says are behind it."""
     found = [type(error)]
     while reason := getattr(error, "reason", None) or getattr(error, "original_error", None):
         found.append(type(reason))
@@ -35,7 +35,7 @@ def types(error):
 
 
 def failure(make, method="GET", *, url, **given):
-    """What a manager raises for one request, as types, and the error itself."""
+    """Return the error of one request, after the types of it and of the errors behind it."""
     given = {"retries": False, **given}
     with make() as http, pytest.raises(HTTPError) as caught:
         http.request(method, url, **given)
@@ -59,7 +59,7 @@ def a_pool(library, scheme, port):
 
 @contextlib.contextmanager
 def mixed(library, port):
-    """A manager that somebody else made, with connections of his own."""
+    """A pool of another library, with a connection class of its own."""
 
     class Theirs(urllib3.connection.HTTPConnection):
         pass
@@ -82,7 +82,7 @@ def made_safe(library):
         yield http
 
 
-# Each way that a port is dialed: (what makes a client of a library for it, the URL it is asked for).
+# Each way to dial a port: (a function that makes a client, the URL of the request).
 WAYS = {
     "manager": (lambda library, port: class_of(library, "PoolManager")(), "http://127.0.0.1:{port}/"),
     "manager, TLS": (lambda library, port: class_of(library, "PoolManager")(), "https://127.0.0.1:{port}/"),
@@ -140,14 +140,14 @@ class TestSelfConnect:
 class TestErrors:
     @pytest.mark.parametrize("url", ["http://no-such-name.invalid/", "https://no-such-name.invalid/", "http://a..b/"])
     @pytest.mark.parametrize("retries", [False, 1])
-    def test_of_names_stay(self, url, retries):
+    def test_of_names_are_urllib3s_own(self, url, retries):
         assert (
             failure(ours.SafePoolManager, url=url, retries=retries)[0]
             == failure(urllib3.PoolManager, url=url, retries=retries)[0]
         )
 
     @pytest.mark.parametrize("scheme", ["http", "https"])
-    def test_timed_out_stays(self, scheme):
+    def test_connect_timeout_is_urllib3s_own(self, scheme):
         with faults.full_listener() as server:
             url = f"{scheme}://{HOST}:{server.getsockname()[1]}/"
             said = [failure(class_of(library, "PoolManager"), url=url, timeout=0.05) for library in (ours, urllib3)]
@@ -160,7 +160,7 @@ class TestErrors:
             make = lambda: ours.SafePoolManager(dialer=Dialer(total_timeout=0.05))  # noqa: E731
             assert failure(make, url=f"http://{HOST}:{server.getsockname()[1]}/")[0] == [ConnectTimeoutError]
 
-    def test_refused_stays(self):
+    def test_refused_is_urllib3s_own(self):
         with testing.refused_port() as port:
             said = [
                 failure(class_of(library, "PoolManager"), url=f"http://{HOST}:{port}/", retries=urllib3.Retry(1))
@@ -174,7 +174,7 @@ class TestErrors:
             outage.refuse_for(dials=2)
             assert http.request("POST", f"http://{HOST}:{outage.port}/", body=b"once").data == b"once"
 
-    def test_policy_that_waits_needs_no_retry_of_urllib3s(self):
+    def test_policy_that_waits_works_without_urllib3s_retry(self):
         with (
             testing.Outage(web.serve_once) as outage,
             testing.fast_retries(),
@@ -198,7 +198,7 @@ class TestErrors:
             lambda: ours.protect(urllib3.PoolManager(), dialer=3),
         ],
     )
-    def test_dialer_that_is_none(self, make):
+    def test_wrong_dialer(self, make):
         with pytest.raises(TypeError, match=r"dialer must be a safedial\.Dialer or None, not 3"):
             make()
 
@@ -309,7 +309,7 @@ class TestNormalUse:
                 alone.connect()
                 assert alone.sock.getpeername() == (HOST, port)
 
-    def test_dead_first_address_is_passed(self):
+    def test_dead_first_address_is_skipped(self):
         with web.serve() as server:
             addresses = [faults.tcp("::1", server.port), faults.tcp(HOST, server.port)]
             with ours.SafePoolManager(dialer=Dialer(resolver=lambda *args, **kwds: addresses)) as http:
@@ -323,7 +323,7 @@ class TestNormalUse:
 
 @pytest.fixture
 def connected(server):
-    """Make a connection with arguments of urllib3's and a Dialer's, and connect it."""
+    """Return a function that makes a connection with the given arguments and connects it."""
     with contextlib.ExitStack() as stack:
 
         def connect(library=ours, host=HOST, **given):
@@ -336,7 +336,7 @@ def connected(server):
 
 
 class TestSettings:
-    """The connection's settings, the Dialer's where it has none."""
+    """The connection's settings come first, then the Dialer's."""
 
     @pytest.mark.parametrize(
         ("given", "dialers", "expected"),
