@@ -414,6 +414,7 @@ class TestSettings:
             (None, {"timeout": 5}, 5, None),
             (3, {"timeout": 5}, 3, 3),
             (3, {"total_timeout": 9}, 3, 9),
+            (5, {"timeout": 4}, 4, None),  # 5 is httpx's default
         ]:
             used, _ = dialed(dialing, timeout=timeout, dialer=dialers)
             assert used.timeout == each
