@@ -7,6 +7,7 @@ import asyncio
 import functools
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, cast
 
 from typing_extensions import override
@@ -83,7 +84,7 @@ def new_event_loop(
     dialer = checked_dialer(_DIALER if dialer is None else dialer)
     base: Any = loop_class
     loop = _guarded(base)()
-    options = dict(vars(dialer))
+    options = {each.name: getattr(dialer, each.name) for each in fields(Dialer)}
     options["local_addr"] = options.pop("source_address") or None
     if dialer.timeout is DEFAULT:
         options["timeout"] = None

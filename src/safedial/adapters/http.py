@@ -24,6 +24,16 @@ from safedial._retry.argument import DEFAULT
 from safedial.adapters import checked_dialer, chosen_timeout, takes_dialer
 
 
+def _dial(dialer: Dialer, address: tuple[str, int], timeout: Any, source_address: Any) -> socket.socket:
+    """Dial with the arguments that clients give to `socket.create_connection`."""
+    own = checked_timeout(timeout)
+    return replace(
+        dialer,
+        timeout=chosen_timeout(dialer, own, given=own is not DEFAULT),
+        source_address=source_address or dialer.source_address,
+    ).dial(address)
+
+
 class _Dials:
     """Comes first among the bases of a client, because some clients dial in ``__init__``."""
 
@@ -31,15 +41,6 @@ class _Dials:
     def __init__(self, *args: Any, dialer: Dialer | None = None, **kwds: Any) -> None:
         self._dialer = checked_dialer(dialer)
         super().__init__(*args, **kwds)
-
-    def _dial(self, address: tuple[str, int], timeout: Any, source_address: Any) -> socket.socket:
-        """Dial with the arguments that clients give to `socket.create_connection`."""
-        own = checked_timeout(timeout)
-        return replace(
-            self._dialer,
-            timeout=chosen_timeout(self._dialer, own, given=own is not DEFAULT),
-            source_address=source_address or self._dialer.source_address,
-        ).dial(address)
 
 
 class SafeHTTPConnection(_Dials, http.client.HTTPConnection):
@@ -49,7 +50,7 @@ class SafeHTTPConnection(_Dials, http.client.HTTPConnection):
         super().__init__(*args, **kwds)
         # Private: http.client.HTTPConnection._create_connection, "stored as an instance variable to allow
         # unit tests to replace it". connect() goes on from there with proxies and TLS.
-        self._create_connection = self._dial
+        self._create_connection = functools.partial(_dial, self._dialer)
 
 
 class SafeHTTPSConnection(SafeHTTPConnection, http.client.HTTPSConnection):
@@ -112,7 +113,7 @@ def build_opener(
 
 
 class _DialingSMTP(smtplib.SMTP):
-    _dial: Any  # of _Dials
+    _dialer: Dialer
 
     # Private: smtplib.SMTP._get_socket, which SMTP_SSL overrides to start TLS on the socket;
     # and _print_debug, the log of its dials.
@@ -122,8 +123,7 @@ class _DialingSMTP(smtplib.SMTP):
             raise ValueError("Non-blocking socket (timeout=0) is not supported")
         if self.debuglevel > 0:
             self._print_debug("connect: to", (host, port), self.source_address)  # type: ignore[attr-defined]  # not in typeshed
-        sock: socket.socket = self._dial((host, port), timeout, self.source_address)
-        return sock
+        return _dial(self._dialer, (host, port), timeout, self.source_address)
 
 
 class SafeSMTP(_Dials, _DialingSMTP):

@@ -51,8 +51,6 @@ class SafeHTTPAdapter(HTTPAdapter):
 
     __attrs__ = [*HTTPAdapter.__attrs__, "dialer"]  # noqa: RUF012  # as its base has it
 
-    dialer: Dialer
-
     @takes_dialer
     def __init__(self, *args: Any, dialer: Dialer | None = None, **kwds: Any) -> None:
         self.dialer = checked_dialer(dialer)  # first, because the base class makes the managers
