@@ -12,7 +12,7 @@ import socket
 import requests
 from urllib3.util import Retry
 
-from safedial.adapters.requests import mount
+from safedial.adapters.requests import protect
 from safedial.testing import Outage
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello"
@@ -26,7 +26,7 @@ def answer(connection: socket.socket) -> None:
 def main() -> None:
     # Eight retries of the session's own, 0, 0.1, 0.2, 0.4 ... seconds apart.
     retries = Retry(total=8, backoff_factor=0.05)
-    with Outage(answer) as server, contextlib.closing(mount(requests.Session(), max_retries=retries)) as session:
+    with Outage(answer) as server, contextlib.closing(protect(requests.Session(), max_retries=retries)) as session:
         url = f"http://{server.host}:{server.port}/"
         answers = [session.get(url, timeout=5).text]
         server.refuse_for(dials=5)

@@ -8,6 +8,7 @@ pays for asyncio, ssl and tenacity only where it uses them, and the pytest plugi
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from safedial import adapters as adapters
     from safedial._clients.guard import guard, install, uninstall
     from safedial._clients.hold import hold
     from safedial._clients.wrap import wrap
@@ -63,10 +64,12 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Load what is needed on first use."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "adapters":
+        return import_module(f"{__name__}.adapters")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     return value
 

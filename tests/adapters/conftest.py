@@ -1,4 +1,4 @@
-"""What the tests of all adapters have in common."""
+"""Fixtures for the tests of all adapters."""
 
 import socket
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _no_name_server(monkeypatch):
-    """Names that are none are refused at once: these tests know no network but loopback."""
+    """Resolve *.invalid to an error at once: these tests use no network except loopback."""
     real = socket.getaddrinfo
 
     def getaddrinfo(host, *args, **kwds):

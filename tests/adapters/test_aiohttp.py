@@ -1,4 +1,4 @@
-"""aiohttp with the guard under it, beside aiohttp as it is, on asyncio's loop and uvloop."""
+"""aiohttp under the guard, compared with plain aiohttp, on asyncio's loop and on uvloop."""
 
 import functools
 import socket
@@ -12,7 +12,7 @@ from aiohttp.abc import AbstractResolver
 
 import safedial
 from safedial import SelfConnectError, testing
-from safedial.adapters.aiohttp import SafeConnector
+from safedial.adapters.aiohttp import SafeTCPConnector, protect
 from tests.support import faces, faults, web
 
 HOST = "127.0.0.1"
@@ -22,13 +22,13 @@ verify = functools.cache(web.client_context)
 
 
 def serve_once(sock, *_):
-    """An HTTP server that answers each connection one time."""
+    """An HTTP server that answers one request on each connection."""
     if sock.recv(65536):
         sock.sendall(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\nonce")
 
 
 class Addresses(AbstractResolver):
-    """A resolver that knows where every name is."""
+    """A resolver that gives the same addresses for every name."""
 
     def __init__(self, *hosts):
         self.hosts = hosts
@@ -46,8 +46,8 @@ class Addresses(AbstractResolver):
         pass
 
 
-def fetch(loop_factory, *urls, connector=SafeConnector, given=None, **kwds):
-    """The bodies of *urls*, asked for in one session with a *connector* that takes what is *given*."""
+def fetch(loop_factory, *urls, connector=SafeTCPConnector, given=None, **kwds):
+    """Return the bodies of *urls*, fetched in one session. *given* are the arguments of *connector*."""
     kwds = {"ssl": verify(), **kwds}
 
     async def main():
@@ -67,7 +67,7 @@ def failure(loop_factory, url, **kwds):
     return caught.value
 
 
-# Each way that a port is dialed: (the URL, what a request is given).
+# Each way to dial a port: (the URL, the arguments of the request).
 WAYS = {
     "plain": ("http://{host}:{port}/", {}),
     "TLS": ("https://{host}:{port}/", {}),
@@ -100,7 +100,7 @@ class TestSelfConnect:
             testing.assert_no_self_connects()
             faults.assert_server_can_bind(HOST, port)
 
-    def test_tells_the_reason(self, loop_factory, force, dead_port):
+    def test_has_the_self_connect_as_its_cause(self, loop_factory, force, dead_port):
         force(dead_port)
         error = failure(loop_factory, f"https://{HOST}:{dead_port}/")
         assert type(error.os_error) is SelfConnectError
@@ -109,7 +109,7 @@ class TestSelfConnect:
         fault = force(dead_port)
 
         async def main():
-            async with aiohttp.ClientSession(connector=SafeConnector()) as session:
+            async with aiohttp.ClientSession(connector=SafeTCPConnector()) as session:
                 with pytest.raises(aiohttp.ClientConnectorError):
                     await session.ws_connect(f"ws://{HOST}:{dead_port}/")
 
@@ -125,7 +125,7 @@ class TestSelfConnect:
 
 
 class TestErrors:
-    def test_stay(self, loop_factory):
+    def test_are_aiohttps_own(self, loop_factory):
         soon = aiohttp.ClientTimeout(sock_connect=0.05)
         with testing.refused_port() as refused, faults.full_listener() as full, web.serve("https") as untrusted:
             for url, expected, given in [
@@ -147,12 +147,63 @@ class TestErrors:
             error = failure(None, f"http://{HOST}:{port}/", given={"policy": None})
         assert isinstance(error.os_error, safedial.PortsExhaustedError)
 
-    def test_policy_that_is_none(self):
+    def test_wrong_policy(self):
         with pytest.raises(TypeError, match=r"policy must be a tenacity\.Retrying"):
-            SafeConnector(policy=3)
+            SafeTCPConnector(policy=3)
 
 
-BOTH = (aiohttp.TCPConnector, SafeConnector)
+BOTH = (aiohttp.TCPConnector, SafeTCPConnector)
+
+
+class TestProtect:
+    def protected(self, loop_factory, port, of=lambda session: session, **policy):
+        """Protect a plain session, or the part of it that *of* returns, and fetch from *port*."""
+
+        async def main():
+            async with aiohttp.ClientSession() as session:
+                assert protect(of(session), **policy) is of(session)
+                async with session.get(f"http://{HOST}:{port}/") as response:
+                    return await response.text()
+
+        return faces.run(main(), loop_factory)
+
+    @pytest.mark.parametrize("of", [lambda session: session, lambda session: session.connector])
+    def test_session_and_connector(self, loop_factory, force, of, dead_port):
+        fault = force(dead_port)
+        with pytest.raises(aiohttp.ClientConnectorError) as caught:
+            self.protected(loop_factory, dead_port, of)
+        assert type(caught.value.os_error) is SelfConnectError
+        assert fault.triggered
+        with web.serve() as server:
+            assert self.protected(loop_factory, server.port, of) == "hello"
+
+    def test_policy(self, loop_factory):
+        with testing.Outage(serve_once) as outage:
+            outage.refuse_for(dials=2)
+            assert (
+                self.protected(loop_factory, outage.port, policy=safedial.reconnect(within=10, first=0.001)) == "once"
+            )
+
+    def test_the_last_policy_counts(self, loop_factory):
+        """Policies of two calls do not multiply."""
+        dials = []
+        policy = tenacity.Retrying(
+            retry=safedial.retry_if_transient, stop=tenacity.stop_after_attempt(3), before=dials.append
+        )
+        with testing.refused_port() as port, pytest.raises(aiohttp.ClientConnectorError):
+            self.protected(loop_factory, port, lambda session: protect(session, policy=policy), policy=policy)
+        assert 0 < len(dials) <= 3
+
+    def test_useless_arguments(self):
+        async def main():
+            session = aiohttp.ClientSession()
+            with pytest.raises(TypeError, match="policy must be"):
+                protect(session, policy=3)
+            await session.close()
+            with pytest.raises(TypeError, match="session must be an open ClientSession or a TCPConnector"):
+                protect(session)
+
+        faces.run(main(), None)
 
 
 class TestPolicy:
@@ -174,7 +225,7 @@ class TestPolicy:
             assert fetch(loop_factory, f"http://{HOST}:{outage.port}/", given={"policy": policy}) == ["once"]
             assert fault.triggered == 1
 
-    def test_asks_the_resolver_anew(self, loop_factory):
+    def test_resolves_the_name_in_each_dial(self, loop_factory):
         policy = tenacity.Retrying(retry=safedial.retry_if_transient, stop=tenacity.stop_after_attempt(3))
         resolver = Addresses(HOST)
         with testing.refused_port() as port:
@@ -200,7 +251,7 @@ class TestNormalUse:
         timeout = aiohttp.ClientTimeout(connect=0.01)
 
         async def main(url):
-            async with aiohttp.ClientSession(connector=SafeConnector(limit=1)) as session, session.get(url):
+            async with aiohttp.ClientSession(connector=SafeTCPConnector(limit=1)) as session, session.get(url):
                 with pytest.raises(TimeoutError):
                     await session.get(url, timeout=timeout)
 
@@ -225,7 +276,7 @@ class TestNormalUse:
     def test_small_packets_go_at_once(self, loop_factory):
         found = []
 
-        class Noting(SafeConnector):
+        class Noting(SafeTCPConnector):
             async def _create_connection(self, *args):
                 made = await super()._create_connection(*args)
                 sock = made.transport.get_extra_info("socket")
@@ -236,7 +287,7 @@ class TestNormalUse:
             fetch(loop_factory, server.url, connector=Noting)
         assert found == [1]
 
-    def test_dead_first_address_is_passed(self, loop_factory):
+    def test_dead_first_address_is_skipped(self, loop_factory):
         with web.serve() as server:
             given = {"resolver": Addresses("::1", HOST)}
             assert fetch(loop_factory, f"http://two.invalid:{server.port}/", given=given) == ["hello"]
@@ -251,7 +302,7 @@ class TestNormalUse:
 
 
 def serve_half(sock, *_):
-    """An HTTP server that does not finish its answer."""
+    """An HTTP server that sends half of its answer."""
     if sock.recv(65536):
         sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\non")
         sock.recv(1)

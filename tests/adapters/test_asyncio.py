@@ -1,4 +1,4 @@
-"""Event loops whose connections never reach themselves: asyncio's own, and uvloop's, which dials in C."""
+"""Event loops that never connect to themselves: asyncio's own, and uvloop's, which dials in C."""
 
 import asyncio
 import contextlib
@@ -68,7 +68,7 @@ async def protocols(host, port, **kwds):
 
 
 async def socks(host, port):
-    """As aiohappyeyeballs dials, and aiohttp over it."""
+    """Dial as aiohappyeyeballs and aiohttp do."""
     loop = asyncio.get_running_loop()
     infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     with socket.socket(infos[0][0]) as sock:
@@ -90,7 +90,7 @@ WAYS = [streams, protocols, socks, over_tls]
 
 
 def failure(run, coroutine):
-    with pytest.raises(OSError) as caught:  # noqa: PT011  # which, the callers look at
+    with pytest.raises(OSError) as caught:  # noqa: PT011  # the callers check which one
         run(coroutine)
     return caught.value
 
@@ -132,7 +132,7 @@ class TestEveryWay:
                 assert type(failure(run, bounded(way))) is TimeoutError, way
 
 
-def test_libraries_above_are_safe(run, force, steering):
+def test_libraries_on_top_are_safe(run, force, steering):
     """aiohttp dials by sock_connect, the others by create_connection."""
 
     async def web_page(port):
@@ -160,28 +160,28 @@ def test_libraries_above_are_safe(run, force, steering):
 
 
 def test_the_kernels_own_choice():
-    """Nothing patched, and a range of eight ports: uvloop's connect is C, and safe all the same."""
+    """Nothing is patched, and the range has eight ports. uvloop connects in C, and is safe too."""
     if reason := testing.no_namespace():
         pytest.skip(reason)
     for name, (alone, ours) in testing.in_namespace(storms, port_range=(40000, 40007)).items():
-        assert alone, f"{name} alone should have met itself"
+        assert alone, f"{name} alone should have connected to itself"
         assert not ours, name
 
 
 def storms():
-    """Tell of each kind of loop whether it met itself, alone and with us, on a port of its own each."""
+    """Return for each kind of loop whether it connected to itself: (plain, ours). Each one dials a port of its own."""
     once = safedial.Dialer(policy=None)
     dead = iter(range(40000, 40008, 2))
     return {
         name: (
-            plainly(each, meets_itself(next(dead))),
-            run_in(each, meets_itself(next(dead)), dialer=once),
+            plainly(each, connects_to_itself(next(dead))),
+            run_in(each, connects_to_itself(next(dead)), dialer=once),
         )
         for name, each in CLASSES.items()
     }
 
 
-async def meets_itself(port):
+async def connects_to_itself(port):
     for _ in range(100):
         with contextlib.suppress(ConnectionRefusedError):
             local, peer = await protocols(HOST, port)
@@ -215,7 +215,7 @@ class TestNormalUse:
 
         assert run(handed_over())[1] == server.getsockname()
 
-    def test_safedials_own_faces(self, run, server):
+    def test_open_connection_and_create_connection(self, run, server):
         async def both():
             _, writer = await adapter.open_connection(*server.getsockname())
             await closed(writer)
@@ -258,7 +258,7 @@ class TestNormalUse:
 
 
 class TestDialer:
-    def test_its_policy_recovers(self, run):
+    def test_its_policy_outlasts_an_outage(self, run):
         with testing.Outage() as server:
             server.refuse_for(dials=2)
             policy = safedial.reconnect(within=5, first=0.001, cap=0.01)
@@ -285,14 +285,14 @@ class TestDialer:
         assert run(dial(), dialer=dialer) == ("127.0.0.3", 1)
         assert events
 
-    def test_none_of_its_settings_is_lost(self):
+    def test_all_settings_are_passed_on(self):
         dialer = safedial.Dialer(resolver=socket.getaddrinfo, steer=False, total_timeout=5)
         with contextlib.closing(adapter.new_event_loop(dialer=dialer)) as loop:
             told = dict(loop.dial_options)
         told["source_address"] = told.pop("local_addr")
         assert told == {**vars(dialer), "timeout": None}
 
-    def test_caller_comes_first(self, run, server):
+    def test_the_callers_arguments_come_first(self, run, server):
         dialer = safedial.Dialer(source_address=("127.0.0.3", 0))
         assert run(streams(*server.getsockname(), local_addr=("127.0.0.2", 0)), dialer=dialer)[0][0] == "127.0.0.2"
 

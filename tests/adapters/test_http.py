@@ -44,7 +44,7 @@ def server_context():
 
 
 def smtp_server(connection, got=None, tls=False):
-    """As much of SMTP as takes a message, with TLS from the first word on or once the client asks for it."""
+    """Serve enough of SMTP to take a message, with TLS from the beginning or after STARTTLS."""
     with contextlib.ExitStack() as stack:
         stack.callback(lambda: connection.close())
         if tls:
@@ -66,7 +66,7 @@ def smtp_server(connection, got=None, tls=False):
 
 
 def ftp_server(connection, data_port=None):
-    """As much of FTP as hands out one file; with *data_port* it sends clients there for it."""
+    """Serve enough of FTP to send one file. Clients are told to connect to *data_port*, if given, for the data."""
     with contextlib.ExitStack() as stack:
         stack.callback(lambda: connection.close())
         host = connection.getsockname()[0]
@@ -112,11 +112,15 @@ def _line(connection):
     return line.decode()
 
 
-# Each client, from ours or from the stdlib's module: what it gets from host and port.
+# Each client, ours or the stdlib's, returns what it got from host and port.
+
+
+def class_of(ours, module, name):
+    return getattr(adapter, f"Safe{name}") if ours else getattr(module, name)
 
 
 def http_get(ours, host, port, cls="HTTPConnection", **kwds):
-    made = getattr(adapter if ours else http.client, cls)(host, port, **{"timeout": 5, **kwds})
+    made = class_of(ours, http.client, cls)(host, port, **{"timeout": 5, **kwds})
     with contextlib.closing(made) as connection:
         connection.request("GET", "/")
         return connection.getresponse().read()
@@ -141,8 +145,7 @@ def opened_ftp(ours, host, port, **kwds):
 
 
 def mailed(ours, host, port, cls="SMTP", starttls=False, **kwds):
-    module = adapter if ours else smtplib
-    with getattr(module, cls)(host, port, local_hostname="client", **{"timeout": 5, **kwds}) as smtp:
+    with class_of(ours, smtplib, cls)(host, port, local_hostname="client", **{"timeout": 5, **kwds}) as smtp:
         if starttls:
             smtp.starttls(context=context())
             assert isinstance(smtp.sock, ssl.SSLSocket)
@@ -154,7 +157,7 @@ def mailed_over_tls(ours, host, port, **kwds):
 
 
 def fetched(ours, host, port, cls="FTP", **kwds):
-    with getattr(adapter if ours else ftplib, cls)(timeout=5) as ftp:
+    with class_of(ours, ftplib, cls)(timeout=5) as ftp:
         ftp.connect(host, port, **kwds)
         ftp.login("ada", "secret")
         if cls == "FTP_TLS":
@@ -172,7 +175,7 @@ WAYS = [http_get, https_get, opened, opened_https, opened_ftp, mailed, mailed_ov
 
 
 def failure(way, ours, host, port, **kwds):
-    """What comes out, and what the kernel said."""
+    """Return the type of the error that is raised, and the kernel's error behind it."""
     with pytest.raises(OSError) as caught:  # noqa: PT011  # compared
         way(ours, host, port, **kwds)
     error = caught.value
@@ -225,7 +228,7 @@ class TestHTTP:
 
     def test_one_connection_serves_many_requests(self, scheme):
         more = {"context": context()} if scheme == "https" else {}
-        cls = {"http": adapter.HTTPConnection, "https": adapter.HTTPSConnection}[scheme]
+        cls = {"http": adapter.SafeHTTPConnection, "https": adapter.SafeHTTPSConnection}[scheme]
         with web.serve(scheme) as server, contextlib.closing(cls(HOST, server.port, **more)) as connection:
             for body in (b"one", b"two"):
                 connection.request("POST", "/", body)
@@ -242,7 +245,7 @@ class TestHTTP:
 
     def test_tunnel(self, scheme):
         more = {"context": context()} if scheme == "https" else {}
-        cls = {"http": adapter.HTTPConnection, "https": adapter.HTTPSConnection}[scheme]
+        cls = {"http": adapter.SafeHTTPConnection, "https": adapter.SafeHTTPSConnection}[scheme]
         with web.serve(scheme) as server, web.serve() as proxy:
             with contextlib.closing(cls(HOST, proxy.port, **more)) as connection:
                 connection.set_tunnel("localhost", server.port)
@@ -252,7 +255,7 @@ class TestHTTP:
 
 
 class TestSettings:
-    def test_timeout_of_either(self, server):
+    def test_timeout(self, server):
         for kwds, expected in [
             ({}, None),
             ({"timeout": 7}, 7),
@@ -260,7 +263,7 @@ class TestSettings:
             ({"dialer": safedial.Dialer(timeout=8), "timeout": 7}, 7),
             ({"dialer": safedial.Dialer(timeout=8), "timeout": None}, None),
         ]:
-            with contextlib.closing(adapter.HTTPConnection(*server.getsockname(), **kwds)) as connection:
+            with contextlib.closing(adapter.SafeHTTPConnection(*server.getsockname(), **kwds)) as connection:
                 connection.connect()
                 assert connection.sock.gettimeout() == expected
 
@@ -268,13 +271,13 @@ class TestSettings:
         events = []
         keepalive = (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         dialer = safedial.Dialer(socket_options=[keepalive], on_event=events.append)
-        with contextlib.closing(adapter.HTTPConnection(*server.getsockname(), dialer=dialer)) as connection:
+        with contextlib.closing(adapter.SafeHTTPConnection(*server.getsockname(), dialer=dialer)) as connection:
             connection.connect()
             assert connection.sock.getsockopt(*keepalive[:2])
         assert events
 
     def test_bad_arguments(self):
-        for cls in (adapter.HTTPConnection, adapter.HTTPSConnection, adapter.SMTP, adapter.SMTP_SSL):
+        for cls in (adapter.SafeHTTPConnection, adapter.SafeHTTPSConnection, adapter.SafeSMTP, adapter.SafeSMTP_SSL):
             with pytest.raises(TypeError, match="dialer"):
                 cls(HOST, 1, dialer=5)
         for bad in ({"dialer": 5}, {"context": 5}):
@@ -312,7 +315,7 @@ class TestOpener:
                 assert response.read() == b"hello"
             assert [seen[0] for seen in proxy.seen] == ["CONNECT"]
 
-    def test_proxy_that_is_dead(self, force, steering):
+    def test_dead_proxy(self, force, steering):
         for scheme in ("http", "https"):
             force(port := testing.dead_port())
             opener = adapter.build_opener(urllib.request.ProxyHandler({scheme: f"http://{HOST}:{port}"}))
@@ -321,7 +324,7 @@ class TestOpener:
             assert isinstance(caught.value.reason, safedial.SelfConnectError)
             faults.assert_server_can_bind(HOST, port)
 
-    def test_handlers_of_others_take_the_place_and_are_guarded(self, force, dead_port):
+    def test_handlers_of_the_caller_replace_ours_and_are_guarded(self, force, dead_port):
         class Theirs(urllib.request.HTTPHandler):
             def http_open(self, req):
                 calls.append(req.full_url)
@@ -335,7 +338,7 @@ class TestOpener:
         assert len(calls) == 2
         faults.assert_server_can_bind(HOST, dead_port)
 
-    def test_has_what_urllibs_has(self):
+    def test_has_all_handlers_of_urllibs_opener(self):
         ours, theirs = adapter.build_opener(), urllib.request.build_opener()
         bases = [base for base in map(type, theirs.handlers) if base.__name__ != "UnknownHandler"]
         assert all(any(isinstance(handler, base) for handler in ours.handlers) for base in bases)
@@ -361,11 +364,11 @@ class TestMail:
             words.append(str(caught.value))
         assert words[0] == words[1]
 
-    def test_tells_what_it_dials(self, capsys):
+    def test_prints_the_address_for_debugging(self, capsys):
         told = []
         with testing.refused_port() as port:
-            for module in (adapter, smtplib):
-                smtp = module.SMTP()
+            for ours in (True, False):
+                smtp = class_of(ours, smtplib, "SMTP")()
                 smtp.set_debuglevel(1)
                 with pytest.raises(ConnectionRefusedError):
                     smtp.connect(HOST, port)
@@ -380,8 +383,8 @@ class TestFiles:
                 assert way(True, "localhost", server.port) == b"hello"
             assert fetched(True, *server.address, source_address=("127.0.0.2", 0)) == b"hello"
 
-    def test_data_never_come_from_itself(self, force, steering):
-        """urllib's ftp:// is left out: it leaks its control connection wherever data are refused."""
+    def test_data_connection_is_never_connected_to_itself(self, force, steering):
+        """Without urllib's ftp://, which leaks its control connection if the data connection is refused."""
         for way in (fetched, fetched_over_tls):
             fault = force(port := testing.dead_port())
             with testing.Outage(functools.partial(ftp_server, data_port=port)) as server:

@@ -1,4 +1,4 @@
-"""httpx with a Dialer, beside httpx as it is: sync, async on both loops, and on trio, where the guard serves."""
+"""httpx with a Dialer, compared with plain httpx: blocking, on both asyncio loops, and on trio under the guard."""
 
 import contextlib
 import functools
@@ -27,7 +27,7 @@ FAR = "http://far.invalid/"
 
 verify = functools.cache(web.client_context)
 
-# What one writes, of each library: `safe` is for a client that is there already.
+# The plain and the safe classes. `safe` protects an existing client.
 THEIRS = {
     True: SimpleNamespace(Client=httpx.Client, Transport=httpx.HTTPTransport, safe=lambda client, **_: client),
     False: SimpleNamespace(
@@ -35,14 +35,14 @@ THEIRS = {
     ),
 }
 OURS = {
-    True: SimpleNamespace(Client=httpx.Client, Transport=ours.SafeTransport, safe=ours.mount),
-    False: SimpleNamespace(Client=httpx.AsyncClient, Transport=ours.SafeAsyncTransport, safe=ours.mount),
+    True: SimpleNamespace(Client=httpx.Client, Transport=ours.SafeHTTPTransport, safe=ours.protect),
+    False: SimpleNamespace(Client=httpx.AsyncClient, Transport=ours.SafeAsyncHTTPTransport, safe=ours.protect),
 }
 
 
 @dataclass(frozen=True)
 class Face:
-    """One way to run a client: sync, or in an event loop."""
+    """One way to run a client: blocking, or in an event loop."""
 
     run: object = None
 
@@ -59,7 +59,7 @@ class Face:
         return self.theirs, self.ours
 
     def ask(self, client, *urls, look=lambda response: response.text, **kwds):
-        """What *look* sees in the answers to GET of *urls*; the client is closed."""
+        """GET *urls*, close the client, and return what *look* returns for each response."""
         if self.run is None:
             with client:
                 return [look(client.get(url, **kwds)) for url in urls]
@@ -90,7 +90,7 @@ def face(request):
 
 @pytest.fixture(params=BY_DIALER)
 def dialing(request):
-    """The faces whose dial is a Dialer's."""
+    """The ways to run a client in which a Dialer dials."""
     return FACES[request.param]
 
 
@@ -107,13 +107,13 @@ def _threads_that_trio_would_keep(monkeypatch):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """No waits between httpx's own retries."""
+    """Remove the waits between httpx's own retries."""
     for each in ("sync", "async"):
         monkeypatch.setattr(f"httpcore._{each}.connection.RETRIES_BACKOFF_FACTOR", 0.0)
 
 
 def serve_once(sock, *_):
-    """An HTTP server that answers each connection one time."""
+    """An HTTP server that answers one request on each connection."""
     if sock.recv(65536):
         sock.sendall(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\nonce")
 
@@ -132,7 +132,7 @@ def of_environment(library, port):
         return library.safe(library.Client(verify=verify()))
 
 
-# Each way that a port is dialed: (what makes a client of a library for it, the URL it is asked for).
+# Each way to dial a port: (a function that makes a client, the URL of the request).
 WAYS = {
     "transport": (lambda library, port: through(library), "http://{host}:{port}/"),
     "transport, TLS": (lambda library, port: through(library), "https://{host}:{port}/"),
@@ -167,7 +167,7 @@ class TestSelfConnect:
             testing.assert_no_self_connects()
             faults.assert_server_can_bind(HOST, port)
 
-    def test_tells_the_reason(self, dialing, force, dead_port):
+    def test_has_the_self_connect_as_its_cause(self, dialing, force, dead_port):
         force(dead_port)
         error = dialing.failure(through(dialing.ours), f"http://{HOST}:{dead_port}/")
         assert any(isinstance(each, SelfConnectError) for each in transient.errors_of(error))
@@ -192,7 +192,7 @@ class TestSelfConnect:
 
 
 class TestErrors:
-    def test_stay(self, face):
+    def test_are_httpxs_own(self, face):
         soon = httpx.Timeout(5, connect=0.05)
         with testing.refused_port() as refused, faults.full_listener() as full, web.serve("https") as untrusted:
             for url, trusting, expected in [
@@ -209,8 +209,8 @@ class TestErrors:
                 assert said[0] is said[1], url
                 assert said[1] is expected or issubclass(said[1], ssl.SSLError), url
 
-    def test_host_that_is_none(self, face):
-        """The blocking httpx lets the resolver's own error through."""
+    def test_invalid_host(self, face):
+        """Blocking httpx raises the resolver's own error."""
         said = []
         for library in face.both:
             with pytest.raises((httpx.ConnectError, UnicodeError)) as caught:
@@ -232,31 +232,31 @@ class TestErrors:
     @pytest.mark.parametrize(
         "make",
         [
-            lambda: ours.SafeTransport(dialer=3),
-            lambda: ours.SafeAsyncTransport(dialer=3),
-            lambda: ours.mount(CLIENT, dialer=3),
+            lambda: ours.SafeHTTPTransport(dialer=3),
+            lambda: ours.SafeAsyncHTTPTransport(dialer=3),
+            lambda: ours.protect(CLIENT, dialer=3),
         ],
     )
-    def test_dialer_that_is_none(self, make):
+    def test_wrong_dialer(self, make):
         with pytest.raises(TypeError, match=r"dialer must be a safedial\.Dialer or None, not 3"):
             make()
 
-    def test_client_that_is_none(self):
+    def test_wrong_client(self):
         with pytest.raises(TypeError, match=r"client must be an httpx\.Client or AsyncClient, not 3"):
-            ours.mount(3)
+            ours.protect(3)
 
-    def test_transport_that_nobody_knows(self):
+    def test_unknown_transport(self):
         class Theirs(httpx.BaseTransport):
             pass
 
         with pytest.raises(TypeError, match=r"client: how .*Theirs.* dials is not known"):
-            ours.mount(httpx.Client(verify=verify(), mounts={"http://a": Theirs()}))
+            ours.protect(httpx.Client(verify=verify(), mounts={"http://a": Theirs()}))
 
-    def test_anyio_that_is_too_old(self, monkeypatch):
+    def test_old_anyio(self, monkeypatch):
         monkeypatch.delattr(SocketStream, "from_socket")
         with pytest.raises(ImportError, match=r"anyio 4\.10"):
-            ours.SafeAsyncTransport()
-        ours.SafeTransport(verify=verify())
+            ours.SafeAsyncHTTPTransport()
+        ours.SafeHTTPTransport(verify=verify())
 
 
 CLIENT = httpx.Client(verify=verify())
@@ -268,7 +268,7 @@ class TestNormalUse:
             assert face.ask(through(face.ours), *[server.url] * 3) == ["hello"] * 3
             assert server.connections == 1
 
-    def test_knows_a_connection_that_its_server_closed(self, face):
+    def test_notices_a_connection_that_the_server_closed(self, face):
         closed = threading.Semaphore(0)
 
         def breaks_its_promise(sock, *_):
@@ -317,7 +317,7 @@ class TestNormalUse:
             clients = [through(each, proxy=httpx.Proxy(proxy.url, ssl_context=verify())) for each in face.both]
             try:
                 expected = face.ask(clients[0], FAR)
-            except (httpx.ConnectError, ssl.SSLError):  # httpx 0.27.0, async: the context is not handed on
+            except (httpx.ConnectError, ssl.SSLError):  # httpx 0.27.0, async: the context is not passed on
                 pytest.skip("this httpx knows no TLS proxy with a context of its own")
             assert face.ask(clients[1], FAR) == expected == ["hello"]
 
@@ -325,7 +325,7 @@ class TestNormalUse:
         with unix_server(str(tmp_path / "web")) as path:
             assert face.ask(through(face.ours, uds=path), "http://unix.invalid/") == ["once"]
 
-    def test_dead_first_address_is_passed(self, face):
+    def test_dead_first_address_is_skipped(self, face):
         with web.serve() as server, pytest.MonkeyPatch.context() as patch:
             real = socket.getaddrinfo
 
@@ -334,7 +334,7 @@ class TestNormalUse:
                 return [faults.tcp("::1", port), faults.tcp(HOST, port)] if known else real(host, port, *args, **kwds)
 
             patch.setattr(socket, "getaddrinfo", both)
-            # uvloop asks in C, trio a Dialer never.
+            # uvloop resolves in C, and trio does not use a Dialer.
             dialer = Dialer(resolver=both) if face is FACES.get("uvloop") else None
             client = through(face.ours, dialer=dialer)
             assert face.ask(client, f"http://two.invalid:{server.port}/") == ["hello"]
@@ -350,7 +350,7 @@ class TestNormalUse:
 
     def test_test_doubles_stay(self):
         for double in (httpx.MockTransport(lambda request: httpx.Response(200)), httpx.WSGITransport(print)):
-            with ours.mount(httpx.Client(transport=double)) as client:
+            with ours.protect(httpx.Client(transport=double)) as client:
                 assert client._transport is double
 
     def test_no_proxy_is_no_transport(self, face):
@@ -379,7 +379,7 @@ def unix_server(path):
 
 
 def dialed(face, *, timeout=None, **given):
-    """The Dialer that made the connection for one request, and the connection's socket."""
+    """Return the Dialer of one request, and (host, TCP_NODELAY, SO_KEEPALIVE) of its socket."""
     used, socks = [], []
 
     class Noting(Dialer):
@@ -406,7 +406,7 @@ KEEPALIVE = (socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
 class TestSettings:
-    """httpx's settings, the Dialer's where it has none."""
+    """httpx's settings come first, then the Dialer's."""
 
     def test_timeout(self, dialing):
         for timeout, dialers, each, total in [
@@ -414,6 +414,7 @@ class TestSettings:
             (None, {"timeout": 5}, 5, None),
             (3, {"timeout": 5}, 3, 3),
             (3, {"total_timeout": 9}, 3, 9),
+            (5, {"timeout": 4}, 4, None),  # 5 is httpx's default
         ]:
             used, _ = dialed(dialing, timeout=timeout, dialer=dialers)
             assert used.timeout == each
@@ -442,7 +443,7 @@ class TestSettings:
             client = through(dialing.ours, socket_options=[(socket.SOL_SOCKET, 9999, 1)])
             assert type(dialing.failure(client, server.url)) is httpx.ConnectError
 
-    def test_reset_while_it_is_handed_over(self, monkeypatch):
+    def test_reset_before_the_stream_is_made(self, monkeypatch):
         async def reset(sock):
             raise ValueError("the socket must be connected")
 

@@ -1,4 +1,4 @@
-"""The Redis adapter, and Valkey's, on real servers: redis and valkey, sync and async, plain and TLS."""
+"""The adapters of redis and valkey on real servers: blocking and asyncio, plain and TLS."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ import tenacity
 import safedial
 from safedial import testing
 from safedial._tcp import steering
-from safedial.adapters import Needs
+from safedial.adapters import needs
 from tests.support import faces, faults, namespace, redis_server
 
 pytest.importorskip("redis", reason="needs redis: pip install redis")
@@ -28,17 +28,17 @@ import redis.asyncio
 from safedial.adapters import redis as adapter
 
 HOST = redis_server.HOST
-TREES = Path(inspect.getfile(Needs)).parent
+TREES = Path(inspect.getfile(needs)).parent
 
 
 async def done(answer):
-    """*answer*, awaited where it comes from asyncio."""
+    """Return *answer*, awaited if it is an awaitable."""
     return await answer if inspect.isawaitable(answer) else answer
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One library in one world, with the adapter for it. Its clients don't retry, unless told to."""
+    """One library, blocking or asyncio, with its adapter. By default its clients do not retry."""
 
     name: str
     adapter: Any
@@ -62,10 +62,10 @@ class Kind:
         return self.face.Redis(**kwargs)
 
     def safe(self, port, dialer=None, **kwargs):
-        return self.adapter.make_safe(self.client(port, **kwargs), dialer)
+        return self.adapter.protect(self.client(port, **kwargs), dialer=dialer)
 
     def use(self, make, *commands):
-        """What the client that ``make()`` gives answers to *commands*, PING by default; it is closed then."""
+        """Make a client, run *commands* (by default PING), close it, and return the answers."""
 
         async def use():
             client = make()
@@ -77,14 +77,14 @@ class Kind:
         return asyncio.run(use())
 
     async def close(self, client):
-        if hasattr(client, "disconnect_connection_pools"):  # of a cluster; likewise
+        if hasattr(client, "disconnect_connection_pools"):  # a cluster
             client.disconnect_connection_pools()
         await done(client.aclose() if self.asynchronous else client.close())
-        if pool := getattr(client, "connection_pool", None):  # which it leaves open where it didn't make it
+        if pool := getattr(client, "connection_pool", None):  # a client does not close a pool that it was given
             await done(pool.disconnect())
 
     def error(self, make):
-        with pytest.raises(Exception) as raised:  # noqa: PT011  # which one, is the question
+        with pytest.raises(Exception) as raised:  # noqa: PT011  # the callers check which one
             self.use(make)
         return raised.value
 
@@ -108,7 +108,7 @@ def kind(request):
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory):
-    """A server for those who leave it up."""
+    """A server for tests that do not stop it."""
     with redis_server.server(tmp_path_factory.mktemp("redis")) as outage:
         yield outage
 
@@ -129,7 +129,7 @@ def watched(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def widowed(tmp_path_factory):
-    """A Sentinel whose master has just died, and the port of that."""
+    """A Sentinel whose master has just died, and the master's port."""
     directory = tmp_path_factory.mktemp("widowed")
     with redis_server.server(directory) as master, redis_server.sentinel(directory, master.port) as watcher:
         master.kill()
@@ -161,7 +161,7 @@ class TestSelfConnect:
         faults.assert_server_can_bind(HOST, dead_port)
         testing.assert_no_self_connects()
 
-    def test_every_way_to_write_it(self, kind, self_connect, dead_port):
+    def test_every_way_to_make_a_safe_client(self, kind, self_connect, dead_port):
         self_connect(dead_port)
         for way in ("client", "TLS", "pool", "BlockingConnectionPool", "connection_class", "from_url"):
             error = kind.error(functools.partial(self.written, way, kind, dead_port))
@@ -180,11 +180,11 @@ class TestSelfConnect:
             pool = kind.face.ConnectionPool.from_url(url, connection_class=kind.connection_class)
         else:
             pool_class = "ConnectionPool" if way == "pool" else way
-            pool = kind.adapter.make_safe(getattr(kind.face, pool_class)(**where))
+            pool = kind.adapter.protect(getattr(kind.face, pool_class)(**where))
         return kind.face.Redis(connection_pool=pool)
 
     def test_is_dialed_again(self, kind, force, dead_port, tmp_path):
-        """By the default policy, so that a fault that befalls one dial is not seen."""
+        """The default policy hides a single self-connect."""
         events = []
         with contextlib.ExitStack() as stack:
 
@@ -214,7 +214,7 @@ class TestNormalUse:
         assert type(error) is type(expected)
         assert "certificate verify failed" in str(error)
 
-    def test_connections_are_used_again_and_few(self, kind, up):
+    def test_connections_are_reused(self, kind, up):
         dialed = []
 
         def make():
@@ -231,10 +231,10 @@ class TestNormalUse:
         assert len(set(ids)) == 1
         assert [event.kind for event in dialed].count("connected") <= 1
 
-    def test_socket_is_set_up_as_without_us(self, kind, up):
+    def test_socket_is_set_up_as_by_the_library(self, kind, up):
         more = {"socket_keepalive": True, "socket_keepalive_options": {socket.TCP_KEEPIDLE: 77}, "socket_timeout": 3}
         more["socket_connect_timeout"] = 4
-        # redis 5.1 and valkey want to know what for.
+        # redis 5.1 and valkey need the name of the command.
         command = inspect.signature(kind.face.ConnectionPool.get_connection).parameters["command_name"]
         wanted = ["PING"] if command.default is inspect.Parameter.empty else []
 
@@ -254,8 +254,8 @@ class TestNormalUse:
         plain, safe = asyncio.run(both())
         assert plain == safe == (0 if kind.asynchronous else 3, True, True, 77)
 
-    def test_dialer_of_ones_own(self, kind, up):
-        """Source address, and a name of two addresses, of which the first is dead."""
+    def test_given_dialer(self, kind, up):
+        """Its source address counts, and its resolver, whose first address is dead."""
         with testing.refused_port("::1"):
             dialer = safedial.Dialer(
                 source_address=("127.0.0.2", 0),
@@ -278,7 +278,7 @@ class TestNormalUse:
         assert kind.use(lambda: kind.safe(up.port, host="two.invalid")) == [True]
 
     def test_family_of_the_connection(self, up):
-        """What redis calls socket_type it gives to getaddrinfo() as the family."""
+        """redis gives its socket_type to getaddrinfo() as the family."""
         pool = redis.ConnectionPool(
             connection_class=adapter.SafeConnection, host="localhost", port=up.port, socket_type=socket.AF_INET
         )
@@ -300,16 +300,17 @@ class TestNormalUse:
 
     def test_url_with_tls_gets_a_safe_class_with_tls(self, kind):
         url = f"{kind.library.__name__}s://localhost"
-        given = [kind.adapter.make_safe(kind.face.ConnectionPool.from_url(url)).connection_class]
+        given = [kind.adapter.protect(kind.face.ConnectionPool.from_url(url)).connection_class]
         if not kind.asynchronous:
             given.append(kind.adapter.SafeConnectionPool.from_url(url).connection_class)
         for each in given:
             assert issubclass(each, kind.face.SSLConnection)
+            assert getattr(kind.adapter, each.__name__) is each
             assert issubclass(each, kind.connection_class)
 
     def test_unix_socket_is_left_alone(self, kind):
         def make():
-            client = kind.adapter.make_safe(kind.face.Redis(unix_socket_path="/no/such/socket", retry=kind.retry()))
+            client = kind.adapter.protect(kind.face.Redis(unix_socket_path="/no/such/socket", retry=kind.retry()))
             assert client.connection_pool.connection_class.__name__ == "UnixDomainSocketConnection"
             return client
 
@@ -330,7 +331,7 @@ def unknown_host(stack):
 
 
 def no_hello(stack):
-    """A server that says nothing."""
+    """A server that sends nothing."""
     server = stack.enter_context(faults.listener())
     return {"port": server.getsockname()[1], "socket_timeout": 0.1, "socket_connect_timeout": 5}
 
@@ -342,7 +343,7 @@ def no_tls(stack):
 @pytest.mark.parametrize(
     "fault", [refused, timed_out, unknown_host, no_hello, no_tls], ids=lambda fault: fault.__name__
 )
-def test_errors_are_those_without_us(kind, fault):
+def test_errors_are_the_librarys_own(kind, fault):
     with contextlib.ExitStack() as stack:
         where = fault(stack)
         plain = kind.error(lambda: kind.client(**where))
@@ -353,21 +354,21 @@ def test_errors_are_those_without_us(kind, fault):
 
 
 class TestRetries:
-    def test_the_librarys_own_recovers(self, kind, tmp_path):
+    def test_the_librarys_own_outlasts_an_outage(self, kind, tmp_path):
         with redis_server.server(tmp_path) as outage:
             outage.refuse_for(dials=2)
             retry = {"retry": kind.retry(3), "retry_on_error": [ConnectionRefusedError]}
             assert kind.use(lambda: kind.safe(outage.port, **retry)) == [True]
             assert outage.state == "up"
 
-    def test_make_safe_keeps_the_clients(self, kind):
+    def test_protect_keeps_the_clients(self, kind):
         client = kind.client(1, retry=kind.retry(7))
         kept = client.connection_pool.connection_kwargs["retry"]
-        assert kind.adapter.make_safe(client) is client
+        assert kind.adapter.protect(client) is client
         assert client.connection_pool.connection_kwargs["retry"] is kept
 
     def test_a_policy_inside_multiplies(self, kind):
-        """The trap that the docstring warns of."""
+        """The docstring warns of this."""
         dials = []
         policy = tenacity.Retrying(retry=safedial.retry_if_transient, stop=tenacity.stop_after_attempt(3), reraise=True)
         dialer = safedial.Dialer(policy=policy, on_event=lambda event: dials.append(event.kind))
@@ -378,13 +379,13 @@ class TestRetries:
 
 
 class TestSentinel:
-    """The host is not known before Sentinel has told it."""
+    """The client asks Sentinel for the host."""
 
     def manager(self, kind, port):
-        return kind.adapter.make_safe(kind.face.Sentinel([(HOST, port)], sentinel_kwargs={"retry": kind.retry()}))
+        return kind.adapter.protect(kind.face.Sentinel([(HOST, port)], sentinel_kwargs={"retry": kind.retry()}))
 
     def closing(self, kind, port):
-        """A client for the master, which closes its Sentinel's clients too."""
+        """Return a client for the master that also closes its Sentinel's clients."""
         manager = self.manager(kind, port)
         master = manager.master_for("mymaster", retry=kind.retry())
         name = "aclose" if kind.asynchronous else "close"
@@ -419,7 +420,7 @@ class TestSentinel:
 class TestCluster:
     def make(self, kind, port):
         if kind.asynchronous:
-            return kind.adapter.make_safe(kind.face.RedisCluster(host=HOST, port=port))
+            return kind.adapter.protect(kind.face.RedisCluster(host=HOST, port=port))
         url = f"{kind.library.__name__}://{HOST}:{port}"
         return kind.face.RedisCluster.from_url(url, connection_pool_class=kind.adapter.SafeConnectionPool)
 
@@ -427,13 +428,13 @@ class TestCluster:
         assert kind.use(lambda: self.make(kind, node.port)) == [True]
 
     def test_dialer(self, kind, node):
-        """Of the nodes that it begins with, and of those that it finds."""
+        """It dials the startup nodes, and the nodes that the cluster reports."""
         told = []
 
         def make():
             dialer = safedial.Dialer(on_event=told.append)
             if kind.asynchronous:
-                return kind.adapter.make_safe(kind.face.RedisCluster(host=HOST, port=node.port), dialer)
+                return kind.adapter.protect(kind.face.RedisCluster(host=HOST, port=node.port), dialer=dialer)
             pool = functools.partial(kind.adapter.SafeConnectionPool, dialer=dialer)
             return kind.face.RedisCluster.from_url(f"{kind.name}://{HOST}:{node.port}", connection_pool_class=pool)
 
@@ -442,10 +443,10 @@ class TestCluster:
         assert len(told) > 1
 
     @pytest.mark.parametrize("kind", [kind for kind in kinds() if not kind.asynchronous], ids=lambda kind: kind.name)
-    def test_blocking_one_has_dialed_already(self, kind, node):
+    def test_blocking_cluster_has_dialed_already(self, kind, node):
         with contextlib.closing(kind.face.RedisCluster(host=HOST, port=node.port)) as client:
             with pytest.raises(TypeError, match=r"dialed already\. Use \w+Cluster\.from_url\(url, connection_pool"):
-                kind.adapter.make_safe(client)
+                kind.adapter.protect(client)
             client.disconnect_connection_pools()
 
     def test_dead_node(self, kind, self_connect, steering, dead_port):
@@ -457,16 +458,59 @@ class TestCluster:
         faults.assert_server_can_bind(HOST, dead_port)
 
 
+class TestPrecedence:
+    """How a given value is told from a default; the rest is in test_precedence.py."""
+
+    def settings(self, kind, dialer=None, **given):
+        client = kind.adapter.protect(kind.face.Redis(**given), dialer=safedial.Dialer(**(dialer or {})))
+        return client.connection_pool.make_connection()._settings()
+
+    def test_timeout_that_equals_the_default_was_not_given(self, kind):
+        default = inspect.signature(kind.face.Redis).parameters["socket_connect_timeout"].default
+        assert self.settings(kind, {"timeout": 3}, socket_connect_timeout=default).timeout == 3
+
+    def test_socket_timeout_is_not_a_given_connect_timeout(self, kind):
+        assert self.settings(kind, {"timeout": 3}, socket_timeout=7).timeout == 3
+
+    def test_keepalive(self, kind):
+        option = (socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        default = bool(kind.face.Connection().socket_keepalive)
+        for given, dialer, expected in [
+            ({}, [], default),
+            ({}, [(*option, not default)], not default),
+            ({"socket_keepalive": not default}, [(*option, default)], not default),
+        ]:
+            options = self.settings(kind, {"socket_options": dialer}, **given).socket_options
+            assert {each[:2]: each[2] for each in options}[option] == expected
+
+    @pytest.mark.parametrize("kind", [kind for kind in kinds() if kind.asynchronous], ids=lambda kind: kind.name)
+    def test_a_dialers_timeout_is_for_each_attempt(self, kind):
+        """The library's limit for the whole dial does not count if it was not given."""
+        events = []
+        policy = tenacity.AsyncRetrying(retry=safedial.retry_if_transient, stop=tenacity.stop_after_attempt(3))
+        dialer = safedial.Dialer(timeout=0.05, policy=policy, on_event=events.append)
+
+        async def connect(port):
+            connection = kind.connection_class(host=HOST, port=port, dialer=dialer)
+            connection.socket_connect_timeout = 0.07  # a short default
+            with pytest.raises(TimeoutError):
+                await connection._connect()
+
+        with faults.full_listener() as full:
+            asyncio.run(connect(full.getsockname()[1]))
+        assert [event.kind for event in events].count("failed") == 3
+
+
 class TestArguments:
     def test_dialer(self, kind):
-        with pytest.raises(TypeError, match=r"dialer must be a safedial\.Dialer, not 5"):
-            kind.adapter.make_safe(kind.client(1), 5)
+        with pytest.raises(TypeError, match=r"dialer must be a safedial\.Dialer or None, not 5"):
+            kind.adapter.protect(kind.client(1), dialer=5)
         with pytest.raises(TypeError, match="dialer must be"):
             kind.connection_class(dialer="x")
 
     def test_client(self, kind):
         with pytest.raises(TypeError, match="client must be a client"):
-            kind.adapter.make_safe("redis://")
+            kind.adapter.protect("redis://")
 
     def test_client_that_has_connections(self, kind, up):
         def make():
@@ -474,7 +518,7 @@ class TestArguments:
 
         def late(client):
             with pytest.raises(ValueError, match="before it is used"):
-                kind.adapter.make_safe(client)
+                kind.adapter.protect(client)
 
         if kind.asynchronous:
 
@@ -494,16 +538,16 @@ class TestArguments:
     def test_twice_is_once(self, kind):
         client = kind.safe(1)
         safe = client.connection_pool.connection_class
-        assert kind.adapter.make_safe(client).connection_pool.connection_class is safe is kind.connection_class
+        assert kind.adapter.protect(client).connection_pool.connection_class is safe is kind.connection_class
 
 
-# Of 64 ports that the kernel may draw for a connect, one is the server's.
+# The kernel draws from 64 ports, and one of them is the server's.
 PORT_RANGE = (40000, 40063)
 ENOUGH = 20
 
 
 class Seen:
-    """What a client's loop has met."""
+    """What a client's loop has seen."""
 
     def __init__(self):
         self.right = 0
@@ -512,7 +556,7 @@ class Seen:
 
 
 async def turns(kind, make, seen, over):
-    """Write and read, again and again, whatever happens."""
+    """Write and read until *over* is set, whatever happens."""
     client = make()
     await done(client.execute_command("SET", "before", "kept"))
     while not over.is_set():
@@ -541,7 +585,7 @@ def until(true, seconds=20.0):
 
 
 def come_back(outage, tries):
-    """Where nobody steers, the client may have the port for the moment in which the server binds."""
+    """Start the server again. Without steering, a client may briefly have the port, so try *tries* times."""
     for _ in range(tries - 1):
         with contextlib.suppress(OSError):
             return outage.start()
@@ -554,7 +598,7 @@ def live_through(name, directory, refusals, safely, steered):
     seen, over = Seen(), threading.Event()
     make = kind.safe if safely else kind.client
     with redis_server.server(directory, port=PORT_RANGE[0], durable=True) as outage:
-        if not steered:  # but the dials that wait for the server's first start
+        if not steered:  # from now on: the first start is over
             steering._steerable = False
         loop = threading.Thread(target=lambda: asyncio.run(turns(kind, lambda: make(outage.port), seen, over)))
         loop.start()
@@ -574,7 +618,7 @@ def live_through(name, directory, refusals, safely, steered):
 
 
 class TestOutage:
-    """A loop goes on through it, on a port that the kernel draws for one connect in 32."""
+    """A client's loop survives it, on a port that the kernel draws for one connect in 32."""
 
     def live_through(self, *args):
         namespace.require()
@@ -592,7 +636,7 @@ class TestOutage:
     def test_data_is_right_unsteered(self, name, tmp_path):
         assert not self.live_through(name, tmp_path, 300, True, False)["odd"]
 
-    def test_is_one_that_a_plain_client_does_not_live_through(self, tmp_path):
+    def test_a_plain_client_does_not_survive_it(self, tmp_path):
         assert self.live_through("redis.asyncio", tmp_path, 3000, False, True)["odd"]
 
 

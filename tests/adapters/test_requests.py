@@ -1,4 +1,4 @@
-"""requests with a Dialer, beside requests as it is: the same in all but meeting itself."""
+"""requests with a Dialer, compared with plain requests: only self-connects differ."""
 
 import contextlib
 import pickle
@@ -15,15 +15,15 @@ from urllib3.contrib.socks import SOCKSProxyManager
 import safedial
 from safedial import Dialer, testing
 from safedial._retry import transient
-from safedial.adapters.requests import SafeAdapter, mount
+from safedial.adapters.requests import SafeHTTPAdapter, protect
 from tests.support import faults, web
 
 HOST = "127.0.0.1"
 
 
 @contextlib.contextmanager
-def session(change=mount):
-    """A session, changed, that no proxy of this system's is set for."""
+def session(change=protect):
+    """A session that *change* was applied to, without this system's proxies."""
     with requests.Session() as made:
         made.trust_env = False
         yield change(made) or made
@@ -34,11 +34,11 @@ def plain(made):
 
 
 def pickled(made):
-    return pickle.loads(pickle.dumps(mount(made)))
+    return pickle.loads(pickle.dumps(protect(made)))
 
 
 def failure(change, method="GET", *, url, **given):
-    """What a session raises for one request, as the types of it and of what is behind it."""
+    """Return the error of one request, and the types of it and of the errors behind it."""
     with session(change) as made, pytest.raises((requests.RequestException, ValueError)) as caught:
         made.request(method, url, **given)
     error = caught.value
@@ -46,7 +46,7 @@ def failure(change, method="GET", *, url, **given):
     return [type(error), type(behind), type(getattr(behind, "reason", None))], error
 
 
-# How a port is reached: the URL, and what else a request is given.
+# Each way to dial a port: (the URL, the arguments of the request).
 WAYS = {
     "http": ("http://127.0.0.1:{port}/", {}),
     "https": ("https://127.0.0.1:{port}/", {}),
@@ -67,7 +67,7 @@ class TestSelfConnect:
         with testing.refused_port() as refused:
             expected, _ = failure(plain, "POST", **reached(way, refused))
         fault = force(dead_port)
-        found, error = failure(mount, "POST", **reached(way, dead_port))
+        found, error = failure(protect, "POST", **reached(way, dead_port))
         assert fault.triggered
         assert found == expected
         assert isinstance(error, requests.ConnectionError)
@@ -76,14 +76,14 @@ class TestSelfConnect:
         faults.assert_server_can_bind(HOST, dead_port)
 
     @pytest.mark.parametrize("way", WAYS)
-    def test_is_none_after_pickling(self, way, force, dead_port):
+    def test_is_refused_after_pickling(self, way, force, dead_port):
         fault = force(dead_port)
         _, error = failure(pickled, **reached(way, dead_port))
         assert fault.triggered
         assert any(isinstance(each, safedial.SelfConnectError) for each in transient.errors_of(error))
 
     def test_is_retried_by_the_adapters_own_retry(self, force, steering):
-        change = lambda made: mount(made, dialer=Dialer(policy=None), max_retries=3)  # noqa: E731
+        change = lambda made: protect(made, dialer=Dialer(policy=None), max_retries=3)  # noqa: E731
         with testing.Outage(web.serve_once) as outage, session(change) as made:
             outage.refuse_for(dials=1)
             fault = force(outage.port, times=2)
@@ -94,31 +94,31 @@ class TestSelfConnect:
         with testing.Outage(web.serve_once) as outage, session() as made:
             outage.stop()
             force(outage.port, times=1)
-            made.mount("http://", SafeAdapter(dialer=Dialer(on_event=lambda event: outage.start())))
+            made.mount("http://", SafeHTTPAdapter(dialer=Dialer(on_event=lambda event: outage.start())))
             assert made.post(f"http://{HOST}:{outage.port}/", data=b"once").text == "once"
 
 
 class TestErrors:
     @pytest.mark.parametrize("url", ["http://no-such-name.invalid/", "https://no-such-name.invalid/", "http://a..b/"])
-    def test_of_names_stay(self, url):
-        assert failure(mount, url=url)[0] == failure(plain, url=url)[0]
+    def test_of_names_are_requests_own(self, url):
+        assert failure(protect, url=url)[0] == failure(plain, url=url)[0]
 
     @pytest.mark.parametrize("way", WAYS)
-    def test_timed_out_stays(self, way):
+    def test_connect_timeout_is_requests_own(self, way):
         with faults.full_listener() as server:
             given = reached(way, server.getsockname()[1])
-            said = [failure(change, timeout=(0.05, 1), **given)[0] for change in (mount, plain)]
+            said = [failure(change, timeout=(0.05, 1), **given)[0] for change in (protect, plain)]
         assert said[0] == said[1]
         assert issubclass(said[0][0], (requests.ConnectTimeout, requests.exceptions.ProxyError))
 
-    def test_read_timed_out_stays(self, server):
+    def test_read_timeout_is_requests_own(self, server):
         url = f"http://{HOST}:{server.getsockname()[1]}/"
-        said = [failure(change, url=url, timeout=(1, 0.02))[0] for change in (mount, plain)]
+        said = [failure(change, url=url, timeout=(1, 0.02))[0] for change in (protect, plain)]
         assert said[0] == said[1]
         assert said[0][0] is requests.ReadTimeout
 
     def test_refused_is_retried_until_the_server_is_up(self):
-        change = lambda made: mount(made, max_retries=Retry(2))  # noqa: E731
+        change = lambda made: protect(made, max_retries=Retry(2))  # noqa: E731
         with testing.Outage(web.serve_once) as outage, session(change) as made:
             outage.refuse_for(dials=2)
             assert made.post(f"http://{HOST}:{outage.port}/", data=b"once").text == "once"
@@ -126,13 +126,13 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("make", "message"),
         [
-            (lambda: SafeAdapter(dialer=3), "dialer must be a safedial.Dialer or None, not 3"),
-            (lambda: mount(requests.Session(), dialer=3), "dialer must be"),
-            (lambda: mount(3), "session must be a requests.Session, not 3"),
-            (lambda: mount(requests.Session(), color=3), "color"),
+            (lambda: SafeHTTPAdapter(dialer=3), "dialer must be a safedial.Dialer or None, not 3"),
+            (lambda: protect(requests.Session(), dialer=3), "dialer must be"),
+            (lambda: protect(3), "session must be a requests.Session, not 3"),
+            (lambda: protect(requests.Session(), color=3), "color"),
         ],
     )
-    def test_useless_arguments(self, make, message):
+    def test_wrong_arguments(self, make, message):
         with pytest.raises(TypeError, match=message):
             make()
 
@@ -157,7 +157,7 @@ class TestNormalUse:
             assert server.connections == 1
 
     def test_pool_is_limited(self):
-        change = lambda made: mount(made, pool_connections=2, pool_maxsize=3, pool_block=True)  # noqa: E731
+        change = lambda made: protect(made, pool_connections=2, pool_maxsize=3, pool_block=True)  # noqa: E731
         with web.serve() as server, session(change) as made:
             adapter = made.get_adapter(server.url)
             pool = adapter.poolmanager.connection_from_url(server.url)
@@ -166,14 +166,14 @@ class TestNormalUse:
     def test_dials_with_the_dialer(self):
         with web.serve() as server:
             addresses = [faults.tcp("::1", server.port), faults.tcp(HOST, server.port)]  # the first one is dead
-            with session(lambda made: mount(made, dialer=Dialer(resolver=lambda *args, **kwds: addresses))) as made:
+            with session(lambda made: protect(made, dialer=Dialer(resolver=lambda *args, **kwds: addresses))) as made:
                 assert made.get(f"http://two.invalid:{server.port}/").text == "hello"
-            with session(lambda made: mount(made, dialer=Dialer(source_address=("127.0.0.2", 0)))) as made:
+            with session(lambda made: protect(made, dialer=Dialer(source_address=("127.0.0.2", 0)))) as made:
                 made.get(server.url)
                 assert server.seen[-1][2] == "127.0.0.2"
 
     def test_socks_is_left_alone(self):
-        with contextlib.closing(SafeAdapter()) as adapter:
+        with contextlib.closing(SafeHTTPAdapter()) as adapter:
             manager = adapter.proxy_manager_for(f"socks5://{HOST}:1")
             assert isinstance(manager, SOCKSProxyManager)
             assert manager.pool_classes_by_scheme is SOCKSProxyManager.pool_classes_by_scheme
@@ -181,20 +181,20 @@ class TestNormalUse:
     def test_adapters_of_longer_prefixes_stay(self):
         with session(plain) as made:
             made.mount("https://one.example/", own := HTTPAdapter())
-            assert mount(made) is made
+            assert protect(made) is made
             assert made.get_adapter("https://one.example/x") is own
-            assert type(made.get_adapter("https://two.example/")) is SafeAdapter
+            assert type(made.get_adapter("https://two.example/")) is SafeHTTPAdapter
             assert made.get_adapter("https://two.example/") is not made.get_adapter("http://two.example/")
 
     def test_mixes_with_other_adapters(self):
-        """Such as those that set an SSLContext."""
+        """For example with an adapter that sets an SSLContext."""
 
         class KeepAlive(HTTPAdapter):
             def init_poolmanager(self, *args, **kwds):
                 options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
                 super().init_poolmanager(*args, **kwds, socket_options=options)
 
-        class Mixed(SafeAdapter, KeepAlive):
+        class Mixed(SafeHTTPAdapter, KeepAlive):
             pass
 
         events = []
@@ -210,8 +210,8 @@ class TestNormalUse:
 def test_pickles_with_its_dialer(name):
     policy = {"none": None, "redial": safedial.redial(), "reconnect": safedial.reconnect(within=1)}[name]
     if not picklable(policy):
-        policy = None  # tenacity 9.0's can't be
-    adapter = SafeAdapter(dialer=Dialer(policy=policy, total_timeout=3), max_retries=Retry(5), pool_maxsize=7)
+        policy = None  # policies of tenacity 9.0 can't be pickled
+    adapter = SafeHTTPAdapter(dialer=Dialer(policy=policy, total_timeout=3), max_retries=Retry(5), pool_maxsize=7)
     again = pickle.loads(pickle.dumps(adapter))
     assert (again.dialer.total_timeout, again.max_retries.total, again._pool_maxsize) == (3, 5, 7)
     assert type(again.dialer.policy) is type(policy)

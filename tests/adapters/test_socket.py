@@ -1,4 +1,4 @@
-"""A module in the shape of `socket`, alone and under pymemcache with a real memcached."""
+"""The drop-in for the `socket` module, by itself and under pymemcache with a real memcached."""
 
 import errno
 import functools
@@ -113,12 +113,12 @@ class TestEveryWay:
 
 
 class TestShape:
-    def test_has_all_that_the_stdlib_has(self):
+    def test_has_all_names_of_the_stdlibs(self):
         assert set(dir(stdlib)) <= set(dir(socket))
         ours = {"create_connection", "socket", *(name for name in dir(stdlib) if name.startswith("__"))}
         assert all(getattr(socket, name) is getattr(stdlib, name) for name in set(dir(stdlib)) - ours)
 
-    def test_has_no_more(self):
+    def test_has_no_other_names(self):
         with pytest.raises(AttributeError, match="no_such_name"):
             _ = socket.no_such_name
 
@@ -137,7 +137,7 @@ class TestShape:
         with socket.socket(type=socket.SOCK_DGRAM) as sock:
             sock.connect((HOST, 9))
 
-    def test_says_what_it_is(self):
+    def test_is_documented(self):
         assert "guarded" in pydoc.getdoc(socket.socket)
 
     def test_source_address_and_name_with_two_addresses(self, server):
@@ -169,7 +169,7 @@ class TestMemcached:
         assert int(pool.stats()[b"total_connections"]) == before
         pool.close()
 
-    def test_its_own_retry_recovers(self, memcached):
+    def test_its_own_retry_outlasts_an_outage(self, memcached):
         client = pymemcache.Client(memcached.address, socket_module=socket)
         retrying = RetryingClient(client, attempts=4, retry_for=[ConnectionRefusedError])
         memcached.refuse_for(dials=2)
@@ -177,8 +177,8 @@ class TestMemcached:
         assert retrying.get("user:1") == b"ada"
         retrying.close()
 
-    def test_comes_back_where_it_was(self, memcached, force, steering):
-        """The outage: a client dials on, and the server gets its port at the first try."""
+    def test_server_comes_back_on_its_port(self, memcached, force, steering):
+        """A client dials on during an outage, and the server gets its port at the first try."""
         client = pymemcache.Client(memcached.address, socket_module=socket)
         client.set("user:1", "ada", noreply=False)
         memcached.kill()

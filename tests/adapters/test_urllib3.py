@@ -1,4 +1,4 @@
-"""urllib3 with a Dialer, beside urllib3 as it is: the same in all but meeting itself."""
+"""urllib3 with a Dialer, compared with plain urllib3: only self-connects differ."""
 
 import contextlib
 import socket
@@ -19,14 +19,14 @@ HOST = "127.0.0.1"
 
 
 @pytest.fixture(autouse=True)
-def _what_all_managers_share_stays():
+def _shared_pool_classes_stay():
     before = dict(urllib3.poolmanager.pool_classes_by_scheme)
     yield
     assert urllib3.poolmanager.pool_classes_by_scheme == before
 
 
 def types(error):
-    """The type of *error* and of what urllib3 says is behind it."""
+    """Return the types of *error* and of the errors that urllib3 says are behind it."""
     found = [type(error)]
     while reason := getattr(error, "reason", None) or getattr(error, "original_error", None):
         found.append(type(reason))
@@ -35,7 +35,7 @@ def types(error):
 
 
 def failure(make, method="GET", *, url, **given):
-    """What a manager raises for one request, as types, and the error itself."""
+    """Return the error of one request, after the types of it and of the errors behind it."""
     given = {"retries": False, **given}
     with make() as http, pytest.raises(HTTPError) as caught:
         http.request(method, url, **given)
@@ -46,21 +46,25 @@ def spurious(error):
     return any(isinstance(each, SelfConnectError) for each in transient.errors_of(error))
 
 
+def class_of(library, name):
+    return getattr(library, f"Safe{name}" if library is ours else name)
+
+
 @contextlib.contextmanager
 def a_pool(library, scheme, port):
-    pool = library.HTTPSConnectionPool if scheme == "https" else library.HTTPConnectionPool
+    pool = class_of(library, "HTTPSConnectionPool" if scheme == "https" else "HTTPConnectionPool")
     with pool(HOST, port) as made:
         yield made
 
 
 @contextlib.contextmanager
 def mixed(library, port):
-    """A manager that somebody else made, with connections of his own."""
+    """A pool of another library, with a connection class of its own."""
 
     class Theirs(urllib3.connection.HTTPConnection):
         pass
 
-    class Mixed(ours.HTTPConnection, Theirs):
+    class Mixed(ours.SafeHTTPConnection, Theirs):
         pass
 
     class Pool(urllib3.HTTPConnectionPool):
@@ -74,21 +78,27 @@ def mixed(library, port):
 def made_safe(library):
     with urllib3.PoolManager() as http:
         if library is not urllib3:
-            http.pool_classes_by_scheme = ours.pool_classes()
+            assert ours.protect(http) is http
         yield http
 
 
-# Each way that a port is dialed: (what makes a client of a library for it, the URL it is asked for).
+# Each way to dial a port: (a function that makes a client, the URL of the request).
 WAYS = {
-    "manager": (lambda library, port: library.PoolManager(), "http://127.0.0.1:{port}/"),
-    "manager, TLS": (lambda library, port: library.PoolManager(), "https://127.0.0.1:{port}/"),
+    "manager": (lambda library, port: class_of(library, "PoolManager")(), "http://127.0.0.1:{port}/"),
+    "manager, TLS": (lambda library, port: class_of(library, "PoolManager")(), "https://127.0.0.1:{port}/"),
     "made safe": (lambda library, port: made_safe(library), "http://127.0.0.1:{port}/"),
     "pool": (lambda library, port: a_pool(library, "http", port), "/"),
     "pool, TLS": (lambda library, port: a_pool(library, "https", port), "/"),
     "mixed": (mixed, "/"),
-    "proxy": (lambda library, port: library.ProxyManager(f"http://{HOST}:{port}"), "http://far.invalid/"),
-    "proxy, tunnel": (lambda library, port: library.ProxyManager(f"http://{HOST}:{port}"), "https://far.invalid/"),
-    "proxy, TLS": (lambda library, port: library.ProxyManager(f"https://{HOST}:{port}"), "http://far.invalid/"),
+    "proxy": (lambda library, port: class_of(library, "ProxyManager")(f"http://{HOST}:{port}"), "http://far.invalid/"),
+    "proxy, tunnel": (
+        lambda library, port: class_of(library, "ProxyManager")(f"http://{HOST}:{port}"),
+        "https://far.invalid/",
+    ),
+    "proxy, TLS": (
+        lambda library, port: class_of(library, "ProxyManager")(f"https://{HOST}:{port}"),
+        "http://far.invalid/",
+    ),
 }
 
 
@@ -112,7 +122,7 @@ class TestSelfConnect:
     def test_is_retried_by_urllib3s_own_retry(self, method, force, steering):
         with (
             testing.Outage(web.serve_once) as outage,
-            ours.PoolManager(dialer=Dialer(policy=None), retries=urllib3.Retry(3)) as http,
+            ours.SafePoolManager(dialer=Dialer(policy=None), retries=urllib3.Retry(3)) as http,
         ):
             outage.refuse_for(dials=1)
             fault = force(outage.port, times=2)
@@ -120,55 +130,55 @@ class TestSelfConnect:
             assert fault.triggered == 2
 
     def test_is_dialed_again_by_the_dialer(self, force, steering):
-        with testing.Outage(web.serve_once) as outage, ours.PoolManager(retries=False) as http:
+        with testing.Outage(web.serve_once) as outage, ours.SafePoolManager(retries=False) as http:
             outage.stop()
             force(outage.port, times=1)
-            http.pool_classes_by_scheme = ours.pool_classes(Dialer(on_event=lambda event: outage.start()))
+            ours.protect(http, dialer=Dialer(on_event=lambda event: outage.start()))
             assert http.request("POST", f"http://{HOST}:{outage.port}/", body=b"once").data == b"once"
 
 
 class TestErrors:
     @pytest.mark.parametrize("url", ["http://no-such-name.invalid/", "https://no-such-name.invalid/", "http://a..b/"])
     @pytest.mark.parametrize("retries", [False, 1])
-    def test_of_names_stay(self, url, retries):
+    def test_of_names_are_urllib3s_own(self, url, retries):
         assert (
-            failure(ours.PoolManager, url=url, retries=retries)[0]
+            failure(ours.SafePoolManager, url=url, retries=retries)[0]
             == failure(urllib3.PoolManager, url=url, retries=retries)[0]
         )
 
     @pytest.mark.parametrize("scheme", ["http", "https"])
-    def test_timed_out_stays(self, scheme):
+    def test_connect_timeout_is_urllib3s_own(self, scheme):
         with faults.full_listener() as server:
             url = f"{scheme}://{HOST}:{server.getsockname()[1]}/"
-            said = [failure(library.PoolManager, url=url, timeout=0.05) for library in (ours, urllib3)]
+            said = [failure(class_of(library, "PoolManager"), url=url, timeout=0.05) for library in (ours, urllib3)]
         assert said[0][0] == said[1][0] == [ConnectTimeoutError]
         theirs, mine = (str(error).partition(">")[2] for _, error in said)
         assert theirs == mine
 
     def test_total_timeout_is_a_connect_timeout(self):
         with faults.full_listener() as server:
-            make = lambda: ours.PoolManager(dialer=Dialer(total_timeout=0.05))  # noqa: E731
+            make = lambda: ours.SafePoolManager(dialer=Dialer(total_timeout=0.05))  # noqa: E731
             assert failure(make, url=f"http://{HOST}:{server.getsockname()[1]}/")[0] == [ConnectTimeoutError]
 
-    def test_refused_stays(self):
+    def test_refused_is_urllib3s_own(self):
         with testing.refused_port() as port:
             said = [
-                failure(library.PoolManager, url=f"http://{HOST}:{port}/", retries=urllib3.Retry(1))
+                failure(class_of(library, "PoolManager"), url=f"http://{HOST}:{port}/", retries=urllib3.Retry(1))
                 for library in (ours, urllib3)
             ]
         assert said[0][0] == said[1][0] == [MaxRetryError, NewConnectionError]
         assert [type(error.reason.__cause__) for _, error in said] == [ConnectionRefusedError] * 2
 
     def test_refused_is_retried_until_the_server_is_up(self):
-        with testing.Outage(web.serve_once) as outage, ours.PoolManager(retries=urllib3.Retry(2)) as http:
+        with testing.Outage(web.serve_once) as outage, ours.SafePoolManager(retries=urllib3.Retry(2)) as http:
             outage.refuse_for(dials=2)
             assert http.request("POST", f"http://{HOST}:{outage.port}/", body=b"once").data == b"once"
 
-    def test_policy_that_waits_needs_no_retry_of_urllib3s(self):
+    def test_policy_that_waits_works_without_urllib3s_retry(self):
         with (
             testing.Outage(web.serve_once) as outage,
             testing.fast_retries(),
-            ours.PoolManager(dialer=Dialer(policy=reconnect(within=10)), retries=urllib3.Retry(connect=0)) as http,
+            ours.SafePoolManager(dialer=Dialer(policy=reconnect(within=10)), retries=urllib3.Retry(connect=0)) as http,
         ):
             outage.refuse_for(dials=2)
             assert http.request("POST", f"http://{HOST}:{outage.port}/", body=b"once").data == b"once"
@@ -176,31 +186,76 @@ class TestErrors:
     def test_exhausted_ports_are_no_new_connection(self, server):
         port = server.getsockname()[1]
         with testing.ports_exhausted(port):
-            said = failure(lambda: ours.PoolManager(dialer=Dialer(policy=None)), url=f"http://{HOST}:{port}/")
+            said = failure(lambda: ours.SafePoolManager(dialer=Dialer(policy=None)), url=f"http://{HOST}:{port}/")
         assert said[0] == [NewConnectionError]
 
     @pytest.mark.parametrize(
         "make",
         [
-            lambda: ours.PoolManager(dialer=3),
-            lambda: ours.ProxyManager("http://proxy", dialer=3),
-            lambda: ours.HTTPConnection(HOST, dialer=3),
-            lambda: ours.pool_classes(3),
+            lambda: ours.SafePoolManager(dialer=3),
+            lambda: ours.SafeProxyManager("http://proxy", dialer=3),
+            lambda: ours.SafeHTTPConnection(HOST, dialer=3),
+            lambda: ours.protect(urllib3.PoolManager(), dialer=3),
         ],
     )
-    def test_dialer_that_is_none(self, make):
+    def test_wrong_dialer(self, make):
         with pytest.raises(TypeError, match=r"dialer must be a safedial\.Dialer or None, not 3"):
             make()
 
 
+class TestProtect:
+    def test_pool(self, force, dead_port):
+        fault = force(dead_port)
+        for pool in (urllib3.HTTPConnectionPool, urllib3.HTTPSConnectionPool):
+            _, error = failure(lambda pool=pool: ours.protect(pool(HOST, dead_port)), url="/")
+            assert spurious(error)
+        assert fault.triggered
+
+    def test_pool_that_has_connections(self):
+        with web.serve() as server, urllib3.HTTPConnectionPool(HOST, server.port) as pool:
+            pool.request("GET", "/")
+            with pytest.raises(ValueError, match="before it is used"):
+                ours.protect(pool)
+
+    def test_pools_of_a_manager_are_dropped(self):
+        events = []
+        with web.serve() as server, urllib3.PoolManager() as http:
+            http.request("GET", server.url)
+            ours.protect(http, dialer=Dialer(on_event=events.append)).request("GET", server.url)
+        assert len(events) == 1
+
+    def test_the_last_dialer_counts(self):
+        first, last = [], []
+        with web.serve() as server, urllib3.PoolManager() as http:
+            for events in (first, last):
+                ours.protect(http, dialer=Dialer(on_event=events.append))
+            http.request("GET", server.url)
+        assert (len(first), len(last)) == (0, 1)
+
+    def test_classes_of_others(self):
+        class Theirs(urllib3.connection.HTTPConnection):
+            pass
+
+        class Pool(urllib3.HTTPConnectionPool):
+            ConnectionCls = Theirs
+
+        with SOCKSProxyManager("socks5://127.0.0.1:1") as socks:
+            for pool in (socks, Pool(HOST)):
+                with pytest.raises(TypeError, match=r"pool: how \w+ dials is not known"):
+                    ours.protect(pool)
+        with mixed(ours, 1) as pool:
+            before = pool.ConnectionCls
+            assert ours.protect(pool).ConnectionCls is before
+
+
 class TestNormalUse:
     def test_reuses_connections(self):
-        with web.serve() as server, ours.PoolManager() as http:
+        with web.serve() as server, ours.SafePoolManager() as http:
             assert [http.request("GET", server.url).data for _ in range(3)] == [b"hello"] * 3
             assert server.connections == 1
 
     def test_pool_is_limited(self):
-        with web.serve() as server, ours.PoolManager(maxsize=1, block=True, retries=False) as http:
+        with web.serve() as server, ours.SafePoolManager(maxsize=1, block=True, retries=False) as http:
             first = http.request("GET", server.url, preload_content=False)
             with pytest.raises(EmptyPoolError):
                 http.request("GET", server.url, pool_timeout=0.01)
@@ -210,17 +265,20 @@ class TestNormalUse:
 
     @pytest.mark.parametrize("host", [HOST, "localhost"])
     def test_tls(self, host):
-        with web.serve("https") as server, ours.PoolManager(ssl_context=web.client_context()) as http:
+        with web.serve("https") as server, ours.SafePoolManager(ssl_context=web.client_context()) as http:
             assert http.request("POST", f"https://{host}:{server.port}/", body=b"x").data == b"x"
 
     def test_tls_is_verified(self):
         with web.serve("https") as server:
-            assert failure(ours.PoolManager, url=server.url)[0] == failure(urllib3.PoolManager, url=server.url)[0]
+            assert failure(ours.SafePoolManager, url=server.url)[0] == failure(urllib3.PoolManager, url=server.url)[0]
 
     def test_ipv6_in_brackets(self):
-        with web.serve(host="::1") as server, ours.PoolManager() as http:
+        with web.serve(host="::1") as server, ours.SafePoolManager() as http:
             assert http.request("GET", server.url).data == b"hello"
-        with web.serve(host="::1") as server, contextlib.closing(ours.HTTPConnection("[::1]", server.port)) as alone:
+        with (
+            web.serve(host="::1") as server,
+            contextlib.closing(ours.SafeHTTPConnection("[::1]", server.port)) as alone,
+        ):
             alone.request("GET", "/")
             assert alone.getresponse().data == b"hello"
 
@@ -229,7 +287,7 @@ class TestNormalUse:
         with (
             web.serve(scheme) as server,
             web.serve() as proxy,
-            ours.ProxyManager(proxy.url, ssl_context=web.client_context()) as http,
+            ours.SafeProxyManager(proxy.url, ssl_context=web.client_context()) as http,
         ):
             assert http.request("GET", server.url).data == b"hello"
             assert [seen[0] for seen in proxy.seen] == ["CONNECT" if scheme == "https" else "GET"]
@@ -238,7 +296,7 @@ class TestNormalUse:
         context = web.client_context()
         with (
             web.serve("https") as proxy,
-            ours.ProxyManager(proxy.url, proxy_ssl_context=context, ssl_context=context) as http,
+            ours.SafeProxyManager(proxy.url, proxy_ssl_context=context, ssl_context=context) as http,
         ):
             assert http.request("GET", "http://far.invalid/").data == b"hello"
 
@@ -247,30 +305,30 @@ class TestNormalUse:
             port = listening.getsockname()[1]
             addresses = [faults.tcp("::1", port), faults.tcp(HOST, port)]
             dialer = Dialer(resolver=lambda *args, **kwds: addresses, happy_eyeballs_delay=0.01)
-            with contextlib.closing(ours.HTTPConnection("two.invalid", port, dialer=dialer)) as alone:
+            with contextlib.closing(ours.SafeHTTPConnection("two.invalid", port, dialer=dialer)) as alone:
                 alone.connect()
                 assert alone.sock.getpeername() == (HOST, port)
 
-    def test_dead_first_address_is_passed(self):
+    def test_dead_first_address_is_skipped(self):
         with web.serve() as server:
             addresses = [faults.tcp("::1", server.port), faults.tcp(HOST, server.port)]
-            with ours.PoolManager(dialer=Dialer(resolver=lambda *args, **kwds: addresses)) as http:
+            with ours.SafePoolManager(dialer=Dialer(resolver=lambda *args, **kwds: addresses)) as http:
                 assert http.request("GET", f"http://two.invalid:{server.port}/").data == b"hello"
 
     def test_socks_is_left_alone(self):
         before = dict(SOCKSProxyManager.pool_classes_by_scheme)
-        with ours.PoolManager(), SOCKSProxyManager("socks5://127.0.0.1:1") as socks:
+        with ours.SafePoolManager(), SOCKSProxyManager("socks5://127.0.0.1:1") as socks:
             assert socks.pool_classes_by_scheme == before
 
 
 @pytest.fixture
 def connected(server):
-    """Make a connection with arguments of urllib3's and a Dialer's, and connect it."""
+    """Return a function that makes a connection with the given arguments and connects it."""
     with contextlib.ExitStack() as stack:
 
         def connect(library=ours, host=HOST, **given):
-            made = library.connection if library is urllib3 else library
-            alone = stack.enter_context(contextlib.closing(made.HTTPConnection(host, server.getsockname()[1], **given)))
+            made = urllib3.connection.HTTPConnection if library is urllib3 else ours.SafeHTTPConnection
+            alone = stack.enter_context(contextlib.closing(made(host, server.getsockname()[1], **given)))
             alone.connect()
             return alone
 
@@ -278,7 +336,7 @@ def connected(server):
 
 
 class TestSettings:
-    """The connection's settings, the Dialer's where it has none."""
+    """The connection's settings come first, then the Dialer's."""
 
     @pytest.mark.parametrize(
         ("given", "dialers", "expected"),
@@ -308,7 +366,7 @@ class TestSettings:
         assert connected(**given, dialer=Dialer(**dialers)).sock.getsockname()[0] == expected
 
     def test_source_address_of_a_manager(self):
-        with web.serve() as server, ours.PoolManager(source_address=("127.0.0.2", 0)) as http:
+        with web.serve() as server, ours.SafePoolManager(source_address=("127.0.0.2", 0)) as http:
             http.request("GET", server.url)
             assert server.seen[0][2] == "127.0.0.2"
 

@@ -25,7 +25,11 @@ def symptom(name, limit):
     with self_connect(port) as fault:
         trial = run_client(CLIENTS[name], HOST, port, limit)
     assert fault.triggered, "the fault did not reach the client"
-    return {"hung": trial.hung, "error": f"{type(trial.error).__name__}: {trial.error}", "to itself": trial.self_connected}
+    return {
+        "hung": trial.hung,
+        "error": f"{type(trial.error).__name__}: {trial.error}",
+        "to itself": trial.self_connected,
+    }
 
 
 def said(value):

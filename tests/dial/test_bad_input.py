@@ -276,8 +276,8 @@ URL = "redis://:secret@127.0.0.1:1"
         lambda: testing.is_self_connected(URL),
         lambda: testing.assert_resilient(URL),
         lambda: testing.Outage(URL),
-        lambda: safedial.adapters.requests.mount(URL),
-        lambda: safedial.adapters.httpx.mount(URL),
+        lambda: safedial.adapters.requests.protect(URL),
+        lambda: safedial.adapters.httpx.protect(URL),
     ],
 )
 def test_a_url_in_the_wrong_place_tells_no_secret(refused):

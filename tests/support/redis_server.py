@@ -18,16 +18,16 @@ def require():
 
 
 def server(directory, *more, port=None, durable=False):
-    """An `Outage`; a *durable* one has its data on disk before it answers, so that a crash loses none."""
+    """An `Outage`; a *durable* one has its data on disk before it answers, so a crash loses nothing."""
     require()
     command = ["redis-server", "--bind", "{host}", "--dir", str(directory), "--save", ""]
     kept = ["--appendonly", "yes", "--appendfsync", "always"] if durable else []
-    anyone = ["--protected-mode", "no"]  # 127.0.0.2 is nobody to it otherwise
+    anyone = ["--protected-mode", "no"]  # otherwise it refuses 127.0.0.2
     return Outage([*command, *kept, *anyone, *(more or ["--port", "{port}"])], port=port)
 
 
 def tls_server(directory):
-    """Likewise, with a certificate that `web.authority` has signed, for localhost and 127.0.0.1."""
+    """The same with TLS: `web.authority` has signed its certificate for localhost and 127.0.0.1."""
     files = {name: str(directory / f"{name}.pem") for name in ("key", "cert", "ca")}
     issued = web.authority().issue_cert("localhost", HOST)
     issued.private_key_pem.write_to_path(files["key"])
@@ -39,7 +39,7 @@ def tls_server(directory):
     try:
         outage.start()
     except TimeoutError:
-        raise  # it is only slow
+        raise  # slow, but it may have TLS
     except OSError as error:
         pytest.skip(f"this redis-server has no TLS: {error}")
     return outage, files["ca"]
@@ -48,15 +48,15 @@ def tls_server(directory):
 def sentinel(directory, master):
     """A Sentinel that watches the server on port *master* as ``mymaster``."""
     require()
-    settings = directory / "sentinel.conf"  # which it writes to itself
+    settings = directory / "sentinel.conf"  # Sentinel writes to it
     settings.write_text(f"sentinel monitor mymaster {HOST} {master} 1\n")
     return Outage(["redis-server", str(settings), "--sentinel", "--bind", "{host}", "--port", "{port}"])
 
 
 @contextlib.contextmanager
 def cluster(directory):
-    """A cluster of one node that has all slots, its topology only: it takes two seconds to serve keys."""
-    # Its bus is a port of its own, or 10,000 above, which may be none.
+    """A cluster of one node that has all slots. Only its topology is ready: serving keys takes two seconds more."""
+    # By default the port of its bus is 10,000 above the node's port, which may be no port at all.
     more = ["--port", "{port}", "--cluster-enabled", "yes", "--cluster-port", str(dead_port())]
     with server(directory, *more) as node:
         with socket.create_connection(node.address) as client:

@@ -17,12 +17,12 @@ from safedial.testing import dead_port
 
 @dataclass
 class Web:
-    """A server at work.
+    """A running server.
 
     Attributes:
         host, port: where it listens; the name ``localhost`` is in its certificate too.
         seen: a (method, path, peer's host, peer's port) for each request.
-        connections: how many connections it has accepted.
+        connections: the number of accepted connections.
     """
 
     host: str
@@ -76,7 +76,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     do_POST = do_GET  # noqa: N815  # the name is http.server's
 
     def do_CONNECT(self):
-        """Be a proxy: a tunnel to where the client says."""
+        """Be a proxy: open a tunnel to the address in the request."""
         self.web.seen.append((self.command, self.path, *self.client_address[:2]))
         host, _, port = self.path.rpartition(":")
         with socket.create_connection((host.strip("[]"), int(port)), 5) as far:
@@ -96,7 +96,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
-    # Connections that a pool keeps open end with the client.
+    # Do not wait for connections that a pool keeps open.
     daemon_threads = True
     block_on_close = False
     allow_reuse_address = True
@@ -108,7 +108,7 @@ class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
         super().__init__(address, handler)
 
     def server_bind(self):
-        socketserver.TCPServer.server_bind(self)  # without the name server's help
+        socketserver.TCPServer.server_bind(self)  # HTTPServer.server_bind() asks the name server
 
     def finish_request(self, request, client_address):
         self.open.add(request)
@@ -155,7 +155,7 @@ def serve(scheme="http", host="127.0.0.1", port=None):
 
 
 def serve_once(sock, *_):
-    """An HTTP server for requests whose body is "once"; it answers each connection one time."""
+    """Answer one request, whose body is "once", on each connection."""
     sent = b""
     while not sent.endswith(b"once") and (data := sock.recv(65536)):
         sent += data

@@ -9,7 +9,6 @@ from tenacity.retry import retry_base
 
 import safedial
 from safedial import testing
-from safedial.adapters.asyncio import create_connection
 
 safe = safedial.safe_connect(("db", 5432))
 assert_type(safe, socket.socket)
@@ -54,7 +53,9 @@ async def main() -> None:
     reader, writer = await safedial.open_connection("db", 5432, ssl=True, limit=1024, timeout=3, policy=None)
     assert_type(reader, asyncio.StreamReader)
     assert_type(writer, asyncio.StreamWriter)
-    transport, protocol = await create_connection(Greeting, "db", 5432, happy_eyeballs_delay=0.25)
+    transport, protocol = await safedial.adapters.asyncio.create_connection(
+        Greeting, "db", 5432, happy_eyeballs_delay=0.25
+    )
     await safedial.open_connection("db", 5432, total_timeout=30, resolver=resolver)
     await safedial.Dialer(total_timeout=30, happy_eyeballs_delay=0.1, resolver=resolver).dial_async(("db", 5432))
     assert_type(transport, asyncio.Transport)

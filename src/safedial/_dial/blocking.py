@@ -58,8 +58,10 @@ def _round(
     limit = socket.getdefaulttimeout() if timeout is DEFAULT else timeout
     if len(infos) == 1:
         try:
+            if settings.total_timeout is not None:
+                limit = record.deadline.limit(limit)
             attempt = Attempt(settings, timeout, source, bind, infos[0])
-            attempt.connect(limit if settings.total_timeout is None else record.deadline.limit(limit))
+            attempt.connect(limit)
         except OSError as error:
             record.errors = [error]
             record.failed(infos[0][4], error)

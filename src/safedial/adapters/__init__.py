@@ -1,19 +1,92 @@
-"""Adapters: a few lines for each library that hand a Dialer, or the guard, to its connections.
+"""Adapters: how a Dialer, or the guard, gets under the connections of other libraries.
 
-One module each, which imports its library and the core, and no other adapter unless the one library is
-built on the other. Nothing here is imported by `safedial` itself.
+Each module serves one library and is loaded when it is first touched: ``import safedial``, then
+``safedial.adapters.requests.protect(session)``. `protect` makes a session, client or pool safe and returns
+it. A class is named ``Safe`` and the library's name for it. Both take *dialer*, or *policy* if the library
+dials and shakes hands in one call, and raise TypeError for the other, as for any wrong argument.
+
+**Precedence.** The client's own explicit setting counts first, then the Dialer's, then the library's default.
+Socket options are compared one by one. If a library does not tell a given value from its default, a value
+equal to the default counts as not given. Exception: asyncio and http.client switch TCP_NODELAY on after the
+dial, whatever was set.
+
+**How to write an adapter.** Find the method that returns the library's connected socket, and let a Dialer
+make that socket::
+
+    import logging.handlers
+    from dataclasses import replace
+
+    from typing_extensions import override
+
+    from safedial.adapters import checked_dialer, chosen_timeout, takes_dialer
+
+    class SafeSocketHandler(logging.handlers.SocketHandler):
+        @takes_dialer  # policy= is answered with: "takes dialer=safedial.Dialer(policy=...)"
+        def __init__(self, host, port, *, dialer=None):
+            self.dialer = checked_dialer(dialer)
+            super().__init__(host, port)
+
+        @override  # type checkers tell when the library's method goes away
+        def makeSocket(self, timeout=1):
+            # logging gives no timeout, so the Dialer's comes before this default of a second.
+            timeout = chosen_timeout(self.dialer, timeout, given=False)
+            return replace(self.dialer, timeout=timeout).dial((self.host, self.port))
+
+If there is no such method, or TLS and greetings are in it, put `safedial.wrap` around the library's own dial::
+
+    import ftplib
+
+    import safedial
+    from safedial.adapters import DEFAULT, takes_policy
+
+    @takes_policy
+    def protect(client, *, policy=DEFAULT):
+        if not isinstance(client, ftplib.FTP):
+            raise TypeError(f"client must be an ftplib.FTP, not a {type(client).__name__}")
+        # A plain dial, then the greeting: a retry begins with a new socket.
+        client.connect = safedial.wrap(type(client).connect.__get__(client), policy=policy)
+        return client
+
+Mark each private name of the library with a comment that begins with "Private:", and list it in docs/clients.md.
 """
 
-from types import TracebackType
-from typing import Any
+import contextlib
+import functools
+from collections.abc import Callable, Generator
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from safedial._dial.dialer import Dialer
+from safedial._dial.settings import Timeout
+from safedial._retry.argument import DEFAULT
+
+if TYPE_CHECKING:
+    from safedial.adapters import aiohttp as aiohttp
+    from safedial.adapters import asyncio as asyncio
+    from safedial.adapters import http as http
+    from safedial.adapters import httpx as httpx
+    from safedial.adapters import redis as redis
+    from safedial.adapters import requests as requests
+    from safedial.adapters import socket as socket
+    from safedial.adapters import sqlalchemy as sqlalchemy
+    from safedial.adapters import urllib3 as urllib3
+    from safedial.adapters import valkey as valkey
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _PLAIN = Dialer()
 
 
+def __getattr__(name: str) -> Any:
+    """Load an adapter when it is first touched (PEP 562)."""
+    if name.startswith("_") or find_spec(f"{__name__}.{name}") is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return import_module(f"{__name__}.{name}")
+
+
 def checked_dialer(dialer: Any) -> Dialer:
-    """Return *dialer*, the default one for None, or raise TypeError."""
+    """Return *dialer*, or the default Dialer for None. Raise TypeError for anything else."""
     if dialer is None:
         return _PLAIN
     if not isinstance(dialer, Dialer):
@@ -21,20 +94,33 @@ def checked_dialer(dialer: Any) -> Dialer:
     return dialer
 
 
-class Needs:
-    """Turns an import that fails inside into an ImportError that says what to install."""
+def chosen_timeout(dialer: Dialer, timeout: Timeout, *, given: bool) -> Timeout:
+    """Return the client's *timeout* if it was given or *dialer* has none, else the Dialer's."""
+    return timeout if given or dialer.timeout is DEFAULT else dialer.timeout
 
-    def __init__(self, extra: str) -> None:
-        self._extra = extra
 
-    def __enter__(self) -> None:
-        pass
+def _takes(right: str, wrong: str) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def checked(*args: Any, **kwds: Any) -> Any:
+            if wrong in kwds:
+                raise TypeError(f"{function.__module__}.{function.__qualname__}() takes {right}, not {wrong}=")
+            return function(*args, **kwds)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if isinstance(error, ModuleNotFoundError):
-            raise ImportError(
-                f"safedial.adapters.{self._extra} needs {error.name}: pip install 'safedial[{self._extra}]'",
-                name=error.name,
-            ) from error
+        return cast("F", checked)
+
+    return decorate
+
+
+takes_dialer = _takes("dialer=safedial.Dialer(policy=...)", "policy")
+takes_policy = _takes("policy=", "dialer")
+
+
+@contextlib.contextmanager
+def needs(extra: str) -> Generator[None]:
+    """Turn a failed import inside the block into an ImportError that says what to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        message = f"safedial.adapters.{extra} needs {error.name}: pip install 'safedial[{extra}]'"
+        raise ImportError(message, name=error.name) from error

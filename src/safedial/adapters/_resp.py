@@ -1,164 +1,193 @@
-"""What the adapters of redis and valkey share: Valkey is a fork of Redis, and dials in the same places."""
+"""The part that redis and valkey share. Valkey is a fork of Redis, with the same names and dials."""
 
 import asyncio
 import functools
+import inspect
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
+from safedial._address import shown
 from safedial._dial.dialer import Dialer
+from safedial._retry.argument import DEFAULT
+from safedial.adapters import checked_dialer, chosen_timeout, takes_dialer
+
+T = TypeVar("T")
 
 
-class _Safe:
-    """What the connections of both worlds have in common: a Dialer, and their own settings for it."""
+class SafeDial:
+    """A mix-in for connections: a Dialer, and the dial with it."""
 
-    # A class attribute too, as clusters hand no keyword of ours to their connections.
+    # A class attribute too, because clusters drop keywords that they do not know.
     dialer = Dialer()
 
+    @takes_dialer
     def __init__(self, *args: Any, dialer: Dialer | None = None, **kwargs: Any) -> None:
         if dialer is not None:
-            check(dialer)
-            self.dialer = dialer
+            self.dialer = checked_dialer(dialer)
+        # Clients pass on their defaults as if they had been given. False and {} stand for None in older versions.
+        kind: Any = type(self)
+        defaults = _defaults(kind).items()
+        self._given = {name for name, default in defaults if (kwargs.get(name, default) or None) != (default or None)}
         super().__init__(*args, **kwargs)
 
     def _settings(self) -> Dialer:
-        """Return the Dialer for a dial now: timeouts change meanwhile, and with Sentinel the host."""
+        """Return the Dialer for the next dial. The library may change timeouts and host between two dials."""
         own: Any = self
-        options: list[tuple[int, int, int | bytes]] = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
-        if own.socket_keepalive:
-            options.append((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1))
-            options += [(socket.IPPROTO_TCP, name, value) for name, value in own.socket_keepalive_options.items()]
-        options += self.dialer.socket_options or ()
-        return replace(self.dialer, timeout=own.socket_connect_timeout, socket_options=options)
+        keepalive = bool(own.socket_keepalive)
+        options = {False: [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)], True: []}
+        options["socket_keepalive" in self._given].append((socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(keepalive)))
+        for name, value in own.socket_keepalive_options.items() if keepalive else ():
+            options["socket_keepalive_options" in self._given].append((socket.IPPROTO_TCP, name, value))
+        given = "socket_connect_timeout" in self._given
+        return replace(
+            self.dialer,
+            timeout=chosen_timeout(self.dialer, own.socket_connect_timeout, given=given),
+            # The last one that is set wins.
+            socket_options=[*options[False], *(self.dialer.socket_options or ()), *options[True]],
+        )
 
-
-class SafeDial(_Safe):
-    """The dial of a blocking connection."""
-
-    # Private: _connect, where the library dials; it returns the connected socket, and TLS comes on top of it.
-    def _connect(self) -> socket.socket:
+    # Private: _connect, which the safe classes override to call this. TLS begins on the socket that it returns.
+    def dial(self) -> socket.socket:
+        """Return a connected socket, for blocking connections."""
         own: Any = self
         dialer = self._settings()
-        if own.socket_type:  # which the library hands to getaddrinfo() as the family
+        if own.socket_type:  # the library gives it to getaddrinfo() as the family
             dialer = replace(dialer, family=own.socket_type)
         sock = dialer.dial((own.host, own.port))
         sock.settimeout(own.socket_timeout)
         return sock
 
-
-class SafeAsyncDial(_Safe):
-    """The dial of an asyncio connection."""
-
-    # Private: _connect as above; in asyncio it leaves the streams in _reader and _writer. And
-    # _connection_arguments, which tells the TLS context beside host and port.
-    async def _connect(self) -> None:
+    # Private: _connect as above, which leaves the streams in _reader and _writer; _connection_arguments, which has
+    # host, port and the TLS context.
+    async def dial_async(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Return connected streams, for asyncio connections."""
         own: Any = self
+        limit = own.socket_connect_timeout
         tls = dict(own._connection_arguments())
-        host, port = tls.pop("host"), tls.pop("port")
+        address = tls.pop("host"), tls.pop("port")
         if "ssl" in tls:
-            tls["server_hostname"] = host
-        async with asyncio.timeout(own.socket_connect_timeout):
-            sock = await self._settings().dial_async((host, port))
+            tls |= {"server_hostname": address[0], "ssl_handshake_timeout": limit}
+        # The library's limit is for the dial and TLS together. A Dialer's timeout, if it counts, is for each attempt.
+        own_counts = "socket_connect_timeout" in self._given or self.dialer.timeout is DEFAULT
+        async with asyncio.timeout(limit if own_counts else None):
+            sock = await self._settings().dial_async(address)
             try:
-                own._reader, own._writer = await asyncio.open_connection(sock=sock, **tls)
+                return await asyncio.open_connection(sock=sock, **tls)
             except BaseException:
                 sock.close()
                 raise
 
 
-@dataclass(frozen=True)
+@functools.cache
+def _defaults(connection_class: Any) -> dict[str, Any]:
+    """Return the library's defaults for the settings that a Dialer has too."""
+    found: dict[str, Any] = {}
+    for base in reversed(connection_class.__mro__):
+        parameters = inspect.signature(base.__init__).parameters
+        for name in ("socket_connect_timeout", "socket_keepalive", "socket_keepalive_options"):
+            if name in parameters:
+                found[name] = parameters[name].default
+    return found
+
+
 class Library:
-    """One of the two libraries: its name, its classes, and what stands in for its connections."""
+    """One of the two libraries, with the safe classes for its connections, subclasses first."""
 
-    name: str
-    pools: tuple[type, ...]
-    sentinels: tuple[type, ...]
-    cluster: type
-    async_cluster: type
-    # Plain class and safe one, of either world.
-    connections: tuple[tuple[type, type], ...]
+    def __init__(self, library: Any, *safe_classes: type) -> None:
+        self._name: str = library.__name__
+        worlds = (library, library.asyncio)
+        self._pools = tuple(world.ConnectionPool for world in worlds)
+        self._sentinels = tuple(world.Sentinel for world in worlds)
+        # Both libraries have Redis' names.
+        self._cluster, self._async_cluster = (world.RedisCluster for world in worlds)
+        self._safe_classes = {
+            next(base for base in safe.__mro__ if base.__module__.startswith(self._name)): safe for safe in safe_classes
+        }
 
-    def make_safe(self, client: Any, dialer: Dialer | None) -> None:
-        """Make *client* dial safely; the adapter's own function tells the rest."""
+    @takes_dialer
+    def protect(self, client: T, *, dialer: Dialer | None = None) -> T:
+        """Make *client* dial safely from its first connection on, and return it.
+
+        Args:
+            client: a client or connection pool of the library, blocking or asyncio, a Sentinel (with all clients
+                that it will make), or an asyncio cluster. A client of a Unix socket is left as it is.
+            dialer: how to dial, as `SafeConnection` explains. Default: None, ``Dialer()``.
+
+        Raises:
+            TypeError: *client* or *dialer* has the wrong type. A blocking cluster dials while it is
+                made: use `SafeConnectionPool`.
+            ValueError: *client* has connections already.
+
+        Example::
+
+            client = protect(redis.Redis(host, port, ssl=True))
+        """
         if dialer is not None:
-            check(dialer)
-        if isinstance(client, self.sentinels):
-            self._make_sentinel_safe(client, dialer)
-        elif isinstance(client, self.async_cluster):
-            self._make_cluster_safe(client, dialer)
-        elif isinstance(client, self.cluster):
-            kind = self.cluster.__name__
+            checked_dialer(dialer)
+        if isinstance(client, self._sentinels):
+            self._protect_sentinel(client, dialer)
+        elif isinstance(client, self._async_cluster):
+            self._protect_cluster(client, dialer)
+        elif isinstance(client, self._cluster):
+            kind = self._cluster.__name__
             raise TypeError(
                 f"a blocking {kind} can't be made safe: it has dialed already. "
                 f"Use {kind}.from_url(url, connection_pool_class=SafeConnectionPool)"
             )
         else:
             pool = getattr(client, "connection_pool", client)
-            if not isinstance(pool, self.pools):
-                raise TypeError(
-                    # Not what it is: a URL has a password in it.
-                    f"client must be a client, pool, Sentinel or asyncio cluster of {self.name}, "
-                    f"not a {type(client).__name__}"
-                )
-            self._replace(pool, dialer)
+            if not isinstance(pool, self._pools):
+                wanted = f"a client, pool, Sentinel or asyncio cluster of {self._name}"
+                raise TypeError(f"client must be {wanted}, not {shown(client)}")
+            self._replace_class(pool, dialer)
+        return client
 
-    def _make_sentinel_safe(self, sentinel: Any, dialer: Dialer | None) -> None:
+    def _protect_sentinel(self, sentinel: Any, dialer: Dialer | None) -> None:
         for each in sentinel.sentinels:
-            self.make_safe(each, dialer)
+            self.protect(each, dialer=dialer)
         for name in ("master_for", "slave_for"):
-            setattr(sentinel, name, self._then_safe(getattr(sentinel, name), dialer))
+            setattr(sentinel, name, functools.partial(self._make, getattr(sentinel, name), dialer))
 
-    def _then_safe(self, make: Callable[..., Any], dialer: Dialer | None) -> Callable[..., Any]:
-        @functools.wraps(make)
-        def made(*args: Any, **kwargs: Any) -> Any:
-            client = make(*args, **kwargs)
-            self.make_safe(client, dialer)
-            return client
+    def _make(self, make: Callable[..., Any], dialer: Dialer | None, *args: Any, **kwargs: Any) -> Any:
+        return self.protect(make(*args, **kwargs), dialer=dialer)
 
-        return made
-
-    def _make_cluster_safe(self, cluster: Any, dialer: Dialer | None) -> None:
-        # The nodes that it begins with; those that it finds are made of connection_kwargs.
+    def _protect_cluster(self, cluster: Any, dialer: Dialer | None) -> None:
+        # The startup nodes are there already; nodes that are found later are made of connection_kwargs.
         for node in cluster.nodes_manager.startup_nodes.values():
-            self._replace(node, dialer)
+            self._replace_class(node, dialer)
         options: dict[str, Any] = cluster.connection_kwargs
         options["connection_class"] = self.safe(options["connection_class"])
         if dialer is not None:
             options["dialer"] = dialer
 
-    def _replace(self, pool: Any, dialer: Dialer | None) -> None:
-        """Let *pool*, or what a cluster has for one, make connections of a safe class."""
+    def _replace_class(self, pool: Any, dialer: Dialer | None) -> None:
+        """Let *pool*, or a node of a cluster, make connections of a safe class."""
         safe = self.safe(pool.connection_class)
         if safe is pool.connection_class and dialer is None:
             return
-        # Private: where the pools of each version keep their connections; one that is there stays what it is.
+        # Private: where pools keep their connections, in each version. Existing connections keep their class.
         places = ("_created_connections", "_connections", "_available_connections", "_in_use_connections")
         if any(getattr(pool, place, None) for place in places):
             raise ValueError(
-                "client has connections already, which would stay unsafe: call make_safe() before it is used; "
-                "one with single_connection_client dials when it is made, and needs a pool of SafeConnection"
+                "client has connections already, and they would stay unsafe: call protect() before it is used. "
+                "With single_connection_client the connection is made at once: use a pool of SafeConnection"
             )
         pool.connection_class = safe
-        if dialer is not None and issubclass(safe, _Safe):
+        if dialer is not None and issubclass(safe, SafeDial):
             pool.connection_kwargs["dialer"] = dialer
 
     def safe(self, connection_class: Any) -> Any:
-        """Return *connection_class*, which may be Sentinel's or a user's own, with a safe dial under it."""
-        for plain, safe in self.connections:
-            if connection_class is plain:
-                return safe
-            if issubclass(connection_class, plain) and not issubclass(connection_class, safe):
-                return _over(connection_class, safe)
+        """Return the safe subclass of *connection_class*, which may be Sentinel's or a user's own."""
+        if connection_class in self._safe_classes:
+            return self._safe_classes[connection_class]
+        for plain, safe in self._safe_classes.items():
+            if issubclass(connection_class, plain) and not issubclass(connection_class, SafeDial):
+                return _combined(connection_class, safe)
         return connection_class
 
 
 @functools.cache
-def _over(connection_class: Any, safe: Any) -> Any:
+def _combined(connection_class: Any, safe: Any) -> Any:
     return type(f"Safe{connection_class.__name__}", (connection_class, safe), {})
-
-
-def check(dialer: object) -> None:
-    """Raise TypeError where *dialer* is no Dialer."""
-    if not isinstance(dialer, Dialer):
-        raise TypeError(f"dialer must be a safedial.Dialer, not {dialer!r}")

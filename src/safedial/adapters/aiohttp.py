@@ -1,52 +1,64 @@
-"""aiohttp, guarded: `SafeConnector` never connects to itself, with TLS or without.
+"""aiohttp under the guard: `protect` makes a session safe, `SafeTCPConnector` is a safe connector.
 
-aiohttp dials and shakes hands in one call, so the guard sits under that call, on uvloop too. Everything else
-is aiohttp's own: the resolver and its cache, Happy Eyeballs, pools, limits, timeouts, proxies, TLS.
+aiohttp dials and shakes hands in one call, so the guard is put around that call. Resolver and cache, Happy Eyeballs,
+pool, limits, timeouts, proxies, TLS and socket options stay aiohttp's own.
 """
 
-from typing import TYPE_CHECKING, Any, Literal
+import types
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from safedial._address import shown
 from safedial._clients.wrap import wrap
 from safedial._retry.argument import DEFAULT, Default, check_policy
-from safedial.adapters import Needs
+from safedial.adapters import needs, takes_policy
 
 if TYPE_CHECKING:
     from safedial._retry.argument import Policy
 
-with Needs("aiohttp"):
+with needs("aiohttp"):
     import aiohttp
-    from aiohttp.client_proto import ResponseHandler
 
-__all__ = ["SafeConnector"]
+S = TypeVar("S", bound=aiohttp.ClientSession | aiohttp.TCPConnector)
 
 
-class SafeConnector(aiohttp.TCPConnector):
-    """A `aiohttp.TCPConnector` whose connections, those to a proxy too, are guarded.
+@takes_policy
+def protect(session: S, *, policy: "Policy | Literal[Default.DEFAULT] | None" = DEFAULT) -> S:
+    """Make *session* safe, with its connections to proxies, and return it.
 
-    A self-connect is what any refusal is: `aiohttp.ClientConnectorError` (`ClientProxyConnectionError` for
-    a proxy), with a `safedial.SelfConnectError` as its ``os_error``.
+    A self-connect is reported as a refused connection: `aiohttp.ClientConnectorError`, or
+    `ClientProxyConnectionError` for a proxy, with a `safedial.SelfConnectError` as its ``os_error``.
 
     Args:
-        policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying` that decides on another dial, since aiohttp
-            has no retry of its own for a new connection. Name, addresses and proxy are asked anew; no
-            request was sent yet. Each dial has aiohttp's ``sock_connect`` timeout, all of them its
-            ``connect`` and ``total``, and a single place in the pool. Default: `redial()`. None: one dial.
-        **kwds: the arguments of TCPConnector, such as *local_addr*, *limit* and *happy_eyeballs_delay*.
-
-    Raises:
-        TypeError: *policy* is no policy.
+        session: an open `aiohttp.ClientSession`, or a `aiohttp.TCPConnector`.
+        policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying` that decides on another dial: aiohttp never
+            retries a new connection. Name, addresses and proxy are looked up again; no request was sent
+            yet. aiohttp's ``sock_connect`` limits each dial, ``connect`` and ``total`` limit them all. They
+            take one place in the pool. Default: `redial()`. None: one dial.
 
     Example::
 
-        async with aiohttp.ClientSession(connector=SafeConnector(policy=safedial.reconnect())) as session:
+        async with protect(aiohttp.ClientSession(), policy=safedial.reconnect()) as session:
             ...
     """
+    connector: Any = session.connector if isinstance(session, aiohttp.ClientSession) else session
+    if not isinstance(connector, aiohttp.TCPConnector):
+        raise TypeError(f"session must be an open ClientSession or a TCPConnector of aiohttp, not {shown(session)}")
+    # Private: the method that BaseConnector leaves to its subclasses. Name, dial, proxy and TLS are all in it.
+    create = types.MethodType(type(connector)._create_connection, connector)  # pyright: ignore[reportPrivateUsage]
+    connector._create_connection = wrap(create, policy=policy)  # type: ignore[method-assign]
+    return session
 
+
+class SafeTCPConnector(aiohttp.TCPConnector):
+    """A `aiohttp.TCPConnector` that `protect` has made safe. It takes aiohttp's arguments, and *policy*.
+
+    Example::
+
+        session = aiohttp.ClientSession(connector=SafeTCPConnector(limit=10))
+    """
+
+    @takes_policy
     def __init__(self, *, policy: "Policy | Literal[Default.DEFAULT] | None" = DEFAULT, **kwds: Any) -> None:
         check_policy(policy)
-        self._dial_policy = policy
         super().__init__(**kwds)  # pyright: ignore[reportUnknownMemberType]  # a tuple[Unknown] in socket_factory
-
-    # Private: the method that BaseConnector leaves to its subclasses: name, dial, proxy and TLS are all in it.
-    async def _create_connection(self, *args: Any, **kwds: Any) -> ResponseHandler:
-        return await wrap(super()._create_connection, policy=self._dial_policy)(*args, **kwds)
+        protect(self, policy=policy)

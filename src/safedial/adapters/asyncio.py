@@ -1,23 +1,22 @@
-"""asyncio and uvloop: a whole program whose TCP connections never reach themselves, in one line.
+"""asyncio and uvloop: in one line, no TCP connection of a whole program connects to itself.
 
-`open_connection` and `create_connection` are those of `safedial`, for a program that dials itself.
-
-Example::
-
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(main())
+`open_connection` and `create_connection` are for programs that dial for themselves.
 """
 
 import asyncio
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any
+from dataclasses import fields
+from typing import Any, cast
+
+from typing_extensions import override
 
 from safedial._clients.guard import guard
 from safedial._dial.dialer import Dialer
 from safedial._dial.streams import create_connection, open_connection
 from safedial._retry.argument import DEFAULT
+from safedial.adapters import checked_dialer, takes_dialer
 
 __all__ = ["create_connection", "new_event_loop", "open_connection"]
 
@@ -26,38 +25,28 @@ if sys.platform == "win32":
 else:
     _OWN: type[asyncio.AbstractEventLoop] = asyncio.SelectorEventLoop
 
-# asyncio's rule: no address races another unless the caller says so.
+# Like asyncio: addresses race only if the caller says so.
 _DIALER = Dialer(happy_eyeballs_delay=None)
 
-# What a Dialer and create_connection() call by the same name.
-_ALIKE = (
-    "total_timeout",
-    "family",
-    "socket_options",
-    "happy_eyeballs_delay",
-    "resolver",
-    "policy",
-    "on_event",
-    "steer",
-)
 
-
-class _Guarded:
+class _Guarded(asyncio.AbstractEventLoop):
     """Comes before a class of event loops among the bases."""
 
     dial_options: dict[str, Any]
 
+    @override
     async def create_connection(
         self, protocol_factory: Callable[[], Any], host: Any = None, port: Any = None, **kwds: Any
     ) -> Any:
         if kwds.get("sock") is not None or (host is None and port is None):
-            # Nothing to dial. Ours ends here too, with the socket that it has dialed.
+            # Nothing to dial. Our create_connection() comes here too, with the connected socket.
             below: Any = super()
             return await below.create_connection(protocol_factory, host, port, **kwds)
-        # Many callers hand on None for what they were not told.
-        told = {name: value for name, value in kwds.items() if value is not None}
-        return await create_connection(protocol_factory, host, port, **{**self.dial_options, **told})
+        # Many callers pass on None for arguments that they were not given.
+        given = {name: value for name, value in kwds.items() if value is not None}
+        return await create_connection(protocol_factory, host, port, **{**self.dial_options, **given})
 
+    @override
     async def sock_connect(self, sock: Any, address: Any) -> None:
         below: Any = super()
         with guard():
@@ -65,28 +54,25 @@ class _Guarded:
 
 
 @functools.cache
-def _guarded(loop_class: Any) -> Any:
-    return type(loop_class.__name__, (_Guarded, loop_class), {"__module__": __name__})
+def _guarded(loop_class: Any) -> type[_Guarded]:
+    return cast("type[_Guarded]", type(loop_class.__name__, (_Guarded, loop_class), {"__module__": __name__}))
 
 
+@takes_dialer
 def new_event_loop(
-    loop_class: type[asyncio.AbstractEventLoop] = _OWN, *, dialer: Dialer = _DIALER
+    loop_class: type[asyncio.AbstractEventLoop] = _OWN, *, dialer: Dialer | None = None
 ) -> asyncio.AbstractEventLoop:
-    """Return a new event loop whose ``create_connection`` and ``sock_connect`` never reach themselves.
+    """Return a new event loop whose ``create_connection`` and ``sock_connect`` never connect to themselves.
 
-    All that connects through the loop is safe: asyncio's streams, and the libraries above them (aiohttp,
-    asyncpg, redis.asyncio). What they see is a ConnectionRefusedError. No event loop policy is set, and
-    no other loop touched. To ``sock_connect`` applies what `safedial.guard` says: a socket with a source
-    port of its own is checked too.
+    All TCP clients of the loop are safe: asyncio's streams, and libraries on top of it (aiohttp, asyncpg,
+    redis.asyncio). A self-connect is a ConnectionRefusedError. No event loop policy is set, and other loops stay
+    as they are. `safedial.guard` says what ``sock_connect`` does about a socket with a source port.
 
     Args:
-        loop_class: the class to extend, such as ``uvloop.Loop``, which dials in C and is out of the
-            guard's reach. Default: asyncio's own for this system.
-        dialer: what ``create_connection`` dials with. What its caller says comes first; None says
-            nothing. Default: a Dialer that, like asyncio, tries one address after the other.
-
-    Raises:
-        TypeError: an argument is of no use; the message names it.
+        loop_class: the class to extend, such as ``uvloop.Loop``, which dials in C, where a guard alone does
+            not reach. Default: asyncio's own for this system.
+        dialer: dials for ``create_connection``, whose own arguments come first, unless they are None. Default:
+            None, a Dialer that tries one address after the other, like asyncio.
 
     Example::
 
@@ -95,14 +81,12 @@ def new_event_loop(
     """
     if not (isinstance(loop_class, type) and issubclass(loop_class, asyncio.AbstractEventLoop)):
         raise TypeError(f"loop_class must be a class of event loops, not {loop_class!r}")
-    if not isinstance(dialer, Dialer):
-        raise TypeError(f"dialer must be a safedial.Dialer, not {dialer!r}")
+    dialer = checked_dialer(_DIALER if dialer is None else dialer)
     base: Any = loop_class
-    loop: Any = _guarded(base)()
-    loop.dial_options = {
-        "timeout": None if dialer.timeout is DEFAULT else dialer.timeout,
-        "local_addr": dialer.source_address or None,
-        **{name: getattr(dialer, name) for name in _ALIKE},
-    }
-    made: asyncio.AbstractEventLoop = loop
-    return made
+    loop = _guarded(base)()
+    options = {each.name: getattr(dialer, each.name) for each in fields(Dialer)}
+    options["local_addr"] = options.pop("source_address") or None
+    if dialer.timeout is DEFAULT:
+        options["timeout"] = None
+    loop.dial_options = options
+    return loop

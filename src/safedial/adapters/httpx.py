@@ -1,111 +1,97 @@
-"""httpx that dials with a Dialer: `mount` makes a client safe, `SafeTransport` is what one may mount.
+"""httpx that dials with a Dialer: `protect` makes a client safe, by the transports that it has.
 
-What httpx does with a connection stays its own: pools, limits, TLS (after the check), HTTP/2, what it says
-to a proxy, Unix sockets, *retries*. Those and the Dialer's policy multiply.
+Pools, limits, TLS (after the check), HTTP/2, proxies, Unix sockets and *retries* stay httpx's own. Its *retries*
+and the Dialer's policy multiply.
 """
 
 import asyncio
 import contextlib
+import inspect
 import socket
 from collections.abc import Generator, Iterable
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
+from typing_extensions import override
+
 from safedial._address import shown
 from safedial._clients.guard import guard
 from safedial._dial.dialer import Dialer
 from safedial._retry.argument import DEFAULT
-from safedial.adapters import Needs, checked_dialer
+from safedial.adapters import checked_dialer, chosen_timeout, needs, takes_dialer
 
-with Needs("httpx"):
+with needs("httpx"):
     import httpcore
     import httpx
     from anyio.abc import SocketStream
 
-    # Private: what a connected socket becomes. httpcore has no public way from the one to the other.
-    from httpcore._backends.anyio import AnyIOStream
+    # Private: the stream classes of httpcore, which has no public way to make a stream of a connected socket.
+    from httpcore._backends.anyio import AnyIOBackend, AnyIOStream
     from httpcore._backends.sync import SyncStream
-
-__all__ = ["SafeAsyncTransport", "SafeTransport", "mount"]
 
 C = TypeVar("C", bound=httpx.Client | httpx.AsyncClient)
 
 _NODELAY = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 _DIAL_NOTHING = (httpx.MockTransport, httpx.WSGITransport, httpx.ASGITransport)
+# Values of httpx's connect timeout that count as not given: clients pass on their default, 5 seconds.
+_NOT_GIVEN = (None, inspect.signature(httpx.Client).parameters["timeout"].default.connect)
 
 
-class SafeTransport(httpx.HTTPTransport):
-    """A transport whose connections, those to its proxy too, *dialer* dials.
+class SafeHTTPTransport(httpx.HTTPTransport):
+    """A transport whose connections, also those to its proxy, *dialer* dials (default: ``Dialer()``).
 
-    What fails raises httpx's own errors: refused, and a self-connect, is `httpx.ConnectError`.
+    Errors are httpx's own: a refused dial and a self-connect are an `httpx.ConnectError`.
 
-    httpx reads no proxy from the environment for a client with a transport, and gives that client's own
-    *proxy* a plain one: hand *proxy* to the transport, or use `mount`.
+    httpx's connect timeout, *local_address* and *socket_options* come before the Dialer's. A connect timeout of
+    None or of 5 seconds, httpx's default, counts as not given. The timeout is for each attempt.
 
-    Args:
-        *args: the arguments of HTTPTransport.
-        dialer: dials. httpx's connect timeout and *local_address* come before the Dialer's, which count
-            where those are None. The timeout is for each attempt. Default: None, ``Dialer()``.
-        **kwds: the arguments of HTTPTransport, such as *proxy*, *retries* and *socket_options*.
-
-    Raises:
-        TypeError: *dialer* is no Dialer.
+    A client with a transport reads no proxy from the environment, and makes a plain transport for its own
+    *proxy* argument. So give *proxy* to the transport, or use `protect`.
 
     Example::
 
-        client = httpx.Client(transport=SafeTransport(proxy="http://proxy:3128", retries=2))
+        client = httpx.Client(transport=SafeHTTPTransport(proxy="http://proxy:3128", retries=2))
     """
 
+    @takes_dialer
     def __init__(self, *args: Any, dialer: Dialer | None = None, **kwds: Any) -> None:
         backend = _Backend(dialer)
         super().__init__(*args, **kwds)
         _replace_backend(self, backend)
 
 
-class SafeAsyncTransport(httpx.AsyncHTTPTransport):
-    """`SafeTransport` for an `httpx.AsyncClient`, on any asyncio event loop, uvloop too.
+class SafeAsyncHTTPTransport(httpx.AsyncHTTPTransport):
+    """`SafeHTTPTransport` for an `httpx.AsyncClient`, on any asyncio event loop, also uvloop.
 
-    As in httpx, the connect timeout is for the whole dial here; a Dialer with a *total_timeout* has that,
-    and each attempt the connect timeout. Under trio, where a Dialer can't dial, httpx's own dial runs in
-    `safedial.guard`: as safe, but nothing of *dialer* counts.
-
-    Args:
-        *args: the arguments of AsyncHTTPTransport.
-        dialer: dials, in asyncio. Default: None, ``Dialer()``.
-        **kwds: the arguments of AsyncHTTPTransport.
-
-    Raises:
-        TypeError: *dialer* is no Dialer.
-        ImportError: anyio is older than 4.10.
-
-    Example::
-
-        client = httpx.AsyncClient(transport=SafeAsyncTransport())
+    As in httpx, the connect timeout limits the whole dial, unless the Dialer has a *total_timeout*. Under trio,
+    where a Dialer can't dial, httpx's own dial runs under `safedial.guard`: as safe, but without *dialer*.
+    ImportError is raised if anyio is older than 4.10.
     """
 
+    @takes_dialer
     def __init__(self, *args: Any, dialer: Dialer | None = None, **kwds: Any) -> None:
         backend = _AsyncBackend(dialer)
         super().__init__(*args, **kwds)
         _replace_backend(self, backend)
 
 
-def mount(client: C, *, dialer: Dialer | None = None) -> C:
-    """Make *client* safe, with its proxies, those of the environment too, and mounts; return it.
+@takes_dialer
+def protect(client: C, *, dialer: Dialer | None = None) -> C:
+    """Make *client* safe, with its proxies (also those of the environment) and mounts, and return it.
 
     Its transports stay, with all their settings, and dial with *dialer* from now on.
 
     Args:
         client: an `httpx.Client` or `httpx.AsyncClient`.
-        dialer: dials, as `SafeTransport` and `SafeAsyncTransport` explain. Default: None, ``Dialer()``.
+        dialer: dials, as the transports of this module explain. Default: None, ``Dialer()``.
 
     Raises:
-        TypeError: an argument is of no use, or a transport of the client's is not httpx's own, so that
-            nobody knows how it dials; the message names it.
+        TypeError: a transport of the client is not httpx's own, so it is not known how it dials.
         ImportError: anyio is older than 4.10, for an AsyncClient.
 
     Example::
 
-        client = mount(httpx.Client(proxy="http://proxy:3128", http2=True))
+        client = protect(httpx.Client(proxy="http://proxy:3128", http2=True))
     """
     kind: type[httpx.HTTPTransport | httpx.AsyncHTTPTransport]
     backend: _Backend | _AsyncBackend
@@ -116,7 +102,7 @@ def mount(client: C, *, dialer: Dialer | None = None) -> C:
     else:
         raise TypeError(f"client must be an httpx.Client or AsyncClient, not {shown(client)}")
     made: Any = client
-    # Private: the transports that a client has made, one for each proxy; what it was given is in there too.
+    # Private: the transports of a client: its own, and one for each mount and each proxy.
     transports = [each for each in (made._transport, *made._mounts.values()) if each is not None]
     for transport in transports:
         if not isinstance(transport, (kind, *_DIAL_NOTHING)):
@@ -128,17 +114,18 @@ def mount(client: C, *, dialer: Dialer | None = None) -> C:
 
 
 def _replace_backend(transport: Any, backend: Any) -> None:
-    # Private: httpx has no argument for what httpcore calls network_backend. Its pools, those of HTTP and SOCKS
-    # proxies too, hand theirs to each connection that they make.
+    # Private: httpx has no argument for httpcore's network_backend. A pool, also that of a proxy,
+    # gives its backend to each connection that it makes.
     transport._pool._network_backend = backend
 
 
 class _Backend(httpcore.SyncBackend):
-    """httpcore's own, but for TCP."""
+    """httpcore's own backend, except for TCP."""
 
     def __init__(self, dialer: Dialer | None) -> None:
         self._dialer = checked_dialer(dialer)
 
+    @override
     def connect_tcp(
         self,
         host: str,
@@ -152,52 +139,56 @@ class _Backend(httpcore.SyncBackend):
             return SyncStream(_prepared(dialer.dial((host, port)), socket_options))
 
 
-class _AsyncBackend(httpcore.AnyIOBackend):
-    """httpcore's own, but for TCP. anyio's Unix sockets and sleep work under trio too."""
+class _AsyncBackend(AnyIOBackend):
+    """httpcore's own backend, except for TCP. anyio's Unix sockets and sleep work under trio too."""
 
     def __init__(self, dialer: Dialer | None) -> None:
         if not hasattr(SocketStream, "from_socket"):
             raise ImportError("safedial.adapters.httpx needs anyio 4.10 or later: pip install -U anyio", name="anyio")
         self._dialer = checked_dialer(dialer)
 
+    @override
     async def connect_tcp(
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # noqa: ASYNC109  # the argument is httpcore's
+        timeout: float | None = None,
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         if not _in_asyncio():
-            own: Any = httpcore.TrioBackend()  # a placeholder of that name where trio is missing, for type checkers
+            own: Any = httpcore.TrioBackend()  # untyped if trio is not installed
             with guard():
                 return cast(
                     "httpcore.AsyncNetworkStream",
                     await own.connect_tcp(host, port, timeout, local_address, socket_options),
                 )
         dialer = _with(self._dialer, timeout, local_address)
-        if timeout is not None and dialer.total_timeout is None:
+        own_counts = timeout not in _NOT_GIVEN or self._dialer.timeout is DEFAULT
+        if own_counts and dialer.total_timeout is None:
             dialer = replace(dialer, total_timeout=timeout)
-        with _httpcore_errors(UnicodeError):  # anyio's word for a host that is none, too
+        with _httpcore_errors(UnicodeError):  # anyio reports an invalid host so
             sock = _prepared(await dialer.dial_async((host, port)), socket_options)
             try:
                 return AnyIOStream(await SocketStream.from_socket(sock))
-            except ValueError as error:  # anyio's word for a connection that was reset meanwhile
+            except ValueError as error:  # anyio reports a reset connection so
                 sock.close()
                 raise ConnectionResetError(str(error)) from error
 
 
 def _with(dialer: Dialer, timeout: float | None, local_address: str | None) -> Dialer:
-    if timeout is None and dialer.timeout is not DEFAULT:
-        timeout = dialer.timeout
-    source = dialer.source_address if local_address is None else (local_address, 0)
-    return replace(dialer, timeout=timeout, source_address=source)
+    return replace(
+        dialer,
+        timeout=chosen_timeout(dialer, timeout, given=timeout not in _NOT_GIVEN),
+        source_address=dialer.source_address if local_address is None else (local_address, 0),
+        socket_options=(_NODELAY, *(dialer.socket_options or ())),
+    )
 
 
 def _prepared(sock: socket.socket, options: Iterable[Any] | None) -> socket.socket:
-    """Set *options* as httpcore does: after the connect, and small packets go at once whatever they say."""
+    """Set *options* after the connect, as httpcore does: it takes more types of values than a Dialer."""
     try:
-        for option in (*(options or ()), _NODELAY):
+        for option in options or ():
             sock.setsockopt(*option)
     except BaseException:
         sock.close()
@@ -207,7 +198,7 @@ def _prepared(sock: socket.socket, options: Iterable[Any] | None) -> socket.sock
 
 @contextlib.contextmanager
 def _httpcore_errors(also: type[Exception] = OSError) -> Generator[None]:
-    """Raise what *retries* and httpx know: only these are retried, and become httpx's."""
+    """Raise httpcore's errors: only these are retried, and mapped to httpx's."""
     try:
         yield
     except TimeoutError as error:
@@ -218,6 +209,6 @@ def _httpcore_errors(also: type[Exception] = OSError) -> Generator[None]:
 
 def _in_asyncio() -> bool:
     try:
-        return asyncio.current_task() is not None  # None: trio as a guest of an asyncio loop
+        return asyncio.current_task() is not None  # None if trio is a guest of an asyncio loop
     except RuntimeError:
         return False

@@ -1,6 +1,6 @@
-"""A module in the shape of the stdlib's `socket`, for clients that take one; its TCP connects are guarded.
+"""A module in the shape of the stdlib's `socket`, for clients that take one. Its TCP connects are guarded.
 
-All that is not here is the stdlib's own.
+All names that are not defined here are the stdlib's own.
 
 Example::
 
@@ -13,39 +13,36 @@ import socket as stdlib
 import ssl
 from typing import Any
 
+from typing_extensions import override
+
 from safedial._clients.guard import guard
 from safedial._dial.dialer import safe_connect as create_connection
 
 __all__ = ["SSLSocket", "create_connection", "socket"]
 
 
-class _Guarded:
-    __slots__ = ()
-
-    def connect(self, *args: Any, **kwds: Any) -> None:
-        below: Any = super()
-        with guard():
-            below.connect(*args, **kwds)
-
-    def connect_ex(self, *args: Any, **kwds: Any) -> int:
-        below: Any = super()
-        with guard():
-            code: int = below.connect_ex(*args, **kwds)
-        return code
-
-
-class socket(_Guarded, stdlib.socket):  # noqa: N801  # the stdlib's name
+class socket(stdlib.socket):  # noqa: N801  # the stdlib's name
     """A `socket.socket` whose TCP connects are guarded, as by `safedial.guard`.
 
-    Where nobody listens, ``connect()`` raises ConnectionRefusedError and ``connect_ex()`` returns its
-    errno, also where the kernel has connected the socket to itself; it is closed then.
+    If nobody listens, ``connect()`` raises ConnectionRefusedError and ``connect_ex()`` returns its errno. That
+    includes a self-connect, after which the socket is closed.
     """
 
     __slots__ = ()
 
+    @override
+    def connect(self, *args: Any, **kwds: Any) -> None:
+        with guard():
+            super().connect(*args, **kwds)
 
-class SSLSocket(_Guarded, ssl.SSLSocket):
-    """The same for TLS, where a client wraps its socket before it connects, as pymemcache does.
+    @override
+    def connect_ex(self, *args: Any, **kwds: Any) -> int:
+        with guard():
+            return super().connect_ex(*args, **kwds)
+
+
+class SSLSocket(socket, ssl.SSLSocket):
+    """The same for TLS, if a client wraps its socket before it connects, as pymemcache does.
 
     Example::
 

@@ -7,9 +7,9 @@ from safedial._clients.drivers import FINDERS
 from safedial._clients.hold import Address
 from safedial._clients.wrap import wrapped
 from safedial._retry.argument import DEFAULT, Default, check_policy
-from safedial.adapters import Needs
+from safedial.adapters import needs
 
-with Needs("sqlalchemy"):
+with needs("sqlalchemy"):
     from sqlalchemy import Engine, event
     from sqlalchemy.util import await_only, greenlet_spawn
 

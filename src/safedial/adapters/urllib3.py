@@ -1,75 +1,57 @@
-"""urllib3 that dials with a Dialer: never connected to itself, and with Happy Eyeballs.
+"""urllib3 that dials with a Dialer: `protect` makes a manager or a pool safe, and the classes here are safe.
 
-Drop-ins for the classes of the same names. What urllib3 does with a connection stays its own: pools,
-proxies, TLS (after the check), `urllib3.Retry`, which repeats a request three times by default. It and the
-Dialer's policy multiply: with one that waits for a server, such as `safedial.reconnect`, give
-``retries=urllib3.Retry(connect=0)``.
+Pools, proxies, TLS (after the check) and `urllib3.Retry` stay urllib3's own. By default urllib3 repeats a
+request three times. Its Retry and the Dialer's policy multiply: with a policy that waits for a server, such
+as `safedial.reconnect`, give ``retries=urllib3.Retry(connect=0)``.
 """
 
 import functools
 import socket
 import sys
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, TypeVar
 
+from typing_extensions import override
+
+from safedial._address import shown
 from safedial._dial.dialer import Dialer
-from safedial._dial.settings import Timeout
-from safedial._retry.argument import DEFAULT
-from safedial.adapters import Needs, checked_dialer
+from safedial.adapters import checked_dialer, chosen_timeout, needs, takes_dialer
 
-with Needs("urllib3"):
+with needs("urllib3"):
     import urllib3
     from urllib3 import connection
     from urllib3.exceptions import ConnectTimeoutError, LocationParseError, NameResolutionError, NewConnectionError
     from urllib3.util import connection as util_connection
 
-__all__ = [
-    "HTTPConnection",
-    "HTTPConnectionPool",
-    "HTTPSConnection",
-    "HTTPSConnectionPool",
-    "PoolManager",
-    "ProxyManager",
-    "pool_classes",
-]
+P = TypeVar("P", bound=urllib3.PoolManager | urllib3.HTTPConnectionPool)
 
 
-class HTTPConnection(connection.HTTPConnection):
-    """A connection that *dialer* dials; also a mix-in, for connection classes of your own.
+class SafeHTTPConnection(connection.HTTPConnection):
+    """A connection that *dialer* dials (default: ``Dialer()``); also a mix-in for your own connection classes.
 
-    Timeout, source address and socket options are the connection's; the Dialer's count where it has
-    none, its socket options besides. Not for SOCKS, whose connections dial the proxy by PySocks.
-
-    Args:
-        *args: urllib3's arguments.
-        dialer: dials. Default: None, ``Dialer()``.
-        **kwds: urllib3's arguments.
-
-    Raises:
-        TypeError: *dialer* is no Dialer.
-
-    Example::
-
-        class MyConnection(safedial.adapters.urllib3.HTTPSConnection, TheirHTTPSConnection):
-            pass
+    Timeout, source address and each socket option of the connection come before the Dialer's. A timeout of
+    None, or of `socket.getdefaulttimeout()`, counts as not given: pools pass these on as their default.
     """
 
+    @takes_dialer
     def __init__(self, *args: Any, dialer: Dialer | None = None, **kwds: Any) -> None:
         self.dialer = checked_dialer(dialer)
         super().__init__(*args, **kwds)
 
     # Private: the only place where a connection dials; urllib3's own SOCKS classes override it too.
+    @override
     def _new_conn(self) -> socket.socket:
-        timeout = self._connect_timeout()
+        own = urllib3.Timeout.resolve_default_timeout(self.timeout)
+        timeout = chosen_timeout(self.dialer, own, given=own != socket.getdefaulttimeout())
         dialer = replace(
             self.dialer,
             timeout=timeout,
             source_address=self.source_address or self.dialer.source_address,
-            socket_options=(*(self.dialer.socket_options or ()), *(self.socket_options or ())),
-            # Programs that want IPv4 alone replace this function.
+            socket_options=self._socket_options(),
+            # Programs that want IPv4 only replace this function.
             family=self.dialer.family or util_connection.allowed_gai_family(),
         )
-        # Private: the name with the dot at its end, which `host` lacks and a resolver needs.
+        # Private: the name with the dot at its end. `host` lacks the dot, and a resolver needs it.
         host = self._dns_host
         try:
             sock = dialer.dial((host.strip("[]"), self.port))
@@ -81,78 +63,100 @@ class HTTPConnection(connection.HTTPConnection):
             message = f"Connection to {self.host} timed out. (connect timeout={timeout})"
             raise ConnectTimeoutError(self, message) from error
         except OSError as error:
-            # Raised here, as it is a dial that failed: urllib3 repeats a POST only after such a one.
+            # urllib3 repeats a POST only after this error.
             raise NewConnectionError(self, f"Failed to establish a new connection: {error}") from error
         sys.audit("http.client.connect", self, self.host, self.port)
         return sock
 
-    def _connect_timeout(self) -> Timeout:
-        # None is urllib3's for "no limit", and once its mark for "not given" is resolved, for that too.
-        timeout = urllib3.Timeout.resolve_default_timeout(self.timeout)
-        if timeout is None and self.dialer.timeout is not DEFAULT:
-            return self.dialer.timeout
-        return timeout
+    def _socket_options(self) -> list[Any]:
+        own: Any = self.socket_options
+        dialers = self.dialer.socket_options or ()
+        # The last one that is set wins.
+        return [*own, *dialers] if own is self.default_socket_options else [*dialers, *(own or ())]
 
 
-class HTTPSConnection(HTTPConnection, connection.HTTPSConnection):
+class SafeHTTPSConnection(SafeHTTPConnection, connection.HTTPSConnection):
     """The same with TLS, which begins after the check."""
 
 
-class HTTPConnectionPool(urllib3.HTTPConnectionPool):
-    """A pool of such connections; takes *dialer* too, by keyword."""
+class SafeHTTPConnectionPool(urllib3.HTTPConnectionPool):
+    """A pool of safe connections. It takes *dialer* too, by keyword."""
 
-    ConnectionCls = HTTPConnection  # pyright: ignore[reportAssignmentType]  # nor does it take urllib3's own
-
-
-class HTTPSConnectionPool(urllib3.HTTPSConnectionPool):
-    """A pool of such connections with TLS; takes *dialer* too, by keyword."""
-
-    ConnectionCls = HTTPSConnection  # pyright: ignore[reportAssignmentType]  # nor does it take urllib3's own
+    ConnectionCls = SafeHTTPConnection  # pyright: ignore[reportAssignmentType]  # nor does it take urllib3's own
 
 
-def pool_classes(dialer: Dialer | None = None) -> dict[str, type[urllib3.HTTPConnectionPool]]:
-    """Return what makes the pools of *dialer*, for the ``pool_classes_by_scheme`` of any manager.
+class SafeHTTPSConnectionPool(urllib3.HTTPSConnectionPool):
+    """A pool of safe connections with TLS. It takes *dialer* too, by keyword."""
+
+    ConnectionCls = SafeHTTPSConnection  # pyright: ignore[reportAssignmentType]  # nor does it take urllib3's own
+
+
+_SAFE: dict[Any, Any] = {
+    connection.HTTPConnection: SafeHTTPConnection,
+    connection.HTTPSConnection: SafeHTTPSConnection,
+}
+
+
+@takes_dialer
+def protect(pool: P, *, dialer: Dialer | None = None) -> P:
+    """Make *pool* dial safely from now on, and return it.
 
     Args:
-        dialer: dials. Default: None, ``Dialer()``.
+        pool: a PoolManager, a ProxyManager (the pools that it has made are dropped), or an HTTP(S)ConnectionPool.
+        dialer: dials, as `SafeHTTPConnection` explains. Default: None, ``Dialer()``.
 
     Raises:
-        TypeError: *dialer* is no Dialer.
+        TypeError: *pool* makes connections of an unknown class. For SOCKS see `safedial.guard`.
+        ValueError: a connection pool has made connections already.
 
     Example::
 
-        client.http.pool_classes_by_scheme = pool_classes()  # whose manager another library made
+        protect(client.http)  # another library's manager
     """
     dialer = checked_dialer(dialer)
-    pools = {"http": HTTPConnectionPool, "https": HTTPSConnectionPool}
-    # No classes, but managers do nothing with them but call them; what else is given goes to the connection.
-    made = {scheme: functools.partial(pool, dialer=dialer) for scheme, pool in pools.items()}
-    return cast("dict[str, type[urllib3.HTTPConnectionPool]]", made)
+    made: Any = pool
+    if isinstance(pool, urllib3.PoolManager):
+        # The class is an argument of the partial if the manager was protected before.
+        pools = {scheme: getattr(kind, "args", [kind])[0] for scheme, kind in made.pool_classes_by_scheme.items()}
+        for kind in pools.values():
+            _safe_class(kind.ConnectionCls)
+        made.clear()
+        # A new dict, because the whole process shares the old one.
+        made.pool_classes_by_scheme = {scheme: functools.partial(_make, kind, dialer) for scheme, kind in pools.items()}
+    elif isinstance(pool, urllib3.HTTPConnectionPool):
+        if pool.num_connections:
+            raise ValueError("pool has connections already, and they would stay unsafe: protect() it before it is used")
+        made.ConnectionCls = _safe_class(pool.ConnectionCls)
+        made.conn_kw["dialer"] = dialer
+    else:
+        raise TypeError(f"pool must be a PoolManager or an HTTPConnectionPool of urllib3, not {shown(pool)}")
+    return pool
 
 
-class PoolManager(urllib3.PoolManager):
-    """A `urllib3.PoolManager` whose connections *dialer* dials.
+def _make(kind: Any, dialer: Dialer, *args: Any, **kwds: Any) -> Any:
+    return protect(kind(*args, **kwds), dialer=dialer)
 
-    Args:
-        *args: urllib3's arguments.
-        dialer: dials. Default: None, ``Dialer()``.
-        **kwds: urllib3's arguments.
 
-    Raises:
-        TypeError: *dialer* is no Dialer.
+def _safe_class(kind: Any) -> Any:
+    if kind not in _SAFE and not issubclass(kind, SafeHTTPConnection):
+        raise TypeError(f"pool: how {kind.__name__} dials is not known; use SafeHTTPConnection, or safedial.guard()")
+    return _SAFE.get(kind, kind)
+
+
+class SafePoolManager(urllib3.PoolManager):
+    """A `urllib3.PoolManager` whose connections *dialer* dials (default: ``Dialer()``).
 
     Example::
 
-        with PoolManager(dialer=Dialer(total_timeout=10)) as http:
+        with SafePoolManager(dialer=Dialer(total_timeout=10)) as http:
             http.request("GET", "https://example.com/")
     """
 
+    @takes_dialer
     def __init__(self, *args: Any, dialer: Dialer | None = None, **kwds: Any) -> None:
-        pools = pool_classes(dialer)
         super().__init__(*args, **kwds)
-        # A new dict: the one that was there is shared by the whole process.
-        self.pool_classes_by_scheme = pools
+        protect(self, dialer=dialer)
 
 
-class ProxyManager(PoolManager, urllib3.ProxyManager):
+class SafeProxyManager(SafePoolManager, urllib3.ProxyManager):
     """A `urllib3.ProxyManager` whose connections to the proxy *dialer* dials."""

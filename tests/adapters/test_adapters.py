@@ -1,0 +1,202 @@
+"""The package of adapters: its documentation, how adapters load, and what they say about wrong arguments."""
+
+import contextlib
+import ftplib
+import http.client
+import inspect
+import logging
+import pickle
+import re
+import struct
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import aiohttp
+import httpx
+import pytest
+import redis
+import requests
+import urllib3
+import valkey
+
+import safedial.adapters
+from safedial import testing
+from tests.support import faults
+
+HOST = "127.0.0.1"
+ADAPTERS = sorted(path.stem for path in Path(safedial.adapters.__file__).parent.glob("[a-z]*.py"))
+EXAMPLES = re.findall(r"::\n\n((?:    .*\n|\n)+)", safedial.adapters.__doc__)
+
+
+def example(number):
+    """Run an example of the docstring and return its names."""
+    names = {"__name__": "example"}
+    exec(textwrap.dedent(EXAMPLES[number]), names)
+    return names
+
+
+def fresh(code):
+    """Run *code* in a new interpreter and return its output."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    return done.stdout + done.stderr
+
+
+class TestExampleOfADialer:
+    @pytest.fixture
+    def handler(self):
+        with contextlib.ExitStack() as stack:
+
+            def make(port, **kwds):
+                return stack.enter_context(contextlib.closing(example(0)["SafeSocketHandler"](HOST, port, **kwds)))
+
+            yield make
+
+    def test_dials(self, handler):
+        got = []
+
+        def receive(sock, *_):
+            size = struct.unpack(">L", sock.recv(4, 0x100))[0]  # MSG_WAITALL
+            got.append(pickle.loads(sock.recv(size, 0x100))["msg"])
+
+        with testing.Outage(receive) as server:
+            handler(server.port).emit(logging.makeLogRecord({"msg": "hello"}))
+        assert got == ["hello"]
+
+    def test_is_never_connected_to_itself(self, handler, force, steering, dead_port):
+        fault = force(dead_port)
+        with pytest.raises(ConnectionRefusedError):
+            handler(dead_port).makeSocket()
+        assert fault.triggered
+        faults.assert_server_can_bind(HOST, dead_port)
+
+    def test_dialers_timeout_comes_before_the_librarys(self, handler, server):
+        for dialer, timeout in ((None, 1), (safedial.Dialer(timeout=3), 3)):
+            with handler(server.getsockname()[1], dialer=dialer).makeSocket() as sock:
+                assert sock.gettimeout() == timeout
+
+    def test_wrong_arguments(self, handler):
+        with pytest.raises(TypeError, match="dialer must be"):
+            handler(1, dialer=5)
+        with pytest.raises(TypeError, match=r"takes dialer=safedial\.Dialer\(policy=\.\.\.\), not policy="):
+            handler(1, policy=None)
+
+
+class TestExampleOfAWrap:
+    def protect(self, *args, **kwds):
+        return example(1)["protect"](*args, **kwds)
+
+    def test_dials_until_the_server_is_up(self):
+        with testing.Outage(lambda sock, *_: sock.sendall(b"220 ready\r\n")) as server:
+            server.refuse_for(dials=2)
+            client = self.protect(ftplib.FTP(), policy=safedial.reconnect(within=5, first=0.001))
+            assert client.connect(HOST, server.port, timeout=5) == "220 ready"
+            client.close()
+
+    def test_is_never_connected_to_itself(self, force, steering, dead_port):
+        fault = force(dead_port)
+        with pytest.raises(ConnectionRefusedError):
+            self.protect(ftplib.FTP()).connect(HOST, dead_port)
+        assert fault.triggered
+        faults.assert_server_can_bind(HOST, dead_port)
+
+    def test_wrong_arguments(self):
+        with pytest.raises(TypeError, match=r"client must be an ftplib\.FTP, not a str"):
+            self.protect("ftp://ada:secret@db")
+        with pytest.raises(TypeError, match="takes policy=, not dialer="):
+            self.protect(ftplib.FTP(), dialer=None)
+
+
+def test_there_are_two_examples():
+    assert len(EXAMPLES) == 2
+
+
+class TestLoading:
+    @pytest.mark.parametrize("name", ADAPTERS)
+    def test_an_adapter_is_loaded_when_it_is_touched(self, name):
+        code = f"import sys, safedial; print('safedial.adapters' in sys.modules, safedial.adapters.{name})"
+        assert fresh(code).startswith(f"False <module 'safedial.adapters.{name}' ")
+
+    def test_touching_the_package_loads_no_adapter(self):
+        code = "import sys, safedial; safedial.adapters; print(*sys.modules)"
+        assert not [name for name in fresh(code).split() if name.startswith("safedial.adapters.")]
+
+    def test_a_missing_library_is_named(self):
+        code = "import sys, safedial; sys.modules['valkey'] = None; safedial.adapters.valkey"
+        assert "ImportError: safedial.adapters.valkey needs valkey: pip install 'safedial[valkey]'" in fresh(code)
+
+    @pytest.mark.parametrize("name", ["nonsense", "__wrapped__", "_nonsense"])
+    def test_unknown_name(self, name):
+        with pytest.raises(AttributeError, match=f"'safedial.adapters' has no attribute '{name}'"):
+            getattr(safedial.adapters, name)
+
+
+TAKE_A_DIALER = {
+    "requests": lambda **kwds: safedial.adapters.requests.protect(requests.Session(), **kwds),
+    "requests adapter": lambda **kwds: safedial.adapters.requests.SafeHTTPAdapter(**kwds),
+    "urllib3": lambda **kwds: safedial.adapters.urllib3.protect(urllib3.PoolManager(), **kwds),
+    "urllib3 manager": lambda **kwds: safedial.adapters.urllib3.SafePoolManager(**kwds),
+    "urllib3 connection": lambda **kwds: safedial.adapters.urllib3.SafeHTTPConnection(HOST, **kwds),
+    "httpx": lambda **kwds: safedial.adapters.httpx.protect(httpx.Client(), **kwds).close(),
+    "httpx transport": lambda **kwds: safedial.adapters.httpx.SafeHTTPTransport(**kwds),
+    "httpx async transport": lambda **kwds: safedial.adapters.httpx.SafeAsyncHTTPTransport(**kwds),
+    "redis": lambda **kwds: safedial.adapters.redis.protect(redis.Redis(), **kwds),
+    "redis connection": lambda **kwds: safedial.adapters.redis.SafeConnection(**kwds),
+    "http": lambda **kwds: safedial.adapters.http.SafeHTTPSConnection(HOST, **kwds),
+    "SMTP": lambda **kwds: safedial.adapters.http.SafeSMTP(**kwds),
+    "urllib.request": lambda **kwds: safedial.adapters.http.build_opener(**kwds),
+    "asyncio": lambda **kwds: safedial.adapters.asyncio.new_event_loop(**kwds).close(),
+}
+
+
+class TestArguments:
+    def test_a_url_in_the_wrong_place_tells_no_secret(self):
+        for name in ("aiohttp", "urllib3", "redis", "valkey"):
+            with pytest.raises(TypeError, match="not a str") as caught:
+                getattr(safedial.adapters, name).protect("redis://:secret@127.0.0.1:1")
+            assert "secret" not in str(caught.value)
+
+    @pytest.mark.parametrize("name", TAKE_A_DIALER)
+    def test_policy_belongs_into_a_dialer(self, name):
+        with pytest.raises(TypeError, match=r"\(\) takes dialer=safedial\.Dialer\(policy=\.\.\.\), not policy="):
+            TAKE_A_DIALER[name](policy=safedial.redial())
+
+    @pytest.mark.parametrize("name", TAKE_A_DIALER)
+    def test_dialer_that_is_none_or_wrong(self, name):
+        TAKE_A_DIALER[name](dialer=None)
+        with pytest.raises(TypeError, match=r"dialer must be a safedial\.Dialer or None, not 5"):
+            TAKE_A_DIALER[name](dialer=5)
+
+    def test_aiohttp_takes_a_policy(self):
+        for take in (safedial.adapters.aiohttp.SafeTCPConnector, safedial.adapters.aiohttp.protect):
+            with pytest.raises(TypeError, match=r"\(\) takes policy=, not dialer="):
+                take(dialer=safedial.Dialer())
+
+    def test_signatures_can_be_read(self):
+        parameters = inspect.signature(safedial.adapters.httpx.protect).parameters
+        assert list(parameters) == ["client", "dialer"]
+
+
+# Each safe class, and the library's class of the same name.
+CLASSES = [
+    (safe, plain)
+    for adapter, modules in {
+        "aiohttp": [aiohttp],
+        "http": [http.client, __import__("smtplib"), ftplib],
+        "httpx": [httpx],
+        "redis": [redis],
+        "valkey": [valkey],
+        "requests": [requests.adapters],
+        "urllib3": [urllib3, urllib3.connection],
+    }.items()
+    for name, safe in vars(getattr(safedial.adapters, adapter)).items()
+    for plain in [next((vars(m)[name[4:]] for m in modules if name[4:] in vars(m)), None)]
+    if name.startswith("Safe") and "Async" not in name and isinstance(safe, type) and name != "SafeDial"
+]
+
+
+@pytest.mark.parametrize(("safe", "plain"), CLASSES, ids=lambda each: f"{each.__module__}.{each.__name__}")
+def test_a_class_is_named_after_the_librarys_and_is_one(safe, plain):
+    assert issubclass(safe, plain)
+    assert pickle.loads(pickle.dumps(safe)) is safe
