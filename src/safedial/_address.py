@@ -108,9 +108,7 @@ def numeric(host: Host, port: Port, family: int) -> tuple[AddrInfo, ...]:
 
 def checked(address: Any, family: int) -> tuple[Host, Port, tuple[AddrInfo, ...]]:
     """Return the checked host and port of *address*, and the answer of `numeric` for them."""
-    kind: Any = type(address)
-    # A plain tuple is unpacked here, because a call costs as much as the rest.
-    host, port = address if kind is tuple and len(address) == 2 else pair(address)
+    host, port = pair(address)
     try:
         return host, port, numeric(host, port, family)
     except (TypeError, ValueError):
