@@ -38,7 +38,10 @@ class Target:
 
 
 async def dial(settings: Settings, target: Target, *, all_errors: bool) -> socket.socket:
-    """Return a connected non-blocking socket; see `safedial.open_connection`."""
+    """Return a connected non-blocking socket; see `safedial.open_connection`.
+
+    On loopback it may never wait. A transport takes a turn of the loop to set up; other callers must give one.
+    """
     record = Record(target.host, target.port, settings.on_event, settings.total_timeout)
     once = functools.partial(_round, settings, target, record)
     try:
@@ -58,21 +61,6 @@ async def dial(settings: Settings, target: Target, *, all_errors: bool) -> socke
         record.close()
 
 
-async def dial_socket(settings: Settings, target: Target, *, all_errors: bool) -> socket.socket:
-    """Do as `dial` does, and give the loop a turn even if the dial never waited.
-
-    Otherwise a loop of dials on loopback would starve all other tasks. A transport, for which `dial` is
-    meant, takes a turn to set up anyway.
-    """
-    sock = await dial(settings, target, all_errors=all_errors)
-    try:
-        await asyncio.sleep(0)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
 async def _round(settings: Settings, target: Target, record: Record) -> socket.socket:
     """Try every address once: in a race, or one after the other."""
     record.errors = ()
@@ -82,39 +70,30 @@ async def _round(settings: Settings, target: Target, record: Record) -> socket.s
     if target.local_addr is not None:
         sources = await _sources(loop, target, record)
         infos = of_families(infos, {source[0] for source in sources}) or infos
-    record.deadline.check()
     limit = None if settings.timeout is DEFAULT else settings.timeout  # asyncio has no default timeout
-    attempt = functools.partial(_attempt, loop, settings, sources)
     if len(infos) == 1:
-        won = await _only(record, infos[0], attempt, limit)
+        try:
+            if settings.total_timeout is not None:
+                limit = record.deadline.limit(limit)
+            won = await _attempt(loop, settings, sources, infos[0], limit)
+        except OSError as error:
+            record.errors = [error]
+            record.failed(infos[0][4], error)
+            raise
     else:
+        record.deadline.check()
         # Two sockets can't have one source port at the same time.
         delay = None if sources and sources[0][4][1] else settings.happy_eyeballs_delay
         # asyncio's rule: a race interleaves the addresses, unless the caller says 0.
         infos = interleave(infos, int(delay is not None) if target.interleave is None else target.interleave)
-        won = await _first_of(loop, record, infos, attempt, delay, limit)
-    if record.round > 1 or record.observed:
+        won = await _first_of(loop, record, infos, functools.partial(_attempt, loop, settings, sources), delay, limit)
+    if record.observed:
         try:
             record.connected(won.sockaddr)
         except BaseException:
             won.sock.close()
             raise
     return won.sock
-
-
-async def _only(record: Record, info: AddrInfo, attempt: _Attempting, limit: float | None) -> Attempt:
-    """Connect to the only address. Most dials have only one."""
-    try:
-        return await attempt(info, record.deadline.cap(limit))
-    except OSError as error:
-        record.errors = [error]
-        record.failed(info[4], error)
-        failure = error
-    try:
-        await _turn()
-        raise failure
-    finally:
-        del failure  # its traceback holds this frame: break the cycle
 
 
 async def _first_of(
@@ -136,7 +115,6 @@ async def _first_of(
         except OSError as error:
             race.failed(number, error, loop.time())
             record.failed(info[4], error)
-        await _turn()
         return None
 
     try:
@@ -147,14 +125,7 @@ async def _first_of(
         record.losers = [infos[number][4] for number in race.running if infos[number][4] is not winner.sockaddr]
         return winner
     finally:
-        race.errors.clear()  # as above
-
-
-async def _turn() -> None:
-    """Give the loop a turn after a failure. A refusal on loopback takes no wait, and a bare reconnect
-    loop would starve all other tasks and could not be cancelled.
-    """
-    await asyncio.sleep(0)
+        race.errors.clear()  # their tracebacks hold this frame: break the cycle
 
 
 async def _addresses(
@@ -190,8 +161,14 @@ async def _attempt(
     limit: float | None,
 ) -> Attempt:
     bind = None if sources is None else functools.partial(_bind_one, sources=sources)
-    attempt = Attempt(settings, 0, sources[0][4] if sources else None, bind, info)
-    await attempt.connect_async(loop, limit)
+    try:
+        attempt = Attempt(settings, 0, sources[0][4] if sources else None, bind, info)
+        await attempt.connect_async(loop, limit)
+    except OSError:
+        # A refusal on loopback takes no wait. Without a turn of the loop, a bare reconnect loop would starve all
+        # other tasks and could not be cancelled.
+        await asyncio.sleep(0)
+        raise
     return attempt
 
 

@@ -1,7 +1,6 @@
 """The blocking dial: resolve, race the addresses, run on under the policy."""
 
 import functools
-import logging
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from safedial._dial.settings import Settings, Timeout
 from safedial._retry.argument import DEFAULT, go_on
 from safedial._steps import finish
 from safedial._tcp.connect import bind_source
-from safedial.events import HookError, logger
+from safedial.events import HookError
 
 
 def dial(
@@ -73,7 +72,7 @@ def _round(
         # Two sockets can't have one source port at the same time.
         delay = None if limit == 0 or (source and source[1]) else settings.happy_eyeballs_delay
         attempt = _first_of(record, infos, make, delay, limit)
-    if record.round > 1 or record.on_event is not None or logger.isEnabledFor(logging.DEBUG):
+    if record.observed:
         try:
             record.connected(attempt.sockaddr)
         except BaseException:

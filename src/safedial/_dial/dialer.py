@@ -13,6 +13,7 @@ from safedial._dial.settings import (
     Timeout,
     check_source,
     checked_timeout,
+    unexpected,
 )
 from safedial._retry.argument import DEFAULT
 
@@ -82,11 +83,19 @@ class Dialer(Settings):
 
         Runs in any asyncio event loop. Raises the errors of `open_connection`; *all_errors* is explained there.
         """
-        from safedial._dial import aio  # late, because it loads asyncio
+        import asyncio  # late: blocking dials import this module too
+
+        from safedial._dial import aio
 
         host, port, _ = checked(address, self.family)
         target = aio.Target(host, port, family=self.family, local_addr=self.source_address or None)
-        return await aio.dial_socket(self, target, all_errors=all_errors)
+        sock = await aio.dial(self, target, all_errors=all_errors)
+        try:
+            await asyncio.sleep(0)  # or a loop of dials on loopback would starve all other tasks
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
 
 class ConnectOptions(DialOptions, total=False):
@@ -97,7 +106,6 @@ class ConnectOptions(DialOptions, total=False):
     resolver: BlockingResolver | None
 
 
-_OPTIONS = frozenset(ConnectOptions.__annotations__)
 _PLAIN = Settings()
 
 
@@ -136,7 +144,9 @@ def safe_connect(
     """
     settings = _PLAIN
     if options:
-        settings = Settings.of("safe_connect", options, _OPTIONS)
+        if unknown := options.keys() - ConnectOptions.__annotations__.keys():
+            raise TypeError(unexpected("safe_connect", unknown.pop(), ConnectOptions.__annotations__))
+        settings = Settings.of(options)
     if source_address:
         check_source(source_address)
     return blocking.dial(settings, address, checked_timeout(timeout), source_address, all_errors=all_errors)

@@ -48,12 +48,12 @@ class Record:
 
     @property
     def observed(self) -> bool:
-        """Whether somebody looks on: a hook, or the log at DEBUG."""
-        return self.on_event is not None or logger.isEnabledFor(logging.DEBUG)
+        """Whether somebody looks on: a hook, the log at DEBUG, or after a failed round at INFO."""
+        return self.on_event is not None or self.round > 1 or logger.isEnabledFor(logging.DEBUG)
 
     def connected(self, sockaddr: SockAddr) -> None:
         """Report that *sockaddr* answered, and which addresses had not yet."""
-        for loser in self.losers if self.observed else ():
+        for loser in self.losers:
             self._emit("lost", loser)
         self._emit("connected", sockaddr)
 

@@ -7,6 +7,7 @@ import inspect
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal, Self, TypeAlias, TypedDict, cast
 
 from safedial._address import AddrInfo, check_host, check_port, pair, seconds
@@ -53,17 +54,11 @@ class Settings:
         self.__dict__.update(_checked(self.__dict__))
 
     @classmethod
-    def of(cls, function: str, options: Mapping[str, Any], known: frozenset[str]) -> Self:
-        """Return the settings of one call of *function*: its *options*, checked, and the defaults.
+    def of(cls, options: Mapping[str, Any]) -> Self:
+        """Return the settings of one call: its *options*, checked, and the defaults.
 
-        Raise TypeError if an option is not *known*. This is faster than calling the class, which sets and
-        checks every field. The defaults are class attributes.
+        Faster than calling the class, which sets and checks every field. The defaults are class attributes.
         """
-        if unknown := options.keys() - known:
-            others = ", ".join(sorted(known))
-            raise TypeError(
-                f"{function}() got an unexpected keyword argument {unknown.pop()!r}; it also takes {others}"
-            )
         settings = object.__new__(cls)
         settings.__dict__.update(_checked(options))
         return settings
@@ -75,6 +70,11 @@ def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
         if option[:2] == (socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE):
             checked["steer"] = False  # the caller narrows the range
     return checked
+
+
+def unexpected(function: str, name: str, known: Iterable[str]) -> str:
+    """Return the message of the TypeError for a keyword argument *name* that *function* does not take."""
+    return f"{function}() got an unexpected keyword argument {name!r}; it also takes {', '.join(sorted(known))}"
 
 
 def checked_timeout(timeout: Any) -> Timeout:
@@ -110,18 +110,16 @@ def check_family(family: Any) -> Any:
     return family
 
 
-def _check_resolver(resolver: Any) -> Any:
-    if resolver is not None and not callable(resolver):
-        raise TypeError(f"resolver must be callable or None, not {resolver!r}")
-    return resolver
+def _check_callable(name: str, value: Any) -> Any:
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be callable or None, not {value!r}")
+    return value
 
 
 def _check_on_event(on_event: Any) -> Any:
-    if on_event is not None and not callable(on_event):
-        raise TypeError(f"on_event must be callable or None, not {on_event!r}")
     if inspect.iscoroutinefunction(on_event):
         raise TypeError(f"on_event is called, not awaited: {on_event!r} is a coroutine function")
-    return on_event
+    return _check_callable("on_event", on_event)
 
 
 def _check_steer(steer: Any) -> Any:
@@ -130,8 +128,8 @@ def _check_steer(steer: Any) -> Any:
     return steer
 
 
-def _checked_seconds(name: str) -> Callable[[Any], float | None]:
-    return lambda value: None if value is None else seconds(name, value)
+def _checked_seconds(name: str, value: Any) -> float | None:
+    return None if value is None else seconds(name, value)
 
 
 def _checked_socket_options(options: Any) -> tuple[SocketOption, ...]:
@@ -155,12 +153,12 @@ def _checked_socket_options(options: Any) -> tuple[SocketOption, ...]:
 # In the order of the checks.
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "timeout": checked_timeout,
-    "total_timeout": _checked_seconds("total_timeout"),
+    "total_timeout": partial(_checked_seconds, "total_timeout"),
     "source_address": check_source,
     "family": check_family,
     "socket_options": _checked_socket_options,
-    "happy_eyeballs_delay": _checked_seconds("happy_eyeballs_delay"),
-    "resolver": _check_resolver,
+    "happy_eyeballs_delay": partial(_checked_seconds, "happy_eyeballs_delay"),
+    "resolver": partial(_check_callable, "resolver"),
     "policy": check_policy,
     "on_event": _check_on_event,
     "steer": _check_steer,

@@ -10,15 +10,12 @@ from typing import Any, TypeVar, Unpack
 
 from safedial._address import check_host, check_port, pair, seconds
 from safedial._dial import aio
-from safedial._dial.settings import DialOptions, Resolver, Settings, check_family
+from safedial._dial.settings import DialOptions, Resolver, Settings, check_family, unexpected
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 # asyncio.streams._DEFAULT_LIMIT, the size of a StreamReader's buffer in bytes (64 KiB).
 _DEFAULT_LIMIT = 2**16
-
-_OPTIONS = frozenset(DialOptions.__annotations__) | {"timeout", "resolver", "happy_eyeballs_delay"}
-_PLAIN = Settings(timeout=None, happy_eyeballs_delay=None)
 
 
 class ConnectionOptions(DialOptions, total=False):
@@ -38,6 +35,10 @@ class ConnectionOptions(DialOptions, total=False):
     all_errors: bool
     timeout: float | None
     resolver: Resolver | None
+
+
+_OWN = frozenset(DialOptions.__annotations__) | {"timeout", "resolver", "happy_eyeballs_delay"}
+_PLAIN = Settings(timeout=None, happy_eyeballs_delay=None)
 
 
 async def open_connection(
@@ -75,22 +76,7 @@ async def create_connection(
     protocol_factory: Callable[[], P],
     host: str | bytes | None = None,
     port: int | str | None = None,
-    *,
-    ssl: bool | ssl_module.SSLContext | None = None,
-    family: int = 0,
-    proto: int = 0,
-    flags: int = 0,
-    sock: Any = None,
-    local_addr: tuple[str, int] | None = None,
-    server_hostname: str | None = None,
-    ssl_handshake_timeout: float | None = None,
-    ssl_shutdown_timeout: float | None = None,
-    happy_eyeballs_delay: float | None = None,
-    interleave: int | None = None,
-    all_errors: bool = False,
-    timeout: float | None = None,  # noqa: ASYNC109  # for each attempt, which asyncio.timeout can't be
-    resolver: Resolver | None = None,
-    **options: Unpack[DialOptions],
+    **kwds: Unpack[ConnectionOptions],
 ) -> tuple[asyncio.Transport, P]:
     """Connect as the running loop's ``create_connection`` does, and never to itself.
 
@@ -102,25 +88,23 @@ async def create_connection(
         protocol_factory: called once, when the socket is connected.
         host: the host; a numeric one skips the resolver.
         port: the port or service name.
-        ssl: True or an SSLContext for TLS.
-        family: `socket.AF_INET` or `socket.AF_INET6` to use that family alone. Default: 0, both.
-        proto: for the resolver. Default: 0, any.
-        flags: AI_ flags for the resolver. Default: 0.
-        sock: a connected socket; it is used as it is, without a check.
-        local_addr: (host, port) to bind to; with a port other than 0 nothing is guarded.
-        server_hostname: the name that the certificate must have. Default: *host*.
-        ssl_handshake_timeout: seconds for the TLS handshake. Default: asyncio's 60.
-        ssl_shutdown_timeout: seconds for the TLS shutdown. Default: asyncio's 30.
-        happy_eyeballs_delay: seconds until the next address is tried while the one before still connects
-            (RFC 8305). Default: None, one after the other, as in asyncio.
-        interleave: how many addresses of the first family come first before families alternate.
-            Default: 1 with *happy_eyeballs_delay*, else the resolver's order.
-        all_errors: raise an ExceptionGroup of each address's last error instead of one error.
-        timeout: seconds for one attempt at one address. Default: None, no limit.
-        resolver: a callable or coroutine function in place of the loop's ``getaddrinfo`` for *host*, as
-            documented by `Dialer`. Default: None.
-        **options: *total_timeout* (the TLS handshake has *ssl_handshake_timeout* instead), *policy*,
-            *on_event*, *steer* and *socket_options*, with the meanings and defaults that `Dialer` documents.
+        **kwds: keyword arguments of the loop's ``create_connection``, and some of `Dialer`.
+            ssl: True or an SSLContext for TLS.
+            family: `socket.AF_INET` or `socket.AF_INET6` to use that family alone. Default: 0, both.
+            proto, flags: for the resolver. Default: 0, any protocol, no AI_ flags.
+            sock: a connected socket; it is used as it is, without a check.
+            local_addr: (host, port) to bind to; with a port other than 0 nothing is guarded.
+            server_hostname: the name that the certificate must have. Default: *host*.
+            ssl_handshake_timeout: seconds for the TLS handshake. Default: asyncio's 60.
+            ssl_shutdown_timeout: seconds for the TLS shutdown. Default: asyncio's 30.
+            happy_eyeballs_delay: seconds until the next address is tried while the one before still connects (RFC
+                8305). Default: None, one after the other, as in asyncio.
+            interleave: how many addresses of the first family come first before families alternate. Default: 1 with
+                *happy_eyeballs_delay*, else the resolver's order.
+            all_errors: raise an ExceptionGroup of each address's last error instead of one error.
+            timeout: seconds for one attempt at one address. Default: None, no limit.
+            total_timeout: seconds for the whole dial, without the TLS handshake. Default: None, no limit.
+            resolver, policy, on_event, steer, socket_options: as documented by `Dialer`, with its defaults.
 
     Returns:
         A (transport, protocol) pair.
@@ -134,39 +118,45 @@ async def create_connection(
         TypeError, ValueError: an argument is invalid; the message names it.
     """
     loop = asyncio.get_running_loop()
-    named = {"ssl": ssl, "ssl_handshake_timeout": ssl_handshake_timeout, "ssl_shutdown_timeout": ssl_shutdown_timeout}
-    tls: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+    if unknown := kwds.keys() - ConnectionOptions.__annotations__.keys():
+        raise TypeError(unexpected("create_connection", unknown.pop(), ConnectionOptions.__annotations__))
+    # None is asyncio's "not given".
+    passed = {name: value for name, value in kwds.items() if value is not None or name in DialOptions.__annotations__}
+    given: dict[str, Any] = passed
+    tls = {name: given[name] for name in ("ssl", "ssl_handshake_timeout", "ssl_shutdown_timeout") if name in given}
+    server_hostname = given.get("server_hostname")
     if tls or server_hostname is not None:
-        _check_tls(ssl, host, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout)
-    own: dict[str, Any] = dict(options)
-    if timeout is not None:
-        own["timeout"] = timeout
-    if resolver is not None:
-        own["resolver"] = resolver
-    settings = _PLAIN
-    if own or happy_eyeballs_delay is not None:
-        settings = Settings.of("create_connection", own | {"happy_eyeballs_delay": happy_eyeballs_delay}, _OPTIONS)
+        _check_tls(host, server_hostname, **tls)
+    own = {name: given[name] for name in given if name in _OWN}
+    settings = Settings.of({"happy_eyeballs_delay": None, **own}) if own else _PLAIN
+    sock = given.get("sock")
     if sock is not None or (host is None and port is None):
+        own.pop("happy_eyeballs_delay", None)
         if own:
             raise ValueError(f"{', '.join(own)}: only for a dial to host and port")
         # Nothing to dial. The loop raises the error if the arguments are wrong.
-        given: dict[str, Any] = {"host": host, "port": port, "sock": sock, "server_hostname": server_hostname}
-        return await loop.create_connection(protocol_factory, **given, **tls)
-    _check_target(host, port, family, local_addr, interleave)
-    target = aio.Target(host, port, family, proto, flags, local_addr, interleave)
-    sock = await aio.dial(settings, target, all_errors=all_errors)
+        ends: dict[str, Any] = {"host": host, "port": port, "sock": sock, "server_hostname": server_hostname}
+        return await loop.create_connection(protocol_factory, **ends, **tls)
+    target = _target(host, port, **{name: given[name] for name in _TARGET if name in given})
+    sock = await aio.dial(settings, target, all_errors=given.get("all_errors", False))
     try:
         protocol = protocol_factory()
     except BaseException:
         sock.close()
         raise
-    if ssl and server_hostname is None:
+    if tls.get("ssl") and server_hostname is None:
         server_hostname = host.decode("idna") if isinstance(host, bytes | bytearray) else host
     # From here on the transport owns the socket, and closes it if the handshake fails.
     return await loop.create_connection(lambda: protocol, sock=sock, server_hostname=server_hostname, **tls)
 
 
-def _check_tls(ssl: Any, host: Any, server_hostname: Any, handshake_timeout: Any, shutdown_timeout: Any) -> None:
+def _check_tls(
+    host: Any,
+    server_hostname: Any,
+    ssl: Any = None,
+    ssl_handshake_timeout: Any = None,
+    ssl_shutdown_timeout: Any = None,
+) -> None:
     """Raise before the dial the errors that asyncio would raise after it, or that would leak the socket."""
     if ssl and not isinstance(ssl, bool | ssl_module.SSLContext):
         raise TypeError(f"ssl must be a bool, an SSLContext or None, not {ssl!r}")
@@ -174,7 +164,8 @@ def _check_tls(ssl: Any, host: Any, server_hostname: Any, handshake_timeout: Any
         raise ValueError("server_hostname is only meaningful with ssl")
     if server_hostname is None and ssl and not host:
         raise ValueError("You must set server_hostname when using ssl without a host")
-    for name, value in (("ssl_handshake_timeout", handshake_timeout), ("ssl_shutdown_timeout", shutdown_timeout)):
+    times = {"ssl_handshake_timeout": ssl_handshake_timeout, "ssl_shutdown_timeout": ssl_shutdown_timeout}
+    for name, value in times.items():
         if value is None:
             continue
         if not ssl:
@@ -183,15 +174,20 @@ def _check_tls(ssl: Any, host: Any, server_hostname: Any, handshake_timeout: Any
             raise ValueError(f"{name} must be positive, not {value!r}")
 
 
-def _check_target(host: Any, port: Any, family: Any, local_addr: Any, interleave: Any) -> None:
+_TARGET = ("family", "proto", "flags", "local_addr", "interleave")
+
+
+def _target(host: Any, port: Any, **kwds: Any) -> aio.Target:
+    """Return the checked target."""
+    target = aio.Target(host, port, **kwds)
     check_host(host)
     check_port(port)
-    check_family(family)
-    if local_addr is not None:
+    check_family(target.family)
+    if (source := target.local_addr) is not None:
         # An IPv6 source may have its flow label and scope too.
-        source = local_addr[:2] if hasattr(local_addr, "__getitem__") else local_addr
-        source_host, source_port = pair(source, "local_addr")
+        source_host, source_port = pair(source[:2] if hasattr(source, "__getitem__") else source, "local_addr")
         check_host(source_host, "local_addr")
         check_port(source_port, "local_addr")
-    if interleave is not None and not isinstance(interleave, int):
-        raise TypeError(f"interleave must be an int or None, not {interleave!r}")
+    if target.interleave is not None and not isinstance(target.interleave, int):
+        raise TypeError(f"interleave must be an int or None, not {target.interleave!r}")
+    return target
