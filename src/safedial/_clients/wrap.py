@@ -16,7 +16,7 @@ from safedial._clients.guard import guard
 from safedial._clients.hold import Address, addresses_of, holding
 from safedial._clients.sockets import close, self_connect_of
 from safedial._deadline import NO_DEADLINE, Deadline
-from safedial._retry.argument import DEFAULT, check_policy, go_on
+from safedial._retry.argument import DEFAULT, check_policy, go_on, policy_after
 from safedial._steps import finish
 from safedial.events import logger
 
@@ -160,6 +160,7 @@ class _Call:
             with failures:
                 return await self._round(step, first)
         except Exception as error:
+            policy = policy_after(self.policy, error)
             failure: Exception = error
 
         async def again() -> Any:
@@ -167,7 +168,9 @@ class _Call:
                 return await self._round(step)
 
         try:
-            return await go_on(self.policy, self, failure, again, Exception, blocking=step is None)
+            if policy is None:
+                raise failure
+            return await go_on(policy, self, failure, again, Exception, blocking=step is None)
         except Exception as error:
             failures.restore(error)
             if self.round > 1:

@@ -15,8 +15,8 @@ from safedial._dial.outcome import combined_error
 from safedial._dial.race import Race
 from safedial._dial.record import Record
 from safedial._dial.resolve import resolve_async
-from safedial._dial.settings import Resolver, Settings
-from safedial._retry.argument import DEFAULT, go_on
+from safedial._dial.settings import Settings
+from safedial._retry.argument import DEFAULT, go_on, policy_after
 from safedial._tcp.connect import bind_source
 from safedial.events import HookError
 
@@ -36,6 +36,11 @@ class Target:
     local_addr: SockAddr | None = None
     interleave: int | None = None
 
+    @property
+    def hints(self) -> dict[str, int]:
+        """The keyword arguments of getaddrinfo."""
+        return {"family": self.family, "proto": self.proto, "flags": self.flags}
+
 
 async def dial(settings: Settings, target: Target, *, all_errors: bool) -> socket.socket:
     """Return a connected non-blocking socket; see `safedial.open_connection`.
@@ -48,9 +53,12 @@ async def dial(settings: Settings, target: Target, *, all_errors: bool) -> socke
         try:
             return await once()
         except OSError as error:
+            policy = policy_after(settings.policy, error)
+            if policy is None:
+                raise
             first = error
         try:
-            return await go_on(settings.policy, record, first, once, blocking=False)
+            return await go_on(policy, record, first, once, blocking=False)
         finally:
             del first  # its traceback holds this frame: break the cycle
     except OSError as error:
@@ -65,7 +73,9 @@ async def _round(settings: Settings, target: Target, record: Record) -> socket.s
     """Try every address once: in a race, or one after the other."""
     record.errors = ()
     loop = asyncio.get_running_loop()
-    infos = await _addresses(loop, target.host, target.port, target, record, settings.resolver)
+    infos = _known(target, target.host, target.port)
+    if not infos:
+        infos = await resolve_async(loop, record, target.host, target.port, settings.resolver, **target.hints)
     sources = None
     if target.local_addr is not None:
         sources = await _sources(loop, target, record)
@@ -128,26 +138,16 @@ async def _first_of(
         race.errors.clear()  # their tracebacks hold this frame: break the cycle
 
 
-async def _addresses(
-    loop: asyncio.AbstractEventLoop,
-    host: Host,
-    port: Port,
-    target: Target,
-    record: Record,
-    resolver: Resolver | None,
-) -> Sequence[AddrInfo]:
+def _known(target: Target, host: Host, port: Port) -> Sequence[AddrInfo]:
     # asyncio's rule for the protocols that need no resolver.
-    if target.proto in (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP) and (infos := numeric(host, port, target.family)):
-        return infos
-    hints = {"family": target.family, "proto": target.proto, "flags": target.flags}
-    return await resolve_async(loop, record, host, port, resolver, **hints)
+    return numeric(host, port, target.family) if target.proto in (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP) else ()
 
 
 async def _sources(loop: asyncio.AbstractEventLoop, target: Target, record: Record) -> Sequence[AddrInfo]:
     """Return the source addresses."""
     assert target.local_addr is not None
     host, port, *scope = target.local_addr
-    infos = await _addresses(loop, host, port, target, record, None)
+    infos = _known(target, host, port) or await resolve_async(loop, record, host, port, None, **target.hints)
     if scope:  # the flow label and the scope id of an IPv6 source
         infos = [(*info[:4], (*info[4][:2], *scope)) for info in infos]
     return infos

@@ -1,6 +1,7 @@
 """The blocking dial: resolve, race the addresses, run on under the policy."""
 
 import functools
+import logging
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -14,14 +15,14 @@ from safedial._dial.race import Race
 from safedial._dial.record import Record
 from safedial._dial.resolve import resolve
 from safedial._dial.settings import Settings, Timeout
-from safedial._retry.argument import DEFAULT, go_on
+from safedial._retry.argument import DEFAULT, go_on, policy_after
 from safedial._steps import finish
 from safedial._tcp.connect import bind_source
-from safedial.events import HookError
+from safedial.events import HookError, logger
 
 
 def dial(
-    settings: Settings, address: object, timeout: Timeout, source: SockAddr | None, *, all_errors: bool
+    settings: Settings, address: object, timeout: Timeout, source: SockAddr | None, all_errors: bool
 ) -> socket.socket:
     """Return a connected socket; see `safedial.safe_connect`. *timeout* and *source* are checked already."""
     host, port, known = checked(address, settings.family)
@@ -30,10 +31,13 @@ def dial(
         try:
             return _round(settings, record, known, timeout, source)
         except OSError as error:
+            policy = policy_after(settings.policy, error)
+            if policy is None:
+                raise
             first = error
         try:
             once = functools.partial(_round_async, settings, record, known, timeout, source)
-            return finish(go_on(settings.policy, record, first, once, blocking=True))
+            return finish(go_on(policy, record, first, once, blocking=True))
         finally:
             del first  # its traceback holds this frame: break the cycle
     except OSError as error:
@@ -72,7 +76,7 @@ def _round(
         # Two sockets can't have one source port at the same time.
         delay = None if limit == 0 or (source and source[1]) else settings.happy_eyeballs_delay
         attempt = _first_of(record, infos, make, delay, limit)
-    if record.observed:
+    if record.on_event is not None or record.round > 1 or logger.isEnabledFor(logging.DEBUG):
         try:
             record.connected(attempt.sockaddr)
         except BaseException:

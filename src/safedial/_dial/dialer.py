@@ -13,7 +13,6 @@ from safedial._dial.settings import (
     Timeout,
     check_source,
     checked_timeout,
-    unexpected,
 )
 from safedial._retry.argument import DEFAULT
 
@@ -76,7 +75,7 @@ class Dialer(Settings):
 
         Raises the errors of `safe_connect`; *all_errors* is explained there.
         """
-        return blocking.dial(self, address, self.timeout, self.source_address, all_errors=all_errors)
+        return blocking.dial(self, address, self.timeout, self.source_address, all_errors)
 
     async def dial_async(self, address: _Address, *, all_errors: bool = False) -> socket.socket:
         """Connect to *address*, a (host, port) pair, and return a non-blocking socket.
@@ -144,9 +143,9 @@ def safe_connect(
     """
     settings = _PLAIN
     if options:
-        if unknown := options.keys() - ConnectOptions.__annotations__.keys():
-            raise TypeError(unexpected("safe_connect", unknown.pop(), ConnectOptions.__annotations__))
-        settings = Settings.of(options)
+        settings = Settings.of("safe_connect", options)
+    if timeout is not DEFAULT:
+        timeout = checked_timeout(timeout)
     if source_address:
         check_source(source_address)
-    return blocking.dial(settings, address, checked_timeout(timeout), source_address, all_errors=all_errors)
+    return blocking.dial(settings, address, timeout, source_address, all_errors)

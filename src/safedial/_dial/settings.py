@@ -51,25 +51,24 @@ class Settings:
     steer: bool = True
 
     def __post_init__(self) -> None:
-        self.__dict__.update(_checked(self.__dict__))
+        self.__dict__.update(Settings.of("Dialer", self.__dict__).__dict__)
 
     @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Self:
-        """Return the settings of one call: its *options*, checked, and the defaults.
+    def of(cls, function: str, options: Mapping[str, Any]) -> Self:
+        """Return the settings of one call of *function*: its *options*, checked, and the defaults.
 
         Faster than calling the class, which sets and checks every field. The defaults are class attributes.
         """
         settings = object.__new__(cls)
-        settings.__dict__.update(_checked(options))
+        given = settings.__dict__
+        for name, value in options.items():
+            if name not in _CHECKS:
+                raise TypeError(unexpected(function, name, _CHECKS))
+            given[name] = _CHECKS[name](value)
+        for option in given.get("socket_options", ()):
+            if option[:2] == (socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE):
+                given["steer"] = False  # the caller narrows the range
         return settings
-
-
-def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
-    checked = {name: _CHECKS[name](value) for name, value in options.items()}
-    for option in checked.get("socket_options", ()):
-        if option[:2] == (socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE):
-            checked["steer"] = False  # the caller narrows the range
-    return checked
 
 
 def unexpected(function: str, name: str, known: Iterable[str]) -> str:
@@ -79,11 +78,9 @@ def unexpected(function: str, name: str, known: Iterable[str]) -> str:
 
 def checked_timeout(timeout: Any) -> Timeout:
     """Return *timeout*, or raise TypeError or ValueError if it is no time."""
-    if timeout is None:
-        return None
-    if timeout is DEFAULT or timeout is _STDLIB_DEFAULT_TIMEOUT:
-        return DEFAULT
-    return seconds("timeout", timeout)
+    if timeout is None or timeout is DEFAULT:
+        return timeout
+    return DEFAULT if timeout is _STDLIB_DEFAULT_TIMEOUT else seconds("timeout", timeout)
 
 
 def check_source(source: Any) -> Any:

@@ -118,17 +118,17 @@ async def create_connection(
         TypeError, ValueError: an argument is invalid; the message names it.
     """
     loop = asyncio.get_running_loop()
-    if unknown := kwds.keys() - ConnectionOptions.__annotations__.keys():
-        raise TypeError(unexpected("create_connection", unknown.pop(), ConnectionOptions.__annotations__))
     # None is asyncio's "not given".
     passed = {name: value for name, value in kwds.items() if value is not None or name in DialOptions.__annotations__}
     given: dict[str, Any] = passed
+    if unknown := given.keys() - ConnectionOptions.__annotations__.keys():
+        raise TypeError(unexpected("create_connection", unknown.pop(), ConnectionOptions.__annotations__))
+    own = {name: given[name] for name in given if name in _OWN}
+    settings = Settings.of("create_connection", {"happy_eyeballs_delay": None, **own}) if own else _PLAIN
     tls = {name: given[name] for name in ("ssl", "ssl_handshake_timeout", "ssl_shutdown_timeout") if name in given}
     server_hostname = given.get("server_hostname")
     if tls or server_hostname is not None:
         _check_tls(host, server_hostname, **tls)
-    own = {name: given[name] for name in given if name in _OWN}
-    settings = Settings.of({"happy_eyeballs_delay": None, **own}) if own else _PLAIN
     sock = given.get("sock")
     if sock is not None or (host is None and port is None):
         own.pop("happy_eyeballs_delay", None)

@@ -69,7 +69,7 @@ def policy_after(policy: PolicyArgument, error: Exception) -> "Policy | None":
 
 
 async def go_on(
-    policy: PolicyArgument,
+    policy: "Policy",
     record: "Rounds",
     error: Exception,
     once: Callable[[], Awaitable[T]],
@@ -77,17 +77,14 @@ async def go_on(
     *,
     blocking: bool,
 ) -> T:
-    """Await *once* for as many rounds as *policy* says after the first one raised *error*.
+    """Await *once* for as many rounds as *policy*, of `policy_after`, says after the first one raised *error*.
 
     Only *failures* are passed to the policy. An OSError is a failed dial; other exceptions come from the
     user's own code and end the dial, as KeyboardInterrupt does. A *blocking* dial never suspends.
     """
-    decides = policy_after(policy, error)
-    try:
-        if decides is None:
-            raise error
-        from safedial._retry import loop  # late, because it loads tenacity
+    from safedial._retry import loop  # late, because it loads tenacity
 
-        return await loop.rounds(decides, record, error, once, failures, blocking=blocking)
+    try:
+        return await loop.rounds(policy, record, error, once, failures, blocking=blocking)
     finally:
         del error  # its traceback holds this frame: break the cycle

@@ -21,9 +21,12 @@ TRANSIENT_ERRNOS = frozenset(
 )
 
 
+_SPURIOUS = (SelfConnectError, PortsExhaustedError)
+
+
 def is_spurious(error: BaseException) -> bool:
     """Return whether *error* says nothing about the server: a self-connect, or exhausted local ports."""
-    return any(isinstance(each, SelfConnectError | PortsExhaustedError) for each in errors_of(error))
+    return any(isinstance(each, _SPURIOUS) for each in errors_of(error))
 
 
 def is_transient(error: BaseException) -> bool:
@@ -50,6 +53,8 @@ def errors_of(error: BaseException) -> list[BaseException]:
     """Return *error*, the errors of the other addresses of the same dial, and the kernel's error behind
     the exception of another library.
     """
+    if _is_the_kernels(error) and not hasattr(error, "_other_addresses"):
+        return [error]  # most errors
     found: list[BaseException] = []
     todo: list[BaseException | None] = [error]
     known: set[int] = set()  # a chain may be a ring

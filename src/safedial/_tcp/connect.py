@@ -65,17 +65,16 @@ def connect(sock: socket.socket, sockaddr: SockAddr, sides: Sides, ask: Ask | No
         try:
             if ask is None:
                 sock.connect(sockaddr)
-                connected = True
-            else:
-                connected = ask(sock, sockaddr) is not False
+            elif ask(sock, sockaddr) is False:
+                return False
         except OSError as error:
             if error.errno != errno.EADDRNOTAVAIL or not sides:
                 raise
             shortage = error.with_traceback(None)  # a traceback would hold this frame in a cycle
         else:
-            if connected and sides and reached_itself(sock, sockaddr[1]):
+            if sides and reached_itself(sock, sockaddr[1]):
                 raise_self_connect(sock, sockaddr)
-            return connected
+            return True
     moved = steering.side_options_now(sockaddr[1], sides)
     if moved:
         return connect(sock, sockaddr, moved, ask)
