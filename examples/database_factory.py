@@ -1,6 +1,6 @@
 """A database connection factory that survives an outage.
 
-Runs by itself: it starts a MariaDB of its own, kills it under a client's feet, lets the client dial the
+Runs without preparation: it starts its own MariaDB, kills it while a client uses it, lets the client dial the
 dead port, and starts the server again on the same port.
 
     python examples/database_factory.py
@@ -24,7 +24,7 @@ except ImportError:
 
 
 def ask(connect, questions: int, between: float) -> list[int]:
-    """The client: ask, and make a new connection whenever the old one is lost."""
+    """Ask *questions* times, and make a new connection whenever the old one is lost."""
     answers: list[int] = []
     connection = connect()
     while len(answers) < questions:
@@ -48,7 +48,7 @@ def run(directory: str) -> None:
     sockets = [f"--socket={directory}/socket", f"--pid-file={directory}/pid"]
     command = ["mariadbd", *options, *sockets, "--bind-address={host}", "--port={port}"]
     with Outage(command, within=30) as server:
-        # The one line: guarded, and dialed again for a minute at most while nobody listens.
+        # The one line: guarded, and dialed again for up to a minute while nobody listens.
         factory = safedial.wrap(pymysql.connect, policy=safedial.reconnect(within=60))
 
         def connect():
@@ -61,7 +61,7 @@ def run(directory: str) -> None:
         logging.info("server is killed")
         server.kill()
         time.sleep(0.5)
-        logging.info("server is up again, at attempt %d to bind", server.start().binds)
+        logging.info("server is up again, at try %d to bind", server.start().binds)
         client.join()
     print(f"{len(answers)} answers, all right: {set(answers) == {42}}")
 

@@ -1,6 +1,6 @@
-"""A reconnect loop that cannot meet itself.
+"""A reconnect loop that never connects to itself.
 
-Runs by itself: it starts an echo server, stops it under the loop's feet, lets the loop dial the
+Runs without preparation: it starts an echo server, stops it while the loop uses it, lets the loop dial the
 dead port for half a second, and starts the server again on the same port.
 
     python examples/reconnect_loop.py
@@ -15,7 +15,7 @@ import safedial
 
 
 class EchoServer(threading.Thread):
-    """A server that answers each line with the same line, one client at a time."""
+    """A server that sends back what it receives, to a single client."""
 
     def __init__(self, port: int = 0) -> None:
         super().__init__()
@@ -41,8 +41,8 @@ class EchoServer(threading.Thread):
 
 
 def ask(address: tuple[str, int], questions: int, between: float) -> list[bytes]:
-    """The loop itself: ask, and connect again whenever the connection is gone."""
-    policy = safedial.reconnect(within=30)  # tenacity: full jitter, at most 5 s between dials
+    """Ask *questions* times, and connect again whenever the connection is lost."""
+    policy = safedial.reconnect(within=30)  # tenacity's exponential backoff with full jitter, at most 5 s a wait
     sock = safedial.safe_connect(address, timeout=5, policy=policy)
     answers: list[bytes] = []
     while len(answers) < questions:

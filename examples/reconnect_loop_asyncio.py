@@ -10,7 +10,7 @@ import safedial
 
 
 class EchoServer:
-    """A server that answers with what it reads."""
+    """A server that sends back what it receives."""
 
     def __init__(self) -> None:
         self.clients: set[asyncio.StreamWriter] = set()
@@ -42,7 +42,7 @@ class EchoServer:
 
 
 async def ask(host: str, port: int, questions: int, between: float) -> list[bytes]:
-    """The loop itself: ask, and connect again whenever the connection is gone."""
+    """Ask *questions* times, and connect again whenever the connection is lost."""
     policy = safedial.reconnect(within=30)
     reader, writer = await safedial.open_connection(host, port, timeout=5, policy=policy)
     answers: list[bytes] = []

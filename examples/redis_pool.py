@@ -1,8 +1,8 @@
 """A Redis pool that survives an outage, and a server that can always come back.
 
-A redis-server is started on a port that the kernel may draw for any connect, and killed while four threads
-use a pool. They dial on, without pause: a plain pool would in the end connect to itself, read back its own
-commands as answers, and keep the server off its port.
+Starts a redis-server on a port in the ephemeral range, and kills it while four threads use a pool. The threads
+go on dialing without a pause. A plain pool would sooner or later connect to itself, read back its own commands
+as answers, and keep the server off its port.
 
 pip install 'safedial[redis]'; apt-get install redis-server; python examples/redis_pool.py
 """
@@ -28,16 +28,16 @@ def work(pool: redis.ConnectionPool, name: str, seen: Counter, over: threading.E
             client.set(name, seen["right"])
             seen["right" if client.exists(name) == 1 else "wrong"] += 1
         except redis.ConnectionError:
-            seen["refused"] += 1  # a program of yours would wait here, or let redis's Retry do so
+            seen["refused"] += 1  # a real program would wait here, or use redis's Retry
 
 
 def main() -> None:
     if shutil.which("redis-server") is None:
-        sys.exit("This example starts a redis-server, and finds none: apt-get install redis-server")
+        sys.exit("This example needs redis-server: apt-get install redis-server")
     seen: Counter = Counter()
     over = threading.Event()
     with Outage(SERVER) as server:
-        # The one line: connections of a safe class.
+        # The one line: a safe class of connections.
         pool = redis.ConnectionPool(connection_class=SafeConnection, host=server.host, port=server.port)
         threads = [threading.Thread(target=work, args=(pool, f"worker {n}", seen, over)) for n in range(4)]
         for thread in threads:
@@ -54,8 +54,8 @@ def main() -> None:
             for thread in threads:
                 thread.join()
         pool.disconnect()
-    print(f"{seen['right']} right answers, {seen['wrong']} wrong ones, {seen['refused']} refused meanwhile")
-    print(f"the server was back on its port at try {start.binds}, and the pool with it: {seen['right'] > recovered}")
+    print(f"{seen['right']} right answers, {seen['wrong']} wrong ones, {seen['refused']} refused connections")
+    print(f"the server could bind its port at try {start.binds}, and the pool recovered: {seen['right'] > recovered}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A requests session that survives an outage of a server on its own host.
 
-A web server is started, stopped while the session asks, and started again on its port. The session's own
-retries dial on meanwhile; a plain session may in the end connect to itself, and get BadStatusLine('GET / ...').
+Starts a web server, stops it during the session, and starts it again on the same port. Meanwhile the session's
+own retries go on dialing. A plain session may then connect to itself and raise BadStatusLine('GET / ...').
 
 pip install 'safedial[requests]'; python examples/requests_session.py
 """
@@ -24,7 +24,7 @@ def answer(connection: socket.socket) -> None:
 
 
 def main() -> None:
-    # Eight retries of the session's own, 0, 0.1, 0.2, 0.4 ... seconds apart.
+    # The session's own eight retries, after 0, 0.1, 0.2, 0.4 ... seconds.
     retries = Retry(total=8, backoff_factor=0.05)
     with Outage(answer) as server, contextlib.closing(protect(requests.Session(), max_retries=retries)) as session:
         url = f"http://{server.host}:{server.port}/"

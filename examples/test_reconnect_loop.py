@@ -1,4 +1,4 @@
-"""A naive reconnect loop connects to itself; the same loop with safe_connect is refused.
+"""A naive reconnect loop connects to itself; with safe_connect the same loop is refused.
 
 python -m pytest examples/test_reconnect_loop.py
 """
