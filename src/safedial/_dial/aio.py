@@ -5,8 +5,7 @@ import functools
 import math
 import socket
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from safedial._address import AddrInfo, Host, Port, SockAddr, interleave, numeric, of_families
 from safedial._dial import race_tasks
@@ -24,8 +23,7 @@ from safedial.events import HookError
 _Attempting: TypeAlias = Callable[[AddrInfo, float | None], Coroutine[Any, Any, Attempt]]
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """The destination, in the terms of asyncio's ``create_connection``."""
 
     host: Host
@@ -139,8 +137,9 @@ async def _first_of(
 
 
 def _known(target: Target, host: Host, port: Port) -> Sequence[AddrInfo]:
+    infos = numeric(host, port, target.family)
     # asyncio's rule for the protocols that need no resolver.
-    return numeric(host, port, target.family) if target.proto in (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP) else ()
+    return infos if target.proto in (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP) else ()
 
 
 async def _sources(loop: asyncio.AbstractEventLoop, target: Target, record: Record) -> Sequence[AddrInfo]:

@@ -5,7 +5,7 @@ The dial is safedial's. Transports, TLS and streams are the loop's own, on the c
 
 import asyncio
 import ssl as ssl_module
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, Unpack
 
 from safedial._address import check_host, check_port, pair, seconds
@@ -39,6 +39,8 @@ class ConnectionOptions(DialOptions, total=False):
 
 _OWN = frozenset(DialOptions.__annotations__) | {"timeout", "resolver", "happy_eyeballs_delay"}
 _PLAIN = Settings(timeout=None, happy_eyeballs_delay=None)
+_TLS = ("ssl", "ssl_handshake_timeout", "ssl_shutdown_timeout")
+_TARGET = ("family", "proto", "flags", "local_addr", "interleave")
 
 
 async def open_connection(
@@ -118,17 +120,22 @@ async def create_connection(
         TypeError, ValueError: an argument is invalid; the message names it.
     """
     loop = asyncio.get_running_loop()
-    # None is asyncio's "not given".
-    passed = {name: value for name, value in kwds.items() if value is not None or name in DialOptions.__annotations__}
-    given: dict[str, Any] = passed
-    if unknown := given.keys() - ConnectionOptions.__annotations__.keys():
-        raise TypeError(unexpected("create_connection", unknown.pop(), ConnectionOptions.__annotations__))
-    own = {name: given[name] for name in given if name in _OWN}
-    settings = Settings.of("create_connection", {"happy_eyeballs_delay": None, **own}) if own else _PLAIN
-    tls = {name: given[name] for name in ("ssl", "ssl_handshake_timeout", "ssl_shutdown_timeout") if name in given}
+    given: dict[str, Any] = {}
+    own, tls, settings = given, given, _PLAIN
+    if kwds:
+        if unknown := kwds.keys() - ConnectionOptions.__annotations__.keys():
+            raise TypeError(unexpected("create_connection", unknown.pop(), ConnectionOptions.__annotations__))
+        # None is asyncio's "not given".
+        given |= {
+            name: value for name, value in kwds.items() if value is not None or name in DialOptions.__annotations__
+        }
+        own = {name: given[name] for name in given if name in _OWN}
+        tls = {name: given[name] for name in _TLS if name in given}
+        if own:
+            settings = Settings.of("create_connection", {"happy_eyeballs_delay": None, **own})
+        if tls or "server_hostname" in given:
+            _check_tls(host, given.get("server_hostname"), **tls)
     server_hostname = given.get("server_hostname")
-    if tls or server_hostname is not None:
-        _check_tls(host, server_hostname, **tls)
     sock = given.get("sock")
     if sock is not None or (host is None and port is None):
         own.pop("happy_eyeballs_delay", None)
@@ -137,7 +144,7 @@ async def create_connection(
         # Nothing to dial. The loop raises the error if the arguments are wrong.
         ends: dict[str, Any] = {"host": host, "port": port, "sock": sock, "server_hostname": server_hostname}
         return await loop.create_connection(protocol_factory, **ends, **tls)
-    target = _target(host, port, **{name: given[name] for name in _TARGET if name in given})
+    target = _target(host, port, given)
     sock = await aio.dial(settings, target, all_errors=given.get("all_errors", False))
     try:
         protocol = protocol_factory()
@@ -174,15 +181,13 @@ def _check_tls(
             raise ValueError(f"{name} must be positive, not {value!r}")
 
 
-_TARGET = ("family", "proto", "flags", "local_addr", "interleave")
-
-
-def _target(host: Any, port: Any, **kwds: Any) -> aio.Target:
+def _target(host: Any, port: Any, given: Mapping[str, Any]) -> aio.Target:
     """Return the checked target."""
-    target = aio.Target(host, port, **kwds)
     check_host(host)
     check_port(port)
-    check_family(target.family)
+    target = aio.Target(host, port, **{name: given[name] for name in _TARGET if name in given})
+    if "family" in given:
+        check_family(target.family)
     if (source := target.local_addr) is not None:
         # An IPv6 source may have its flow label and scope too.
         source_host, source_port = pair(source[:2] if hasattr(source, "__getitem__") else source, "local_addr")
