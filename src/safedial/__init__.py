@@ -42,23 +42,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "DialEvent": "events",
-    "Dialer": "_dial.dialer",
-    "PortUsage": "errors",
-    "PortsExhaustedError": "errors",
-    "SelfConnectError": "errors",
-    "guard": "_clients.guard",
-    "hold": "_clients.hold",
-    "install": "_clients.guard",
-    "is_self_connected": "_tcp.selfconnect",
-    "open_connection": "_dial.streams",
-    "reconnect": "_retry.policies",
-    "redial": "_retry.policies",
-    "retry_if_spurious": "_retry.policies",
-    "retry_if_transient": "_retry.policies",
-    "safe_connect": "_dial.dialer",
-    "uninstall": "_clients.guard",
-    "wrap": "_clients.wrap",
+    "_clients.guard": ("guard", "install", "uninstall"),
+    "_clients.hold": ("hold",),
+    "_clients.wrap": ("wrap",),
+    "_dial.dialer": ("Dialer", "safe_connect"),
+    "_dial.streams": ("open_connection",),
+    "_retry.policies": ("reconnect", "redial", "retry_if_spurious", "retry_if_transient"),
+    "_tcp.selfconnect": ("is_self_connected",),
+    "errors": ("PortUsage", "PortsExhaustedError", "SelfConnectError"),
+    "events": ("DialEvent",),
 }
 
 
@@ -68,10 +60,11 @@ def __getattr__(name: str) -> Any:
 
     if name == "adapters":
         return import_module(f"{__name__}.adapters")
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    return value
+    for home, names in _HOMES.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

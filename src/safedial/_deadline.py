@@ -43,11 +43,6 @@ class Deadline:
         """Whether time is up."""
         return self.end != math.inf and (self.refused is not None or self.end - time.monotonic() < _TICK)
 
-    def check(self) -> None:
-        """Raise TimeoutError if time is up."""
-        if self.met:
-            raise TimeoutError("timed out")
-
 
 # Shared by all dials without a limit.
 NO_DEADLINE = Deadline(None, 0.0)

@@ -47,13 +47,6 @@ class PortUsage:
     in_use: int | None = None
     time_wait: int | None = None
 
-    @property
-    def mostly_held_by_others(self) -> bool:
-        """Whether connections to this destination use less than half of the range."""
-        if self.low is None or self.high is None or self.in_use is None:
-            return False
-        return 2 * self.in_use < self.high - self.low + 1
-
     def __str__(self) -> str:
         if self.low is None or self.high is None:
             return "the ephemeral range could not be read"
@@ -83,7 +76,8 @@ class PortsExhaustedError(OSError):
     def at(cls, host: str, port: int, usage: PortUsage) -> "PortsExhaustedError":
         """Build the error for a dial of *host* and *port* with the figures in *usage*."""
         text = f"Address not available: no local port is free to reach {host} port {port}; {usage}. "
-        if usage.mostly_held_by_others:
+        total = None if usage.low is None or usage.high is None else usage.high - usage.low + 1
+        if total is not None and usage.in_use is not None and 2 * usage.in_use < total:
             text += "Other sockets (bound, or connected elsewhere) hold the rest: see ss -tan, or widen "
         else:
             text += "Reuse connections (a pool), dial less often, or widen "

@@ -55,20 +55,12 @@ class HookError(Exception):
         self.error = error
 
 
-def level(event: DialEvent) -> int:
-    """Return the logging level of *event*."""
-    if event.kind == "self_connect":
-        return logging.WARNING
-    if event.kind == "connected" and event.round > 1:
-        return logging.INFO
-    return logging.DEBUG
-
-
 def emit(event: DialEvent, on_event: OnEvent | None) -> None:
     """Log *event* and pass it to *on_event*, whose exceptions go to the caller of the dial."""
-    severity = level(event)
-    if logger.isEnabledFor(severity):
-        logger.log(severity, "%s", _sentence(event))
+    recovered = event.kind == "connected" and event.round > 1
+    level = logging.WARNING if event.kind == "self_connect" else logging.INFO if recovered else logging.DEBUG
+    if logger.isEnabledFor(level):
+        logger.log(level, "%s", _sentence(event))
     if on_event is not None:
         try:
             on_event(event)

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 import safedial
-from safedial._dial.answers import check_answer
+from safedial._dial.answers import checked_answer
 from tests.support import faces, faults
 from tests.support.resolvers import named
 
@@ -61,8 +61,8 @@ def test_addresses_of_another_family_than_asked_for_are_not_dialed(dial, server)
 
 @pytest.mark.parametrize("host", ["fe80::1%lo", "fe80::1%1", "::1"])
 def test_addresses_with_a_zone_are_fine(host):
-    assert check_answer([(10, 1, 6, "", (host, 80, 0, 0))], 0)
-    assert check_answer([(10, 1, 6, "", (host, 80))], socket.AF_INET6)
+    assert checked_answer([(10, 1, 6, "", (host, 80, 0, 0))], 0)
+    assert checked_answer([(10, 1, 6, "", (host, 80))], socket.AF_INET6)
 
 
 class Async:

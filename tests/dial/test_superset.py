@@ -93,9 +93,7 @@ class TestSafeConnect:
 
     def test_source_of_another_family(self, server):
         stdlib, ours = both(server.getsockname(), 5, ("::1", 0))
-        assert ours[:2] == stdlib[:2]
-        assert ours[2].startswith(stdlib[2])
-        assert "source_address" in ours[2]
+        assert ours == stdlib
 
     def test_several_addresses_last_error_or_all(self, monkeypatch, refused_port):
         monkeypatch.setattr(socket, "getaddrinfo", named("127.0.0.1", "::1", refused_port))

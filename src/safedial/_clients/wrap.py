@@ -16,7 +16,7 @@ from safedial._clients.guard import guard
 from safedial._clients.hold import Address, addresses_of, holding
 from safedial._clients.sockets import close, self_connect_of
 from safedial._deadline import NO_DEADLINE, Deadline
-from safedial._retry.argument import DEFAULT, check_policy, go_on, policy_after
+from safedial._retry.argument import DEFAULT, check_policy, policy_after
 from safedial._steps import finish
 from safedial.events import logger
 
@@ -170,7 +170,9 @@ class _Call:
         try:
             if policy is None:
                 raise failure
-            return await go_on(policy, self, failure, again, Exception, blocking=step is None)
+            from safedial._retry import loop  # late, because it loads tenacity
+
+            return await loop.rounds(policy, self, failure, again, Exception, blocking=step is None)
         except Exception as error:
             failures.restore(error)
             if self.round > 1:

@@ -15,7 +15,7 @@ from safedial._dial.race import Race
 from safedial._dial.record import Record
 from safedial._dial.resolve import resolve_async
 from safedial._dial.settings import Settings
-from safedial._retry.argument import DEFAULT, go_on, policy_after
+from safedial._retry.argument import DEFAULT, policy_after
 from safedial._tcp.connect import bind_source
 from safedial.events import HookError
 
@@ -55,8 +55,10 @@ async def dial(settings: Settings, target: Target, *, all_errors: bool) -> socke
             if policy is None:
                 raise
             first = error
+        from safedial._retry import loop  # late, because it loads tenacity
+
         try:
-            return await go_on(policy, record, first, once, blocking=False)
+            return await loop.rounds(policy, record, first, once, blocking=False)
         finally:
             del first  # its traceback holds this frame: break the cycle
     except OSError as error:
@@ -89,7 +91,7 @@ async def _round(settings: Settings, target: Target, record: Record) -> socket.s
             record.failed(infos[0][4], error)
             raise
     else:
-        record.deadline.check()
+        record.deadline.limit(None)
         # Two sockets can't have one source port at the same time.
         delay = None if sources and sources[0][4][1] else settings.happy_eyeballs_delay
         # asyncio's rule: a race interleaves the addresses, unless the caller says 0.

@@ -22,7 +22,7 @@ def listed(answer: Any) -> list[Any]:
     return list(entries)  # outside of the try block: a generator may raise its own errors
 
 
-def check_answer(answer: Any, family: int) -> Sequence[AddrInfo]:
+def checked_answer(answer: Any, family: int) -> Sequence[AddrInfo]:
     """Return the addresses in *answer* that have *family*; all of them for 0.
 
     Raises TypeError or ValueError naming the resolver if an address could not be dialed.

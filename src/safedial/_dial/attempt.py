@@ -75,7 +75,7 @@ class Attempt:
         """Begin to connect without waiting; return whether the socket is connected already."""
         try:
             self.sock.setblocking(False)
-            return self._settled(connect.begin(self.sock, self.sockaddr, self._sides))
+            return self._settled(connect.connect(self.sock, self.sockaddr, self._sides, connect.begin))
         except BaseException as error:
             raise self._closed(error)  # noqa: B904  # as above
 

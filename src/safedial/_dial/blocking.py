@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from safedial._address import AddrInfo, SockAddr, checked, describe, family_of, interleave, of_families
+from safedial._address import AddrInfo, SockAddr, checked, family_of, interleave, of_families
 from safedial._dial import race_sockets
 from safedial._dial.attempt import Attempt
 from safedial._dial.outcome import last_error
@@ -15,7 +15,7 @@ from safedial._dial.race import Race
 from safedial._dial.record import Record
 from safedial._dial.resolve import resolve
 from safedial._dial.settings import Settings, Timeout
-from safedial._retry.argument import DEFAULT, go_on, policy_after
+from safedial._retry.argument import DEFAULT, policy_after
 from safedial._steps import finish
 from safedial._tcp.connect import bind_source
 from safedial.events import HookError, logger
@@ -35,9 +35,11 @@ def dial(
             if policy is None:
                 raise
             first = error
+        from safedial._retry import loop  # late, because it loads tenacity
+
         try:
             once = functools.partial(_round_async, settings, record, known, timeout, source)
-            return finish(go_on(policy, record, first, once, blocking=True))
+            return finish(loop.rounds(policy, record, first, once, blocking=True))
         finally:
             del first  # its traceback holds this frame: break the cycle
     except OSError as error:
@@ -56,7 +58,8 @@ def _round(
     infos = known or resolve(record, settings.resolver, settings.family)
     bind = None
     if source:
-        infos = _of_source(record, infos, source)
+        # As asyncio does, leave out the addresses that the source can't reach, unless it can reach none.
+        infos = of_families(infos, (family_of(source[0]),)) or infos
         bind = functools.partial(bind_source, source=source)
     limit = socket.getdefaulttimeout() if timeout is DEFAULT else timeout
     if len(infos) == 1:
@@ -70,7 +73,7 @@ def _round(
             record.failed(infos[0][4], error)
             raise
     else:
-        record.deadline.check()
+        record.deadline.limit(None)
         make = functools.partial(Attempt, settings, timeout, source, bind)
         # A timeout of 0 is the stdlib's non-blocking connect, which raises EINPROGRESS: nothing to race.
         # Two sockets can't have one source port at the same time.
@@ -114,18 +117,3 @@ def _first_of(
         return winner
     finally:
         race.errors.clear()  # their tracebacks hold this frame: break the cycle
-
-
-def _of_source(record: Record, infos: Sequence[AddrInfo], source: SockAddr) -> Sequence[AddrInfo]:
-    """Return the *infos* that a socket bound to *source* can reach: all of them if it is a name."""
-    family = family_of(source[0])
-    found = of_families(infos, (family,)) if family else infos
-    if not found:
-        # bind() would fail for each of them; this error names the host and the source address.
-        code = getattr(socket, "EAI_ADDRFAMILY", socket.EAI_FAMILY)
-        words = f"{describe(record.host, record.port)} has no address of the family of source_address, {source[0]}"
-        error = socket.gaierror(code, f"Address family for hostname not supported: {words}")
-        record.errors = [error]
-        record.failed(infos[0][4], error)
-        raise error
-    return found

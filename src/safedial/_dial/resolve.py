@@ -7,15 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from safedial._address import AddrInfo, Host, Port, describe
-from safedial._dial.answers import check_answer, listed
+from safedial._dial.answers import checked_answer, listed
 from safedial._dial.record import Record
 from safedial._dial.settings import Resolver
 from safedial._steps import within
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-
-_NO_ADDRESS = "the resolver returned no address"
 
 
 def resolve(record: Record, resolver: Resolver | None, family: int) -> Sequence[AddrInfo]:
@@ -24,17 +22,16 @@ def resolve(record: Record, resolver: Resolver | None, family: int) -> Sequence[
     try:
         infos: Sequence[AddrInfo]
         if resolver is None:
-            infos = _some(
-                socket.getaddrinfo(host, port, family, socket.SOCK_STREAM), "getaddrinfo returns an empty list"
-            )
+            infos = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+            _some(infos, "getaddrinfo returns an empty list")
         else:
             answer = resolver(host, port, family=family, type=socket.SOCK_STREAM, proto=0, flags=0)
             if inspect.isawaitable(answer):
                 if inspect.iscoroutine(answer):
                     answer.close()
                 raise TypeError("resolver: its answer must be awaited, which a blocking dial can't do")
-            infos = _some(check_answer(answer, family), _NO_ADDRESS)
-        record.deadline.check()  # the resolver could not be interrupted
+            infos = _some(checked_answer(answer, family))
+        record.deadline.limit(None)  # the resolver could not be interrupted
     except Exception as error:
         _explain(error, record, host, port, resolver)
         raise
@@ -61,26 +58,22 @@ async def _ask(
         infos: Any = await loop.getaddrinfo(host, port, **hints)
         return _some(infos, "getaddrinfo() returned empty list")
     ask = functools.partial(resolver, host, port, **hints)
-    if inspect.iscoroutinefunction(resolver):
-        answer: Any = ask()
-    else:
-        answer = await loop.run_in_executor(None, _in_thread, ask)
+    answer: Any = ask() if inspect.iscoroutinefunction(resolver) else await loop.run_in_executor(None, _in_thread, ask)
     if inspect.isawaitable(answer):
         answer = await answer
-    return _some(check_answer(answer, hints["family"]), _NO_ADDRESS)
+    return _some(checked_answer(answer, hints["family"]))
 
 
 def _in_thread(ask: Callable[[], Any]) -> Any:
     try:
         answer = ask()
-        # A generator is exhausted here, too.
-        return answer if inspect.isawaitable(answer) else listed(answer)
+        return answer if inspect.isawaitable(answer) else listed(answer)  # a generator runs in the thread too
     except StopIteration as error:
         # A Future can't hold StopIteration: before Python 3.12, asyncio waits for ever.
         raise RuntimeError("the resolver raised StopIteration") from error
 
 
-def _some(infos: Sequence[AddrInfo], complaint: str) -> Sequence[AddrInfo]:
+def _some(infos: Sequence[AddrInfo], complaint: str = "the resolver returned no address") -> Sequence[AddrInfo]:
     if not infos:
         raise OSError(complaint)
     return infos

@@ -1,11 +1,10 @@
-"""The argument *policy*: its default, its check, and the round after a failed one.
+"""The argument *policy*: its default, its check, and the policy that decides after an error.
 
 Loads tenacity only when a policy is given or needed.
 """
 
 import enum
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from safedial._address import shown
 from safedial._retry.transient import is_spurious
@@ -13,11 +12,7 @@ from safedial._retry.transient import is_spurious
 if TYPE_CHECKING:
     from tenacity import AsyncRetrying, Retrying
 
-    from safedial._retry.loop import Rounds
-
     Policy: TypeAlias = Retrying | AsyncRetrying
-
-T = TypeVar("T")
 
 
 class Default(enum.Enum):
@@ -66,25 +61,3 @@ def policy_after(policy: PolicyArgument, error: Exception) -> "Policy | None":
     from safedial._retry.policies import default_policy
 
     return default_policy()
-
-
-async def go_on(
-    policy: "Policy",
-    record: "Rounds",
-    error: Exception,
-    once: Callable[[], Awaitable[T]],
-    failures: type[Exception] = OSError,
-    *,
-    blocking: bool,
-) -> T:
-    """Await *once* for as many rounds as *policy*, of `policy_after`, says after the first one raised *error*.
-
-    Only *failures* are passed to the policy. An OSError is a failed dial; other exceptions come from the
-    user's own code and end the dial, as KeyboardInterrupt does. A *blocking* dial never suspends.
-    """
-    from safedial._retry import loop  # late, because it loads tenacity
-
-    try:
-        return await loop.rounds(policy, record, error, once, failures, blocking=blocking)
-    finally:
-        del error  # its traceback holds this frame: break the cycle

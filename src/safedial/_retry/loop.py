@@ -126,14 +126,15 @@ async def rounds(
     record: Rounds,
     error: Exception,
     once: Callable[[], Awaitable[T]],
-    failures: type[Exception],
+    failures: type[Exception] = OSError,
     *,
     blocking: bool,
 ) -> T:
     """Await *once* until it returns or *policy* stops; then raise its last error.
 
-    *error* is the error of the first round. Only *failures* are passed to the policy. Cancellation ends
-    the dial.
+    *error* is the error of the first round. Only *failures* are passed to the policy: of a dial of safedial's own an
+    OSError. Other exceptions come from the user's own code and end the dial, as cancellation and KeyboardInterrupt do.
+    A *blocking* dial never suspends.
     """
     retries = _Retries(policy, record)
     sleep = _sleep if blocking else _sleep_async

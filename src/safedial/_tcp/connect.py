@@ -85,14 +85,6 @@ def connect(sock: socket.socket, sockaddr: SockAddr, sides: Sides, ask: Ask | No
         del shortage  # as above
 
 
-def begin(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
-    """Begin to connect the non-blocking *sock*; return whether it is connected already.
-
-    If not, call `arrived` once the socket is writable. Raises the errors of `connect`.
-    """
-    return connect(sock, sockaddr, sides, _begin)
-
-
 def arrived(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
     """Return whether the writable *sock* is connected. If not, it must be waited for again.
 
@@ -124,7 +116,8 @@ async def connect_async(loop: "AbstractEventLoop", sock: socket.socket, sockaddr
     _check(sock, sockaddr, sides)
 
 
-def _begin(sock: socket.socket, sockaddr: SockAddr) -> bool:
+def begin(sock: socket.socket, sockaddr: SockAddr) -> bool:
+    """Ask for a connection of the non-blocking *sock*. After False, call `arrived` once the socket is writable."""
     return _connects_at_once(sock, sockaddr) or (steering.ON_LINUX and _connects_at_once(sock, sockaddr))
 
 

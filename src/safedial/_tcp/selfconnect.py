@@ -4,23 +4,18 @@ import contextlib
 import os
 import socket
 import struct
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from safedial._address import INET, SockAddr, same_endpoint, shown
+
+if TYPE_CHECKING:
+    from _typeshed import HasFileno
 
 # SO_LINGER (1, 0): close() resets. A Windows linger is two shorts, elsewhere it is two ints.
 RESET = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 
 
-class HasFileno(Protocol):
-    """An object with a file descriptor, such as a socket of any kind."""
-
-    def fileno(self) -> int:
-        """Return the file descriptor."""
-        ...
-
-
-def is_self_connected(sock: HasFileno | int) -> bool:
+def is_self_connected(sock: "HasFileno | int") -> bool:
     """Return whether a TCP socket is connected to itself.
 
     Args:
