@@ -5,6 +5,8 @@ import socket
 import statistics
 import struct
 
+# SO_LINGER (1, 0): close() resets the connection.
+RESET = struct.pack("ii", 1, 0)
 UNITS = {"us": 1e6, "ms": 1e3, "s": 1, "MB": 1e-6}
 
 
@@ -25,7 +27,7 @@ def in_turn(contenders, rounds, sample):
 
 def drop(sock):
     """Close *sock* with a reset, so that neither end is left in TIME_WAIT."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     sock.close()
 
 
