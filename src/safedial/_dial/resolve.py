@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from safedial._address import AddrInfo, Host, Port, describe
+from safedial._deadline import NO_DEADLINE
 from safedial._dial.answers import checked_answer, listed
 from safedial._dial.record import Record
 from safedial._dial.settings import Resolver
@@ -31,7 +32,8 @@ def resolve(record: Record, resolver: Resolver | None, family: int) -> Sequence[
                     answer.close()
                 raise TypeError("resolver: its answer must be awaited, which a blocking dial can't do")
             infos = _some(checked_answer(answer, family))
-        record.deadline.limit(None)  # the resolver could not be interrupted
+        if record.deadline is not NO_DEADLINE:
+            record.deadline.limit(None)  # the resolver could not be interrupted
     except Exception as error:
         _explain(error, record, host, port, resolver)
         raise
