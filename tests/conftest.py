@@ -10,7 +10,7 @@ import pytest
 
 import safedial._tcp.steering
 from safedial import testing
-from tests.support import faces, faults, left, namespace
+from tests.support import dials, faults, left, namespace
 
 # A busy machine may pause any example.
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -26,8 +26,8 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True, scope="session")
 def _descriptors_that_live_as_long_as_the_process():
-    for factory in faces.LOOPS.values():
-        faces.run(_nothing(), factory)  # uvloop keeps a pipe for its signal handler
+    for factory in dials.LOOPS.values():
+        dials.run(_nothing(), factory)  # uvloop keeps a pipe for its signal handler
     gc.collect()
     gc.freeze()  # what has been imported: with all clients, a collection takes longer than most tests
 
@@ -71,15 +71,15 @@ def steering(request, monkeypatch):
     return request.param
 
 
-@pytest.fixture(params=faces.FACES, ids=str)
+@pytest.fixture(params=dials.DIALS, ids=str)
 def dial(request):
-    """Each face of safedial in turn, as ``dial(host, port, **options)``."""
-    return faces.FACES[request.param]
+    """Each name of safedial in turn, as ``dial(host, port, **options)``."""
+    return dials.DIALS[request.param]
 
 
-@pytest.fixture(params=faces.LOOPS, ids=str)
+@pytest.fixture(params=dials.LOOPS, ids=str)
 def loop_factory(request):
-    return faces.LOOPS[request.param]
+    return dials.LOOPS[request.param]
 
 
 @pytest.fixture

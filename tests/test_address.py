@@ -7,7 +7,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from safedial import _address
+import safedial
+import safedial.adapters.httpx
+import safedial.adapters.requests
+from safedial import _address, testing
 
 V4 = st.ip_addresses(v=4).map(str)
 V6 = st.ip_addresses(v=6).map(str)
@@ -121,3 +124,30 @@ def test_describe(host, port, words):
 )
 def test_family_of_a_numeric_host(host, family):
     assert _address.family_of(host) == family
+
+
+URL = "redis://:secret@127.0.0.1:1"
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        lambda: safedial.safe_connect(URL),
+        lambda: safedial.Dialer().dial(URL),
+        lambda: safedial.Dialer(policy=URL),
+        lambda: safedial.hold(URL).__enter__(),
+        lambda: safedial.wrap(print, address=URL),
+        lambda: safedial.wrap(print, address=lambda: URL)(),
+        lambda: safedial.wrap(print, policy=URL),
+        lambda: safedial.is_self_connected(URL),
+        lambda: testing.is_self_connected(URL),
+        lambda: testing.assert_resilient(URL),
+        lambda: testing.Outage(URL),
+        lambda: safedial.adapters.requests.protect(URL),
+        lambda: safedial.adapters.httpx.protect(URL),
+    ],
+)
+def test_a_url_in_the_wrong_place_tells_no_secret(refused):
+    with pytest.raises(TypeError, match="str") as caught:
+        refused()
+    assert "secret" not in str(caught.value)

@@ -14,7 +14,7 @@ import pytest
 
 import safedial
 from safedial import testing
-from tests.support import faces, faults, left, namespace
+from tests.support import dials, faults, left, namespace
 from tests.support.resolvers import names, servers
 
 DELAY = 0.02  # seconds: long beside an answer on loopback, short for a test
@@ -28,7 +28,7 @@ def keep(request):
         dialer = safedial.Dialer(resolver=resolver, **{"happy_eyeballs_delay": DELAY, **options})
         if request.param == "Dialer.dial":
             return dialer.dial(("db", 1), all_errors=all_errors)
-        return faces.run(dialer.dial_async(("db", 1), all_errors=all_errors))
+        return dials.run(dialer.dial_async(("db", 1), all_errors=all_errors))
 
     dialed.is_async = request.param == "Dialer.dial_async"
     return dialed
@@ -61,7 +61,7 @@ class TestADeadAddressFirst:
     def test_open_connection_is_asyncios_and_does_not_race_unless_told(self, told):
         with faults.black_hole_and_server() as both:
             options = {"resolver": servers(*both), "timeout": 0.5, "on_event": told.append}
-            faces.FACES["open_connection"]("db", 1, **options)
+            dials.DIALS["open_connection"]("db", 1, **options)
         assert kinds(told) == [("failed", "::1"), ("connected", "127.0.0.1")]
 
     def test_none_is_one_after_the_other(self, keep, told):
@@ -125,7 +125,7 @@ def dial_a_dual_stack_name():
         for once in (
             lambda: safedial.safe_connect(("db", port), 60, on_event=events),
             lambda: dialer.dial(("db", port)),
-            lambda: faces.run(dialer.dial_async(("db", port))),
+            lambda: dials.run(dialer.dial_async(("db", port))),
         ):
             told = []
             once().close()
@@ -388,7 +388,7 @@ class TestCancel:
                     await task
                 assert len(asyncio.all_tasks()) == 1
 
-        faces.run(main(), loop_factory)
+        dials.run(main(), loop_factory)
 
     def test_just_when_it_succeeds(self, loop_factory, server):
         """Go's TestDialContextCancelRace: a connection or a cancellation, never both and never neither."""
@@ -410,7 +410,7 @@ class TestCancel:
 
         with contextlib.closing(server):
             server.listen(4096)
-            faces.run(main(), loop_factory)
+            dials.run(main(), loop_factory)
 
     def test_after_the_dial(self, loop_factory, server):
         """Go's TestCancelAfterDial: the connection is the caller's."""
@@ -424,4 +424,4 @@ class TestCancel:
                 with server.accept()[0] as end:
                     assert end.recv(1) == b"x"
 
-        faces.run(main(), loop_factory)
+        dials.run(main(), loop_factory)

@@ -17,7 +17,7 @@ import trustme
 
 import safedial
 from safedial import testing
-from tests.support import faces, faults, left, namespace, web
+from tests.support import dials, faults, left, namespace, web
 from tests.support.resolvers import names, servers
 
 DIALS = 10_000
@@ -28,7 +28,7 @@ def counts():
     return len(left.open_descriptors()), threading.active_count()
 
 
-LOOPS = list(faces.LOOPS)
+LOOPS = list(dials.LOOPS)
 
 
 @pytest.mark.storm
@@ -71,7 +71,7 @@ def fail_often_in_asyncio(steer, loop):
         assert counts() == before
         assert len(asyncio.all_tasks()) == 1
 
-    faces.run(main(), faces.LOOPS[loop])
+    dials.run(main(), dials.LOOPS[loop])
 
 
 @pytest.mark.storm
@@ -112,7 +112,7 @@ def cancel_often(steer, loop):
             assert counts() == before
             assert len(asyncio.all_tasks()) == 1
 
-    faces.run(main(), faces.LOOPS[loop])
+    dials.run(main(), dials.LOOPS[loop])
 
 
 class CancelledAt:
@@ -186,7 +186,7 @@ def test_cancelled_at_any_await(tls, host, options, steer):
 
             assert await cancel_everywhere(dial) >= 1
 
-    faces.run(main())
+    dials.run(main())
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
@@ -199,7 +199,7 @@ def test_failing_dial_cancelled_at_any_await(host, steer, dead_port):
 
         assert await cancel_everywhere(dial) >= 3
 
-    faces.run(main())
+    dials.run(main())
 
 
 def test_race_cancelled_at_any_await(monkeypatch, steer):
@@ -213,7 +213,7 @@ def test_race_cancelled_at_any_await(monkeypatch, steer):
 
             assert await cancel_everywhere(dial) >= 2
 
-        faces.run(main())
+        dials.run(main())
 
 
 class InterruptedAt:
@@ -376,7 +376,7 @@ def test_reconnect_loop_lets_other_tasks_run(loop_factory, dead_port, server, na
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    faces.run(main(), loop_factory)
+    dials.run(main(), loop_factory)
 
 
 @pytest.mark.parametrize("policy", [None, "reconnect"])
@@ -427,4 +427,4 @@ def test_dial_leaves_no_reference_cycle(monkeypatch, dead_port, server, policy, 
         finally:
             gc.enable()
 
-    assert faces.run(main()) == []
+    assert dials.run(main()) == []

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from safedial._dial import race_sockets, race_tasks
 from safedial._dial.race import Race, fair_share
-from tests.support import faces
+from tests.support import dials
 
 REFUSED = ConnectionRefusedError(111, "Connection refused")
 
@@ -59,7 +59,7 @@ def in_tasks(race, lanes):
         assert discarded == []
         return winner, started, loop.time()
 
-    return faces.run(main(), Clock)
+    return dials.run(main(), Clock)
 
 
 class ScriptedLane:
@@ -238,7 +238,7 @@ def test_two_winners_at_once_one_is_discarded():
         await asyncio.sleep(0)
         return [winner, *discarded]
 
-    assert faces.run(main(), Clock) in ([0], [0, 1])
+    assert dials.run(main(), Clock) in ([0], [0, 1])
 
 
 def test_two_lanes_that_break_at_once():
@@ -258,7 +258,7 @@ def test_two_lanes_that_break_at_once():
         await asyncio.sleep(0)
         return complaints
 
-    assert faces.run(main(), Clock) == []
+    assert dials.run(main(), Clock) == []
 
 
 @pytest.mark.parametrize(

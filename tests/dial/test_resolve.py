@@ -9,7 +9,7 @@ import pytest
 
 import safedial
 from safedial._dial.answers import check_answer
-from tests.support import faces, faults
+from tests.support import dials, faults
 from tests.support.resolvers import named
 
 POLICY = safedial.reconnect(5, 0.001, 0.001)
@@ -22,12 +22,12 @@ def test_every_round_asks_again(dial, monkeypatch, dead_port, server):
     assert ends.peer == server.getsockname()
 
 
-@pytest.mark.parametrize("face", [face for face in faces.FACES if "uvloop" not in face])  # which has a resolver in C
-def test_so_does_the_systems(face, monkeypatch, server):
+@pytest.mark.parametrize("name", [name for name in dials.DIALS if "uvloop" not in name])  # which has a resolver in C
+def test_so_does_the_systems(name, monkeypatch, server):
     port = server.getsockname()[1]
     rounds = iter([named("::1", "::1", port), named("::1", "::1", port), named("127.0.0.1", "127.0.0.1", port)])
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwds: next(rounds)())
-    assert faces.FACES[face]("db", port, policy=POLICY).peer == server.getsockname()
+    assert dials.DIALS[name]("db", port, policy=POLICY).peer == server.getsockname()
 
 
 def test_is_asked_as_getaddrinfo_is(dial, server):
@@ -75,7 +75,7 @@ class TestAsync:
     @pytest.mark.parametrize("resolver", [Async(), Async().__call__, functools.partial(Async())], ids=range(3))
     def test_is_awaited(self, resolver, loop_factory, server):
         dialer = safedial.Dialer(resolver=resolver)
-        with faces.run(dialer.dial_async(("db", server.getsockname()[1])), loop_factory) as sock:
+        with dials.run(dialer.dial_async(("db", server.getsockname()[1])), loop_factory) as sock:
             assert sock.getpeername() == server.getsockname()
 
     @pytest.mark.parametrize("resolver", [Async(), Async().__call__], ids=range(2))
@@ -93,7 +93,7 @@ class TestAsync:
 
         threads = []
         for either in (resolver, generator):
-            faces.run(safedial.Dialer(resolver=either).dial_async(("db", 1)), loop_factory).close()
+            dials.run(safedial.Dialer(resolver=either).dial_async(("db", 1)), loop_factory).close()
         assert len(threads) == 2
         assert threading.current_thread() not in threads
 
@@ -103,7 +103,7 @@ class TestAsync:
             return [faults.tcp(*server.getsockname())]
 
         dialer = safedial.Dialer(resolver=resolver, source_address=("localhost", 0))
-        faces.run(dialer.dial_async(("db", 1)), loop_factory).close()
+        dials.run(dialer.dial_async(("db", 1)), loop_factory).close()
 
 
 class TestBroken:
@@ -140,14 +140,14 @@ class TestBroken:
             dial("db", 5432, resolver=resolver, policy=POLICY)
         assert caught.value.__notes__ == ["safedial: raised by the resolver for db port 5432"]
 
-    @pytest.mark.parametrize("face", ["safe_connect", "open_connection"])
-    def test_the_systems_own_is_not_blamed_on_the_user(self, face, monkeypatch):
+    @pytest.mark.parametrize("name", ["safe_connect", "open_connection"])
+    def test_the_systems_own_is_not_blamed_on_the_user(self, name, monkeypatch):
         def getaddrinfo(*args, **kwds):
             raise LookupError
 
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
         with pytest.raises(LookupError) as caught:
-            faces.FACES[face]("db", 1)
+            dials.DIALS[name]("db", 1)
         assert not getattr(caught.value, "__notes__", [])
 
     def test_stop_iteration(self, dial):
@@ -217,3 +217,10 @@ class TestBroken:
     def test_cannot_be_called(self, dial, resolver):
         with pytest.raises(TypeError, match="resolver must be callable"):
             dial("db", 1, resolver=resolver)
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "-"])
+def test_unknown_host_is_the_resolvers_error(dial, host):
+    with pytest.raises(socket.gaierror) as caught:
+        dial(host, 80)
+    assert host in "".join(caught.value.__notes__)

@@ -9,15 +9,10 @@ import time
 
 import pytest
 import tenacity
-from hypothesis import given
-from hypothesis import strategies as st
 
 import safedial
 from safedial import testing
-from safedial._deadline import Deadline
-from safedial._dial.attempt import Attempt
-from safedial._dial.settings import Settings
-from tests.support import faces, faults, left, namespace
+from tests.support import dials, faults, left, namespace
 from tests.support.resolvers import names, servers
 
 FOREVER = 3600  # seconds: a dial that waits for this long has lost its way
@@ -144,7 +139,7 @@ class TestBounds:
 
         dialer = safedial.Dialer(resolver=never, total_timeout=0.05, on_event=told.append)
         with pytest.raises(TimeoutError) as caught:
-            faces.run(dialer.dial_async(("db", 1)), loop_factory)
+            dials.run(dialer.dial_async(("db", 1)), loop_factory)
         gone_after(caught.value, 0.05)
         assert caught.value.__cause__ is None
         assert caught.value.__notes__[1:] == ["safedial: resolving 'db', round 1: timed out"]
@@ -161,7 +156,7 @@ class TestBounds:
             finally:
                 answer.set()  # the loop waits for its threads when it closes
 
-        faces.run(main(), loop_factory)
+        dials.run(main(), loop_factory)
 
     def test_a_blocking_resolver_is_waited_for_and_counted(self, limits, clock):
         def slow(host, port, **hints):
@@ -197,7 +192,7 @@ class TestBounds:
             finally:
                 answer.set()
 
-        faces.run(main())
+        dials.run(main())
 
     def test_a_blocking_sleep_is_cut_short_in_asyncio(self, loop_factory, dead_port):
         over = threading.Event()
@@ -216,7 +211,7 @@ class TestBounds:
             finally:
                 over.set()
 
-        faces.run(main(), loop_factory)
+        dials.run(main(), loop_factory)
 
     def test_a_blocking_sleep_of_the_users_own_is_waited_for_and_counted(self, clock, dead_port):
         def oversleep(seconds):
@@ -238,7 +233,7 @@ class TestBounds:
             retry=safedial.retry_if_transient, sleep=oversleep, stop=tenacity.stop_never, wait=tenacity.wait_none()
         )
         with pytest.raises(TimeoutError) as caught:
-            faces.run(safedial.open_connection("127.0.0.1", dead_port, total_timeout=0.5, policy=policy), loop_factory)
+            dials.run(safedial.open_connection("127.0.0.1", dead_port, total_timeout=0.5, policy=policy), loop_factory)
         gone_after(caught.value, 0.5)
         assert caught.value.__cause__.errno
 
@@ -251,7 +246,7 @@ class TestBounds:
         options = {"retry": safedial.retry_if_transient, "stop": tenacity.stop_never, "wait": tenacity.wait_none()}
         policy = tenacity.AsyncRetrying(**options | {where: never})
         with pytest.raises(TimeoutError) as caught:
-            faces.run(safedial.open_connection("127.0.0.1", dead_port, total_timeout=0.05, policy=policy), loop_factory)
+            dials.run(safedial.open_connection("127.0.0.1", dead_port, total_timeout=0.05, policy=policy), loop_factory)
         gone_after(caught.value, 0.05)
 
     @pytest.mark.parametrize("delay", [None, 0.001])
@@ -274,7 +269,7 @@ def dial_a_thousand(delay, answer):
         with pytest.raises(expected) as caught:
             dialer.dial(("db", port))
         with pytest.raises(expected):
-            faces.run(dialer.dial_async(("db", port)))
+            dials.run(dialer.dial_async(("db", port)))
         assert len(caught.value.__notes__) < 10
         del caught
         assert left.open_descriptors() == before
@@ -341,7 +336,7 @@ class TestWhatComesOut:
         socket.setdefaulttimeout(0.01)
         try:
             with pytest.raises(TimeoutError) as caught:
-                faces.run(safedial.Dialer(total_timeout=0.2, policy=None).dial_async(black_hole.getsockname()))
+                dials.run(safedial.Dialer(total_timeout=0.2, policy=None).dial_async(black_hole.getsockname()))
         finally:
             socket.setdefaulttimeout(None)
         gone_after(caught.value, 0.2)
@@ -368,27 +363,3 @@ class TestWhatComesOut:
                     total_timeout=longest,
                     happy_eyeballs_delay=0.01,
                 )
-
-
-def test_no_time_left_is_a_timeout_and_not_the_stdlibs_non_blocking_connect(black_hole):
-    attempt = Attempt(Settings(), None, None, None, faults.tcp(*black_hole.getsockname()))
-    with pytest.raises(TimeoutError):
-        attempt.connect(0)
-
-
-def test_the_longest_that_a_socket_takes_stays_on_it(server):
-    with safedial.safe_connect(server.getsockname(), 1e8) as sock:
-        assert sock.gettimeout() == 2_147_483
-
-
-@given(st.floats(0, 1e6), st.floats(0, 1e6))
-def test_a_wait_that_would_end_too_late_is_refused(total, wait):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(time, "monotonic", lambda: 0.0)
-        deadline = Deadline(total, 0.0)
-        refused = deadline.refuse(wait)
-        assert refused == (wait > total - 0.002)
-        assert deadline.met == (refused or total < 0.002)
-        assert deadline.cap(wait) == min(wait, total)
-        assert Deadline(total, -total - 1).cap(wait) == 0
-        assert not Deadline(None, 0.0).refuse(wait)

@@ -1,65 +1,6 @@
-"""The faces of safedial behind one signature, so that one test serves them all."""
+"""The names of `dials` before they were moved there."""
 
-import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from tests.support.dials import DIALS as FACES
+from tests.support.dials import LOOPS, Ends, run
 
-import safedial
-
-try:
-    import uvloop
-except ImportError:  # not built for this interpreter
-    uvloop = None
-
-
-@dataclass(frozen=True)
-class Ends:
-    """Local and peer address of a connection that was made and closed again."""
-
-    local: Any
-    peer: Any
-
-
-def run(coroutine, loop_factory=None):
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        return runner.run(coroutine)
-
-
-def blocking(host, port, *, source=None, timeout=None, **options):
-    with safedial.safe_connect((host, port), timeout, source, **options) as sock:
-        return Ends(sock.getsockname(), sock.getpeername())
-
-
-def dialer(host, port, *, source=None, all_errors=False, **options):
-    with safedial.Dialer(source_address=source, **options).dial((host, port), all_errors=all_errors) as sock:
-        return Ends(sock.getsockname(), sock.getpeername())
-
-
-async def streams_dial(host, port, *, source=None, **options):
-    _, writer = await safedial.open_connection(host, port, local_addr=source, **options)
-    ends = Ends(writer.get_extra_info("sockname"), writer.get_extra_info("peername"))
-    writer.close()
-    await writer.wait_closed()
-    return ends
-
-
-async def dialer_async(host, port, *, source=None, all_errors=False, **options):
-    sock = await safedial.Dialer(source_address=source, **options).dial_async((host, port), all_errors=all_errors)
-    with sock:
-        assert sock.gettimeout() == 0, "dial_async promises a non-blocking socket"
-        return Ends(sock.getsockname(), sock.getpeername())
-
-
-FACES: dict[str, Callable[..., Ends]] = {
-    "safe_connect": blocking,
-    "Dialer.dial": dialer,
-    "open_connection": lambda *args, **kwds: run(streams_dial(*args, **kwds)),
-    "Dialer.dial_async": lambda *args, **kwds: run(dialer_async(*args, **kwds)),
-}
-if uvloop is not None:
-    FACES["open_connection, uvloop"] = lambda *args, **kwds: run(streams_dial(*args, **kwds), uvloop.new_event_loop)
-
-LOOPS = {"asyncio": None}
-if uvloop is not None:
-    LOOPS["uvloop"] = uvloop.new_event_loop
+__all__ = ["FACES", "LOOPS", "Ends", "run"]

@@ -1,29 +1,11 @@
-"""Bad arguments raise TypeError or ValueError that names them, before a socket is made."""
+"""Invalid arguments raise TypeError or ValueError that names them, before a socket is made."""
 
-import socket
 from decimal import Decimal
 
 import pytest
 
 import safedial
-import safedial.adapters.httpx
-import safedial.adapters.requests
-from safedial import testing
-from tests.support import faces
-
-
-@pytest.fixture
-def no_sockets(monkeypatch):
-    class Forbidden(socket.socket):
-        def __init__(self, *args, **kwds):
-            raise AssertionError("a socket was made")
-
-    def forbid():
-        monkeypatch.setattr(socket, "socket", Forbidden)
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwds: pytest.fail("the resolver was asked"))
-
-    return forbid
-
+from tests.support import dials
 
 NAN = float("nan")
 
@@ -48,6 +30,8 @@ COMMON = [
     ({"socket_options": [(1, 2, 3.0)]}, TypeError, "socket_options"),
     ({"retries": 3}, TypeError, "retries"),
 ]
+
+
 TIMES = [
     (-1, ValueError),
     (-0.001, ValueError),
@@ -61,6 +45,8 @@ TIMES = [
     (1j, TypeError),
     (Decimal(3), TypeError),
 ]
+
+
 ADDRESSES = [
     (("127.0.0.1", 65536), ValueError),
     (("127.0.0.1", -1), ValueError),
@@ -75,6 +61,8 @@ ADDRESSES = [
     (("local\0host", 80), ValueError),
     ((b"local\0host", 80), ValueError),
 ]
+
+
 SOURCES = [
     (("127.0.0.1", 65536), ValueError),
     (("127.0.0.1",), ValueError),
@@ -109,7 +97,7 @@ def test_host_and_port(no_sockets, address, error):
         with pytest.raises(error, match=r"host|port"):
             await safedial.open_connection(*address)
 
-    faces.run(main())
+    dials.run(main())
 
 
 @pytest.mark.parametrize(("time", "error"), TIMES)
@@ -124,7 +112,7 @@ def test_times(no_sockets, time, error):
             with pytest.raises(error, match=name):
                 await safedial.open_connection("127.0.0.1", 80, ssl=True, **{name: time})
 
-    faces.run(main())
+    dials.run(main())
     no_sockets()
     with pytest.raises(error, match="timeout"):
         safedial.safe_connect(("127.0.0.1", 80), time)
@@ -154,7 +142,7 @@ def test_sources(no_sockets, source, error):
         with pytest.raises(error, match="local_addr"):
             await safedial.open_connection("127.0.0.1", 80, local_addr=source)
 
-    faces.run(main())
+    dials.run(main())
     assert_source_refused(no_sockets, source, error)
 
 
@@ -178,7 +166,7 @@ def test_asyncios_word_for_the_source_address(no_sockets):
         with pytest.raises(TypeError, match=r"create_connection\(\).*source_address"):
             await safedial.open_connection("127.0.0.1", 80, source_address=("127.0.0.1", 0))
 
-    faces.run(main())
+    dials.run(main())
     with pytest.raises(TypeError, match=r"safe_connect\(\).*polcy.*policy"):
         safedial.safe_connect(("127.0.0.1", 80), polcy=None)
 
@@ -200,7 +188,7 @@ def test_options(no_sockets, options, error, name):
         with pytest.raises(error, match=name):
             await safedial.open_connection("127.0.0.1", 80, **options)
 
-    faces.run(main())
+    dials.run(main())
     no_sockets()
     with pytest.raises(error, match=name):
         safedial.safe_connect(("127.0.0.1", 80), **options)
@@ -215,72 +203,3 @@ def test_family(no_sockets, family, error):
     no_sockets()
     with pytest.raises(error, match="family"):
         safedial.safe_connect(("127.0.0.1", 80), family=family)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "name"),
-    [
-        ({"ssl": "yes"}, TypeError, "ssl"),
-        ({"ssl": True, "ssl_handshake_timeout": 0}, ValueError, "ssl_handshake_timeout"),
-        ({"interleave": "1"}, TypeError, "interleave"),
-        ({"interleave": 1.5}, TypeError, "interleave"),
-        ({"family": "AF_INET"}, TypeError, "family"),
-    ],
-)
-def test_asyncio_arguments(no_sockets, options, error, name):
-    async def main():
-        no_sockets()
-        with pytest.raises(error, match=name):
-            await safedial.open_connection("127.0.0.1", 80, **options)
-
-    faces.run(main())
-
-
-def test_options_of_the_dial_need_a_dial(server):
-    async def main():
-        with socket.create_connection(server.getsockname()) as sock, pytest.raises(ValueError, match="policy"):
-            await safedial.open_connection(sock=sock, policy=safedial.reconnect())
-
-    faces.run(main())
-
-
-@pytest.mark.parametrize("host", ["no.such.host.invalid", "-"])
-def test_unknown_host_is_the_resolvers_error(dial, host):
-    with pytest.raises(socket.gaierror) as caught:
-        dial(host, 80)
-    assert host in "".join(caught.value.__notes__)
-
-
-def test_dialer_is_frozen_and_comparable():
-    dialer = safedial.Dialer(timeout=3, socket_options=[[6, 1, 1]])
-    assert dialer == safedial.Dialer(timeout=3, socket_options=((6, 1, 1),))
-    assert hash(dialer) == hash(safedial.Dialer(timeout=3, socket_options=((6, 1, 1),)))
-    with pytest.raises(AttributeError):
-        dialer.timeout = 4
-
-
-URL = "redis://:secret@127.0.0.1:1"
-
-
-@pytest.mark.parametrize(
-    "refused",
-    [
-        lambda: safedial.safe_connect(URL),
-        lambda: safedial.Dialer().dial(URL),
-        lambda: safedial.Dialer(policy=URL),
-        lambda: safedial.hold(URL).__enter__(),
-        lambda: safedial.wrap(print, address=URL),
-        lambda: safedial.wrap(print, address=lambda: URL)(),
-        lambda: safedial.wrap(print, policy=URL),
-        lambda: safedial.is_self_connected(URL),
-        lambda: testing.is_self_connected(URL),
-        lambda: testing.assert_resilient(URL),
-        lambda: testing.Outage(URL),
-        lambda: safedial.adapters.requests.protect(URL),
-        lambda: safedial.adapters.httpx.protect(URL),
-    ],
-)
-def test_a_url_in_the_wrong_place_tells_no_secret(refused):
-    with pytest.raises(TypeError, match="str") as caught:
-        refused()
-    assert "secret" not in str(caught.value)
