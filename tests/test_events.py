@@ -11,43 +11,41 @@ import pytest
 
 import safedial
 from tests.support import dials, faults
-from tests.support.resolvers import named
+from tests.support.policies import retrying
+from tests.support.resolvers import hosts
 
 
 def kinds(events):
     return [event.kind for event in events]
 
 
-def test_success_is_one_event(dial, server):
-    seen = []
+def test_success_is_one_event(dial, server, events):
     host, port = server.getsockname()
-    dial(host, port, on_event=seen.append)
-    (event,) = seen
+    dial(host, port, on_event=events.append)
+    (event,) = events
     assert (event.kind, event.host, event.port, event.round) == ("connected", host, port, 1)
     assert event.address == (host, port)
     assert (event.error, event.wait) == (None, None)
     assert event.elapsed >= 0
 
 
-def test_each_address_and_each_wait_is_an_event(dial, dead_port):
-    seen = []
-    policy = safedial.reconnect(30, 0.001, 0.001).copy(stop=lambda state: state.attempt_number == 3)
+def test_each_failure_and_each_wait_is_an_event(dial, dead_port, events):
+    policy = retrying(3, 0.001)
     with pytest.raises(ConnectionRefusedError) as caught:
-        dial("127.0.0.1", dead_port, policy=policy, on_event=seen.append)
-    assert kinds(seen) == ["failed", "retry", "failed", "retry", "failed"]
-    assert [event.round for event in seen] == [1, 1, 2, 2, 3]
-    assert [event.wait is not None for event in seen] == [False, True] * 2 + [False]
-    assert all(isinstance(event.error, ConnectionRefusedError) for event in seen)
-    assert seen[-1].error is caught.value
-    assert [event.elapsed for event in seen] == sorted(event.elapsed for event in seen)
+        dial("127.0.0.1", dead_port, policy=policy, on_event=events.append)
+    assert kinds(events) == ["failed", "retry", "failed", "retry", "failed"]
+    assert [event.round for event in events] == [1, 1, 2, 2, 3]
+    assert [event.wait is not None for event in events] == [False, True] * 2 + [False]
+    assert all(isinstance(event.error, ConnectionRefusedError) for event in events)
+    assert events[-1].error is caught.value
+    assert [event.elapsed for event in events] == sorted(event.elapsed for event in events)
 
 
-def test_resolver_failure_is_an_event(dial):
-    seen = []
+def test_resolver_failure_is_an_event(dial, events):
     with pytest.raises(socket.gaierror):
-        dial("no.such.host.invalid", 80, on_event=seen.append)
-    assert kinds(seen) == ["failed"]
-    assert seen[0].address is None
+        dial("no.such.host.invalid", 80, on_event=events.append)
+    assert kinds(events) == ["failed"]
+    assert events[0].address is None
 
 
 def test_event_is_frozen_and_survives_pickling():
@@ -58,12 +56,12 @@ def test_event_is_frozen_and_survives_pickling():
 
 
 class TestLog:
-    def test_plain_success_is_quiet(self, dial, server, caplog):
+    def test_success_in_the_first_round_is_not_at_info(self, dial, server, caplog):
         caplog.set_level(logging.INFO, "safedial")
         dial(*server.getsockname())
         assert caplog.records == []
 
-    def test_each_attempt_at_debug(self, dial, server, dead_port, caplog):
+    def test_each_attempt_is_at_debug(self, dial, server, dead_port, caplog):
         caplog.set_level(logging.DEBUG, "safedial")
         dial(*server.getsockname())
         with pytest.raises(ConnectionRefusedError):
@@ -82,9 +80,9 @@ class TestLog:
         assert "self-connect" in record.getMessage()
         assert str(dead_port) in record.getMessage()
 
-    def test_each_wait_at_debug(self, dial, dead_port, caplog):
+    def test_each_wait_is_at_debug(self, dial, dead_port, caplog):
         caplog.set_level(logging.DEBUG, "safedial")
-        policy = safedial.reconnect(30, 0.001, 0.001).copy(stop=lambda state: state.attempt_number == 2)
+        policy = retrying(2, 0.001)
         with pytest.raises(ConnectionRefusedError):
             dial("127.0.0.1", dead_port, policy=policy)
         said = [record.getMessage() for record in caplog.records if record.name == "safedial"]
@@ -92,7 +90,7 @@ class TestLog:
         assert re.fullmatch(rf"127.0.0.1 port {dead_port}: round 1 failed, next round in 0\.00\d s", said[1])
 
     @pytest.mark.parametrize("name", ["safe_connect", "Dialer.dial_async"])
-    def test_who_lost_the_race_is_told_at_debug(self, name, caplog):
+    def test_loser_of_a_race_is_at_debug(self, name, caplog):
         caplog.set_level(logging.DEBUG, "safedial")
         with faults.black_hole_and_server() as both:
             answers = [faults.tcp(*server.getsockname()[:2]) for server in both]
@@ -101,23 +99,17 @@ class TestLog:
         assert re.search(r"at ::1 port \d+: still connecting when another address answered", lost)
         assert re.search(r"at 127.0.0.1 port \d+: connected", connected)
 
-    def test_name_and_address_are_both_told(self, monkeypatch, server, caplog):
+    def test_message_has_name_and_address(self, monkeypatch, server, caplog):
         caplog.set_level(logging.DEBUG, "safedial")
         port = server.getsockname()[1]
-        monkeypatch.setattr(socket, "getaddrinfo", named("127.0.0.1", "127.0.0.1", port))
+        monkeypatch.setattr(socket, "getaddrinfo", hosts("127.0.0.1", "127.0.0.1", port=port))
         dials.DIALS["safe_connect"]("db", port)
         assert f"db port {port} at 127.0.0.1 port {port}: connected in round 1" in caplog.text
 
-    def test_recovery_is_an_info(self, dial, dead_port, caplog):
+    def test_recovery_is_at_info(self, dial, dead_port, caplog, start_server):
         caplog.set_level(logging.INFO, "safedial")
-        servers = []
-
-        def come_back(event):
-            if event.kind == "retry" and not servers:
-                servers.append(socket.create_server(("127.0.0.1", dead_port)))
-
-        dial("127.0.0.1", dead_port, policy=safedial.reconnect(30, 0.001), on_event=come_back)
-        servers[0].close()
+        hook = start_server(dead_port, "retry")
+        dial("127.0.0.1", dead_port, policy=safedial.reconnect(30, 0.001), on_event=hook)
         (record,) = [record for record in caplog.records if record.name == "safedial"]
         assert record.levelname == "INFO"
         assert "connected in round 2" in record.getMessage()

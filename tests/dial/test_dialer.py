@@ -1,21 +1,21 @@
-"""`safe_connect` beside `socket.create_connection`, and the Dialer's settings in blocking and asyncio dials."""
+"""`safe_connect` compared with `socket.create_connection`, and a Dialer in blocking and asyncio dials."""
 
 import errno
 import os
 import pickle
 import socket
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import safedial
 from safedial import testing
 from tests.support import dials, faults
-from tests.support.resolvers import named
+from tests.support.resolvers import hosts
 
 
 def outcome(function, *args, **kwds):
-    """What a call returned or raised, in terms that can be compared."""
+    """Return the result or the error of a call, in a form that can be compared."""
     try:
         sock = function(*args, **kwds)
     except Exception as error:
@@ -56,9 +56,8 @@ class TestSafeConnect:
         stdlib, ours = both(("127.0.0.1", refused_port))
         assert ours == stdlib == (ConnectionRefusedError, errno.ECONNREFUSED, "[Errno 111] Connection refused")
 
-    def test_timeout(self):
-        with faults.full_listener() as server:
-            stdlib, ours = both(server.getsockname(), 0.05)
+    def test_timeout(self, black_hole):
+        stdlib, ours = both(black_hole.getsockname(), 0.05)
         assert ours == stdlib == (TimeoutError, None, "timed out")
 
     def test_timeout_0_is_non_blocking(self, server):
@@ -66,13 +65,10 @@ class TestSafeConnect:
         assert ours == stdlib
         assert ours[0] is BlockingIOError
 
-    def test_default_timeout(self, server):
-        socket.setdefaulttimeout(7)
-        try:
-            stdlib, ours = both(server.getsockname())
-            marked = outcome(safedial.safe_connect, server.getsockname(), socket._GLOBAL_DEFAULT_TIMEOUT)
-        finally:
-            socket.setdefaulttimeout(None)
+    def test_default_timeout(self, server, default_timeout):
+        default_timeout(7)
+        stdlib, ours = both(server.getsockname())
+        marked = outcome(safedial.safe_connect, server.getsockname(), socket._GLOBAL_DEFAULT_TIMEOUT)
         assert ours == stdlib == marked
         assert ours[3] == 7
 
@@ -82,7 +78,7 @@ class TestSafeConnect:
             assert sock.getsockname() == source
 
     @pytest.mark.parametrize("host", [b"127.0.0.1", b"localhost", "localhost", "", b""])
-    def test_source_host_in_other_words(self, server, host):
+    def test_spelling_of_the_source_host(self, server, host):
         stdlib, ours = both(server.getsockname(), 5, (host, 0))
         assert ours == stdlib
 
@@ -92,8 +88,8 @@ class TestSafeConnect:
         assert ours[2].startswith(stdlib[2])
         assert "source_address" in ours[2]
 
-    def test_several_addresses_last_error_or_all(self, monkeypatch, refused_port):
-        monkeypatch.setattr(socket, "getaddrinfo", named("127.0.0.1", "::1", refused_port))
+    def test_last_error_or_all_errors_of_several_addresses(self, monkeypatch, refused_port):
+        monkeypatch.setattr(socket, "getaddrinfo", hosts("127.0.0.1", "::1", port=refused_port))
         stdlib, ours = both(("db", refused_port))
         assert ours == stdlib
         with pytest.raises(ExceptionGroup) as group:
@@ -103,8 +99,8 @@ class TestSafeConnect:
         assert "::1" in "".join(group.value.__notes__)
         assert group.value.__suppress_context__, "the last error is a member, not a cause"
 
-    def test_all_errors_are_those_of_the_last_round(self, monkeypatch, dead_port):
-        answers = [[(socket.AF_INET, 1, 6, "", ("127.0.0.1", dead_port))]]
+    def test_all_errors_are_of_the_last_round(self, monkeypatch, dead_port):
+        answers = [[faults.tcp("127.0.0.1", dead_port)]]
 
         def getaddrinfo(*args, **kwds):
             if answers:
@@ -116,7 +112,7 @@ class TestSafeConnect:
             safedial.safe_connect(("db", 1), policy=safedial.reconnect(9, 0.001), all_errors=True)
 
     def test_second_address_answers(self, monkeypatch, server):
-        monkeypatch.setattr(socket, "getaddrinfo", named("::1", "127.0.0.1", server.getsockname()[1]))
+        monkeypatch.setattr(socket, "getaddrinfo", hosts("::1", "127.0.0.1", port=server.getsockname()[1]))
         stdlib, ours = both(("db", 1))
         assert ours == stdlib
 
@@ -125,7 +121,7 @@ class TestSafeConnect:
         stdlib, ours = both(("db", 80))
         assert ours == stdlib == (OSError, None, "getaddrinfo returns an empty list")
 
-    def test_host_name_that_cannot_be_one(self):
+    def test_host_name_that_is_too_long(self):
         stdlib, ours = both(("a" * 64 + ".example", 80))
         assert ours == stdlib
         with pytest.raises(UnicodeError) as caught:
@@ -163,21 +159,21 @@ class TestSafeConnect:
         assert calls.index(("bind",)) < calls.index(("connect",))
 
 
-def test_timeout(server):
+def test_timeout_of_a_dialer(server):
     with safedial.Dialer(timeout=7).dial(server.getsockname()) as sock:
         assert sock.gettimeout() == 7
 
 
-def test_the_stdlibs_mark_for_no_timeout_survives_pickling(server):
+def test_stdlibs_default_timeout_survives_pickling(server):
     dialer = pickle.loads(pickle.dumps(safedial.Dialer(timeout=socket._GLOBAL_DEFAULT_TIMEOUT)))
     assert dialer == safedial.Dialer()
     dialer.dial(server.getsockname()).close()
 
 
 @pytest.mark.parametrize("name", ["Dialer.dial", "Dialer.dial_async"])
-class TestBothWorlds:
+class TestBlockingAndAsync:
     def test_all_errors(self, name, monkeypatch, dead_port):
-        monkeypatch.setattr(socket, "getaddrinfo", named("127.0.0.1", "::1", dead_port))
+        monkeypatch.setattr(socket, "getaddrinfo", hosts("127.0.0.1", "::1", port=dead_port))
         with pytest.raises(ExceptionGroup) as group:
             dials.DIALS[name]("db", 1, all_errors=True)
         assert [error.errno for error in group.value.exceptions] == [errno.ECONNREFUSED] * 2
@@ -199,7 +195,7 @@ class TestBothWorlds:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-def test_forked_children_may_share_one(server):
+def test_forked_children_share_a_dialer(server):
     dialer = safedial.Dialer(timeout=5)
     dialer.dial(server.getsockname()).close()
     children = []
@@ -224,34 +220,12 @@ def test_dialer_is_frozen_and_comparable():
         dialer.timeout = 4
 
 
-def test_one_dialer_many_threads(steer, server):
+def test_threads_share_a_dialer(steer, server):
     dialer = safedial.Dialer(steer=steer, timeout=10)
-    failures = []
-
-    def work():
-        try:
-            for _ in range(50):
-                dialer.dial(server.getsockname()).close()
-        except OSError as error:
-            failures.append(error)
-
-    stop = threading.Event()
-
-    def accept():
-        server.settimeout(0.1)
-        while not stop.is_set():
-            try:
-                server.accept()[0].close()
-            except TimeoutError:
-                continue
-
-    accepting = threading.Thread(target=accept)
-    accepting.start()
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    stop.set()
-    accepting.join()
-    assert failures == []
+    server.settimeout(10)
+    with ThreadPoolExecutor(8) as pool:
+        dialing = [pool.submit(dialer.dial, server.getsockname()) for _ in range(400)]
+        for _ in dialing:
+            server.accept()[0].close()
+    for each in dialing:
+        each.result().close()

@@ -1,4 +1,4 @@
-"""The one error that stands for the errors of all addresses."""
+"""One error that represents the errors of all addresses."""
 
 import errno
 import pickle
@@ -14,18 +14,18 @@ REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "refused")
 BAD_SOURCE = OSError(errno.EADDRNOTAVAIL, "bind")
 
 
-def test_combined_error_has_no_errno_that_is_not_shared():
+def test_combined_error_has_an_errno_only_if_all_share_it():
     assert combined_error([REFUSED, OSError(errno.ENETUNREACH, "unreachable")]).errno is None
     assert combined_error([REFUSED, ConnectionRefusedError(errno.ECONNREFUSED, "no")]).errno == errno.ECONNREFUSED
 
 
 @pytest.mark.parametrize("choose", [last_error, combined_error])
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_spurious_fault_behind_another_addresss_error(choose, order):
+def test_spurious_error_of_another_address_is_found(choose, order):
     errors = [SELF, BAD_SOURCE][::order]
     assert is_spurious(choose(errors))
 
 
-def test_what_one_address_said_travels_with_the_error():
+def test_errors_of_other_addresses_survive_pickling():
     copy = pickle.loads(pickle.dumps(last_error([SELF, OSError(errno.EACCES, "denied")])))
     assert is_spurious(copy)

@@ -73,7 +73,7 @@ SOURCES = [
 
 
 @pytest.mark.parametrize(("address", "error"), ADDRESSES)
-def test_address(no_sockets, address, error):
+def test_invalid_address(no_sockets, address, error):
     no_sockets()
     with pytest.raises(error, match="address"):
         safedial.safe_connect(address)
@@ -84,14 +84,14 @@ def test_address(no_sockets, address, error):
 @pytest.mark.parametrize(
     "address", ["localhost:80", "ab", b"ab", 80, None, ("localhost",), ("localhost", 80, 0, 0), {}]
 )
-def test_no_pair(no_sockets, address):
+def test_address_that_is_no_pair(no_sockets, address):
     no_sockets()
     with pytest.raises((TypeError, ValueError), match="address must be a"):
         safedial.safe_connect(address)
 
 
 @pytest.mark.parametrize(("address", "error"), ADDRESSES)
-def test_host_and_port(no_sockets, address, error):
+def test_invalid_host_and_port(no_sockets, address, error):
     async def main():
         no_sockets()
         with pytest.raises(error, match=r"host|port"):
@@ -101,7 +101,7 @@ def test_host_and_port(no_sockets, address, error):
 
 
 @pytest.mark.parametrize(("time", "error"), TIMES)
-def test_times(no_sockets, time, error):
+def test_invalid_times(no_sockets, time, error):
     async def main():
         no_sockets()
         with pytest.raises(error, match="timeout"):
@@ -121,8 +121,8 @@ def test_times(no_sockets, time, error):
             safedial.Dialer(**{name: time})
 
 
-def test_times_that_only_have_an_index(server):
-    """As socket.settimeout() takes them."""
+def test_times_may_be_any_object_with_index(server):
+    """As in socket.settimeout()."""
 
     class Five:
         def __index__(self):
@@ -136,23 +136,23 @@ def test_times_that_only_have_an_index(server):
 
 
 @pytest.mark.parametrize(("source", "error"), SOURCES)
-def test_sources(no_sockets, source, error):
+def test_source_address(no_sockets, source, error):
     async def main():
         no_sockets()
         with pytest.raises(error, match="local_addr"):
             await safedial.open_connection("127.0.0.1", 80, local_addr=source)
 
     dials.run(main())
-    assert_source_refused(no_sockets, source, error)
+    assert_source_rejected(no_sockets, source, error)
 
 
-# What asyncio's local_addr takes, and bind() does not.
+# asyncio's local_addr accepts these; bind() does not.
 @pytest.mark.parametrize("source", [("127.0.0.1", "80"), ("127.0.0.1", None), ["127.0.0.1", 0], (None, 0)])
-def test_sources_that_bind_refuses(no_sockets, source):
-    assert_source_refused(no_sockets, source, TypeError)
+def test_source_address_that_bind_would_reject(no_sockets, source):
+    assert_source_rejected(no_sockets, source, TypeError)
 
 
-def assert_source_refused(no_sockets, source, error):
+def assert_source_rejected(no_sockets, source, error):
     no_sockets()
     with pytest.raises(error, match="source_address"):
         safedial.safe_connect(("127.0.0.1", 80), None, source)
@@ -160,7 +160,7 @@ def assert_source_refused(no_sockets, source, error):
         safedial.Dialer(source_address=source)
 
 
-def test_asyncios_word_for_the_source_address(no_sockets):
+def test_unknown_option_is_named_with_the_known_ones(no_sockets):
     async def main():
         no_sockets()
         with pytest.raises(TypeError, match=r"create_connection\(\).*source_address"):
@@ -171,18 +171,18 @@ def test_asyncios_word_for_the_source_address(no_sockets):
         safedial.safe_connect(("127.0.0.1", 80), polcy=None)
 
 
-def test_address_is_looked_at_first(no_sockets):
+def test_address_is_checked_first(no_sockets):
     no_sockets()
     with pytest.raises(TypeError, match="address must be a"):
         safedial.safe_connect("localhost", 80, 5)
 
 
-def test_no_socket_options(dial, server):
+def test_socket_options_may_be_none(dial, server):
     dial(*server.getsockname(), socket_options=None)
 
 
 @pytest.mark.parametrize(("options", "error", "name"), COMMON)
-def test_options(no_sockets, options, error, name):
+def test_invalid_options(no_sockets, options, error, name):
     async def main():
         no_sockets()
         with pytest.raises(error, match=name):
@@ -199,7 +199,7 @@ def test_options(no_sockets, options, error, name):
 @pytest.mark.parametrize(
     ("family", "error"), [(99, ValueError), ("AF_INET", TypeError), (None, TypeError), (True, TypeError)]
 )
-def test_family(no_sockets, family, error):
+def test_invalid_family(no_sockets, family, error):
     no_sockets()
     with pytest.raises(error, match="family"):
         safedial.safe_connect(("127.0.0.1", 80), family=family)

@@ -1,4 +1,4 @@
-"""`open_connection` beside asyncio's."""
+"""`open_connection` compared with asyncio's, and its own options."""
 
 import asyncio
 import errno
@@ -12,11 +12,11 @@ import trustme
 import safedial
 from safedial.adapters import asyncio as adapter
 from tests.support import dials, faults, namespace, web
-from tests.support.resolvers import named
+from tests.support.resolvers import hosts, servers
 
 
-async def attempt(open_connection, *args, **kwds):
-    """What an asyncio dial returned or raised, in terms that can be compared."""
+async def outcome(open_connection, *args, **kwds):
+    """Return the result or the error of an asyncio dial, in a form that can be compared."""
     try:
         reader, writer = await open_connection(*args, **kwds)
     except Exception as error:
@@ -30,8 +30,8 @@ async def attempt(open_connection, *args, **kwds):
 class TestOpenConnection:
     def compare(self, loop_factory, *args, **kwds):
         return (
-            dials.run(attempt(asyncio.open_connection, *args, **kwds), loop_factory),
-            dials.run(attempt(safedial.open_connection, *args, **kwds), loop_factory),
+            dials.run(outcome(asyncio.open_connection, *args, **kwds), loop_factory),
+            dials.run(outcome(safedial.open_connection, *args, **kwds), loop_factory),
         )
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", b"127.0.0.1", None])
@@ -40,7 +40,7 @@ class TestOpenConnection:
         stdlib, ours = self.compare(loop_factory, host, server.getsockname()[1], **options)
         assert ours == stdlib
 
-    def test_success_of_a_race(self, server):
+    def test_success_in_a_race(self, server):
         stdlib, ours = self.compare(None, "localhost", server.getsockname()[1], happy_eyeballs_delay=0.1)
         assert ours == stdlib
 
@@ -65,7 +65,7 @@ class TestOpenConnection:
     def test_failure(self, args, options):
         stdlib, ours = self.compare(None, *args, **options)
         assert ours[:2] == stdlib[:2]
-        # Python 3.12 put the errno into the text of a failed bind.
+        # Python 3.12 added the errno to the message of a failed bind.
         assert ours[2].lower() == stdlib[2].lower().replace(": [errno 99] ", ": ")
 
     def test_unreachable(self):
@@ -79,35 +79,33 @@ class TestOpenConnection:
         assert ours == stdlib
 
     def test_refused_by_two_addresses_keeps_the_errno(self, monkeypatch, refused_port):
-        monkeypatch.setattr(socket, "getaddrinfo", named("127.0.0.1", "::1", refused_port))
+        monkeypatch.setattr(socket, "getaddrinfo", hosts("127.0.0.1", "::1", port=refused_port))
         stdlib, ours = self.compare(None, "db", refused_port)
         assert stdlib[:2] == (OSError, None)
         assert ours[:2] == (ConnectionRefusedError, errno.ECONNREFUSED)
         assert stdlib[2] in ours[2]
 
     def test_all_errors(self, monkeypatch, dead_port):
-        monkeypatch.setattr(socket, "getaddrinfo", named("127.0.0.1", "::1", dead_port))
+        monkeypatch.setattr(socket, "getaddrinfo", hosts("127.0.0.1", "::1", port=dead_port))
         with pytest.raises(ExceptionGroup) as group:
             dials.run(safedial.open_connection("db", 1, all_errors=True))
         assert [error.errno for error in group.value.exceptions] == [errno.ECONNREFUSED] * 2
 
-    def test_happy_eyeballs_takes_the_one_that_answers(self, monkeypatch, server):
+    def test_happy_eyeballs_connects_to_the_address_that_answers(self, monkeypatch, server):
         with faults.full_listener() as black_hole:
-            infos = [(socket.AF_INET, 1, 6, "", listening.getsockname()) for listening in (black_hole, server)]
-            monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwds: infos)
-            found = dials.run(attempt(safedial.open_connection, "db", 1, happy_eyeballs_delay=0.02))
+            monkeypatch.setattr(socket, "getaddrinfo", servers(black_hole, server))
+            found = dials.run(outcome(safedial.open_connection, "db", 1, happy_eyeballs_delay=0.02))
         assert found[1] == server.getsockname()
 
     def test_happy_eyeballs_all_refused(self, monkeypatch, dead_port):
-        monkeypatch.setattr(socket, "getaddrinfo", named("127.0.0.1", "::1", dead_port))
-        found = dials.run(attempt(safedial.open_connection, "db", 1, happy_eyeballs_delay=10))
+        monkeypatch.setattr(socket, "getaddrinfo", hosts("127.0.0.1", "::1", port=dead_port))
+        found = dials.run(outcome(safedial.open_connection, "db", 1, happy_eyeballs_delay=10))
         assert found[:2] == (ConnectionRefusedError, errno.ECONNREFUSED)
 
     @pytest.mark.parametrize("options", [{"interleave": 1}, {"happy_eyeballs_delay": 10}], ids=str)
     def test_interleave(self, monkeypatch, dead_port, options):
-        hosts = ["127.0.0.1", "127.0.0.2", "::1", "::2"]
-        infos = [(socket.AF_INET6 if ":" in h else socket.AF_INET, 1, 6, "", (h, dead_port)) for h in hosts]
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwds: infos)
+        resolver = hosts("127.0.0.1", "127.0.0.2", "::1", "::2", port=dead_port)
+        monkeypatch.setattr(socket, "getaddrinfo", resolver)
         tried = []
         with pytest.raises(OSError, match="Multiple"):
             dials.run(
@@ -115,7 +113,7 @@ class TestOpenConnection:
             )
         assert tried == ["127.0.0.1", "::1", "127.0.0.2", "::2"]
 
-    def test_connected_socket_is_used_as_it_is(self, loop_factory, server):
+    def test_connected_socket_is_used(self, loop_factory, server):
         async def main():
             _, writer = await safedial.open_connection(sock=socket.create_connection(server.getsockname()))
             writer.close()
@@ -123,12 +121,12 @@ class TestOpenConnection:
 
         dials.run(main(), loop_factory)
 
-    def test_socket_and_host(self, server):
+    def test_socket_and_host_are_an_error(self, server):
         with socket.create_connection(server.getsockname()) as sock:
             stdlib, ours = self.compare(None, "127.0.0.1", 1, sock=sock)
         assert ours == stdlib
 
-    def test_what_the_resolver_and_the_loop_are_given(self, server):
+    def test_arguments_passed_to_the_resolver_and_the_loop(self, server):
         port = server.getsockname()[1]
 
         async def main():
@@ -137,7 +135,7 @@ class TestOpenConnection:
 
             async def getaddrinfo(host, port, **kwds):
                 given["resolver"] = kwds
-                return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", server.getsockname())]
+                return [faults.tcp(*server.getsockname())]
 
             async def create_connection(factory, **kwds):
                 given["loop"] = kwds
@@ -193,16 +191,16 @@ class TestOpenConnection:
         assert ("::1", 0, 0, 1) in bound
 
     @pytest.mark.skipif(sys.platform != "linux", reason="TCP_FASTOPEN_CONNECT is Linux's")
-    def test_connect_that_is_deferred(self):
+    def test_tcp_fast_open(self):
         namespace.require()
         assert namespace.call(dial_with_fast_open, True) == namespace.call(dial_with_fast_open, False) == 4
 
-    def test_timeout_for_an_attempt(self, loop_factory):
+    def test_timeout_of_an_attempt(self, loop_factory):
         with faults.full_listener() as server, pytest.raises(TimeoutError, match="timed out"):
             dials.run(safedial.open_connection(*server.getsockname(), timeout=0.05), loop_factory)
 
     @pytest.mark.skipif(sys.platform != "linux", reason="TCP_USER_TIMEOUT is Linux's")
-    def test_the_kernels_own_timeout_keeps_its_errno(self, loop_factory):
+    def test_kernels_timeout_keeps_its_errno(self, loop_factory):
         impatient = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 50)
         with faults.full_listener() as server, pytest.raises(TimeoutError) as caught:
             dials.run(
@@ -211,7 +209,7 @@ class TestOpenConnection:
         assert caught.value.errno == errno.ETIMEDOUT
 
     @pytest.mark.parametrize("hostname", [None, "localhost"])
-    def test_tls_comes_after_the_check(self, loop_factory, hostname, force, dead_port):
+    def test_tls_begins_after_the_check(self, loop_factory, hostname, force, dead_port):
         authority = trustme.CA()
         certificate = authority.issue_cert("localhost", "127.0.0.1")
         there, here = web.ssl_contexts(authority, certificate)
@@ -233,7 +231,7 @@ class TestOpenConnection:
             await server.wait_closed()
 
         dials.run(main(), loop_factory)
-        # With the server gone and the self-connect forced, TLS must not begin.
+        # The server is gone and the dial connects to itself: TLS must not begin.
         force(dead_port)
         with pytest.raises(safedial.SelfConnectError):
             dials.run(safedial.open_connection("127.0.0.1", dead_port, ssl=here, policy=None), loop_factory)
@@ -267,8 +265,8 @@ def dial_unreachable():
 
 
 def dial_with_fast_open(steer):
-    """With a cookie, the kernel says that it is connected before anything was sent."""
-    Path("/proc/sys/net/ipv4/tcp_fastopen").write_text("1543")  # both sides, no cookie needed
+    """With TCP_FASTOPEN_CONNECT, connect() succeeds before anything is sent."""
+    Path("/proc/sys/net/ipv4/tcp_fastopen").write_text("1543")  # client and server, without cookies
     fast_open_connect = (socket.IPPROTO_TCP, 30, 1)  # linux/tcp.h
 
     async def main():
@@ -297,7 +295,7 @@ def dial_with_fast_open(steer):
         ({"family": "AF_INET"}, TypeError, "family"),
     ],
 )
-def test_asyncio_arguments(no_sockets, options, error, name):
+def test_invalid_arguments(no_sockets, options, error, name):
     async def main():
         no_sockets()
         with pytest.raises(error, match=name):
@@ -306,7 +304,7 @@ def test_asyncio_arguments(no_sockets, options, error, name):
     dials.run(main())
 
 
-def test_options_of_the_dial_need_a_dial(server):
+def test_connected_socket_and_options_of_a_dial_are_an_error(server):
     async def main():
         with socket.create_connection(server.getsockname()) as sock, pytest.raises(ValueError, match="policy"):
             await safedial.open_connection(sock=sock, policy=safedial.reconnect())

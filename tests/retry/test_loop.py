@@ -1,4 +1,4 @@
-"""Rounds under a policy: any tenacity policy, in both worlds; and the interruptions of a wait."""
+"""Rounds under any tenacity policy, in blocking and asyncio dials, and interrupted waits."""
 
 import asyncio
 import errno
@@ -13,6 +13,7 @@ import tenacity
 import safedial
 from safedial._retry import loop
 from tests.support import dials
+from tests.support.policies import retrying
 
 KINDS = [tenacity.Retrying, tenacity.AsyncRetrying]
 
@@ -20,127 +21,101 @@ KINDS = [tenacity.Retrying, tenacity.AsyncRetrying]
 class TestAnyPolicy:
     @pytest.mark.parametrize("kind", KINDS)
     @pytest.mark.parametrize("reraise", [True, False])
-    def test_both_kinds_in_both_worlds_and_never_a_retry_error(self, dial, dead_port, kind, reraise):
-        chosen = kind(
-            retry=safedial.retry_if_transient,
-            stop=tenacity.stop_after_attempt(3),
-            wait=tenacity.wait_fixed(0.001),
-            reraise=reraise,
-            retry_error_callback=lambda state: None,
-        )
+    def test_both_kinds_of_policy_raise_the_last_error(self, dial, dead_port, kind, reraise):
+        policy = retrying(3, 0.001, kind, reraise=reraise, retry_error_callback=lambda state: None)
         with pytest.raises(ConnectionRefusedError) as caught:
-            dial("127.0.0.1", dead_port, policy=chosen)
+            dial("127.0.0.1", dead_port, policy=policy)
         assert "3 rounds" in caught.value.__notes__[0]
-        assert chosen.statistics == {}, "the policy itself is not touched"
+        assert policy.statistics == {}, "the policy was copied"
 
-    def test_tenacitys_hooks_are_called(self, dial, dead_port, caplog):
+    def test_hooks_of_the_policy_are_called(self, dial, dead_port, caplog):
         caplog.set_level(logging.INFO)
         called = []
-        chosen = tenacity.Retrying(
-            retry=safedial.retry_if_transient,
-            stop=tenacity.stop_after_attempt(2),
+        policy = retrying(
+            2,
             before=lambda state: called.append("before"),
             after=lambda state: called.append("after"),
             before_sleep=tenacity.before_sleep_log(logging.getLogger("user"), logging.INFO),
         )
         with pytest.raises(ConnectionRefusedError):
-            dial("127.0.0.1", dead_port, policy=chosen)
+            dial("127.0.0.1", dead_port, policy=policy)
         assert called == ["before", "after", "before", "after"]
         assert "safedial._retry.loop.rounds" in caplog.text
 
     @pytest.mark.parametrize("name", ["open_connection", "Dialer.dial_async"])
-    def test_coroutine_hooks_where_they_can_be_awaited(self, dead_port, name):
+    def test_coroutine_hooks_are_awaited_in_asyncio_only(self, dead_port, name):
         called = []
 
         async def before_sleep(state):
             await asyncio.sleep(0)
             called.append(state.attempt_number)
 
-        chosen = tenacity.AsyncRetrying(
-            retry=safedial.retry_if_transient, stop=tenacity.stop_after_attempt(3), before_sleep=before_sleep
-        )
+        policy = retrying(3, kind=tenacity.AsyncRetrying, before_sleep=before_sleep)
         with pytest.raises(ConnectionRefusedError):
-            dials.DIALS[name]("127.0.0.1", dead_port, policy=chosen)
+            dials.DIALS[name]("127.0.0.1", dead_port, policy=policy)
         assert called == [1, 2]
         with pytest.raises(TypeError, match="policy"):
-            dials.DIALS["safe_connect"]("127.0.0.1", dead_port, policy=chosen)
+            dials.DIALS["safe_connect"]("127.0.0.1", dead_port, policy=policy)
 
-    def test_failing_strategy_keeps_the_dials_error_as_context(self, dial, dead_port):
-        chosen = tenacity.Retrying(retry=safedial.retry_if_transient, wait=lambda state: 1 / 0)
+    def test_exception_of_a_strategy_has_the_dials_error_as_context(self, dial, dead_port):
+        policy = tenacity.Retrying(retry=safedial.retry_if_transient, wait=lambda state: 1 / 0)
         with pytest.raises(ZeroDivisionError) as caught:
-            dial("127.0.0.1", dead_port, policy=chosen)
+            dial("127.0.0.1", dead_port, policy=policy)
         assert isinstance(caught.value.__context__, ConnectionRefusedError)
 
-    def test_async_sleep_of_a_retrying(self, dead_port):
+    def test_async_sleep_of_a_blocking_policy(self, dead_port):
         async def sleep(seconds):
             slept.append(seconds)
 
         slept = []
-        chosen = tenacity.Retrying(
-            sleep=sleep,
-            retry=safedial.retry_if_transient,
-            stop=tenacity.stop_after_attempt(2),
-            wait=tenacity.wait_fixed(0.001),
-        )
+        policy = retrying(2, 0.001, sleep=sleep)
         with pytest.raises(ConnectionRefusedError):
-            dials.DIALS["open_connection"]("127.0.0.1", dead_port, policy=chosen)
+            dials.DIALS["open_connection"]("127.0.0.1", dead_port, policy=policy)
         assert slept == [0.001]
         with pytest.raises(TypeError, match="policy"):
-            dials.DIALS["safe_connect"]("127.0.0.1", dead_port, policy=chosen)
+            dials.DIALS["safe_connect"]("127.0.0.1", dead_port, policy=policy)
 
-    def test_async_sleep_in_the_blocking_world(self, dead_port, monkeypatch):
+    def test_async_sleep_is_replaced_in_a_blocking_dial(self, dead_port, monkeypatch):
         slept = []
         monkeypatch.setattr(time, "sleep", slept.append)
-        chosen = tenacity.AsyncRetrying(
-            sleep=asyncio.sleep,
-            retry=safedial.retry_if_transient,
-            stop=tenacity.stop_after_attempt(2),
-            wait=tenacity.wait_fixed(7),
-        )
+        policy = retrying(2, 7, tenacity.AsyncRetrying, sleep=asyncio.sleep)
         with pytest.raises(ConnectionRefusedError):
-            dials.DIALS["safe_connect"]("127.0.0.1", dead_port, policy=chosen)
+            dials.DIALS["safe_connect"]("127.0.0.1", dead_port, policy=policy)
         assert slept == [7]
 
-    def test_disabled_policy_is_no_policy(self, dial, dead_port):
-        chosen = tenacity.Retrying(retry=safedial.retry_if_transient, stop=tenacity.stop_after_attempt(3))
-        if not hasattr(chosen, "enabled"):
+    def test_disabled_policy_makes_one_round(self, dial, dead_port):
+        policy = retrying(3)
+        if not hasattr(policy, "enabled"):
             pytest.skip("this tenacity has no enabled= (9.2 has)")
-        chosen.enabled = False
+        policy.enabled = False
         with pytest.raises(ConnectionRefusedError) as caught:
-            dial("127.0.0.1", dead_port, policy=chosen)
+            dial("127.0.0.1", dead_port, policy=policy)
         assert "1 round," in caught.value.__notes__[0]
 
-    def test_sleeps_of_the_users_own(self, dead_port):
+    def test_users_sleep(self, dead_port):
         slept = []
-        waits = {"retry": safedial.retry_if_transient, "wait": tenacity.wait_fixed(3600)}
-        three = tenacity.stop_after_attempt(3)
-        mine = tenacity.Retrying(sleep=slept.append, stop=three, **waits)
+        policy = retrying(3, 3600, sleep=slept.append)
         for name in dials.DIALS:
             slept.clear()
             with pytest.raises(ConnectionRefusedError):
-                dials.DIALS[name]("127.0.0.1", dead_port, policy=mine)
+                dials.DIALS[name]("127.0.0.1", dead_port, policy=policy)
             assert slept == [3600, 3600]
 
-    def test_async_sleep_of_the_users_own(self, dead_port):
+    def test_users_async_sleep(self, dead_port):
         slept = []
 
         async def sleep(seconds):
             slept.append(seconds)
 
-        chosen = tenacity.AsyncRetrying(
-            sleep=sleep,
-            stop=tenacity.stop_after_attempt(3),
-            wait=tenacity.wait_fixed(0.001),
-            retry=safedial.retry_if_transient,
-        )
+        policy = retrying(3, 0.001, tenacity.AsyncRetrying, sleep=sleep)
         for name in ("open_connection", "Dialer.dial_async"):
             slept.clear()
             with pytest.raises(ConnectionRefusedError):
-                dials.DIALS[name]("127.0.0.1", dead_port, policy=chosen)
+                dials.DIALS[name]("127.0.0.1", dead_port, policy=policy)
             assert slept == [0.001, 0.001]
 
-    def test_shared_by_threads_and_tasks(self, dead_port):
-        chosen = safedial.redial(4).copy(retry=safedial.retry_if_transient)
+    def test_threads_and_tasks_share_a_policy(self, dead_port):
+        policy = safedial.redial(4).copy(retry=safedial.retry_if_transient)
         outcomes = []
 
         def count(error):
@@ -149,13 +124,13 @@ class TestAnyPolicy:
         def thread():
             for _ in range(5):
                 try:
-                    safedial.safe_connect(("127.0.0.1", dead_port), policy=chosen)
+                    safedial.safe_connect(("127.0.0.1", dead_port), policy=policy)
                 except ConnectionRefusedError as error:
                     count(error)
 
         async def task():
             try:
-                await safedial.open_connection("127.0.0.1", dead_port, policy=chosen)
+                await safedial.open_connection("127.0.0.1", dead_port, policy=policy)
             except ConnectionRefusedError as error:
                 count(error)
 
@@ -171,7 +146,7 @@ class TestAnyPolicy:
         assert outcomes == ["4 rounds"] * 80
 
     @pytest.mark.parametrize("kind", ["connected", "failed", "retry"])
-    def test_even_an_oserror_of_a_hook_ends_the_dial(self, dial, dead_port, kind):
+    def test_oserror_of_an_event_hook_ends_the_dial(self, dial, dead_port, kind):
         servers, seen = [], []
 
         def hook(event):
@@ -188,7 +163,7 @@ class TestAnyPolicy:
         for server in servers:
             server.close()
 
-    def test_errors_of_user_code_end_the_dial(self, dial, dead_port):
+    def test_exception_of_an_event_hook_ends_the_dial(self, dial, dead_port):
         class BrokenError(Exception):
             pass
 
@@ -200,11 +175,8 @@ class TestAnyPolicy:
             dial("127.0.0.1", dead_port, on_event=hook, policy=everything)
 
 
-LONG = {"retry": safedial.retry_if_transient, "wait": tenacity.wait_fixed(20)}
-
-
 def once_waiting(action):
-    """An on_event hook that does *action* from another thread once the dial waits."""
+    """Return an on_event hook that calls *action* in another thread once the dial waits, and its threads."""
     threads = []
 
     def hook(event):
@@ -216,11 +188,11 @@ def once_waiting(action):
 
 
 class TestInterruption:
-    """Waits of 20 s, cut short: a wait that is not would be followed by a second attempt."""
+    """Waits of 20 s are cut short."""
 
     @pytest.mark.parametrize("kind", KINDS)
     @pytest.mark.parametrize("joined", [False, True])
-    def test_stop_event(self, dial, dead_port, kind, joined):
+    def test_stop_event_ends_a_wait_and_the_dial(self, dial, dead_port, kind, joined):
         event = threading.Event()
         stop = tenacity.stop_when_event_set(event)
         if joined:
@@ -233,21 +205,21 @@ class TestInterruption:
             failed.extend([event] if event.kind == "failed" else [])
 
         with pytest.raises(ConnectionRefusedError) as caught:
-            dial("127.0.0.1", dead_port, policy=kind(stop=stop, **LONG), on_event=count)
-        assert len(failed) == 1, "no further attempt once the event is set"
+            dial("127.0.0.1", dead_port, policy=retrying(wait=20, kind=kind, stop=stop), on_event=count)
+        assert len(failed) == 1, "no further round once the event is set"
         assert "1 round," in caught.value.__notes__[0]
         timers[0].join()
 
-    def test_sleep_using_event_wakes_up(self, dial, dead_port):
+    def test_sleep_using_event_ends_a_wait(self, dial, dead_port):
         event = threading.Event()
         hook, timers = once_waiting(event.set)
-        chosen = tenacity.Retrying(sleep=tenacity.sleep_using_event(event), stop=tenacity.stop_after_attempt(2), **LONG)
+        policy = retrying(2, 20, sleep=tenacity.sleep_using_event(event))
         with pytest.raises(ConnectionRefusedError) as caught:
-            dial("127.0.0.1", dead_port, policy=chosen, on_event=hook)
+            dial("127.0.0.1", dead_port, policy=policy, on_event=hook)
         assert "2 rounds" in caught.value.__notes__[0]
         timers[0].join()
 
-    def test_cancellation(self, loop_factory, dead_port):
+    def test_cancellation_ends_a_wait(self, loop_factory, dead_port):
         async def main():
             waiting = asyncio.Event()
 
@@ -255,8 +227,8 @@ class TestInterruption:
                 if event.kind == "retry":
                     waiting.set()
 
-            chosen = tenacity.Retrying(stop=tenacity.stop_after_attempt(3), **LONG)
-            task = asyncio.create_task(safedial.open_connection("127.0.0.1", dead_port, policy=chosen, on_event=hook))
+            policy = retrying(3, 20)
+            task = asyncio.create_task(safedial.open_connection("127.0.0.1", dead_port, policy=policy, on_event=hook))
             await waiting.wait()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -264,7 +236,7 @@ class TestInterruption:
 
         dials.run(main(), loop_factory)
 
-    def test_keyboard_interrupt_in_a_wait(self, dead_port, monkeypatch):
+    def test_keyboard_interrupt_ends_a_wait(self, dead_port, monkeypatch):
         def interrupted(seconds):
             raise KeyboardInterrupt
 
@@ -273,7 +245,7 @@ class TestInterruption:
         with pytest.raises(KeyboardInterrupt):
             safedial.safe_connect(("127.0.0.1", dead_port), policy=greedy)
 
-    def test_policy_that_retries_everything_cannot_swallow_an_interrupt(self, dead_port, monkeypatch):
+    def test_keyboard_interrupt_in_connect_is_not_retried(self, dead_port, monkeypatch):
         class Interrupting(socket.socket):
             def connect(self, address):
                 raise KeyboardInterrupt
@@ -286,12 +258,12 @@ class TestInterruption:
 
 def test_first_success_does_not_enter_tenacity(dial, server, monkeypatch):
     monkeypatch.setattr(loop, "_Retries", None)
-    chosen = safedial.reconnect()
-    assert dial(*server.getsockname(), policy=chosen).peer == server.getsockname()
+    policy = safedial.reconnect()
+    assert dial(*server.getsockname(), policy=policy).peer == server.getsockname()
 
 
 @pytest.mark.parametrize("wait", [-1, float("nan")])
-def test_wait_that_is_none(dial, dead_port, wait):
+def test_invalid_wait_is_an_error(dial, dead_port, wait):
     policy = tenacity.Retrying(retry=safedial.retry_if_transient, wait=lambda state: wait)
     with pytest.raises(ValueError, match="policy: a wait must be 0 or more seconds"):
         dial("127.0.0.1", dead_port, policy=policy)

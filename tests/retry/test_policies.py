@@ -1,8 +1,9 @@
-"""The policies `redial` and `reconnect`: what they retry, and how long they wait."""
+"""The policies `redial` and `reconnect`: the errors that they retry, and their waits."""
 
 import contextlib
 import errno
 import socket
+import sys
 
 import pytest
 import tenacity
@@ -10,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import safedial
-from safedial._retry import policies
 from safedial._tcp import selfconnect
-from tests.support import dials, faults, namespace
+from tests.support import dials, faults, namespace, resolvers
+from tests.support.policies import retrying
 
 SELF = safedial.SelfConnectError.at("127.0.0.1", 80)
 EXHAUSTED = safedial.PortsExhaustedError.at("127.0.0.1", 80, safedial.PortUsage())
@@ -20,30 +21,29 @@ REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "refused")
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 5])
-def test_redial_attempts(dial, force, dead_port, attempts):
+def test_redial_limits_the_rounds(dial, force, dead_port, attempts, events):
     force(dead_port)
-    seen = []
     with pytest.raises(safedial.SelfConnectError):
-        dial("127.0.0.1", dead_port, policy=safedial.redial(attempts), on_event=seen.append)
-    assert [event.kind for event in seen].count("self_connect") == attempts
+        dial("127.0.0.1", dead_port, policy=safedial.redial(attempts), on_event=events.append)
+    assert [event.kind for event in events].count("self_connect") == attempts
 
 
 def test_default_policy_dials_again_after_a_self_connect(dial, force, steer, dead_port):
     def hold_the_port(event):
-        if event.kind == "self_connect" and event.round == 2:  # or the third might meet itself by chance
+        if event.kind == "self_connect" and event.round == 2:  # the third round can't connect to itself then
             holder.bind(("127.0.0.1", dead_port))
 
     force(dead_port, times=2)
     with socket.socket() as holder, pytest.raises(ConnectionRefusedError) as caught:
         dial("127.0.0.1", dead_port, steer=steer, on_event=hold_the_port)
-    # Two self-connects, then a dial that the kernel refused: never a third self-connect.
+    # Two self-connects, then the kernel refuses.
     assert not isinstance(caught.value, safedial.SelfConnectError)
     notes = "\n".join(caught.value.__notes__)
     assert "3 rounds" in notes
     assert "self-connect" in notes
 
 
-def test_predicates_serve_the_users_own_decorator(dead_port):
+def test_predicates_work_in_a_users_decorator(dead_port):
     calls = []
 
     @tenacity.retry(
@@ -62,25 +62,17 @@ def test_predicates_serve_the_users_own_decorator(dead_port):
 
 
 class TestReconnect:
-    def test_server_comes_back(self, dial, dead_port):
-        servers = []
-
-        def come_back(event):
-            if event.kind == "retry" and event.round == 3:
-                servers.append(socket.create_server(("127.0.0.1", dead_port)))
-
-        ends = dial("127.0.0.1", dead_port, policy=safedial.reconnect(30, 0.001, 0.002), on_event=come_back)
+    def test_server_comes_back(self, dial, dead_port, start_server):
+        hook = start_server(dead_port, "retry", round=3)
+        ends = dial("127.0.0.1", dead_port, policy=safedial.reconnect(30, 0.001, 0.002), on_event=hook)
         assert ends.peer == ("127.0.0.1", dead_port)
-        servers[0].close()
 
-    def test_is_bounded(self, dial, dead_port):
-        seen = []
+    def test_reconnect_gives_up(self, dial, dead_port, events):
         with pytest.raises(ConnectionRefusedError):
-            dial("127.0.0.1", dead_port, policy=safedial.reconnect(1, 0.01, 0.05), on_event=seen.append)
-        waits = [event for event in seen if event.kind == "retry"]
-        assert waits
+            dial("127.0.0.1", dead_port, policy=safedial.reconnect(1, 0.01, 0.05), on_event=events.append)
+        assert "retry" in [event.kind for event in events]
 
-    def test_no_wait_is_begun_that_would_end_past_the_bound(self):
+    def test_wait_that_would_end_after_within_does_not_begin(self):
         chosen = safedial.reconnect(60)
         state = tenacity.RetryCallState(chosen, None, (), {})
         state.start_time, state.outcome_timestamp = 0.0, 59.0
@@ -89,18 +81,17 @@ class TestReconnect:
         state.upcoming_sleep = 1.0
         assert chosen.stop(state)
 
-    def test_bound_counts_from_the_first_attempt(self, dial, dead_port):
+    def test_within_counts_from_the_first_attempt(self, dial, dead_port, events):
         started = []
         chosen = tenacity.Retrying(
             retry=safedial.retry_if_transient,
             stop=lambda state: started.append(state.seconds_since_start) or True,
         )
-        seen = []
         with pytest.raises(ConnectionRefusedError):
-            dial("127.0.0.1", dead_port, policy=chosen, on_event=seen.append)
-        assert started[0] >= seen[0].elapsed, "the first round's own time is in it"
+            dial("127.0.0.1", dead_port, policy=chosen, on_event=events.append)
+        assert started[0] >= events[0].elapsed, "the first round counts too"
 
-    def test_resolver_failure_that_may_pass(self, monkeypatch, server):
+    def test_temporary_resolver_failure_is_retried(self, monkeypatch, server):
         answers = [socket.gaierror(socket.EAI_AGAIN, "try again")] * 2
         real = socket.getaddrinfo
 
@@ -113,18 +104,18 @@ class TestReconnect:
         port = server.getsockname()[1]
         assert dials.DIALS["safe_connect"]("localhost", port, policy=safedial.reconnect(30, 0.001)).peer[1] == port
 
-    def test_names_are_resolved_afresh_in_each_round(self, monkeypatch, server, dead_port):
+    def test_each_round_resolves_the_name_again(self, monkeypatch, server, dead_port):
         asked = []
 
         def moving(*args, **kwds):
             asked.append(args)
             port = dead_port if len(asked) < 3 else server.getsockname()[1]
-            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+            return [faults.tcp("127.0.0.1", port)]
 
         monkeypatch.setattr(socket, "getaddrinfo", moving)
-        for name in (dials.DIALS["safe_connect"], dials.DIALS["open_connection"]):
+        for name in ("safe_connect", "open_connection"):
             asked.clear()
-            assert name("db", 1, policy=safedial.reconnect(30, 0.001)).peer == server.getsockname()
+            assert dials.DIALS[name]("db", 1, policy=safedial.reconnect(30, 0.001)).peer == server.getsockname()
             assert len(asked) == 3
 
     @given(
@@ -140,7 +131,7 @@ class TestReconnect:
         assert all(0 <= chosen.wait(state) <= bound * 1.000001 for _ in range(5))
 
     @given(st.integers(1, 10**6))
-    def test_exhausted_ports_are_waited_for(self, attempt):
+    def test_redial_waits_only_if_ports_are_exhausted(self, attempt):
         chosen = safedial.redial(10)
         bound = min(5.0, 2.0 ** min(attempt - 1, 10))
         for error, bounds in ((EXHAUSTED, (min(0.5, bound), bound)), (SELF, (0, 0)), (REFUSED, (0, 0))):
@@ -158,7 +149,7 @@ class TestReconnect:
 
     @pytest.mark.parametrize("platform", ["linux", "darwin"])
     def test_first_wait_for_a_port(self, monkeypatch, platform):
-        monkeypatch.setattr(policies.sys, "platform", platform)
+        monkeypatch.setattr(sys, "platform", platform)
         state = tenacity.RetryCallState(safedial.redial(), None, (), {})
         state.set_exception((type(EXHAUSTED), EXHAUSTED, None))
         wait = safedial.redial().wait(state)
@@ -189,47 +180,45 @@ def wait_for_a_port():
 
 
 @pytest.mark.parametrize("name", ["safe_connect", "Dialer.dial", "Dialer.dial_async", "open_connection"])
-def test_policy_that_waits_gets_the_first_port_that_is_free(name, steer):
+def test_retry_if_spurious_gets_the_first_free_port(name, steer):
     namespace.require()
     found = namespace.call(dial_while_ports_come_free, name, steer, port_range=(40000, 40009))
     assert found == ["failed", "failed", "retry", "failed", "failed", "retry", "failed", "connected"]
 
 
 def dial_while_ports_come_free(name, steer):
-    """Two addresses, each with all its ports in use; before the third round one is given back."""
-    told = []
+    """Dial two addresses with exhausted ports, and free a port before the third round."""
+    kinds = []
     with contextlib.ExitStack() as stack:
-        answers, held = [], []
+        servers, held = [], []
         for host in ("127.0.0.1", "127.0.0.2"):
             server = stack.enter_context(faults.listener(host, 40000))
-            answers.append(faults.tcp(*server.getsockname()))
+            servers.append(server)
             with contextlib.suppress(safedial.PortsExhaustedError):
                 while True:
                     sock = safedial.safe_connect(server.getsockname(), policy=None, steer=False)
                     held.append(stack.enter_context(sock))
 
         def hook(event):
-            told.append(event.kind)
+            kinds.append(event.kind)
             if event.kind == "retry" and event.round == 2:
                 selfconnect.release(held.pop())  # without TIME_WAIT
 
-        policy = tenacity.Retrying(
-            retry=safedial.retry_if_spurious, wait=tenacity.wait_fixed(0.01), stop=tenacity.stop_after_attempt(9)
-        )
-        options = {"resolver": lambda *args, **hints: answers, "policy": policy, "on_event": hook, "steer": steer}
+        policy = retrying(9, 0.01, retry=safedial.retry_if_spurious)
+        options = {"resolver": resolvers.servers(*servers), "policy": policy, "on_event": hook, "steer": steer}
         dials.DIALS[name]("db", 1, happy_eyeballs_delay=60, **options)
-    return told
+    return kinds
 
 
 @pytest.mark.parametrize("bad", [0, -1, 1.5, "3", None, True])
-def test_bad_redial(bad):
+def test_redial_checks_its_argument(bad):
     with pytest.raises((TypeError, ValueError), match="attempts"):
         safedial.redial(bad)
 
 
 @pytest.mark.parametrize("name", ["within", "first", "cap"])
 @pytest.mark.parametrize("bad", [0, -1, float("nan"), float("inf"), "1", None, True])
-def test_bad_reconnect(name, bad):
+def test_reconnect_checks_its_arguments(name, bad):
     with pytest.raises((TypeError, ValueError), match=name):
         safedial.reconnect(**{name: bad})
 

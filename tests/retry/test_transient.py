@@ -1,4 +1,4 @@
-"""Which errors are worth another round."""
+"""Spurious, transient and permanent errors."""
 
 import errno
 import socket
@@ -34,5 +34,5 @@ BAD_SOURCE = OSError(errno.EADDRNOTAVAIL, "bind")
         (ExceptionGroup("all", [BAD_SOURCE, SELF]), True, True),
     ],
 )
-def test_predicates(error, spurious, transient):
+def test_errors_are_spurious_or_transient(error, spurious, transient):
     assert (is_spurious(error), is_transient(error)) == (spurious, transient)

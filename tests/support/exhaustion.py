@@ -1,4 +1,4 @@
-"""Use up the local ports towards a server, and count its connections with ss."""
+"""Dial until the local ports are exhausted, and count connections with ss."""
 
 import subprocess
 
@@ -7,6 +7,7 @@ from tests.support import dials, faults
 
 
 def exhaust(name, port, source, host="127.0.0.1"):
+    """Dial a server on *port* until the local ports are exhausted; return the error and what ss counts."""
     source = source and tuple(source)
     listening = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host.removeprefix("::ffff:"))
     with faults.listener(listening, port):
@@ -28,6 +29,7 @@ def exhaust(name, port, source, host="127.0.0.1"):
 
 
 def keep(name, address, source):
+    """Dial, and return the socket."""
     dialer = safedial.Dialer(source_address=source, policy=None)
     if name == "Dialer.dial_async":
         return dials.run(dialer.dial_async(address))
@@ -42,5 +44,6 @@ async def _open_and_keep(address, source):
 
 
 def count_with_ss(port, state="all"):
+    """Return the number of connections to *port*."""
     command = ["ss", "-Htn", "state", state, f"( dport = :{port} )"]
     return len(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines())

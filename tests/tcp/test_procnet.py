@@ -1,4 +1,4 @@
-"""The connections counted in /proc/net/tcp, compared with ss."""
+"""Connections counted in /proc/net/tcp, compared with ss."""
 
 import shutil
 import socket
@@ -25,12 +25,12 @@ def test_v4_mapped_clients_are_counted():
 
 
 def usage_of_a_v4_mapped_client():
-    """What another program's IPv6 socket has connected to an IPv4 server."""
+    """Count the connection of an IPv6 socket to an IPv4 server."""
     with faults.listener() as server, socket.socket(socket.AF_INET6) as client:
         address = server.getsockname()
         client.connect((f"::ffff:{address[0]}", address[1]))
         outside = procnet.usage(address, steering.PortRange(1, 2)).in_use
-        assert outside == 0, "only the range that ran out counts"
+        assert outside == 0, "only the exhausted range counts"
         return [procnet.usage(address, None).in_use, exhaustion.count_with_ss(address[1])]
 
 

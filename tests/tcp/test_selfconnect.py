@@ -1,4 +1,4 @@
-"""Self-connected sockets recognised and released."""
+"""Self-connected sockets are recognised and released."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ from safedial._tcp import selfconnect
 from tests.support import left
 
 
-def test_plain_dial_does_connect_to_itself_under_the_same_force(force, dead_port):
+def test_plain_dial_connects_to_itself_if_forced(force, dead_port):
     force(dead_port)
     with socket.create_connection(("127.0.0.1", dead_port)) as sock:
         assert sock.getsockname() == sock.getpeername()
@@ -21,8 +21,8 @@ def test_plain_dial_does_connect_to_itself_under_the_same_force(force, dead_port
         selfconnect.release(sock)
 
 
-def test_a_plain_close_keeps_the_port_where_release_frees_it(force, dead_port):
-    # The reason for SO_LINGER: without it this test's sibling above could not bind.
+def test_plain_close_keeps_the_port_in_time_wait(force, dead_port):
+    # The reason why release() sets SO_LINGER.
     force(dead_port)
     socket.create_connection(("127.0.0.1", dead_port)).close()
     with socket.socket() as server:
@@ -31,7 +31,7 @@ def test_a_plain_close_keeps_the_port_where_release_frees_it(force, dead_port):
             server.bind(("127.0.0.1", dead_port))
 
 
-def test_unreadable_address_counts_as_a_fault():
+def test_socket_with_unreadable_address_counts_as_self_connected():
     with socket.socket() as sock:
         pass
     assert selfconnect.reached_itself(sock, 80)
@@ -46,7 +46,7 @@ def test_equal_ports_of_different_hosts_are_no_self_connect(server):
 
 
 class TestIsSelfConnected:
-    def test_any_kind_of_handle(self, force, dead_port):
+    def test_socket_descriptor_and_file(self, force, dead_port):
         force(dead_port)
         with socket.create_connection(("127.0.0.1", dead_port)) as sock:
             assert safedial.is_self_connected(sock)
@@ -56,19 +56,16 @@ class TestIsSelfConnected:
             assert sock.fileno() != -1
             selfconnect.release(sock)
 
-    def test_healthy(self, server):
+    def test_connection_to_a_server(self, server):
         with socket.create_connection(server.getsockname()) as sock:
             assert not safedial.is_self_connected(sock)
             assert not safedial.is_self_connected(sock.fileno())
 
-    def test_descriptor_stays_blocking(self, server):
-        socket.setdefaulttimeout(5)
-        try:
-            with socket.create_connection(server.getsockname(), None) as sock:
-                assert not safedial.is_self_connected(sock.fileno())
-                assert os.get_blocking(sock.fileno())
-        finally:
-            socket.setdefaulttimeout(None)
+    def test_descriptor_stays_blocking(self, server, default_timeout):
+        default_timeout(5)
+        with socket.create_connection(server.getsockname(), None) as sock:
+            assert not safedial.is_self_connected(sock.fileno())
+            assert os.get_blocking(sock.fileno())
 
     def test_not_connected_and_other_families(self):
         with socket.socket() as sock:
@@ -81,12 +78,12 @@ class TestIsSelfConnected:
         with a, b:
             assert not safedial.is_self_connected(a)
 
-    @pytest.mark.parametrize("rubbish", [None, "socket", True, object()])
-    def test_rubbish(self, rubbish):
+    @pytest.mark.parametrize("argument", [None, "socket", True, object()])
+    def test_invalid_argument(self, argument):
         with pytest.raises(TypeError, match="sock"):
-            safedial.is_self_connected(rubbish)
+            safedial.is_self_connected(argument)
 
-    def test_closed(self):
+    def test_closed_socket(self):
         with socket.socket() as sock:
             pass
         with pytest.raises(OSError, match="Bad file descriptor"):

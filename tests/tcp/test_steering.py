@@ -1,4 +1,4 @@
-"""The sides of the ephemeral range that the kernel is kept to, and a range that changes meanwhile."""
+"""Steering: the two sides of the ephemeral range, and a range that changes between dials."""
 
 import errno
 import socket
@@ -17,7 +17,7 @@ RANGES = st.tuples(PORTS, PORTS).map(lambda pair: steering.PortRange(min(pair), 
 
 
 @given(PORTS, RANGES)
-def test_sides_cover_the_range_but_for_the_port(port, port_range):
+def test_sides_cover_the_range_without_the_port(port, port_range):
     found = steering.sides(port, port_range)
     if not port_range.low <= port <= port_range.high:
         assert found == ()
@@ -58,7 +58,7 @@ def test_range_is_read_from_the_kernel():
 
 
 @pytest.mark.parametrize("content", ["", "rubbish", "1 2 3", None])
-def test_unreadable_range_leaves_the_guard(monkeypatch, tmp_path, force, dead_port, content):
+def test_without_a_readable_range_self_connects_are_detected(monkeypatch, tmp_path, force, dead_port, content):
     file = tmp_path / "range"
     if content is not None:
         file.write_text(content)
@@ -87,7 +87,7 @@ def test_kernel_without_the_option_is_asked_once(monkeypatch, server):
     assert len(asked) == 1
 
 
-def test_other_systems_are_not_given_linux_numbers(monkeypatch, dial, server):
+def test_linux_options_are_not_set_on_other_systems(monkeypatch, dial, server):
     given = []
 
     class Spy(socket.socket):
@@ -108,7 +108,7 @@ def test_other_systems_are_not_given_linux_numbers(monkeypatch, dial, server):
 @pytest.mark.parametrize("name", ["safe_connect", "open_connection", "Dialer.dial_async"])
 @pytest.mark.parametrize("port", [40000, 40004, 40009])
 def test_steered_dials_use_both_sides(name, source, port):
-    """Ten ports in the range, one of them the server's: nine connections, then exhaustion."""
+    """The range has ten ports, one of them the server's: nine dials connect, the tenth fails."""
     namespace.require()
     found = namespace.call(exhaustion.exhaust, name, port, source, port_range=(40000, 40009))
     assert found["connected"] == 9
@@ -119,24 +119,24 @@ def test_steered_dials_use_both_sides(name, source, port):
     assert "pool" in found["text"]
 
 
-class TestRangeThatMoved:
-    """The believed range is a second old at most, and never the last word."""
+class TestChangedRange:
+    """The range is remembered for a second. If ports run out, it is read again."""
 
     @pytest.mark.parametrize("name", ["safe_connect", "Dialer.dial_async"])
-    def test_no_port_of_the_new_range_is_lost(self, name):
+    def test_every_port_of_a_wider_range_is_used(self, name):
         namespace.require()
         assert namespace.call(dial_after_widening, name, port_range=(40000, 40003)) == 10
 
-    def test_nor_where_the_port_is_not_in_it_any_more(self):
+    def test_every_port_is_used_if_the_range_no_longer_has_the_servers(self):
         namespace.require()
-        assert namespace.call(dial_after_moving_away, port_range=(40000, 40009)) == 8
+        assert namespace.call(dial_after_moving, port_range=(40000, 40009)) == 8
 
     @pytest.mark.parametrize("name", ["safe_connect", "Dialer.dial_async"])
-    def test_range_that_moved_and_is_used_up(self, name):
+    def test_changed_range_that_is_exhausted(self, name):
         namespace.require()
-        assert namespace.call(dial_into_a_used_up_range, name, port_range=(40000, 40009)) == "PortsExhaustedError"
+        assert namespace.call(dial_into_an_exhausted_range, name, port_range=(40000, 40009)) == "PortsExhaustedError"
 
-    def test_threads_in_namespaces_of_their_own(self):
+    def test_thread_in_its_own_namespace(self):
         namespace.require()
         found = namespace.call(exhaust_in_a_thread, port_range=(50000, 50009))
         assert found == {"connected": 9, "in use": 9, "range": [40000, 40009]}
@@ -145,7 +145,7 @@ class TestRangeThatMoved:
 def dial_after_widening(name):
     with faults.listener(port=40001) as server:
         address = server.getsockname()
-        exhaustion.keep(name, address, None).close()  # now the narrow range is believed
+        exhaustion.keep(name, address, None).close()  # the narrow range is remembered
         namespace.set_port_range(32768, 60999)
         held = [exhaustion.keep(name, address, None) for _ in range(10)]
         for sock in held:
@@ -153,10 +153,10 @@ def dial_after_widening(name):
         return len(held)
 
 
-def dial_after_moving_away():
+def dial_after_moving():
     with faults.listener(port=40009) as server:
         address = server.getsockname()
-        safedial.safe_connect(address).close()  # now ports 40000 to 40008 are drawn from
+        safedial.safe_connect(address).close()  # the range from 40000 to 40008 is remembered
         namespace.set_port_range(39992, 40003)
         held = [safedial.safe_connect(address, policy=None) for _ in range(8)]
         for sock in held:
@@ -164,10 +164,10 @@ def dial_after_moving_away():
         return len(held)
 
 
-def dial_into_a_used_up_range(name):
+def dial_into_an_exhausted_range(name):
     with faults.listener(port=40005) as server, socket.socket() as one, socket.socket() as other:
         address = server.getsockname()
-        exhaustion.keep(name, address, None).close()  # now a range with the server's port in it is believed
+        exhaustion.keep(name, address, None).close()  # a range with the server's port is remembered
         for port, holder in ((39992, one), (39993, other)):
             holder.bind(("127.0.0.1", port))
         namespace.set_port_range(39992, 39993)
@@ -180,7 +180,7 @@ def dial_into_a_used_up_range(name):
 
 def exhaust_in_a_thread():
     with faults.listener(port=50000) as server:
-        safedial.safe_connect(server.getsockname()).close()  # the first thread's range is believed
+        safedial.safe_connect(server.getsockname()).close()  # the range of the main thread is remembered
     found = {}
 
     def other_namespace():
