@@ -128,7 +128,7 @@ def server():
 
 @pytest.fixture
 def outage_at_no_risk(monkeypatch):
-    """Let `assert_resilient` take its server from a port that the kernel never draws, so that plain clients survive."""
+    """Give the servers of `assert_resilient` a port that the kernel never draws, so no plain client self-connects."""
     monkeypatch.setattr("safedial.testing.outage.dead_port", lambda host: faults.port_never_drawn())
 
 
@@ -141,6 +141,6 @@ def means(request):
 
 @pytest.fixture
 def force(means):
-    """Make the kernel draw a given port for the next connects of anything in this process."""
+    """Make the kernel draw a given port for the next connects of this process."""
     with contextlib.ExitStack() as stack:
         yield lambda port, times=None: stack.enter_context(faults.self_connect(means, port, times))

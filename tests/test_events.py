@@ -85,9 +85,9 @@ class TestLog:
         policy = retrying(2, 0.001)
         with pytest.raises(ConnectionRefusedError):
             dial("127.0.0.1", dead_port, policy=policy)
-        said = [record.getMessage() for record in caplog.records if record.name == "safedial"]
-        assert len(said) == 3
-        assert re.fullmatch(rf"127.0.0.1 port {dead_port}: round 1 failed, next round in 0\.00\d s", said[1])
+        messages = [record.getMessage() for record in caplog.records if record.name == "safedial"]
+        assert len(messages) == 3
+        assert re.fullmatch(rf"127.0.0.1 port {dead_port}: round 1 failed, next round in 0\.00\d s", messages[1])
 
     @pytest.mark.parametrize("name", ["safe_connect", "Dialer.dial_async"])
     def test_loser_of_a_race_is_at_debug(self, name, caplog):

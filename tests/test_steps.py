@@ -36,8 +36,9 @@ class TestFinish:
     )
     def test_coroutine_that_suspends_is_closed(self, arguments, message):
         cleaned_up = []
+        steps = suspend(cleaned_up)
         with pytest.raises(TypeError, match=message):
-            finish(suspend(cleaned_up), *arguments)
+            finish(steps, *arguments)
         assert cleaned_up == [True]
 
 

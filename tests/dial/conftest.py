@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture
 def no_sockets(monkeypatch):
-    """Return a function after whose call no socket may be made, nor a name resolved."""
+    """Return a function that forbids making sockets and resolving names until the test ends."""
 
     class Forbidden(socket.socket):
         def __init__(self, *args, **kwds):

@@ -73,22 +73,22 @@ class TestReconnect:
         assert "retry" in [event.kind for event in events]
 
     def test_wait_that_would_end_after_within_does_not_begin(self):
-        chosen = safedial.reconnect(60)
-        state = tenacity.RetryCallState(chosen, None, (), {})
+        policy = safedial.reconnect(60)
+        state = tenacity.RetryCallState(policy, None, (), {})
         state.start_time, state.outcome_timestamp = 0.0, 59.0
         state.upcoming_sleep = 0.99
-        assert not chosen.stop(state)
+        assert not policy.stop(state)
         state.upcoming_sleep = 1.0
-        assert chosen.stop(state)
+        assert policy.stop(state)
 
     def test_within_counts_from_the_first_attempt(self, dial, dead_port, events):
         started = []
-        chosen = tenacity.Retrying(
+        policy = tenacity.Retrying(
             retry=safedial.retry_if_transient,
             stop=lambda state: started.append(state.seconds_since_start) or True,
         )
         with pytest.raises(ConnectionRefusedError):
-            dial("127.0.0.1", dead_port, policy=chosen, on_event=events.append)
+            dial("127.0.0.1", dead_port, policy=policy, on_event=events.append)
         assert started[0] >= events[0].elapsed, "the first round counts too"
 
     def test_temporary_resolver_failure_is_retried(self, monkeypatch, server):
@@ -124,21 +124,21 @@ class TestReconnect:
         st.floats(0.001, 100, allow_nan=False),
     )
     def test_full_jitter_after_the_cap(self, attempt, first, cap):
-        chosen = safedial.reconnect(60, first, cap)
-        state = tenacity.RetryCallState(chosen, None, (), {})
+        policy = safedial.reconnect(60, first, cap)
+        state = tenacity.RetryCallState(policy, None, (), {})
         state.attempt_number = attempt
         bound = min(cap, first * 2.0 ** min(attempt - 1, 1000))
-        assert all(0 <= chosen.wait(state) <= bound * 1.000001 for _ in range(5))
+        assert all(0 <= policy.wait(state) <= bound * 1.000001 for _ in range(5))
 
     @given(st.integers(1, 10**6))
     def test_redial_waits_only_if_ports_are_exhausted(self, attempt):
-        chosen = safedial.redial(10)
+        policy = safedial.redial(10)
         bound = min(5.0, 2.0 ** min(attempt - 1, 10))
         for error, bounds in ((EXHAUSTED, (min(0.5, bound), bound)), (SELF, (0, 0)), (REFUSED, (0, 0))):
-            state = tenacity.RetryCallState(chosen, None, (), {})
+            state = tenacity.RetryCallState(policy, None, (), {})
             state.attempt_number = attempt
             state.set_exception((type(error), error, None))
-            assert bounds[0] <= chosen.wait(state) <= bounds[1]
+            assert bounds[0] <= policy.wait(state) <= bounds[1]
 
     def test_waits_for_a_port_grow(self):
         state = tenacity.RetryCallState(safedial.redial(), None, (), {})
@@ -224,9 +224,9 @@ def test_reconnect_checks_its_arguments(name, bad):
 
 
 def test_policies_are_plain_tenacity_objects():
-    for chosen in (safedial.redial(), safedial.reconnect()):
-        assert type(chosen) is tenacity.Retrying
-        assert chosen.reraise
+    for policy in (safedial.redial(), safedial.reconnect()):
+        assert type(policy) is tenacity.Retrying
+        assert policy.reraise
     calls = []
 
     def dial():

@@ -7,7 +7,7 @@ from tests.support import dials, faults
 
 
 def exhaust(name, port, source, host="127.0.0.1"):
-    """Dial a server on *port* until the local ports are exhausted; return the error and what ss counts."""
+    """Dial a server on *port* until the local ports are exhausted; return the error and the count of ss."""
     source = source and tuple(source)
     listening = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host.removeprefix("::ffff:"))
     with faults.listener(listening, port):

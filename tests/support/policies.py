@@ -1,4 +1,4 @@
-"""Policies for tests: they wait for as long as a test says, and no longer."""
+"""Policies whose rounds and waits a test chooses."""
 
 import tenacity
 
@@ -6,6 +6,6 @@ import safedial
 
 
 def retrying(rounds=None, wait=0, kind=tenacity.Retrying, **options):
-    """Return a policy that retries what is transient, for *rounds* in all (None: for ever), *wait* seconds apart."""
+    """Return a policy that retries transient errors: *rounds* in all (None: for ever), *wait* seconds apart."""
     stop = tenacity.stop_after_attempt(rounds) if rounds else tenacity.stop_never
     return kind(**{"retry": safedial.retry_if_transient, "stop": stop, "wait": tenacity.wait_fixed(wait)} | options)

@@ -4,7 +4,7 @@ from tests.support import faults
 
 
 def addresses(*answers):
-    """Return a resolver, or a getaddrinfo(), that answers with these addresses to every question."""
+    """Return a resolver that always answers with these addresses. It may replace getaddrinfo() too."""
     return lambda *args, **hints: [faults.tcp(*address[:2]) for address in answers]
 
 

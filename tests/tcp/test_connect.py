@@ -176,8 +176,8 @@ class TestAddressNotAvailable:
     @pytest.mark.parametrize("name", dials.DIALS)
     def test_ipv6_switched_off_is_permanent(self, name):
         namespace.require()
-        errno_, name, notes = namespace.call(dial_ipv6, name, ipv6=False)
-        assert (errno_, name) == (errno.EADDRNOTAVAIL, "OSError")
+        code, kind, notes = namespace.call(dial_ipv6, name, ipv6=False)
+        assert (code, kind) == (errno.EADDRNOTAVAIL, "OSError")
         assert "1 round," in notes[0]
 
     def test_next_address_is_tried_if_ipv6_is_off(self):

@@ -127,7 +127,7 @@ class TestChangedRange:
         namespace.require()
         assert namespace.call(dial_after_widening, name, port_range=(40000, 40003)) == 10
 
-    def test_every_port_is_used_if_the_range_no_longer_has_the_servers(self):
+    def test_every_port_of_a_range_without_the_servers_port_is_used(self):
         namespace.require()
         assert namespace.call(dial_after_moving, port_range=(40000, 40009)) == 8
 
