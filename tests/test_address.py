@@ -47,7 +47,7 @@ def test_v4_mapped_equals_v4(host, port):
         (("fe80::1", 80, 7, 2), ("fe80::1", 80, 0, 2), True),  # the flow label is not part of the address
     ],
 )
-def test_scopes(local, peer, same):
+def test_endpoints_with_scopes(local, peer, same):
     assert _address.same_endpoint(local, peer) is same
 
 
@@ -104,7 +104,7 @@ def test_interleave_agrees_with_asyncio(infos, count):
     ("host", "port", "words"),
     [("db", 5432, "db port 5432"), (b"db", 5432, "db port 5432"), (None, 80, "localhost port 80")],
 )
-def test_describe(host, port, words):
+def test_host_and_port_are_described(host, port, words):
     assert _address.describe(host, port) == words
 
 

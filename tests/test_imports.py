@@ -37,6 +37,6 @@ def test_public_names_are_listed_and_documented():
         assert getattr(safedial, name).__doc__
 
 
-def test_unknown_name():
+def test_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="nonsense"):
         safedial.nonsense  # noqa: B018

@@ -29,6 +29,8 @@ def both(*args, **kwds):
 
 
 class TestSafeConnect:
+    """The stdlib's function has the same result or error, unless a test says otherwise."""
+
     @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", b"127.0.0.1", "", None, "127.1"])
     @pytest.mark.parametrize("timeout", [(), (None,), (5,), (0.5,)])
     def test_success(self, server, host, timeout):
@@ -159,7 +161,7 @@ class TestSafeConnect:
         assert calls.index(("bind",)) < calls.index(("connect",))
 
 
-def test_timeout_of_a_dialer(server):
+def test_timeout_stays_on_the_socket(server):
     with safedial.Dialer(timeout=7).dial(server.getsockname()) as sock:
         assert sock.gettimeout() == 7
 
@@ -172,7 +174,7 @@ def test_stdlibs_default_timeout_survives_pickling(server):
 
 @pytest.mark.parametrize("name", ["Dialer.dial", "Dialer.dial_async"])
 class TestBlockingAndAsync:
-    def test_all_errors(self, name, monkeypatch, dead_port):
+    def test_all_errors_raises_a_group(self, name, monkeypatch, dead_port):
         monkeypatch.setattr(socket, "getaddrinfo", hosts("127.0.0.1", "::1", port=dead_port))
         with pytest.raises(ExceptionGroup) as group:
             dials.DIALS[name]("db", 1, all_errors=True)
@@ -183,10 +185,10 @@ class TestBlockingAndAsync:
             dials.DIALS[name](*server.getsockname(), family=socket.AF_INET6)
 
     @pytest.mark.parametrize("source", [(), "", None])
-    def test_no_source_address(self, name, server, source):
+    def test_source_address_may_be_empty(self, name, server, source):
         assert dials.DIALS[name](*server.getsockname(), source=source).peer == server.getsockname()
 
-    def test_bad_address(self, name):
+    def test_invalid_address_is_an_error(self, name):
         with pytest.raises(ValueError, match="address: the port"):
             dials.DIALS[name]("127.0.0.1", 65536)
         with pytest.raises(TypeError, match="address: the host"):

@@ -46,7 +46,7 @@ class TestBlackHoleFirst:
             assert dial("db", 1, resolver=servers(*both), **options).peer == both[1].getsockname()
         assert kinds(events) == [("lost", "::1"), ("connected", "127.0.0.1")]
 
-    def test_default_settings_compared_with_the_stdlib(self):
+    def test_default_dials_wait_for_the_delay_and_the_stdlib_for_the_timeout(self):
         """The stdlib waits for the whole timeout; safedial waits a quarter of a second."""
         namespace.require()
         stdlib, *ours = namespace.call(dial_a_dual_stack_name)
@@ -164,7 +164,7 @@ class TestFaultInOneAttempt:
         assert [event.kind for event in events] == ["self_connect", "connected"]
         faults.assert_server_can_bind("127.0.0.1", dead_port)
 
-    def test_self_connect_in_every_attempt(self, keep, force, dead_port, steer):
+    def test_self_connect_in_every_attempt_is_raised(self, keep, force, dead_port, steer):
         force(dead_port)
         with pytest.raises(ConnectionRefusedError) as caught:
             keep(addresses(*[("127.0.0.1", dead_port)] * 3), policy=None, steer=steer)
@@ -292,7 +292,7 @@ def test_early_wakeup_of_the_selector_is_no_connection(monkeypatch, events):
 class TestReturnedSocket:
     @pytest.mark.parametrize("timeout", [None, 5, 0.5])
     @pytest.mark.parametrize("first", ["black hole", "dead port", "server"])
-    def test_blocking_mode(self, keep, timeout, first, dead_port):
+    def test_socket_has_the_promised_blocking_mode(self, keep, timeout, first, dead_port):
         with faults.black_hole_and_server() as (black_hole, server):
             address = {"black hole": black_hole.getsockname(), "dead port": ("127.0.0.1", dead_port)}
             answers = addresses(address.get(first, server.getsockname()), server.getsockname())
@@ -346,7 +346,7 @@ class TestSourceAddress:
         assert [event.kind for event in events] == ["failed", "connected"]
 
     @pytest.mark.parametrize("delay", [None, DELAY])
-    def test_no_address_of_its_family(self, keep, dead_port, delay):
+    def test_no_address_of_its_family_is_an_error(self, keep, dead_port, delay):
         with pytest.raises(OSError, match="family") as caught:
             keep(
                 addresses(("127.0.0.1", dead_port), ("127.0.0.2", dead_port)),
@@ -356,7 +356,7 @@ class TestSourceAddress:
         assert not isinstance(caught.value, ConnectionRefusedError)
         assert "::1" in str(caught.value) + "".join(caught.value.__notes__)
 
-    def test_no_address_of_its_family_in_all_errors(self, dead_port):
+    def test_no_address_of_its_family_with_all_errors(self, dead_port):
         with pytest.raises(ExceptionGroup) as caught:
             safedial.safe_connect(("127.0.0.1", dead_port), None, ("::1", 0), all_errors=True)
         assert [type(error) for error in caught.value.exceptions] == [socket.gaierror]

@@ -33,7 +33,7 @@ LOOPS = list(dials.LOOPS)
 
 @pytest.mark.storm
 @pytest.mark.parametrize("means", faults.MEANS)
-def test_ten_thousand_failing_dials(steer, means):
+def test_ten_thousand_failing_dials_leave_nothing(steer, means):
     namespace.call_where_possible(fail_often, steer, means)
 
 
@@ -53,7 +53,7 @@ def fail_often(steer, means):
 
 @pytest.mark.storm
 @pytest.mark.parametrize("loop", LOOPS)
-def test_ten_thousand_failing_asyncio_dials(steer, loop):
+def test_ten_thousand_failing_asyncio_dials_leave_nothing(steer, loop):
     namespace.call_where_possible(fail_often_in_asyncio, steer, loop)
 
 
@@ -75,7 +75,7 @@ def fail_often_in_asyncio(steer, loop):
 
 
 @pytest.mark.storm
-def test_ten_thousand_timed_out_dials(steer):
+def test_ten_thousand_timed_out_dials_leave_nothing(steer):
     namespace.call_where_possible(time_out_often, steer)
 
 
@@ -91,7 +91,7 @@ def time_out_often(steer):
 
 @pytest.mark.storm
 @pytest.mark.parametrize("loop", LOOPS)
-def test_ten_thousand_timed_out_and_cancelled_asyncio_dials(steer, loop):
+def test_ten_thousand_cancelled_asyncio_dials_leave_nothing(steer, loop):
     namespace.call_where_possible(cancel_often, steer, loop)
 
 
@@ -170,7 +170,7 @@ async def cancel_everywhere(dial):
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 @pytest.mark.parametrize("options", [{}, {"happy_eyeballs_delay": 0.01}, {"timeout": 30}], ids=str)
-def test_cancelled_at_any_await(tls, host, options, steer):
+def test_dial_cancelled_at_any_await_leaves_nothing(tls, host, options, steer):
     authority = trustme.CA()
     there, here = web.ssl_contexts(authority, authority.issue_cert("localhost", "127.0.0.1"))
 
@@ -190,7 +190,7 @@ def test_cancelled_at_any_await(tls, host, options, steer):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_failing_dial_cancelled_at_any_await(host, steer, dead_port):
+def test_failing_dial_cancelled_at_any_await_leaves_nothing(host, steer, dead_port):
     async def main():
 
         def dial():
@@ -201,7 +201,7 @@ def test_failing_dial_cancelled_at_any_await(host, steer, dead_port):
     dials.run(main())
 
 
-def test_race_cancelled_at_any_await(monkeypatch, steer):
+def test_race_cancelled_at_any_await_leaves_nothing(monkeypatch, steer):
     with faults.full_listener() as black_hole, faults.listener() as server:
         monkeypatch.setattr(socket, "getaddrinfo", servers(black_hole, server))
 
@@ -240,7 +240,7 @@ class InterruptedAt:
 # An interrupt may come before a socket is assigned to a name, and in calls that the interpreter makes by itself.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("dialed", ["black hole first", "all dead"])
-def test_interrupted_anywhere(dialed, steer, dead_port):
+def test_dial_interrupted_anywhere_leaves_nothing(dialed, steer, dead_port):
     """Ctrl-C in a race, between two rounds, in a hook: once the exception is freed, every socket is closed."""
     with faults.black_hole_and_server() as (black_hole, server):
         answers = [black_hole, server] if dialed == "black hole first" else [("127.0.0.1", dead_port)] * 2
@@ -271,7 +271,7 @@ def test_interrupted_anywhere(dialed, steer, dead_port):
 
 
 @pytest.mark.parametrize("spare", range(6))
-def test_race_when_descriptors_run_out(spare):
+def test_race_fails_cleanly_if_descriptors_run_out(spare):
     """Each socket and the selector of a blocking race take a descriptor. Without one, the attempt fails."""
     for outcomes in namespace.call_outside(dial_with_few_descriptors, spare, seconds=60):
         assert set(outcomes) <= {"OSError 24", "TimeoutError 110", "connected"}

@@ -156,13 +156,13 @@ class TestFailingResolver:
             dial("db", 1, resolver=lambda *args, **hints: next(iter(())))
 
     @pytest.mark.parametrize("answer", [[], (), iter(())], ids=["list", "tuple", "iterator"])
-    def test_empty_answer(self, dial, answer):
+    def test_empty_answer_is_an_error(self, dial, answer):
         with pytest.raises(OSError, match="resolver returned no address") as caught:
             dial("db", 1, resolver=lambda *args, **hints: answer)
         assert any("resolving 'db'" in note for note in caught.value.__notes__)
 
     @pytest.mark.parametrize("answer", [None, 7, "127.0.0.1", b"127.0.0.1"], ids=repr)
-    def test_answer_that_is_no_list_of_tuples(self, dial, answer):
+    def test_answer_that_is_no_list_of_tuples_is_an_error(self, dial, answer):
         with pytest.raises(TypeError, match="resolver must return a list of 5-tuples"):
             dial("db", 1, resolver=lambda *args, **hints: answer)
 
@@ -201,7 +201,7 @@ class TestFailingResolver:
         ],
         ids=repr,
     )
-    def test_invalid_address_in_the_answer(self, dial, info):
+    def test_invalid_address_in_the_answer_is_an_error(self, dial, info):
         with pytest.raises(ValueError, match="resolver must return"):
             dial("db", 1, resolver=lambda *args, **hints: [faults.tcp("127.0.0.1", 9), info])
 
@@ -214,7 +214,7 @@ class TestFailingResolver:
             dial("db", 1, resolver=resolver)
 
     @pytest.mark.parametrize("resolver", ["dns", 7, []], ids=repr)
-    def test_resolver_that_is_not_callable(self, dial, resolver):
+    def test_resolver_that_is_not_callable_is_an_error(self, dial, resolver):
         with pytest.raises(TypeError, match="resolver must be callable"):
             dial("db", 1, resolver=resolver)
 

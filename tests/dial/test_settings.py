@@ -73,7 +73,7 @@ SOURCES = [
 
 
 @pytest.mark.parametrize(("address", "error"), ADDRESSES)
-def test_invalid_address(no_sockets, address, error):
+def test_invalid_address_is_an_error(no_sockets, address, error):
     no_sockets()
     with pytest.raises(error, match="address"):
         safedial.safe_connect(address)
@@ -84,14 +84,14 @@ def test_invalid_address(no_sockets, address, error):
 @pytest.mark.parametrize(
     "address", ["localhost:80", "ab", b"ab", 80, None, ("localhost",), ("localhost", 80, 0, 0), {}]
 )
-def test_address_that_is_no_pair(no_sockets, address):
+def test_address_that_is_no_pair_is_an_error(no_sockets, address):
     no_sockets()
     with pytest.raises((TypeError, ValueError), match="address must be a"):
         safedial.safe_connect(address)
 
 
 @pytest.mark.parametrize(("address", "error"), ADDRESSES)
-def test_invalid_host_and_port(no_sockets, address, error):
+def test_invalid_host_and_port_are_errors(no_sockets, address, error):
     async def main():
         no_sockets()
         with pytest.raises(error, match=r"host|port"):
@@ -101,7 +101,7 @@ def test_invalid_host_and_port(no_sockets, address, error):
 
 
 @pytest.mark.parametrize(("time", "error"), TIMES)
-def test_invalid_times(no_sockets, time, error):
+def test_invalid_times_are_errors(no_sockets, time, error):
     async def main():
         no_sockets()
         with pytest.raises(error, match="timeout"):
@@ -136,7 +136,7 @@ def test_times_may_be_any_object_with_index(server):
 
 
 @pytest.mark.parametrize(("source", "error"), SOURCES)
-def test_source_address(no_sockets, source, error):
+def test_invalid_source_address_is_an_error(no_sockets, source, error):
     async def main():
         no_sockets()
         with pytest.raises(error, match="local_addr"):
@@ -148,7 +148,7 @@ def test_source_address(no_sockets, source, error):
 
 # asyncio's local_addr accepts these; bind() does not.
 @pytest.mark.parametrize("source", [("127.0.0.1", "80"), ("127.0.0.1", None), ["127.0.0.1", 0], (None, 0)])
-def test_source_address_that_bind_would_reject(no_sockets, source):
+def test_source_address_that_bind_would_reject_is_an_error(no_sockets, source):
     assert_source_rejected(no_sockets, source, TypeError)
 
 
@@ -182,7 +182,7 @@ def test_socket_options_may_be_none(dial, server):
 
 
 @pytest.mark.parametrize(("options", "error", "name"), COMMON)
-def test_invalid_options(no_sockets, options, error, name):
+def test_invalid_options_are_errors(no_sockets, options, error, name):
     async def main():
         no_sockets()
         with pytest.raises(error, match=name):
@@ -199,7 +199,7 @@ def test_invalid_options(no_sockets, options, error, name):
 @pytest.mark.parametrize(
     ("family", "error"), [(99, ValueError), ("AF_INET", TypeError), (None, TypeError), (True, TypeError)]
 )
-def test_invalid_family(no_sockets, family, error):
+def test_invalid_family_is_an_error(no_sockets, family, error):
     no_sockets()
     with pytest.raises(error, match="family"):
         safedial.safe_connect(("127.0.0.1", 80), family=family)

@@ -28,6 +28,8 @@ async def outcome(open_connection, *args, **kwds):
 
 
 class TestOpenConnection:
+    """asyncio's function has the same result or error, unless a test says otherwise."""
+
     def compare(self, loop_factory, *args, **kwds):
         return (
             dials.run(outcome(asyncio.open_connection, *args, **kwds), loop_factory),
@@ -85,7 +87,7 @@ class TestOpenConnection:
         assert ours[:2] == (ConnectionRefusedError, errno.ECONNREFUSED)
         assert stdlib[2] in ours[2]
 
-    def test_all_errors(self, monkeypatch, dead_port):
+    def test_all_errors_raises_a_group(self, monkeypatch, dead_port):
         monkeypatch.setattr(socket, "getaddrinfo", hosts("127.0.0.1", "::1", port=dead_port))
         with pytest.raises(ExceptionGroup) as group:
             dials.run(safedial.open_connection("db", 1, all_errors=True))
@@ -97,13 +99,13 @@ class TestOpenConnection:
             found = dials.run(outcome(safedial.open_connection, "db", 1, happy_eyeballs_delay=0.02))
         assert found[1] == server.getsockname()
 
-    def test_happy_eyeballs_all_refused(self, monkeypatch, dead_port):
+    def test_happy_eyeballs_keeps_the_errno_if_all_refuse(self, monkeypatch, dead_port):
         monkeypatch.setattr(socket, "getaddrinfo", hosts("127.0.0.1", "::1", port=dead_port))
         found = dials.run(outcome(safedial.open_connection, "db", 1, happy_eyeballs_delay=10))
         assert found[:2] == (ConnectionRefusedError, errno.ECONNREFUSED)
 
     @pytest.mark.parametrize("options", [{"interleave": 1}, {"happy_eyeballs_delay": 10}], ids=str)
-    def test_interleave(self, monkeypatch, dead_port, options):
+    def test_addresses_are_interleaved(self, monkeypatch, dead_port, options):
         resolver = hosts("127.0.0.1", "127.0.0.2", "::1", "::2", port=dead_port)
         monkeypatch.setattr(socket, "getaddrinfo", resolver)
         tried = []
@@ -191,11 +193,11 @@ class TestOpenConnection:
         assert ("::1", 0, 0, 1) in bound
 
     @pytest.mark.skipif(sys.platform != "linux", reason="TCP_FASTOPEN_CONNECT is Linux's")
-    def test_tcp_fast_open(self):
+    def test_tcp_fast_open_works(self):
         namespace.require()
         assert namespace.call(dial_with_fast_open, True) == namespace.call(dial_with_fast_open, False) == 4
 
-    def test_timeout_of_an_attempt(self, loop_factory):
+    def test_timeout_limits_an_attempt(self, loop_factory):
         with faults.full_listener() as server, pytest.raises(TimeoutError, match="timed out"):
             dials.run(safedial.open_connection(*server.getsockname(), timeout=0.05), loop_factory)
 
@@ -236,7 +238,7 @@ class TestOpenConnection:
         with pytest.raises(safedial.SelfConnectError):
             dials.run(safedial.open_connection("127.0.0.1", dead_port, ssl=here, policy=None), loop_factory)
 
-    def test_certificate_for_another_name(self, loop_factory):
+    def test_certificate_for_another_name_is_an_error(self, loop_factory):
         authority = trustme.CA()
         there, here = web.ssl_contexts(authority, authority.issue_cert("elsewhere.example"))
 
@@ -248,7 +250,7 @@ class TestOpenConnection:
 
         dials.run(main(), loop_factory)
 
-    def test_protocol_factory_that_raises(self, loop_factory, server):
+    def test_protocol_factory_that_raises_leaves_nothing(self, loop_factory, server):
         def broken():
             raise ZeroDivisionError
 
@@ -295,7 +297,7 @@ def dial_with_fast_open(steer):
         ({"family": "AF_INET"}, TypeError, "family"),
     ],
 )
-def test_invalid_arguments(no_sockets, options, error, name):
+def test_invalid_arguments_are_named(no_sockets, options, error, name):
     async def main():
         no_sockets()
         with pytest.raises(error, match=name):

@@ -64,7 +64,7 @@ class TestFairShares:
         assert limits == pytest.approx(shares)
         assert_out_of_time(caught.value, total)
 
-    def test_timeout_shorter_than_the_share(self, limits):
+    def test_timeout_shorter_than_the_share_counts(self, limits):
         dialer = safedial.Dialer(
             timeout=3, total_timeout=12, happy_eyeballs_delay=None, resolver=addresses(*[("127.0.0.1", 9)] * 2)
         )
@@ -227,7 +227,7 @@ class TestLimits:
 
     @pytest.mark.parametrize("delay", [None, 0.001])
     @pytest.mark.parametrize("answer", ["refused", "nothing"])
-    def test_thousand_addresses(self, delay, answer):
+    def test_dial_of_a_thousand_addresses_leaves_nothing(self, delay, answer):
         namespace.call_where_possible(dial_a_thousand, delay, answer)
 
 
@@ -311,7 +311,7 @@ class TestOutcome:
             dials.run(safedial.Dialer(total_timeout=0.2, policy=None).dial_async(black_hole.getsockname()))
         assert_out_of_time(caught.value, 0.2)
 
-    def test_total_timeout_0(self, dial, server):
+    def test_total_timeout_0_sends_no_packet(self, dial, server):
         """A caller who counts down the time left may reach 0. No packet is sent."""
         with pytest.raises(TimeoutError) as caught:
             dial(*server.getsockname(), total_timeout=0)

@@ -63,7 +63,7 @@ class TestAnyPolicy:
             dial("127.0.0.1", dead_port, policy=policy)
         assert isinstance(caught.value.__context__, ConnectionRefusedError)
 
-    def test_async_sleep_of_a_blocking_policy(self, dead_port):
+    def test_async_sleep_of_a_retrying_is_awaited_in_asyncio_only(self, dead_port):
         async def sleep(seconds):
             slept.append(seconds)
 
@@ -92,7 +92,7 @@ class TestAnyPolicy:
             dial("127.0.0.1", dead_port, policy=policy)
         assert "1 round," in caught.value.__notes__[0]
 
-    def test_users_sleep(self, dead_port):
+    def test_users_sleep_is_called(self, dead_port):
         slept = []
         policy = retrying(3, 3600, sleep=slept.append)
         for name in dials.DIALS:
@@ -101,7 +101,7 @@ class TestAnyPolicy:
                 dials.DIALS[name]("127.0.0.1", dead_port, policy=policy)
             assert slept == [3600, 3600]
 
-    def test_users_async_sleep(self, dead_port):
+    def test_users_async_sleep_is_awaited(self, dead_port):
         slept = []
 
         async def sleep(seconds):

@@ -148,7 +148,7 @@ class TestReconnect:
             assert bound / 2 < max(safedial.redial().wait(state) for _ in range(200)) <= bound
 
     @pytest.mark.parametrize("platform", ["linux", "darwin"])
-    def test_first_wait_for_a_port(self, monkeypatch, platform):
+    def test_first_wait_for_a_port_depends_on_the_system(self, monkeypatch, platform):
         monkeypatch.setattr(sys, "platform", platform)
         state = tenacity.RetryCallState(safedial.redial(), None, (), {})
         state.set_exception((type(EXHAUSTED), EXHAUSTED, None))

@@ -106,13 +106,13 @@ class TestInANarrowRange:
             assert found == {"ConnectionRefusedError": 60, "SelfConnectError": 0, "connected": 0, "bind": "free"}
 
     @pytest.mark.parametrize("steer", [True, False])
-    def test_range_of_one_port(self, steer):
+    def test_every_dial_in_a_range_of_one_port_is_a_self_connect(self, steer):
         namespace.require()
         found = namespace.call(dial_often, "safe_connect", "127.0.0.1", 40000, steer, 10, port_range=(40000, 40000))
         assert found == {"ConnectionRefusedError": 0, "SelfConnectError": 10, "connected": 0, "bind": "free"}
 
     @pytest.mark.parametrize("name", ["safe_connect", "open_connection"])
-    def test_range_that_changed_since_it_was_read(self, name):
+    def test_self_connects_are_detected_after_the_range_changed(self, name):
         namespace.require()
         found = namespace.call(dial_after_the_range_changed, name, port_range=(32768, 60999))
         assert found["connected"] == 0
@@ -149,7 +149,7 @@ def dial_after_the_range_changed(name):
 
 class TestAddressNotAvailable:
     @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-    def test_exhausted_ports(self, dial, steer, host):
+    def test_exhausted_ports_are_explained(self, dial, steer, host):
         with testing.refused_port() as held, faults.listener(host) as server:
             port = server.getsockname()[1]
             if ":" in host:
@@ -200,7 +200,7 @@ def dial_name_with_dead_ipv6():
 
 
 @pytest.mark.skipif(not faults.kernel_steers(), reason="this kernel has no IP_LOCAL_PORT_RANGE (Linux 6.3)")
-def test_exhausted_ports_towards_every_address(dial, steer):
+def test_exhausted_ports_towards_every_address_are_explained(dial, steer):
     with testing.refused_port() as held, faults.listener() as one, faults.listener() as two:
         options = {"resolver": servers(one, two), "socket_options": [faults.option(held, held)]}
         with pytest.raises(safedial.PortsExhaustedError):

@@ -46,7 +46,7 @@ def test_equal_ports_of_different_hosts_are_no_self_connect(server):
 
 
 class TestIsSelfConnected:
-    def test_socket_descriptor_and_file(self, force, dead_port):
+    def test_socket_descriptor_or_file_is_accepted(self, force, dead_port):
         force(dead_port)
         with socket.create_connection(("127.0.0.1", dead_port)) as sock:
             assert safedial.is_self_connected(sock)
@@ -56,7 +56,7 @@ class TestIsSelfConnected:
             assert sock.fileno() != -1
             selfconnect.release(sock)
 
-    def test_connection_to_a_server(self, server):
+    def test_connection_to_a_server_is_not_self_connected(self, server):
         with socket.create_connection(server.getsockname()) as sock:
             assert not safedial.is_self_connected(sock)
             assert not safedial.is_self_connected(sock.fileno())
@@ -67,7 +67,7 @@ class TestIsSelfConnected:
             assert not safedial.is_self_connected(sock.fileno())
             assert os.get_blocking(sock.fileno())
 
-    def test_not_connected_and_other_families(self):
+    def test_sockets_without_a_tcp_connection_are_not_self_connected(self):
         with socket.socket() as sock:
             assert not safedial.is_self_connected(sock)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -79,17 +79,17 @@ class TestIsSelfConnected:
             assert not safedial.is_self_connected(a)
 
     @pytest.mark.parametrize("argument", [None, "socket", True, object()])
-    def test_invalid_argument(self, argument):
+    def test_invalid_argument_is_an_error(self, argument):
         with pytest.raises(TypeError, match="sock"):
             safedial.is_self_connected(argument)
 
-    def test_closed_socket(self):
+    def test_closed_socket_is_an_error(self):
         with socket.socket() as sock:
             pass
         with pytest.raises(OSError, match="Bad file descriptor"):
             safedial.is_self_connected(sock)
 
-    def test_descriptor_that_is_no_socket(self):
+    def test_descriptor_that_is_no_socket_is_an_error(self):
         before = left.open_descriptors()
         with open(os.devnull) as file, pytest.raises(OSError, match=r"[Ss]ocket operation"):
             safedial.is_self_connected(file)

@@ -132,11 +132,11 @@ class TestChangedRange:
         assert namespace.call(dial_after_moving, port_range=(40000, 40009)) == 8
 
     @pytest.mark.parametrize("name", ["safe_connect", "Dialer.dial_async"])
-    def test_changed_range_that_is_exhausted(self, name):
+    def test_exhausted_range_that_changed_is_explained(self, name):
         namespace.require()
         assert namespace.call(dial_into_an_exhausted_range, name, port_range=(40000, 40009)) == "PortsExhaustedError"
 
-    def test_thread_in_its_own_namespace(self):
+    def test_thread_in_its_own_namespace_reads_its_own_range(self):
         namespace.require()
         found = namespace.call(exhaust_in_a_thread, port_range=(50000, 50009))
         assert found == {"connected": 9, "in use": 9, "range": [40000, 40009]}
