@@ -1,7 +1,8 @@
-"""Every test is checked for what it leaves behind: descriptors, threads, child processes."""
+"""Fixtures of all tests. Every test is checked for descriptors, threads and child processes left behind."""
 
 import contextlib
 import gc
+import socket
 import threading
 import time
 
@@ -10,26 +11,26 @@ import pytest
 
 import safedial._tcp.steering
 from safedial import testing
-from tests.support import faces, faults, left, namespace
+from tests.support import dials, faults, left, namespace
 
-# A busy machine may pause any example.
+# A busy machine may pause the tests at any moment: no time limits.
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("patient")
 
 
 def pytest_configure(config):
-    """Give each worker a network of its own, where this may be: one's storms use up the other's ports."""
+    """Give each worker its own network, if it may have one: a storm in one worker uses up the ports of the others."""
     if hasattr(config, "workerinput"):
         with contextlib.suppress(OSError):
             namespace.enter_network()
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _descriptors_that_live_as_long_as_the_process():
-    for factory in faces.LOOPS.values():
-        faces.run(_nothing(), factory)  # uvloop keeps a pipe for its signal handler
+def _descriptors_that_stay_open():
+    for factory in dials.LOOPS.values():
+        dials.run(_nothing(), factory)  # uvloop keeps a pipe for its signal handler
     gc.collect()
-    gc.freeze()  # what has been imported: with all clients, a collection takes longer than most tests
+    gc.freeze()  # excludes the imported modules: with all clients, a collection takes longer than most tests
 
 
 async def _nothing():
@@ -41,7 +42,7 @@ def _nothing_left_behind():
     before, threads, children = left.open_descriptors(), set(threading.enumerate()), left.children()
     yield
     if left.open_descriptors() != before:
-        gc.collect()  # what a cycle holds; it takes longer than most tests, with all clients loaded
+        gc.collect()  # frees cycles; with all clients loaded it takes longer than most tests
     for _ in range(100):  # a thread that was told to end may need a moment
         running = set(threading.enumerate()) - threads
         if not running:
@@ -53,7 +54,7 @@ def _nothing_left_behind():
 
 
 @pytest.fixture(autouse=True)
-def _steering_as_the_kernel_has_it(monkeypatch):
+def _steering_state_of_a_new_process(monkeypatch):
     monkeypatch.setattr(safedial._tcp.steering, "_steerable", safedial._tcp.steering.ON_LINUX)
     monkeypatch.setattr(safedial._tcp.steering, "_believed", (0.0, None))
 
@@ -65,21 +66,58 @@ def steer(request):
 
 @pytest.fixture(params=[True, False], ids=["steered", "unsteered"])
 def steering(request, monkeypatch):
-    """What the kernel can, and what an older one, macOS and Windows can't."""
+    """Run with steering, and without it as on older kernels, macOS and Windows."""
     if not request.param:
         monkeypatch.setattr(safedial._tcp.steering, "_steerable", False)
     return request.param
 
 
-@pytest.fixture(params=faces.FACES, ids=str)
+@pytest.fixture(params=dials.DIALS, ids=str)
 def dial(request):
-    """Each face of safedial in turn, as ``dial(host, port, **options)``."""
-    return faces.FACES[request.param]
+    """Each way to dial in turn, as ``dial(host, port, **options)``."""
+    return dials.DIALS[request.param]
 
 
-@pytest.fixture(params=faces.LOOPS, ids=str)
+@pytest.fixture(params=dials.LOOPS, ids=str)
 def loop_factory(request):
-    return faces.LOOPS[request.param]
+    return dials.LOOPS[request.param]
+
+
+@pytest.fixture
+def events():
+    """A list to append a dial's events to."""
+    return []
+
+
+@pytest.fixture
+def start_server():
+    """Make an on_event hook that starts a server on *port* at the first event of *kind*, in *round* or later."""
+    with contextlib.ExitStack() as stack:
+
+        def make(port, kind, round=1):  # noqa: A002
+            started = []
+
+            def hook(event):
+                if not started and event.kind == kind and event.round >= round:
+                    started.append(stack.enter_context(faults.listener(port=port)))
+
+            return hook
+
+        yield make
+
+
+@pytest.fixture
+def default_timeout():
+    """`socket.setdefaulttimeout`, undone after the test."""
+    yield socket.setdefaulttimeout
+    socket.setdefaulttimeout(None)
+
+
+@pytest.fixture
+def black_hole():
+    """A server that never answers."""
+    with faults.full_listener() as listening:
+        yield listening
 
 
 @pytest.fixture
@@ -90,7 +128,7 @@ def server():
 
 @pytest.fixture
 def outage_at_no_risk(monkeypatch):
-    """For a plain client in `assert_resilient`: its server goes away from a port that the kernel never draws."""
+    """Give the servers of `assert_resilient` a port that the kernel never draws, so no plain client self-connects."""
     monkeypatch.setattr("safedial.testing.outage.dead_port", lambda host: faults.port_never_drawn())
 
 
@@ -103,6 +141,6 @@ def means(request):
 
 @pytest.fixture
 def force(means):
-    """Make the kernel draw a given port for the next connects of anything in this process."""
+    """Make the kernel draw a given port for the next connects of this process."""
     with contextlib.ExitStack() as stack:
         yield lambda port, times=None: stack.enter_context(faults.self_connect(means, port, times))

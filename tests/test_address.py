@@ -1,4 +1,4 @@
-"""Pure functions on addresses, by property."""
+"""Pure functions on addresses."""
 
 import ipaddress
 import socket
@@ -7,7 +7,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from safedial import _address
+import safedial
+import safedial.adapters.httpx
+import safedial.adapters.requests
+from safedial import _address, testing
 
 V4 = st.ip_addresses(v=4).map(str)
 V6 = st.ip_addresses(v=6).map(str)
@@ -26,7 +29,7 @@ def test_same_endpoint_agrees_with_ipaddress(a, b, port, other):
 
 
 @given(V4 | V6, PORTS)
-def test_every_endpoint_is_itself(host, port):
+def test_endpoint_equals_itself(host, port):
     assert _address.same_endpoint((host, port), (host, port))
 
 
@@ -41,10 +44,10 @@ def test_v4_mapped_equals_v4(host, port):
         (("fe80::1%eth0", 80, 0, 2), ("fe80::1%eth0", 80, 0, 2), True),
         (("fe80::1%eth0", 80, 0, 2), ("fe80::1%eth1", 80, 0, 3), False),
         (("fe80::1%eth0", 80, 0, 2), ("fe80::1", 80, 0, 0), True),
-        (("fe80::1", 80, 7, 2), ("fe80::1", 80, 0, 2), True),  # the flow label is no address
+        (("fe80::1", 80, 7, 2), ("fe80::1", 80, 0, 2), True),  # the flow label is not part of the address
     ],
 )
-def test_scopes(local, peer, same):
+def test_endpoints_with_scopes(local, peer, same):
     assert _address.same_endpoint(local, peer) is same
 
 
@@ -59,16 +62,16 @@ def test_numeric_agrees_with_getaddrinfo(host, port, family):
     if ipaddress.ip_address(host).version == (6 if family == socket.AF_INET6 else 4) or (not family and ":" in host):
         assert found, "a numeric host of the right family is known"
     if not found:
-        return  # glibc finds an IPv4 address in a v4-mapped one; that is the resolver's to say
+        return  # glibc finds an IPv4 address in a v4-mapped one; safedial leaves that to the resolver
     assert [i[:3] for i in found] == [i[:3] for i in expected]
     for ours, theirs in zip(found, expected, strict=True):
         assert ours[4][1:] == theirs[4][1:]
-        # The resolver may spell the same address in another way.
+        # The resolver may spell the address in another way.
         assert ipaddress.ip_address(ours[4][0]) == ipaddress.ip_address(theirs[4][0])
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.1", "0x7f.1", "fe80::1%lo", "", None, b"127.0.0.1", "1.2.3.4.5"])
-def test_what_only_the_resolver_knows(host):
+def test_other_hosts_need_the_resolver(host):
     assert _address.numeric(host, 80, 0) == ()
 
 
@@ -101,7 +104,7 @@ def test_interleave_agrees_with_asyncio(infos, count):
     ("host", "port", "words"),
     [("db", 5432, "db port 5432"), (b"db", 5432, "db port 5432"), (None, 80, "localhost port 80")],
 )
-def test_describe(host, port, words):
+def test_host_and_port_are_described(host, port, words):
     assert _address.describe(host, port) == words
 
 
@@ -121,3 +124,30 @@ def test_describe(host, port, words):
 )
 def test_family_of_a_numeric_host(host, family):
     assert _address.family_of(host) == family
+
+
+URL = "redis://:secret@127.0.0.1:1"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: safedial.safe_connect(URL),
+        lambda: safedial.Dialer().dial(URL),
+        lambda: safedial.Dialer(policy=URL),
+        lambda: safedial.hold(URL).__enter__(),
+        lambda: safedial.wrap(print, address=URL),
+        lambda: safedial.wrap(print, address=lambda: URL)(),
+        lambda: safedial.wrap(print, policy=URL),
+        lambda: safedial.is_self_connected(URL),
+        lambda: testing.is_self_connected(URL),
+        lambda: testing.assert_resilient(URL),
+        lambda: testing.Outage(URL),
+        lambda: safedial.adapters.requests.protect(URL),
+        lambda: safedial.adapters.httpx.protect(URL),
+    ],
+)
+def test_error_about_a_url_hides_its_password(call):
+    with pytest.raises(TypeError, match="str") as caught:
+        call()
+    assert "secret" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""What can be seen of a dial: events, the log, and the notes on an error."""
+"""Events and the log of a dial."""
 
 import logging
 import pickle
@@ -10,45 +10,42 @@ import sys
 import pytest
 
 import safedial
-from safedial._dial.record import Record
-from tests.support import faces, faults
-from tests.support.resolvers import named
+from tests.support import dials, faults
+from tests.support.policies import retrying
+from tests.support.resolvers import hosts
 
 
 def kinds(events):
     return [event.kind for event in events]
 
 
-def test_success_is_one_event(dial, server):
-    seen = []
+def test_success_is_one_event(dial, server, events):
     host, port = server.getsockname()
-    dial(host, port, on_event=seen.append)
-    (event,) = seen
+    dial(host, port, on_event=events.append)
+    (event,) = events
     assert (event.kind, event.host, event.port, event.round) == ("connected", host, port, 1)
     assert event.address == (host, port)
     assert (event.error, event.wait) == (None, None)
     assert event.elapsed >= 0
 
 
-def test_each_address_and_each_wait_is_an_event(dial, dead_port):
-    seen = []
-    policy = safedial.reconnect(30, 0.001, 0.001).copy(stop=lambda state: state.attempt_number == 3)
+def test_each_failure_and_each_wait_is_an_event(dial, dead_port, events):
+    policy = retrying(3, 0.001)
     with pytest.raises(ConnectionRefusedError) as caught:
-        dial("127.0.0.1", dead_port, policy=policy, on_event=seen.append)
-    assert kinds(seen) == ["failed", "retry", "failed", "retry", "failed"]
-    assert [event.round for event in seen] == [1, 1, 2, 2, 3]
-    assert [event.wait is not None for event in seen] == [False, True] * 2 + [False]
-    assert all(isinstance(event.error, ConnectionRefusedError) for event in seen)
-    assert seen[-1].error is caught.value
-    assert [event.elapsed for event in seen] == sorted(event.elapsed for event in seen)
+        dial("127.0.0.1", dead_port, policy=policy, on_event=events.append)
+    assert kinds(events) == ["failed", "retry", "failed", "retry", "failed"]
+    assert [event.round for event in events] == [1, 1, 2, 2, 3]
+    assert [event.wait is not None for event in events] == [False, True] * 2 + [False]
+    assert all(isinstance(event.error, ConnectionRefusedError) for event in events)
+    assert events[-1].error is caught.value
+    assert [event.elapsed for event in events] == sorted(event.elapsed for event in events)
 
 
-def test_resolver_failure_is_an_event(dial):
-    seen = []
+def test_resolver_failure_is_an_event(dial, events):
     with pytest.raises(socket.gaierror):
-        dial("no.such.host.invalid", 80, on_event=seen.append)
-    assert kinds(seen) == ["failed"]
-    assert seen[0].address is None
+        dial("no.such.host.invalid", 80, on_event=events.append)
+    assert kinds(events) == ["failed"]
+    assert events[0].address is None
 
 
 def test_event_is_frozen_and_survives_pickling():
@@ -59,12 +56,12 @@ def test_event_is_frozen_and_survives_pickling():
 
 
 class TestLog:
-    def test_plain_success_is_quiet(self, dial, server, caplog):
+    def test_success_in_the_first_round_is_not_at_info(self, dial, server, caplog):
         caplog.set_level(logging.INFO, "safedial")
         dial(*server.getsockname())
         assert caplog.records == []
 
-    def test_each_attempt_at_debug(self, dial, server, dead_port, caplog):
+    def test_each_attempt_is_at_debug(self, dial, server, dead_port, caplog):
         caplog.set_level(logging.DEBUG, "safedial")
         dial(*server.getsockname())
         with pytest.raises(ConnectionRefusedError):
@@ -83,84 +80,39 @@ class TestLog:
         assert "self-connect" in record.getMessage()
         assert str(dead_port) in record.getMessage()
 
-    def test_each_wait_at_debug(self, dial, dead_port, caplog):
+    def test_each_wait_is_at_debug(self, dial, dead_port, caplog):
         caplog.set_level(logging.DEBUG, "safedial")
-        policy = safedial.reconnect(30, 0.001, 0.001).copy(stop=lambda state: state.attempt_number == 2)
+        policy = retrying(2, 0.001)
         with pytest.raises(ConnectionRefusedError):
             dial("127.0.0.1", dead_port, policy=policy)
-        said = [record.getMessage() for record in caplog.records if record.name == "safedial"]
-        assert len(said) == 3
-        assert re.fullmatch(rf"127.0.0.1 port {dead_port}: round 1 failed, next round in 0\.00\d s", said[1])
+        messages = [record.getMessage() for record in caplog.records if record.name == "safedial"]
+        assert len(messages) == 3
+        assert re.fullmatch(rf"127.0.0.1 port {dead_port}: round 1 failed, next round in 0\.00\d s", messages[1])
 
-    @pytest.mark.parametrize("face", ["safe_connect", "Dialer.dial_async"])
-    def test_who_lost_the_race_is_told_at_debug(self, face, caplog):
+    @pytest.mark.parametrize("name", ["safe_connect", "Dialer.dial_async"])
+    def test_loser_of_a_race_is_at_debug(self, name, caplog):
         caplog.set_level(logging.DEBUG, "safedial")
         with faults.black_hole_and_server() as both:
             answers = [faults.tcp(*server.getsockname()[:2]) for server in both]
-            faces.FACES[face]("db", 1, resolver=lambda *args, **hints: answers, happy_eyeballs_delay=0.01)
+            dials.DIALS[name]("db", 1, resolver=lambda *args, **hints: answers, happy_eyeballs_delay=0.01)
         lost, connected = [record.getMessage() for record in caplog.records if record.name == "safedial"]
         assert re.search(r"at ::1 port \d+: still connecting when another address answered", lost)
         assert re.search(r"at 127.0.0.1 port \d+: connected", connected)
 
-    def test_name_and_address_are_both_told(self, monkeypatch, server, caplog):
+    def test_message_has_name_and_address(self, monkeypatch, server, caplog):
         caplog.set_level(logging.DEBUG, "safedial")
         port = server.getsockname()[1]
-        monkeypatch.setattr(socket, "getaddrinfo", named("127.0.0.1", "127.0.0.1", port))
-        faces.FACES["safe_connect"]("db", port)
+        monkeypatch.setattr(socket, "getaddrinfo", hosts("127.0.0.1", "127.0.0.1", port=port))
+        dials.DIALS["safe_connect"]("db", port)
         assert f"db port {port} at 127.0.0.1 port {port}: connected in round 1" in caplog.text
 
-    def test_recovery_is_an_info(self, dial, dead_port, caplog):
+    def test_recovery_is_at_info(self, dial, dead_port, caplog, start_server):
         caplog.set_level(logging.INFO, "safedial")
-        servers = []
-
-        def come_back(event):
-            if event.kind == "retry" and not servers:
-                servers.append(socket.create_server(("127.0.0.1", dead_port)))
-
-        dial("127.0.0.1", dead_port, policy=safedial.reconnect(30, 0.001), on_event=come_back)
-        servers[0].close()
+        hook = start_server(dead_port, "retry")
+        dial("127.0.0.1", dead_port, policy=safedial.reconnect(30, 0.001), on_event=hook)
         (record,) = [record for record in caplog.records if record.name == "safedial"]
         assert record.levelname == "INFO"
         assert "connected in round 2" in record.getMessage()
-
-
-@pytest.mark.parametrize("face", [name for name in faces.FACES if "uvloop" not in name])  # it has its own resolver
-def test_notes_tell_what_each_address_said(face, monkeypatch, dead_port):
-    monkeypatch.setattr(socket, "getaddrinfo", named("::1", "127.0.0.1", dead_port))
-    policy = safedial.reconnect(30, 0.001, 0.001).copy(stop=lambda state: state.attempt_number == 3)
-    with pytest.raises(OSError, match=r"refused|failed|Multiple") as caught:
-        faces.FACES[face]("db", dead_port, policy=policy)
-    head, *rest = caught.value.__notes__
-    assert re.fullmatch(rf"safedial: gave up dialing db port {dead_port} after 3 rounds, \d+\.\d+ s", head)
-    assert rest
-    assert all(re.match(r"safedial: (::1|127\.0\.0\.1) port \d+, rounds 1 to 3: \[Errno 111\]", note) for note in rest)
-
-
-def test_notes_of_figures_that_vary_stay_short():
-    record = Record("db", 5432, None)
-    for in_use in range(1000):
-        usage = safedial.PortUsage(32768, 60999, in_use, 0)
-        record.failed(("192.0.2.1", 5432), safedial.PortsExhaustedError.at("192.0.2.1", 5432, usage))
-    error = record.outcome(OSError("last"), all_errors=False)
-    assert len(error.__notes__) == 2
-    assert "999 ports in use" in error.__notes__[1]
-
-
-def test_notes_of_addresses_without_end_are_the_newest():
-    record = Record("db", 5432, None)
-    for number in range(1200):
-        record.failed((f"192.0.{number // 200}.{number % 200}", 5432), ConnectionRefusedError(111, "refused"))
-    _, *rest = record.outcome(OSError("last"), all_errors=False).__notes__
-    assert len(rest) == 1000
-    assert "192.0.1.0 " in rest[0]
-    assert "192.0.5.199 " in rest[-1]
-
-
-def test_note_names_the_host_that_could_not_be_resolved(server):
-    host, port = server.getsockname()
-    with pytest.raises(socket.gaierror) as caught:
-        faces.run(safedial.open_connection(host, port, local_addr=("no.such.host.invalid", 0)))
-    assert "resolving 'no.such.host.invalid'" in caught.value.__notes__[1]
 
 
 def test_bytes_hosts_can_be_logged(server):
@@ -168,11 +120,3 @@ def test_bytes_hosts_can_be_logged(server):
     code += f"safedial.safe_connect((b'127.0.0.1', {server.getsockname()[1]})).close()"
     done = subprocess.run([sys.executable, "-bb", "-c", code], capture_output=True, text=True, check=True)
     assert "127.0.0.1 port" in done.stderr
-
-
-def test_notes_of_a_long_loop_stay_short(dead_port):
-    policy = safedial.reconnect(30, 0.0001, 0.0001).copy(stop=lambda state: state.attempt_number == 500)
-    with pytest.raises(ConnectionRefusedError) as caught:
-        safedial.safe_connect(("127.0.0.1", dead_port), policy=policy)
-    assert len(caught.value.__notes__) == 2
-    assert "rounds 1 to 500" in caught.value.__notes__[1]

@@ -1,4 +1,4 @@
-"""Importing stays cheap, and every public name is there."""
+"""Importing safedial is cheap, and every public name exists."""
 
 import subprocess
 import sys
@@ -19,24 +19,24 @@ def test_import_loads_nothing_heavy():
     assert not any(name.startswith("safedial.adapters") for name in loaded_by("import safedial; safedial.wrap"))
 
 
-def test_a_refused_dial_loads_nothing_heavy(dead_port):
+def test_refused_dial_loads_nothing_heavy(dead_port):
     code = "import safedial, contextlib\nwith contextlib.suppress(ConnectionRefusedError): "
     code += f"safedial.safe_connect(('127.0.0.1', {dead_port}))\npass"
     assert loaded_by(code) & {"asyncio", "ssl", "tenacity"} == set()
 
 
-def test_what_loads_late_is_there():
+def test_tenacity_and_asyncio_load_when_needed():
     assert "tenacity" in loaded_by("import safedial; safedial.redial()")
     assert "asyncio" in loaded_by("import safedial; safedial.open_connection")
 
 
-def test_star_import_and_dir():
+def test_public_names_are_listed_and_documented():
     assert set(safedial.__all__) <= set(dir(safedial))
     assert sorted(name for names in safedial._HOMES.values() for name in names) == sorted(safedial.__all__)
     for name in safedial.__all__:
         assert getattr(safedial, name).__doc__
 
 
-def test_unknown_name():
+def test_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="nonsense"):
         safedial.nonsense  # noqa: B018

@@ -13,7 +13,7 @@ from aiohttp.abc import AbstractResolver
 import safedial
 from safedial import SelfConnectError, testing
 from safedial.adapters.aiohttp import SafeTCPConnector, protect
-from tests.support import faces, faults, web
+from tests.support import dials, faults, web
 
 HOST = "127.0.0.1"
 FAR = "http://far.invalid/"
@@ -58,7 +58,7 @@ def fetch(loop_factory, *urls, connector=SafeTCPConnector, given=None, **kwds):
                     bodies.append(await response.text())
         return bodies
 
-    return faces.run(main(), loop_factory)
+    return dials.run(main(), loop_factory)
 
 
 def failure(loop_factory, url, **kwds):
@@ -113,7 +113,7 @@ class TestSelfConnect:
                 with pytest.raises(aiohttp.ClientConnectorError):
                     await session.ws_connect(f"ws://{HOST}:{dead_port}/")
 
-        faces.run(main(), loop_factory)
+        dials.run(main(), loop_factory)
         assert fault.triggered
         faults.assert_server_can_bind(HOST, dead_port)
 
@@ -165,7 +165,7 @@ class TestProtect:
                 async with session.get(f"http://{HOST}:{port}/") as response:
                     return await response.text()
 
-        return faces.run(main(), loop_factory)
+        return dials.run(main(), loop_factory)
 
     @pytest.mark.parametrize("of", [lambda session: session, lambda session: session.connector])
     def test_session_and_connector(self, loop_factory, force, of, dead_port):
@@ -203,7 +203,7 @@ class TestProtect:
             with pytest.raises(TypeError, match="session must be an open ClientSession or a TCPConnector"):
                 protect(session)
 
-        faces.run(main(), None)
+        dials.run(main(), None)
 
 
 class TestPolicy:
@@ -256,7 +256,7 @@ class TestNormalUse:
                     await session.get(url, timeout=timeout)
 
         with testing.Outage(serve_half) as outage:
-            faces.run(main(f"http://{HOST}:{outage.port}/"), loop_factory)
+            dials.run(main(f"http://{HOST}:{outage.port}/"), loop_factory)
 
     def test_tls(self, loop_factory):
         with web.serve("https") as server:

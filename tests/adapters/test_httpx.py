@@ -20,7 +20,7 @@ from anyio.abc import SocketStream
 from safedial import Dialer, SelfConnectError, testing
 from safedial._retry import transient
 from safedial.adapters import httpx as ours
-from tests.support import faces, faults, web
+from tests.support import dials, faults, web
 
 HOST = "127.0.0.1"
 FAR = "http://far.invalid/"
@@ -77,8 +77,8 @@ async def _ask(client, urls, look, kwds):
 
 
 FACES = {"sync": Face()}
-for name, factory in faces.LOOPS.items():
-    FACES[name] = Face(lambda asking, factory=factory: faces.run(asking(), factory))
+for name, factory in dials.LOOPS.items():
+    FACES[name] = Face(lambda asking, factory=factory: dials.run(asking(), factory))
 BY_DIALER = list(FACES)
 FACES["trio"] = Face(lambda asking: trio.run(asking))
 

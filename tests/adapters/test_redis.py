@@ -20,7 +20,7 @@ import safedial
 from safedial import testing
 from safedial._tcp import steering
 from safedial.adapters import needs
-from tests.support import faces, faults, namespace, redis_server
+from tests.support import dials, faults, namespace, redis_server
 
 pytest.importorskip("redis", reason="needs redis: pip install redis")
 import redis.asyncio
@@ -293,10 +293,10 @@ class TestNormalUse:
             finally:
                 await client.aclose()
 
-        assert faces.run(use(up.port), loop_factory)
+        assert dials.run(use(up.port), loop_factory)
         self_connect(dead_port)
         with pytest.raises(redis.ConnectionError):
-            faces.run(use(dead_port), loop_factory)
+            dials.run(use(dead_port), loop_factory)
 
     def test_url_with_tls_gets_a_safe_class_with_tls(self, kind):
         url = f"{kind.library.__name__}s://localhost"

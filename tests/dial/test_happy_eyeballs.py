@@ -1,4 +1,4 @@
-"""Racing on the real kernel: black holes, two answers at once, faults in one lane, the sockets that come back."""
+"""Happy Eyeballs (RFC 8305) on the real kernel: blocking and asyncio dials that race several addresses."""
 
 import asyncio
 import contextlib
@@ -14,81 +14,73 @@ import pytest
 
 import safedial
 from safedial import testing
-from tests.support import faces, faults, left, namespace
-from tests.support.resolvers import names, servers
+from tests.support import dials, faults, left, namespace
+from tests.support.resolvers import addresses, hosts, servers
 
-DELAY = 0.02  # seconds: long beside an answer on loopback, short for a test
+DELAY = 0.02  # seconds: much longer than an answer on loopback takes
 
 
 @pytest.fixture(params=["Dialer.dial", "Dialer.dial_async"])
 def keep(request):
-    """Dial with a Dialer and return the socket, from both worlds."""
+    """Dial with a Dialer, blocking or with asyncio, and return the socket."""
 
     def dialed(resolver, *, all_errors=False, **options):
         dialer = safedial.Dialer(resolver=resolver, **{"happy_eyeballs_delay": DELAY, **options})
         if request.param == "Dialer.dial":
             return dialer.dial(("db", 1), all_errors=all_errors)
-        return faces.run(dialer.dial_async(("db", 1), all_errors=all_errors))
+        return dials.run(dialer.dial_async(("db", 1), all_errors=all_errors))
 
     dialed.is_async = request.param == "Dialer.dial_async"
     return dialed
 
 
-@pytest.fixture
-def told():
-    return []
+def kinds(events):
+    return [(event.kind, event.address[0]) for event in events]
 
 
-def kinds(told):
-    return [(event.kind, event.address[0]) for event in told]
-
-
-class TestADeadAddressFirst:
-    def test_costs_the_delay_and_not_the_timeout(self, dial, steer, told):
+class TestBlackHoleFirst:
+    def test_dial_takes_the_delay_and_not_the_timeout(self, dial, steer, events):
         """The dial is over before the first address has failed."""
         with faults.black_hole_and_server() as both:
-            options = {"timeout": 60, "happy_eyeballs_delay": DELAY, "on_event": told.append, "steer": steer}
+            options = {"timeout": 60, "happy_eyeballs_delay": DELAY, "on_event": events.append, "steer": steer}
             assert dial("db", 1, resolver=servers(*both), **options).peer == both[1].getsockname()
-        assert kinds(told) == [("lost", "::1"), ("connected", "127.0.0.1")]
+        assert kinds(events) == [("lost", "::1"), ("connected", "127.0.0.1")]
 
-    def test_by_default_beside_the_stdlib(self):
-        """The stdlib's dial waits for the whole timeout, ours a quarter of a second."""
+    def test_default_dials_wait_for_the_delay_and_the_stdlib_for_the_timeout(self):
+        """The stdlib waits for the whole timeout; safedial waits a quarter of a second."""
         namespace.require()
         stdlib, *ours = namespace.call(dial_a_dual_stack_name)
         assert stdlib == [("::1", "timed out"), ("127.0.0.1", "connected")]
         assert ours == [[("::1", "lost"), ("127.0.0.1", "connected")]] * 3
 
-    def test_open_connection_is_asyncios_and_does_not_race_unless_told(self, told):
+    def test_open_connection_does_not_race_by_default(self, events):
         with faults.black_hole_and_server() as both:
-            options = {"resolver": servers(*both), "timeout": 0.5, "on_event": told.append}
-            faces.FACES["open_connection"]("db", 1, **options)
-        assert kinds(told) == [("failed", "::1"), ("connected", "127.0.0.1")]
+            options = {"resolver": servers(*both), "timeout": 0.5, "on_event": events.append}
+            dials.DIALS["open_connection"]("db", 1, **options)
+        assert kinds(events) == [("failed", "::1"), ("connected", "127.0.0.1")]
 
-    def test_none_is_one_after_the_other(self, keep, told):
+    def test_no_delay_tries_one_address_after_the_other(self, keep, events):
         with faults.black_hole_and_server() as both:
-            keep(servers(*both), happy_eyeballs_delay=None, timeout=0.5, on_event=told.append).close()
-        assert kinds(told) == [("failed", "::1"), ("connected", "127.0.0.1")]
+            keep(servers(*both), happy_eyeballs_delay=None, timeout=0.5, on_event=events.append).close()
+        assert kinds(events) == [("failed", "::1"), ("connected", "127.0.0.1")]
 
-    def test_every_lane_has_the_timeout(self, keep, told):
+    def test_each_attempt_has_the_timeout(self, keep, events):
         with (
             faults.black_hole_and_server() as (black_hole, _),
             faults.full_listener() as other,
             pytest.raises(TimeoutError, match="timed out"),
         ):
-            keep(servers(black_hole, other), timeout=2 * DELAY, on_event=told.append)
-        assert kinds(told) == [("failed", "::1"), ("failed", "127.0.0.1")]
+            keep(servers(black_hole, other), timeout=2 * DELAY, on_event=events.append)
+        assert kinds(events) == [("failed", "::1"), ("failed", "127.0.0.1")]
 
-    def test_default_timeout_counts(self, told):
-        socket.setdefaulttimeout(2 * DELAY)
-        try:
-            with faults.black_hole_and_server() as (black_hole, _), faults.full_listener() as other:
-                dialer = safedial.Dialer(resolver=servers(black_hole, other), happy_eyeballs_delay=DELAY)
-                with pytest.raises(TimeoutError):
-                    dialer.dial(("db", 1))
-        finally:
-            socket.setdefaulttimeout(None)
+    def test_default_timeout_limits_each_attempt(self, default_timeout):
+        default_timeout(2 * DELAY)
+        with faults.black_hole_and_server() as (black_hole, _), faults.full_listener() as other:
+            dialer = safedial.Dialer(resolver=servers(black_hole, other), happy_eyeballs_delay=DELAY)
+            with pytest.raises(TimeoutError):
+                dialer.dial(("db", 1))
 
-    def test_a_hundred_dials_leave_nothing(self, keep):
+    def test_hundred_dials_leave_no_descriptors(self, keep):
         """Go's TestDialerDualStackFDLeak."""
         with faults.black_hole_and_server() as both:
             before = left.open_descriptors()
@@ -99,85 +91,87 @@ class TestADeadAddressFirst:
 
 
 def dial_a_dual_stack_name():
-    """What each attempt said, for the stdlib and for the faces that race by default."""
+    """Return the result of each attempt: of the stdlib, and of each dial that races by default."""
     port = testing.dead_port()
-    socket.getaddrinfo = lambda *args, **kwds: [faults.tcp("::1", port), faults.tcp("127.0.0.1", port)]
-    said, told = [], []
+    socket.getaddrinfo = hosts("::1", "127.0.0.1", port=port)
+    plain_results, results = [], []
 
     class Spy(socket.socket):
         def connect(self, address):
             try:
                 super().connect(address)
-                said.append((address[0], "connected"))
+                plain_results.append((address[0], "connected"))
             except TimeoutError as error:
-                said.append((address[0], str(error)))
+                plain_results.append((address[0], str(error)))
                 raise
 
-    def events(event):
-        told.append((event.address[0], event.kind))
+    def hook(event):
+        results.append((event.address[0], event.kind))
 
     with faults.listener("127.0.0.1", port), faults.full_listener("::1", port):
         plain, socket.socket = socket.socket, Spy
         socket.create_connection(("db", port), 0.3).close()
         socket.socket = plain
-        found = [said]
-        dialer = safedial.Dialer(timeout=60, on_event=events)
+        found = [plain_results]
+        dialer = safedial.Dialer(timeout=60, on_event=hook)
         for once in (
-            lambda: safedial.safe_connect(("db", port), 60, on_event=events),
+            lambda: safedial.safe_connect(("db", port), 60, on_event=hook),
             lambda: dialer.dial(("db", port)),
-            lambda: faces.run(dialer.dial_async(("db", port))),
+            lambda: dials.run(dialer.dial_async(("db", port))),
         ):
-            told = []
+            results = []
             once().close()
-            found.append(told)
+            found.append(results)
     return found
 
 
 class TestOrder:
     @pytest.fixture
     def four(self, dead_port):
-        return names(*((host, dead_port) for host in ("::1", "::1", "127.0.0.1", "127.0.0.2")))
+        return addresses(*((host, dead_port) for host in ("::1", "::1", "127.0.0.1", "127.0.0.2")))
 
-    def order(self, keep, four, told, **options):
+    def order(self, keep, four, events, **options):
         with pytest.raises(ConnectionRefusedError):
-            keep(four, on_event=told.append, **options)
-        return [event.address[0] for event in told]
+            keep(four, on_event=events.append, **options)
+        return [event.address[0] for event in events]
 
-    def test_families_alternate(self, keep, four, told):
-        assert self.order(keep, four, told) == ["::1", "127.0.0.1", "::1", "127.0.0.2"]
+    def test_families_alternate_in_a_race(self, keep, four, events):
+        assert self.order(keep, four, events) == ["::1", "127.0.0.1", "::1", "127.0.0.2"]
 
-    def test_the_resolvers_where_they_do_not_race(self, keep, four, told):
-        order = self.order(keep, four, told, happy_eyeballs_delay=None)
+    def test_without_a_race_the_resolvers_order_stays(self, keep, four, events):
+        order = self.order(keep, four, events, happy_eyeballs_delay=None)
         assert order == ["::1", "::1", "127.0.0.1", "127.0.0.2"]
 
-    def test_errors_are_in_the_order_of_the_addresses(self, keep, dead_port):
-        """Not in that of the failures: here the second one fails first."""
+    def test_errors_keep_the_order_of_the_addresses(self, keep, dead_port):
+        """Here the second address fails first."""
         with faults.black_hole_and_server() as (black_hole, _):
-            answers = names(black_hole.getsockname(), ("127.0.0.1", dead_port))
+            answers = addresses(black_hole.getsockname(), ("127.0.0.1", dead_port))
             with pytest.raises(ExceptionGroup) as caught:
                 keep(answers, timeout=2 * DELAY, all_errors=True)
             assert [type(error) for error in caught.value.exceptions] == [TimeoutError, ConnectionRefusedError]
             with pytest.raises(OSError, match=r"refused|Connect call failed") as caught:
                 keep(answers, timeout=2 * DELAY)
-            assert keep.is_async or caught.type is ConnectionRefusedError  # the last address's, as in the stdlib
+            # A blocking dial raises the error of the last address, as the stdlib does.
+            assert keep.is_async or caught.type is ConnectionRefusedError
 
 
-class TestFaultsInOneLane:
-    def test_self_connect(self, keep, told, force, dead_port, server, steer):
+class TestFaultInOneAttempt:
+    def test_self_connect_is_a_failed_attempt(self, keep, events, force, dead_port, server, steer):
         force(dead_port, times=1)
-        with keep(names(("127.0.0.1", dead_port), server.getsockname()), on_event=told.append, steer=steer) as sock:
+        answers = addresses(("127.0.0.1", dead_port), server.getsockname())
+        with keep(answers, on_event=events.append, steer=steer) as sock:
             assert sock.getpeername() == server.getsockname()
-        assert [event.kind for event in told] == ["self_connect", "connected"]
+        assert [event.kind for event in events] == ["self_connect", "connected"]
         faults.assert_server_can_bind("127.0.0.1", dead_port)
 
-    def test_self_connect_in_every_lane(self, keep, force, dead_port, steer):
+    def test_self_connect_in_every_attempt_is_raised(self, keep, force, dead_port, steer):
         force(dead_port)
         with pytest.raises(ConnectionRefusedError) as caught:
-            keep(names(*[("127.0.0.1", dead_port)] * 3), policy=None, steer=steer)
+            keep(addresses(*[("127.0.0.1", dead_port)] * 3), policy=None, steer=steer)
         assert isinstance(caught.value, safedial.SelfConnectError)
         faults.assert_server_can_bind("127.0.0.1", dead_port)
 
-    def test_no_local_port(self, keep, told, monkeypatch, server, steer):
+    def test_exhausted_ports_are_a_failed_attempt(self, keep, events, monkeypatch, server, steer):
         first = True
 
         class Short(socket.socket):
@@ -190,19 +184,19 @@ class TestFaultsInOneLane:
         def hook(event):
             nonlocal first
             first = False
-            told.append(event)
+            events.append(event)
 
         if not faults.kernel_steers():
             pytest.skip("this kernel has no IP_LOCAL_PORT_RANGE (Linux 6.3)")
         with testing.refused_port() as held:
             monkeypatch.setattr(socket, "socket", Short)
-            answers = names(("127.0.0.1", server.getsockname()[1]), server.getsockname())
-            # asyncio's dial finds out in a thread what was short: the other lane must not win meanwhile.
+            answers = addresses(("127.0.0.1", server.getsockname()[1]), server.getsockname())
+            # The asyncio dial looks for the reason in a thread. The other attempt must not win meanwhile.
             keep(answers, on_event=hook, steer=steer, happy_eyeballs_delay=60).close()
-        assert [event.kind for event in told] == ["failed", "connected"]
-        assert isinstance(told[0].error, safedial.PortsExhaustedError)
+        assert [event.kind for event in events] == ["failed", "connected"]
+        assert isinstance(events[0].error, safedial.PortsExhaustedError)
 
-    def test_hook_that_raises_closes_every_lane(self, keep, dead_port):
+    def test_hook_that_raises_closes_every_attempt(self, keep, dead_port):
         def hook(event):
             raise LookupError
 
@@ -210,12 +204,12 @@ class TestFaultsInOneLane:
             with pytest.raises(LookupError):
                 keep(servers(*both), on_event=hook)
             with pytest.raises(LookupError):
-                keep(names(both[0].getsockname(), ("127.0.0.1", dead_port)), on_event=hook)
+                keep(addresses(both[0].getsockname(), ("127.0.0.1", dead_port)), on_event=hook)
 
 
 @pytest.fixture
-def slow_to_tell(monkeypatch):
-    """Sockets that connect at once, and say that they are still at it."""
+def connects_late(monkeypatch):
+    """Make sockets connect at once, but answer EINPROGRESS."""
 
     class Slow(socket.socket):
         begun = False
@@ -232,7 +226,7 @@ def slow_to_tell(monkeypatch):
     monkeypatch.setattr(socket, "socket", Slow)
 
 
-def test_both_answer_one_is_returned_the_other_closed(keep, slow_to_tell):
+def test_loser_that_answers_too_is_closed(keep, connects_late):
     """Go's TestDialParallelSpuriousConnection."""
     with (
         faults.listener() as one,
@@ -246,15 +240,15 @@ def test_both_answer_one_is_returned_the_other_closed(keep, slow_to_tell):
         assert {first.recv(1), second.recv(1)} == {b"", b"x"}
 
 
-def test_refusal_that_comes_late_has_the_kernels_words(slow_to_tell, dead_port):
-    dialer = safedial.Dialer(resolver=names(*[("127.0.0.1", dead_port)] * 2), happy_eyeballs_delay=60)
+def test_late_refusal_has_the_kernels_message(connects_late, dead_port):
+    dialer = safedial.Dialer(resolver=addresses(*[("127.0.0.1", dead_port)] * 2), happy_eyeballs_delay=60)
     with pytest.raises(ExceptionGroup) as caught:
         dialer.dial(("db", 1), all_errors=True)
     assert str(caught.value.exceptions[0]) == "[Errno 111] Connection refused"
 
 
-def test_connection_that_is_reset_at_once(keep, slow_to_tell):
-    """As in Go's TestTCPSpuriousConnSetupCompletion: connected or failed, and nothing in between."""
+def test_connection_reset_at_once_does_not_break_the_race(keep, connects_late):
+    """Go's TestTCPSpuriousConnSetupCompletion: the dial succeeds or fails, and nothing is left behind."""
     reset = struct.pack("ii", 1, 0)
     with faults.listener() as one, faults.listener() as two:
         stop = threading.Event()
@@ -281,7 +275,7 @@ def test_connection_that_is_reset_at_once(keep, slow_to_tell):
                 thread.join()
 
 
-def test_selector_that_wakes_too_early(monkeypatch, told):
+def test_early_wakeup_of_the_selector_is_no_connection(monkeypatch, events):
     """Only a peer address proves a connection (Go's issues 14548 and 19289)."""
 
     class Hasty(selectors.DefaultSelector):
@@ -290,46 +284,44 @@ def test_selector_that_wakes_too_early(monkeypatch, told):
 
     monkeypatch.setattr(selectors, "DefaultSelector", Hasty)
     with faults.black_hole_and_server() as both:
-        dialer = safedial.Dialer(resolver=servers(*both), happy_eyeballs_delay=DELAY, on_event=told.append)
+        dialer = safedial.Dialer(resolver=servers(*both), happy_eyeballs_delay=DELAY, on_event=events.append)
         dialer.dial(("db", 1)).close()
-    assert kinds(told) == [("lost", "::1"), ("connected", "127.0.0.1")]
+    assert kinds(events) == [("lost", "::1"), ("connected", "127.0.0.1")]
 
 
-class TestTheSocketThatComesBack:
+class TestReturnedSocket:
     @pytest.mark.parametrize("timeout", [None, 5, 0.5])
     @pytest.mark.parametrize("first", ["black hole", "dead port", "server"])
-    def test_has_the_mode_that_its_face_promises(self, keep, timeout, first, dead_port):
+    def test_socket_has_the_promised_blocking_mode(self, keep, timeout, first, dead_port):
         with faults.black_hole_and_server() as (black_hole, server):
             address = {"black hole": black_hole.getsockname(), "dead port": ("127.0.0.1", dead_port)}
-            with keep(names(address.get(first, server.getsockname()), server.getsockname()), timeout=timeout) as sock:
+            answers = addresses(address.get(first, server.getsockname()), server.getsockname())
+            with keep(answers, timeout=timeout) as sock:
                 assert sock.gettimeout() == (0 if keep.is_async else timeout)
                 non_blocking = fcntl.fcntl(sock, fcntl.F_GETFL) & os.O_NONBLOCK
                 assert bool(non_blocking) == (keep.is_async or timeout is not None)
 
-    def test_default_timeout_stays_on_it(self):
-        socket.setdefaulttimeout(7)
-        try:
-            with faults.black_hole_and_server() as both:
-                dialer = safedial.Dialer(resolver=servers(*both), happy_eyeballs_delay=DELAY)
-                with dialer.dial(("db", 1)) as sock:
-                    assert sock.gettimeout() == 7
-        finally:
-            socket.setdefaulttimeout(None)
-
-    def test_timeout_0_is_the_stdlibs_and_does_not_race(self, told):
+    def test_default_timeout_stays_on_the_socket(self, default_timeout):
+        default_timeout(7)
         with faults.black_hole_and_server() as both:
-            dialer = safedial.Dialer(resolver=servers(*both), timeout=0, on_event=told.append)
+            dialer = safedial.Dialer(resolver=servers(*both), happy_eyeballs_delay=DELAY)
+            with dialer.dial(("db", 1)) as sock:
+                assert sock.gettimeout() == 7
+
+    def test_timeout_0_means_non_blocking_without_a_race(self, events):
+        with faults.black_hole_and_server() as both:
+            dialer = safedial.Dialer(resolver=servers(*both), timeout=0, on_event=events.append)
             with pytest.raises(ExceptionGroup) as caught:
                 dialer.dial(("db", 1), all_errors=True)
         assert [type(error) for error in caught.value.exceptions] == [BlockingIOError] * 2
-        assert kinds(told) == [("failed", "::1"), ("failed", "127.0.0.1")]
+        assert kinds(events) == [("failed", "::1"), ("failed", "127.0.0.1")]
 
-    def test_an_option_that_it_cannot_have_is_named(self, keep, server):
+    def test_failing_socket_option_is_named(self, keep, server):
         with pytest.raises(OSError, match="not available") as caught:
             keep(servers(server), socket_options=[(socket.SOL_SOCKET, 9999, 1)])
         assert any("socket_options: setsockopt(1, 9999, 1)" in note for note in caught.value.__notes__)
 
-    def test_has_the_socket_options(self, keep):
+    def test_socket_options_are_set(self, keep):
         options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
         with faults.black_hole_and_server() as both, keep(servers(*both), socket_options=options) as sock:
             assert all(sock.getsockopt(*option[:2]) == 1 for option in options)
@@ -338,44 +330,44 @@ class TestTheSocketThatComesBack:
 class TestSourceAddress:
     """Go's TestDialerLocalAddr."""
 
-    def test_addresses_of_another_family_are_skipped(self, keep, told):
+    def test_addresses_of_another_family_are_skipped(self, keep, events):
         with faults.black_hole_and_server() as both:
             source = ("127.0.0.1", 0)
-            with keep(servers(*both), source_address=source, on_event=told.append, timeout=5) as sock:
+            with keep(servers(*both), source_address=source, on_event=events.append, timeout=5) as sock:
                 assert sock.getsockname()[0] == "127.0.0.1"
-        assert kinds(told) == [("connected", "127.0.0.1")]
+        assert kinds(events) == [("connected", "127.0.0.1")]
 
-    def test_a_source_port_is_for_one_socket_at_a_time(self, keep, told, server):
+    def test_source_port_prevents_a_race(self, keep, events, server):
         with faults.full_listener() as black_hole:
-            source = ("127.0.0.1", testing.dead_port())  # not one that the listener's own dials drew
+            source = ("127.0.0.1", testing.dead_port())  # in use by none of the black hole's clients
             answers = servers(black_hole, server)
-            with keep(answers, source_address=source, timeout=0.5, on_event=told.append) as sock:
+            with keep(answers, source_address=source, timeout=0.5, on_event=events.append) as sock:
                 assert sock.getsockname() == source
-        assert [event.kind for event in told] == ["failed", "connected"]
+        assert [event.kind for event in events] == ["failed", "connected"]
 
     @pytest.mark.parametrize("delay", [None, DELAY])
-    def test_none_left_is_a_clear_error(self, keep, dead_port, delay):
+    def test_no_address_of_its_family_is_an_error(self, keep, dead_port, delay):
         with pytest.raises(OSError, match="family") as caught:
             keep(
-                names(("127.0.0.1", dead_port), ("127.0.0.2", dead_port)),
+                addresses(("127.0.0.1", dead_port), ("127.0.0.2", dead_port)),
                 source_address=("::1", 0),
                 happy_eyeballs_delay=delay,
             )
         assert not isinstance(caught.value, ConnectionRefusedError)
         assert "::1" in str(caught.value) + "".join(caught.value.__notes__)
 
-    def test_none_left_as_a_group(self, dead_port):
+    def test_no_address_of_its_family_with_all_errors(self, dead_port):
         with pytest.raises(ExceptionGroup) as caught:
             safedial.safe_connect(("127.0.0.1", dead_port), None, ("::1", 0), all_errors=True)
         assert [type(error) for error in caught.value.exceptions] == [socket.gaierror]
         assert caught.value.exceptions[0].errno == socket.EAI_ADDRFAMILY
 
-    def test_a_name_as_source_is_the_kernels_to_judge(self, keep, server):
+    def test_source_host_may_be_a_name(self, keep, server):
         keep(servers(server), source_address=("localhost", 0)).close()
 
 
 class TestCancel:
-    def test_while_it_dials(self, loop_factory):
+    def test_cancel_during_the_dial(self, loop_factory):
         """Go's TestDialCancel."""
 
         async def main():
@@ -388,10 +380,10 @@ class TestCancel:
                     await task
                 assert len(asyncio.all_tasks()) == 1
 
-        faces.run(main(), loop_factory)
+        dials.run(main(), loop_factory)
 
-    def test_just_when_it_succeeds(self, loop_factory, server):
-        """Go's TestDialContextCancelRace: a connection or a cancellation, never both and never neither."""
+    def test_cancel_at_the_moment_of_success(self, loop_factory, server):
+        """Go's TestDialContextCancelRace: either a connection or a cancellation comes out."""
 
         async def main():
             dialer = safedial.Dialer(resolver=servers(server, server), happy_eyeballs_delay=0)
@@ -410,10 +402,10 @@ class TestCancel:
 
         with contextlib.closing(server):
             server.listen(4096)
-            faces.run(main(), loop_factory)
+            dials.run(main(), loop_factory)
 
-    def test_after_the_dial(self, loop_factory, server):
-        """Go's TestCancelAfterDial: the connection is the caller's."""
+    def test_cancel_after_the_dial_leaves_the_connection(self, loop_factory, server):
+        """Go's TestCancelAfterDial."""
 
         async def main():
             task = asyncio.create_task(safedial.Dialer(total_timeout=0.5).dial_async(server.getsockname()))
@@ -424,4 +416,4 @@ class TestCancel:
                 with server.accept()[0] as end:
                     assert end.recv(1) == b"x"
 
-        faces.run(main(), loop_factory)
+        dials.run(main(), loop_factory)

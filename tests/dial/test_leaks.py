@@ -1,4 +1,4 @@
-"""Nothing is left behind: not after 10,000 failures, and not wherever a dial is cancelled."""
+"""Dials leave no descriptor, task, thread or reference cycle behind, wherever they fail or are interrupted."""
 
 import asyncio
 import contextlib
@@ -12,13 +12,13 @@ import threading
 import weakref
 
 import pytest
-import tenacity
 import trustme
 
 import safedial
 from safedial import testing
-from tests.support import faces, faults, left, namespace, web
-from tests.support.resolvers import names, servers
+from tests.support import dials, faults, left, namespace, web
+from tests.support.policies import retrying
+from tests.support.resolvers import addresses, servers
 
 DIALS = 10_000
 
@@ -28,12 +28,12 @@ def counts():
     return len(left.open_descriptors()), threading.active_count()
 
 
-LOOPS = list(faces.LOOPS)
+LOOPS = list(dials.LOOPS)
 
 
 @pytest.mark.storm
 @pytest.mark.parametrize("means", faults.MEANS)
-def test_ten_thousand_failing_dials(steer, means):
+def test_ten_thousand_failing_dials_leave_nothing(steer, means):
     namespace.call_where_possible(fail_often, steer, means)
 
 
@@ -53,7 +53,7 @@ def fail_often(steer, means):
 
 @pytest.mark.storm
 @pytest.mark.parametrize("loop", LOOPS)
-def test_ten_thousand_failing_asyncio_dials(steer, loop):
+def test_ten_thousand_failing_asyncio_dials_leave_nothing(steer, loop):
     namespace.call_where_possible(fail_often_in_asyncio, steer, loop)
 
 
@@ -71,11 +71,11 @@ def fail_often_in_asyncio(steer, loop):
         assert counts() == before
         assert len(asyncio.all_tasks()) == 1
 
-    faces.run(main(), faces.LOOPS[loop])
+    dials.run(main(), dials.LOOPS[loop])
 
 
 @pytest.mark.storm
-def test_ten_thousand_timed_out_dials(steer):
+def test_ten_thousand_timed_out_dials_leave_nothing(steer):
     namespace.call_where_possible(time_out_often, steer)
 
 
@@ -91,7 +91,7 @@ def time_out_often(steer):
 
 @pytest.mark.storm
 @pytest.mark.parametrize("loop", LOOPS)
-def test_ten_thousand_timed_out_and_cancelled_asyncio_dials(steer, loop):
+def test_ten_thousand_cancelled_asyncio_dials_leave_nothing(steer, loop):
     namespace.call_where_possible(cancel_often, steer, loop)
 
 
@@ -112,11 +112,11 @@ def cancel_often(steer, loop):
             assert counts() == before
             assert len(asyncio.all_tasks()) == 1
 
-    faces.run(main(), faces.LOOPS[loop])
+    dials.run(main(), dials.LOOPS[loop])
 
 
 class CancelledAt:
-    """Await a coroutine, and cancel it at its *point*-th suspension."""
+    """Await a coroutine and cancel it at suspension number *point*."""
 
     def __init__(self, coroutine, point):
         self.coroutine, self.point, self.reached = coroutine, point, False
@@ -137,17 +137,17 @@ class CancelledAt:
                 waiting._asyncio_future_blocking = False
                 waiting.cancel()
             waiting = steps.throw(asyncio.CancelledError())
-            while True:  # what it still awaits, to clean up
+            while True:  # it may await more while it cleans up
                 yield waiting
                 waiting = next(steps)
         except StopIteration as done:
             if self.reached:
-                raise AssertionError("a cancelled dial went on to its end") from None
+                raise AssertionError("the cancelled dial ran to its end") from None
             return done.value
 
 
 async def cancel_everywhere(dial):
-    """Cancel *dial* at each of its suspensions in turn; return how many there were."""
+    """Cancel *dial* at each of its suspensions in turn; return the number of suspensions."""
     for point in range(1000):
         cancelling = CancelledAt(dial(), point)
         try:
@@ -160,7 +160,7 @@ async def cancel_everywhere(dial):
             writer.close()
             await writer.wait_closed()
         for _ in range(10):
-            await asyncio.sleep(0)  # transports close in the next turns of the loop
+            await asyncio.sleep(0)  # transports close in later turns of the loop
         if not cancelling.reached:
             return point
         assert len(asyncio.all_tasks()) == 1
@@ -170,7 +170,7 @@ async def cancel_everywhere(dial):
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 @pytest.mark.parametrize("options", [{}, {"happy_eyeballs_delay": 0.01}, {"timeout": 30}], ids=str)
-def test_cancelled_at_any_await(tls, host, options, steer):
+def test_dial_cancelled_at_any_await_leaves_nothing(tls, host, options, steer):
     authority = trustme.CA()
     there, here = web.ssl_contexts(authority, authority.issue_cert("localhost", "127.0.0.1"))
 
@@ -186,26 +186,24 @@ def test_cancelled_at_any_await(tls, host, options, steer):
 
             assert await cancel_everywhere(dial) >= 1
 
-    faces.run(main())
+    dials.run(main())
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_failing_dial_cancelled_at_any_await(host, steer, dead_port):
+def test_failing_dial_cancelled_at_any_await_leaves_nothing(host, steer, dead_port):
     async def main():
-        policy = safedial.reconnect(60, 0.001, 0.001).copy(stop=lambda state: state.attempt_number >= 3)
 
         def dial():
-            return safedial.open_connection(host, dead_port, policy=policy, steer=steer)
+            return safedial.open_connection(host, dead_port, policy=retrying(3, 0.001), steer=steer)
 
         assert await cancel_everywhere(dial) >= 3
 
-    faces.run(main())
+    dials.run(main())
 
 
-def test_race_cancelled_at_any_await(monkeypatch, steer):
+def test_race_cancelled_at_any_await_leaves_nothing(monkeypatch, steer):
     with faults.full_listener() as black_hole, faults.listener() as server:
-        infos = [(socket.AF_INET, 1, 6, "", listening.getsockname()) for listening in (black_hole, server)]
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwds: infos)
+        monkeypatch.setattr(socket, "getaddrinfo", servers(black_hole, server))
 
         async def main():
             def dial():
@@ -213,11 +211,11 @@ def test_race_cancelled_at_any_await(monkeypatch, steer):
 
             assert await cancel_everywhere(dial) >= 2
 
-        faces.run(main())
+        dials.run(main())
 
 
 class InterruptedAt:
-    """Raise KeyboardInterrupt at the *point*-th call or return, where CPython looks for signals."""
+    """Raise KeyboardInterrupt at call or return number *point*: CPython handles signals at these points."""
 
     def __init__(self, point):
         self.left, self.reached = point, False
@@ -239,20 +237,18 @@ class InterruptedAt:
 
 
 @pytest.mark.storm
-# An interrupt may come before a socket has a name, and within what the interpreter calls by itself.
+# An interrupt may come before a socket is assigned to a name, and in calls that the interpreter makes by itself.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("dialed", ["black hole first", "all dead"])
-def test_interrupted_anywhere(dialed, steer, dead_port):
-    """Ctrl-C in a race, between two rounds, in a hook: once the exception is gone, so is every socket."""
+def test_dial_interrupted_anywhere_leaves_nothing(dialed, steer, dead_port):
+    """Ctrl-C in a race, between two rounds, in a hook: once the exception is freed, every socket is closed."""
     with faults.black_hole_and_server() as (black_hole, server):
         answers = [black_hole, server] if dialed == "black hole first" else [("127.0.0.1", dead_port)] * 2
         dialer = safedial.Dialer(
             happy_eyeballs_delay=0.001,
             timeout=60,
-            resolver=servers(*answers) if dialed == "black hole first" else names(*answers),
-            policy=tenacity.Retrying(
-                retry=safedial.retry_if_transient, stop=tenacity.stop_after_attempt(2), wait=tenacity.wait_none()
-            ),
+            resolver=servers(*answers) if dialed == "black hole first" else addresses(*answers),
+            policy=retrying(2),
             on_event=lambda event: None,
             steer=steer,
         )
@@ -261,7 +257,7 @@ def test_interrupted_anywhere(dialed, steer, dead_port):
             with contextlib.suppress(OSError):
                 dialer.dial(("db", 1)).close()
 
-        dial()  # what is loaded late is loaded now
+        dial()  # imports the modules that are loaded late
         before = counts()
         for point in range(5000):
             interrupt = InterruptedAt(point)
@@ -275,8 +271,8 @@ def test_interrupted_anywhere(dialed, steer, dead_port):
 
 
 @pytest.mark.parametrize("spare", range(6))
-def test_race_when_descriptors_run_out(spare):
-    """A socket, and a selector in blocking code, take one each. Whatever can't be had is a failure."""
+def test_race_fails_cleanly_if_descriptors_run_out(spare):
+    """Each socket and the selector of a blocking race take a descriptor. Without one, the attempt fails."""
     for outcomes in namespace.call_outside(dial_with_few_descriptors, spare, seconds=60):
         assert set(outcomes) <= {"OSError 24", "TimeoutError 110", "connected"}
         assert outcomes[-1] == ("connected" if spare > 4 else outcomes[-1])
@@ -294,7 +290,7 @@ def dial_with_few_descriptors(spare):
         dialer = safedial.Dialer(
             happy_eyeballs_delay=0.01, total_timeout=0.5, resolver=servers(black_hole, black_hole, server), policy=None
         )
-        dialer.dial(("db", 1)).close()  # what is loaded late is loaded now
+        dialer.dial(("db", 1)).close()  # imports the modules that are loaded late
         with asyncio.Runner() as runner:
             runner.run(asyncio.sleep(0))
             highest = max(map(int, left.open_descriptors()))
@@ -313,13 +309,12 @@ def dial_with_few_descriptors(spare):
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_selector_that_cannot_be_had_is_that_lanes_failure(monkeypatch):
-    real, left = selectors.DefaultSelector, [1]
+def test_attempt_fails_if_no_selector_can_be_made(monkeypatch):
+    real, failures = selectors.DefaultSelector, [OSError(errno.EMFILE, "Too many open files")]
 
     def scarce():
-        if left[0]:
-            left[0] -= 1
-            raise OSError(errno.EMFILE, "Too many open files")
+        if failures:
+            raise failures.pop()
         return real()
 
     monkeypatch.setattr(selectors, "DefaultSelector", scarce)
@@ -346,7 +341,7 @@ def test_hook_that_raises_closes_the_connection(dial, server):
 @pytest.mark.parametrize("name", ["open_connection", "dial_async", "two addresses"])
 @pytest.mark.parametrize("alive", [False, True])
 def test_reconnect_loop_lets_other_tasks_run(loop_factory, dead_port, server, name, alive):
-    """Answers on loopback come at once; a bare loop must still be cancellable."""
+    """On loopback a dial never waits. A loop of dials must still be cancellable."""
     address = server.getsockname() if alive else ("127.0.0.1", dead_port)
 
     async def resolver(*args, **hints):
@@ -376,7 +371,7 @@ def test_reconnect_loop_lets_other_tasks_run(loop_factory, dead_port, server, na
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    faces.run(main(), loop_factory)
+    dials.run(main(), loop_factory)
 
 
 @pytest.mark.parametrize("policy", [None, "reconnect"])
@@ -385,17 +380,18 @@ def test_reconnect_loop_lets_other_tasks_run(loop_factory, dead_port, server, na
 @pytest.mark.parametrize("delay", [None, 0.25])
 @pytest.mark.parametrize("end", ["all dead", "second lives", "hook raises"])
 def test_dial_leaves_no_reference_cycle(monkeypatch, dead_port, server, policy, all_errors, name, delay, end):
-    """As in the stdlib, whose sockets and errors go without waiting for the collector."""
+    """As in the stdlib, sockets and errors are freed without the garbage collector."""
 
     def hook(event):
         if end == "hook raises":
             raise LookupError
 
+    second = server.getsockname() if end == "second lives" else ("::1", dead_port)
     dialer = safedial.Dialer(
         policy=policy and safedial.reconnect(0.01, 0.001),
         happy_eyeballs_delay=delay,
         on_event=hook,
-        resolver=names(("127.0.0.1", dead_port), server.getsockname() if end == "second lives" else ("::1", dead_port)),
+        resolver=addresses(("127.0.0.1", dead_port), second),
     )
     made = []
 
@@ -407,7 +403,7 @@ def test_dial_leaves_no_reference_cycle(monkeypatch, dead_port, server, policy, 
     monkeypatch.setattr(socket, "socket", Tracked)
 
     async def fail():
-        # Here, as asyncio's own Task and its exception are a cycle.
+        # Caught here, because an asyncio Task and its exception form a cycle.
         with contextlib.suppress(OSError, ExceptionGroup, LookupError):
             if name == "dial":
                 dialer.dial(("db", dead_port), all_errors=all_errors).close()
@@ -427,4 +423,4 @@ def test_dial_leaves_no_reference_cycle(monkeypatch, dead_port, server, policy, 
         finally:
             gc.enable()
 
-    assert faces.run(main()) == []
+    assert dials.run(main()) == []

@@ -1,4 +1,4 @@
-"""When lanes start, how long each may take, and who wins: by a clock that only the test moves."""
+"""When the attempts of a race start, how long each may take, and which wins. Time is simulated."""
 
 import asyncio
 import gc
@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from safedial._dial import race_sockets, race_tasks
 from safedial._dial.race import Race, fair_share
-from tests.support import faces
+from tests.support import dials
 
 REFUSED = ConnectionRefusedError(111, "Connection refused")
 
 
 class Clock(asyncio.SelectorEventLoop):
-    """An event loop whose time jumps to the next timer whenever nothing is ready."""
+    """An event loop whose time jumps to the next timer when nothing is ready."""
 
     def __init__(self):
         super().__init__()
@@ -34,16 +34,16 @@ class Clock(asyncio.SelectorEventLoop):
         return self.now
 
 
-def in_tasks(race, lanes):
-    """Race *lanes*, each (seconds that it takes, whether it wins), with the asyncio driver."""
+def in_tasks(race, attempts):
+    """Race *attempts*, each (its duration in seconds, whether it connects), with the asyncio driver."""
 
     async def main():
         loop = asyncio.get_running_loop()
         started, discarded = [], []
 
-        async def lane(number, limit):
+        async def attempt(number, limit):
             started.append(loop.time())
-            seconds, wins = lanes[number]
+            seconds, wins = attempts[number]
             try:
                 async with asyncio.timeout(limit):
                     await asyncio.sleep(seconds)
@@ -54,20 +54,20 @@ def in_tasks(race, lanes):
                 race.failed(number, REFUSED, loop.time())
             return number if wins else None
 
-        winner = await race_tasks.run(race, lane, discarded.append)
+        winner = await race_tasks.run(race, attempt, discarded.append)
         assert len(asyncio.all_tasks()) == 1
         assert discarded == []
         return winner, started, loop.time()
 
-    return faces.run(main(), Clock)
+    return dials.run(main(), Clock)
 
 
-class ScriptedLane:
-    """What race_sockets asks of an Attempt, answered at scripted times of a scripted clock."""
+class ScriptedAttempt:
+    """An Attempt as `race_sockets` uses it, which ends at a scripted time."""
 
     def __init__(self, world, number):
         self.world, self.number = world, number
-        self.seconds, self.wins = world.lanes[number]
+        self.seconds, self.wins = world.attempts[number]
         self.ends = world.now + self.seconds
         self.sock, self.closed = self, False
         world.started.append(world.now)
@@ -97,39 +97,39 @@ class ScriptedLane:
 
 
 class World:
-    """A selector and a clock at once: select() moves the time on to whatever comes first."""
+    """A selector and a clock: select() moves the time on to the next event."""
 
-    def __init__(self, lanes):
-        self.lanes, self.now, self.started, self.made, self.watched = lanes, 0.0, [], [], {}
+    def __init__(self, attempts):
+        self.attempts, self.now, self.started, self.made, self.watched = attempts, 0.0, [], [], {}
 
     def make(self, number):
-        self.made.append(ScriptedLane(self, number))
+        self.made.append(ScriptedAttempt(self, number))
         return self.made[-1]
 
-    def register(self, lane, events, data):
-        self.watched[lane] = data
+    def register(self, attempt, events, data):
+        self.watched[attempt] = data
 
-    def unregister(self, lane):
-        del self.watched[lane]
+    def unregister(self, attempt):
+        del self.watched[attempt]
 
     def select(self, timeout):
-        first = min((lane.ends for lane in self.watched), default=math.inf)
+        first = min((attempt.ends for attempt in self.watched), default=math.inf)
         self.now = min(first, self.now + timeout)
-        ready = [lane for lane in self.watched if lane.ends <= self.now]
-        return [(type("Key", (), {"data": self.watched[lane]}), 2) for lane in ready]
+        ready = [attempt for attempt in self.watched if attempt.ends <= self.now]
+        return [(type("Key", (), {"data": self.watched[attempt]}), 2) for attempt in ready]
 
     def close(self):
         pass
 
 
-def with_a_selector(race, lanes):
-    """Do as `in_tasks` does with the driver for blocking sockets."""
-    world = World(lanes)
+def with_a_selector(race, attempts):
+    """Do as `in_tasks` does, with the driver for blocking sockets."""
+    world = World(attempts)
     failed = lambda number, error: race.failed(number, error, world.now)  # noqa: E731
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("selectors.DefaultSelector", lambda: world)
         winner = race_sockets.run(race, world.make, failed, lambda: world.now)
-    assert all(lane.closed for lane in world.made if lane is not winner)
+    assert all(attempt.closed for attempt in world.made if attempt is not winner)
     assert winner is None or not winner.closed
     return winner and winner.number, world.started, world.now
 
@@ -139,9 +139,9 @@ DRIVERS = pytest.mark.parametrize("drive", [in_tasks, with_a_selector])
 
 @DRIVERS
 @pytest.mark.parametrize(
-    ("lanes", "winner", "starts", "end"),
+    ("attempts", "winner", "starts", "end"),
     [
-        # each lane: (seconds that it takes, whether it wins); the delay is 3
+        # Each attempt: (its duration, whether it connects). The delay is 3.
         ([(1, True)], 0, [0], 1),
         ([(9, True), (9, True)], 0, [0, 3], 9),
         ([(9, True), (1, True)], 1, [0, 3], 4),
@@ -155,13 +155,12 @@ DRIVERS = pytest.mark.parametrize("drive", [in_tasks, with_a_selector])
         ([], None, [], 0),
     ],
 )
-def test_lanes_start_after_the_delay_or_at_once_after_a_failure(drive, lanes, winner, starts, end):
-    assert drive(Race(len(lanes), 3), lanes) == (winner, starts, end)
+def test_attempts_start_after_the_delay_or_at_once_after_a_failure(drive, attempts, winner, starts, end):
+    assert drive(Race(len(attempts), 3), attempts) == (winner, starts, end)
 
 
-# Go's TestDialParallel (src/net/dial_test.go), its delays in units of its slowTimeout: what is raced,
-# whether each lane gets there, and how long the dial takes. Go has two lanes, a list of addresses in
-# each; here each address has its own.
+# Go's TestDialParallel (src/net/dial_test.go), with its delays in units of its slowTimeout. Go races two
+# lists of addresses; here each address has its own attempt.
 INSTANT, FALLBACK, SLOW = 0, 0.2, 1
 
 
@@ -195,70 +194,70 @@ def test_go_fallback_delay(drive, delay):
 
 
 @DRIVERS
-def test_no_delay_is_one_after_the_other_exactly(drive):
+def test_without_a_delay_attempts_follow_each_other(drive):
     assert drive(Race(3, None), [(9, False), (0, False), (4, True)]) == (2, [0, 9, 9], 13)
 
 
 @DRIVERS
-def test_no_lane_outlives_its_timeout(drive):
+def test_attempt_ends_at_its_timeout(drive):
     assert drive(Race(3, 3, 5), [(9, True)] * 3) == (None, [0, 3, 6], 11)
     assert drive(Race(3, None, 5), [(9, True)] * 3) == (None, [0, 5, 10], 15)
 
 
 @DRIVERS
-def test_nor_its_fair_share_nor_the_end(drive):
+def test_attempt_ends_at_its_fair_share_and_at_the_end_of_the_race(drive):
     assert drive(Race(3, None, None, 12), [(20, True)] * 3) == (None, [0, 4, 8], 12)
     assert drive(Race(3, None, 1, 12), [(20, True)] * 3) == (None, [0, 1, 2], 3)
     assert drive(Race(3, 1, None, 12), [(20, True)] * 3) == (None, [0, 1, 2], 12)
-    # Less than 2 s each: the last ones go without.
+    # A fair share is at least 2 s, so the last addresses get none.
     assert drive(Race(999, None, None, 5), [(20, True)] * 999) == (None, [0, 2, 4], 5)
     assert drive(Race(999, 1.5, None, 5), [(20, True)] * 999) == (None, [0, 1.5, 3, 4.5], 5)
 
 
 @DRIVERS
-def test_a_race_that_begins_after_its_end_has_one_lane(drive):
+def test_race_that_begins_after_its_end_makes_one_attempt(drive):
     assert drive(Race(3, 1, None, -1), [(9, True)] * 3) == (None, [0], 0)
 
 
 @DRIVERS
-def test_a_day_is_not_too_long(drive):
+def test_attempts_may_take_days(drive):
     assert drive(Race(2, 3, 1e9), [(1e6, False), (1e6, True)])[2] == 1e6 + 3
 
 
-def test_two_winners_at_once_one_is_discarded():
+def test_second_of_two_winners_is_discarded():
     async def main():
         discarded = []
 
-        async def lane(number, limit):
+        async def attempt(number, limit):
             await asyncio.sleep(3 - 3 * number)
             return number
 
-        # The second lane starts at 3 and wins in the same turn as the first.
-        winner = await race_tasks.run(Race(2, 3), lane, discarded.append)
+        # The second attempt starts at 3 and wins in the same turn as the first.
+        winner = await race_tasks.run(Race(2, 3), attempt, discarded.append)
         await asyncio.sleep(0)
         return [winner, *discarded]
 
-    assert faces.run(main(), Clock) in ([0], [0, 1])
+    assert dials.run(main(), Clock) in ([0], [0, 1])
 
 
-def test_two_lanes_that_break_at_once():
-    """The first one's exception is raised, the other's is seen to: asyncio would complain of it."""
+def test_two_attempts_that_raise_at_once():
+    """The first exception is raised. The second is retrieved, or asyncio would log it."""
 
     async def main():
         complaints = []
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
 
-        async def lane(number, limit):
+        async def attempt(number, limit):
             await asyncio.sleep(3 - 3 * number)
             raise LookupError(number)
 
         with pytest.raises(LookupError):
-            await race_tasks.run(Race(2, 3), lane, print)
+            await race_tasks.run(Race(2, 3), attempt, print)
         gc.collect()
         await asyncio.sleep(0)
         return complaints
 
-    assert faces.run(main(), Clock) == []
+    assert dials.run(main(), Clock) == []
 
 
 @pytest.mark.parametrize(
@@ -279,7 +278,7 @@ def test_go_partial_deadline(left, addresses, share):
 
 
 @given(st.floats(0, 1e9), st.integers(1, 10_000))
-def test_a_share_is_fair_and_never_past_the_end(left, addresses):
+def test_share_is_fair_and_never_past_the_end(left, addresses):
     share = fair_share(left, addresses)
     assert share <= left
     assert share >= min(left, 2) or share * addresses >= left
@@ -291,12 +290,12 @@ def test_a_share_is_fair_and_never_past_the_end(left, addresses):
     st.one_of(st.none(), st.integers(1, 20)),
     st.one_of(st.just(math.inf), st.integers(1, 100)),
 )
-def test_both_drivers_do_the_same(lanes, delay, timeout, end):
-    # Who comes first where two answer at the same instant is the drivers' own affair.
-    # Square roots of primes have no ties among their sums, nor with the times above.
+def test_both_drivers_agree(attempts, delay, timeout, end):
+    # The drivers may differ if two attempts end at the same instant. Sums of square roots of primes
+    # are all different, so no two do.
     roots = [math.sqrt(prime) / 100 for prime in (2, 3, 5, 7, 11, 13, 17, 19)]
-    lanes = [(seconds + root, wins) for (seconds, wins), root in zip(lanes, roots, strict=False)]
-    tasks = in_tasks(Race(len(lanes), delay, timeout, end), lanes)
-    sockets = with_a_selector(Race(len(lanes), delay, timeout, end), lanes)
+    attempts = [(seconds + root, wins) for (seconds, wins), root in zip(attempts, roots, strict=False)]
+    tasks = in_tasks(Race(len(attempts), delay, timeout, end), attempts)
+    sockets = with_a_selector(Race(len(attempts), delay, timeout, end), attempts)
     assert tasks[0] == sockets[0]
     assert tasks[1:] == (pytest.approx(sockets[1]), pytest.approx(sockets[2]))

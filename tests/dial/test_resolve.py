@@ -1,4 +1,4 @@
-"""Fresh addresses in every round, and resolvers of the user's own: sync, async, broken."""
+"""Each round resolves the name again, with the system's resolver or the user's: sync, async or broken."""
 
 import asyncio
 import functools
@@ -9,28 +9,28 @@ import pytest
 
 import safedial
 from safedial._dial.answers import checked_answer
-from tests.support import faces, faults
-from tests.support.resolvers import named
+from tests.support import dials, faults
+from tests.support.resolvers import hosts
 
 POLICY = safedial.reconnect(5, 0.001, 0.001)
 
 
-def test_every_round_asks_again(dial, monkeypatch, dead_port, server):
-    """A name that moved is found at its new address; a loop need not be restarted."""
+def test_every_round_asks_the_resolver_again(dial, monkeypatch, dead_port, server):
+    """So a server that moved is found at its new address."""
     rounds = iter([[faults.tcp("127.0.0.1", dead_port)]] * 3 + [[faults.tcp(*server.getsockname())]])
     ends = dial("db", 5432, resolver=lambda *args, **hints: next(rounds), policy=POLICY)
     assert ends.peer == server.getsockname()
 
 
-@pytest.mark.parametrize("face", [face for face in faces.FACES if "uvloop" not in face])  # which has a resolver in C
-def test_so_does_the_systems(face, monkeypatch, server):
+@pytest.mark.parametrize("name", [name for name in dials.DIALS if "uvloop" not in name])  # resolves in C
+def test_every_round_asks_the_systems_resolver_again(name, monkeypatch, server):
     port = server.getsockname()[1]
-    rounds = iter([named("::1", "::1", port), named("::1", "::1", port), named("127.0.0.1", "127.0.0.1", port)])
+    rounds = iter([hosts("::1", port=port), hosts("::1", port=port), hosts("127.0.0.1", port=port)])
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwds: next(rounds)())
-    assert faces.FACES[face]("db", port, policy=POLICY).peer == server.getsockname()
+    assert dials.DIALS[name]("db", port, policy=POLICY).peer == server.getsockname()
 
 
-def test_is_asked_as_getaddrinfo_is(dial, server):
+def test_resolver_gets_the_arguments_of_getaddrinfo(dial, server):
     def resolver(host, port, **hints):
         asked.append((host, port, hints))
         return [faults.tcp(*server.getsockname())]
@@ -41,18 +41,18 @@ def test_is_asked_as_getaddrinfo_is(dial, server):
     assert asked == [("db", "postgresql", hints)]
 
 
-def test_getaddrinfo_itself_will_do(dial, server):
+def test_getaddrinfo_is_a_resolver(dial, server):
     assert dial("localhost", server.getsockname()[1], resolver=socket.getaddrinfo).peer == server.getsockname()
 
 
-def test_not_asked_for_a_numeric_host(dial, server):
+def test_resolver_is_not_asked_for_a_numeric_host(dial, server):
     def resolver(*args, **hints):
         raise AssertionError
 
     dial(*server.getsockname(), resolver=resolver)
 
 
-def test_addresses_of_another_family_than_asked_for_are_not_dialed(dial, server):
+def test_addresses_of_another_family_are_not_dialed(dial, server):
     resolver = lambda *args, **hints: [faults.tcp("::1", 9), faults.tcp(*server.getsockname())]  # noqa: E731
     assert dial("db", 1, resolver=resolver, family=socket.AF_INET).peer == server.getsockname()
     with pytest.raises(OSError, match="resolver returned no address"):
@@ -60,7 +60,7 @@ def test_addresses_of_another_family_than_asked_for_are_not_dialed(dial, server)
 
 
 @pytest.mark.parametrize("host", ["fe80::1%lo", "fe80::1%1", "::1"])
-def test_addresses_with_a_zone_are_fine(host):
+def test_addresses_with_a_zone_are_valid(host):
     assert checked_answer([(10, 1, 6, "", (host, 80, 0, 0))], 0)
     assert checked_answer([(10, 1, 6, "", (host, 80))], socket.AF_INET6)
 
@@ -68,22 +68,22 @@ def test_addresses_with_a_zone_are_fine(host):
 class Async:
     async def __call__(self, host, port, **hints):
         await asyncio.sleep(0)
-        return (info for info in [faults.tcp("127.0.0.1", port)])  # any iterable will do
+        return (info for info in [faults.tcp("127.0.0.1", port)])  # any iterable
 
 
 class TestAsync:
     @pytest.mark.parametrize("resolver", [Async(), Async().__call__, functools.partial(Async())], ids=range(3))
-    def test_is_awaited(self, resolver, loop_factory, server):
+    def test_awaitable_answer_is_awaited(self, resolver, loop_factory, server):
         dialer = safedial.Dialer(resolver=resolver)
-        with faces.run(dialer.dial_async(("db", server.getsockname()[1])), loop_factory) as sock:
+        with dials.run(dialer.dial_async(("db", server.getsockname()[1])), loop_factory) as sock:
             assert sock.getpeername() == server.getsockname()
 
     @pytest.mark.parametrize("resolver", [Async(), Async().__call__], ids=range(2))
-    def test_cannot_be_in_a_blocking_dial(self, resolver):
+    def test_async_resolver_in_a_blocking_dial_is_an_error(self, resolver):
         with pytest.raises(TypeError, match="resolver: its answer must be awaited"):
             safedial.safe_connect(("db", 1), resolver=resolver)
 
-    def test_what_blocks_runs_in_a_thread(self, loop_factory, server):
+    def test_blocking_resolver_runs_in_a_thread(self, loop_factory, server):
         def resolver(host, port, **hints):
             threads.append(threading.current_thread())
             return [faults.tcp(*server.getsockname())]
@@ -93,36 +93,36 @@ class TestAsync:
 
         threads = []
         for either in (resolver, generator):
-            faces.run(safedial.Dialer(resolver=either).dial_async(("db", 1)), loop_factory).close()
+            dials.run(safedial.Dialer(resolver=either).dial_async(("db", 1)), loop_factory).close()
         assert len(threads) == 2
         assert threading.current_thread() not in threads
 
-    def test_does_not_resolve_the_callers_own_address(self, loop_factory, server):
+    def test_source_address_is_not_resolved_by_it(self, loop_factory, server):
         def resolver(host, port, **hints):
             assert host == "db"
             return [faults.tcp(*server.getsockname())]
 
         dialer = safedial.Dialer(resolver=resolver, source_address=("localhost", 0))
-        faces.run(dialer.dial_async(("db", 1)), loop_factory).close()
+        dials.run(dialer.dial_async(("db", 1)), loop_factory).close()
 
 
-class TestBroken:
+class TestFailingResolver:
     @pytest.mark.parametrize(
         "error", [socket.gaierror(socket.EAI_NONAME, "not known"), OSError(5, "I/O"), TimeoutError("late")], ids=repr
     )
-    def test_oserror_is_a_failed_resolution(self, dial, error):
-        told = []
+    def test_oserror_fails_the_round(self, dial, error):
+        events = []
 
         def resolver(*args, **hints):
             raise error
 
         with pytest.raises(OSError, match=str(error.args[-1])) as caught:
-            dial("db", 1, resolver=resolver, on_event=told.append)
-        assert type(caught.value) is type(error)  # asyncio makes a new TimeoutError of a thread's
+            dial("db", 1, resolver=resolver, on_event=events.append)
+        assert type(caught.value) is type(error)  # asyncio copies a TimeoutError from a thread
         assert any("resolving 'db'" in note for note in caught.value.__notes__)
-        assert [(event.kind, event.address) for event in told] == [("failed", None)]
+        assert [(event.kind, event.address) for event in events] == [("failed", None)]
 
-    def test_temporary_failure_is_worth_another_round(self, dial, server):
+    def test_temporary_failure_is_retried(self, dial, server):
         def resolver(*args, **hints):
             rounds.append(1)
             if len(rounds) < 3:
@@ -132,7 +132,7 @@ class TestBroken:
         rounds = []
         dial("db", 1, resolver=resolver, policy=POLICY)
 
-    def test_anything_else_ends_the_dial(self, dial):
+    def test_other_exceptions_end_the_dial(self, dial):
         def resolver(*args, **hints):
             raise LookupError("no such record")
 
@@ -140,29 +140,29 @@ class TestBroken:
             dial("db", 5432, resolver=resolver, policy=POLICY)
         assert caught.value.__notes__ == ["safedial: raised by the resolver for db port 5432"]
 
-    @pytest.mark.parametrize("face", ["safe_connect", "open_connection"])
-    def test_the_systems_own_is_not_blamed_on_the_user(self, face, monkeypatch):
+    @pytest.mark.parametrize("name", ["safe_connect", "open_connection"])
+    def test_system_resolvers_exception_gets_no_note(self, name, monkeypatch):
         def getaddrinfo(*args, **kwds):
             raise LookupError
 
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
         with pytest.raises(LookupError) as caught:
-            faces.FACES[face]("db", 1)
+            dials.DIALS[name]("db", 1)
         assert not getattr(caught.value, "__notes__", [])
 
-    def test_stop_iteration(self, dial):
-        """An asyncio future can't have it: before Python 3.12 the dial would wait for ever."""
+    def test_stop_iteration_ends_the_dial(self, dial):
+        """An asyncio Future can't hold StopIteration: before Python 3.12 the dial would wait for ever."""
         with pytest.raises((StopIteration, RuntimeError)):
             dial("db", 1, resolver=lambda *args, **hints: next(iter(())))
 
     @pytest.mark.parametrize("answer", [[], (), iter(())], ids=["list", "tuple", "iterator"])
-    def test_no_address(self, dial, answer):
+    def test_empty_answer_is_an_error(self, dial, answer):
         with pytest.raises(OSError, match="resolver returned no address") as caught:
             dial("db", 1, resolver=lambda *args, **hints: answer)
         assert any("resolving 'db'" in note for note in caught.value.__notes__)
 
     @pytest.mark.parametrize("answer", [None, 7, "127.0.0.1", b"127.0.0.1"], ids=repr)
-    def test_no_list_of_tuples(self, dial, answer):
+    def test_answer_that_is_no_list_of_tuples_is_an_error(self, dial, answer):
         with pytest.raises(TypeError, match="resolver must return a list of 5-tuples"):
             dial("db", 1, resolver=lambda *args, **hints: answer)
 
@@ -179,7 +179,7 @@ class TestBroken:
             (2, 1, 6, "", ("127.0.0.1", "80")),
             (2, 1, 6, "", ("127.0.0.1", -1)),
             (2, 1, 6, "", ("127.0.0.1", 65536)),
-            (2, 1, 6, "", ("localhost", 80)),  # would be resolved again, by the kernel's way
+            (2, 1, 6, "", ("localhost", 80)),  # would be resolved again, by connect()
             (2, 1, 6, "", ("::1", 80)),
             (10, 1, 6, "", ("127.0.0.1", 80)),
             (2, 2, 17, "", ("127.0.0.1", 80)),  # a datagram socket connects to anything
@@ -201,19 +201,26 @@ class TestBroken:
         ],
         ids=repr,
     )
-    def test_rubbish(self, dial, info):
+    def test_invalid_address_in_the_answer_is_an_error(self, dial, info):
         with pytest.raises(ValueError, match="resolver must return"):
             dial("db", 1, resolver=lambda *args, **hints: [faults.tcp("127.0.0.1", 9), info])
 
-    def test_generator_that_raises_keeps_its_words(self, dial):
+    def test_exception_of_a_generator_is_kept(self, dial):
         def resolver(*args, **hints):
             yield faults.tcp("127.0.0.1", 9)
-            raise TypeError("a bug of the user's")
+            raise TypeError("a bug in the generator")
 
-        with pytest.raises(TypeError, match="a bug of the user's"):
+        with pytest.raises(TypeError, match="a bug in the generator"):
             dial("db", 1, resolver=resolver)
 
     @pytest.mark.parametrize("resolver", ["dns", 7, []], ids=repr)
-    def test_cannot_be_called(self, dial, resolver):
+    def test_resolver_that_is_not_callable_is_an_error(self, dial, resolver):
         with pytest.raises(TypeError, match="resolver must be callable"):
             dial("db", 1, resolver=resolver)
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "-"])
+def test_unknown_host_raises_gaierror(dial, host):
+    with pytest.raises(socket.gaierror) as caught:
+        dial(host, 80)
+    assert host in "".join(caught.value.__notes__)

@@ -1,1 +1,1 @@
-"""What the tests share: faults made on the kernel, namespaces, and the faces of safedial."""
+"""What the tests share: faults made on the kernel, namespaces, and the ways to dial."""

@@ -1,4 +1,4 @@
-"""The open descriptors and the children of this process, to test that nothing is left behind."""
+"""The open descriptors and the child processes of this process, to test that nothing is left behind."""
 
 import os
 from pathlib import Path

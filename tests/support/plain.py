@@ -9,13 +9,13 @@ import time
 
 from safedial import testing
 from safedial._tcp.selfconnect import RESET
-from tests.support import faces
+from tests.support import dials
 
 
 def ends_of(sock):
     """Return both addresses of a connection, and make it end with a reset: a TIME_WAIT would disturb the next test."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-    return faces.Ends(sock.getsockname(), sock.getpeername())
+    return dials.Ends(sock.getsockname(), sock.getpeername())
 
 
 def with_connect_ex(host, port):
@@ -55,7 +55,7 @@ CLIENTS = {
     "create_connection": with_create_connection,
     "connect_ex": with_connect_ex,
     "selector": with_a_selector,
-    "asyncio": lambda host, port: faces.run(_asyncio(host, port)),
+    "asyncio": lambda host, port: dials.run(_asyncio(host, port)),
 }
 
 

@@ -1,26 +1,18 @@
-"""Resolvers whose answers a test chooses."""
-
-import socket
+"""Resolvers with scripted answers."""
 
 from tests.support import faults
 
 
-def named(first, second, port):
-    def getaddrinfo(*args, **kwds):
-        return [
-            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (host, port, 0, 0))
-            if ":" in host
-            else (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port))
-            for host in (first, second)
-        ]
-
-    return getaddrinfo
+def addresses(*answers):
+    """Return a resolver that always answers with these addresses. It may replace getaddrinfo() too."""
+    return lambda *args, **hints: [faults.tcp(*address[:2]) for address in answers]
 
 
-def names(*answers):
-    """A resolver that gives these addresses for every name."""
-    return lambda host, port, **hints: [faults.tcp(*address[:2]) for address in answers]
+def hosts(*answers, port):
+    """Return a resolver that answers with these hosts on *port*."""
+    return addresses(*((host, port) for host in answers))
 
 
 def servers(*sockets):
-    return names(*(sock.getsockname() for sock in sockets))
+    """Return a resolver that answers with the addresses of these listening sockets."""
+    return addresses(*(sock.getsockname() for sock in sockets))

@@ -1,13 +1,15 @@
-"""Dial loops at full size, in a network namespace of their own where the system allows one.
+"""Dial loops at full size, in their own network namespace if the system allows it.
 
-The figures are the issue's: 300,000 blocking and 100,000 asyncio dials to a dead even port never
-give a self-connected socket; two processes that dial in a tight loop don't keep a server out.
+300,000 blocking and 100,000 asyncio dials to a dead even port never return a self-connected socket, and
+two processes that dial in a tight loop don't keep a server from binding.
 """
 
 import asyncio
+import contextlib
 import multiprocessing
 import socket
 import time
+from collections import Counter
 
 import pytest
 
@@ -24,49 +26,48 @@ STORM_SECONDS = 5.0
 
 
 def dial_blocking(dials, steer):
-    """Count what the dials gave; a self-connected socket may come only as an error."""
-    address = ("127.0.0.1", testing.dead_port())
+    """Dial a dead port *dials* times, and count the outcomes."""
     dialer = safedial.Dialer(steer=steer, policy=None)
-    counts = {"refused": 0, "self_connect": 0, "returned": 0}
+    address, counts = ("127.0.0.1", testing.dead_port()), Counter(refused=0, self_connect=0, returned=0)
     for _ in range(dials):
-        try:
+        with counted(counts):
             dialer.dial(address).close()
-        except safedial.SelfConnectError:
-            counts["self_connect"] += 1
-        except ConnectionRefusedError:
-            counts["refused"] += 1
-        else:
-            counts["returned"] += 1
     return counts
 
 
 def dial_asyncio(dials, steer):
-    port = testing.dead_port()
-    counts = {"refused": 0, "self_connect": 0, "returned": 0}
+    """Do as `dial_blocking` does, with `open_connection`."""
+    port, counts = testing.dead_port(), Counter(refused=0, self_connect=0, returned=0)
 
     async def main():
         for _ in range(dials):
-            try:
+            with counted(counts):
                 _, writer = await safedial.open_connection("127.0.0.1", port, steer=steer, policy=None)
-            except safedial.SelfConnectError:
-                counts["self_connect"] += 1
-            except ConnectionRefusedError:
-                counts["refused"] += 1
-            else:
-                counts["returned"] += 1
                 writer.close()
 
     asyncio.run(main())
     return counts
 
 
+@contextlib.contextmanager
+def counted(counts):
+    try:
+        yield
+    except safedial.SelfConnectError:
+        counts["self_connect"] += 1
+    except ConnectionRefusedError:
+        counts["refused"] += 1
+    else:
+        counts["returned"] += 1
+
+
 @pytest.mark.parametrize(("dial", "dials"), [(dial_blocking, BLOCKING_DIALS), (dial_asyncio, ASYNCIO_DIALS)])
-def test_dead_port_never_answers(dial, dials, steer):
+def test_dead_port_never_connects(dial, dials, steer):
     counts = namespace.call_where_possible(dial, dials, steer)
     assert counts["returned"] == 0
     assert counts["refused"] + counts["self_connect"] == dials
     if steer and faults.kernel_steers():
-        assert counts["self_connect"] == 0, "steered, the kernel cannot draw the port"
+        assert counts["self_connect"] == 0, "the kernel was steered off the port"
 
 
 def dial_until(end, address, steer, counts):
@@ -87,7 +88,7 @@ def storm(seconds, steer):
     address = ("127.0.0.1", testing.dead_port())
     context = multiprocessing.get_context("spawn")
     counts = context.Queue()
-    end = time.monotonic() + seconds + 1  # the clock is the system's, the same in each process
+    end = time.monotonic() + seconds + 1  # all processes share the clock
     dialers = [context.Process(target=dial_until, args=(end, address, steer, counts)) for _ in range(2)]
     for process in dialers:
         process.start()
@@ -107,7 +108,7 @@ def storm(seconds, steer):
     return {"dials": sum(made), "self-connected": sum(lost), "binds": binds, "failed": failed}
 
 
-def test_storm_does_not_keep_a_server_out(steer):
+def test_dial_loops_do_not_keep_a_server_from_binding(steer):
     found = namespace.call_where_possible(storm, STORM_SECONDS, steer)
     assert found["dials"] > 1000
     assert found["binds"] > 100
@@ -118,8 +119,8 @@ def test_storm_does_not_keep_a_server_out(steer):
         assert found["failed"] * 100 < found["binds"]
 
 
-def test_the_storm_is_at_risk():
-    """The same loop with the stdlib's connect does meet itself, so the tests above can fail."""
+def test_plain_dials_do_connect_to_themselves():
+    """The same loop with the stdlib connects to itself, so the tests above can fail."""
     assert namespace.call_where_possible(dial_plain, 2_000_000, 60.0) > 0
 
 

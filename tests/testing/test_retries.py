@@ -5,7 +5,7 @@ import tenacity
 
 import safedial
 from safedial import testing
-from tests.support import faces
+from tests.support import dials
 
 
 class TestFastRetries:
@@ -39,7 +39,7 @@ class TestFastRetries:
 
         def call():
             if coroutine:
-                faces.run(tenacity.retry(**options)(broken)())
+                dials.run(tenacity.retry(**options)(broken)())
             else:
                 tenacity.retry(**options)({}.__getitem__)("x")
 

@@ -11,7 +11,7 @@ import redis
 
 from safedial import testing
 from safedial.testing.scan import connections
-from tests.support import faces
+from tests.support import dials
 from tests.support.plain import connected_to_itself, ends_of
 
 
@@ -75,7 +75,7 @@ class TestIsSelfConnected:
             pair[1].transport.abort()
             await asyncio.sleep(0)
 
-        faces.run(main())
+        dials.run(main())
 
     @pytest.mark.parametrize("thing", [None, "redis://", socket, socket.socket, (), {}], ids=repr)
     def test_objects_without_a_socket(self, thing):

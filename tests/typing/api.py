@@ -41,12 +41,12 @@ assert_type(safedial.is_self_connected(3), bool)
 
 
 async def resolver(host: object, port: object, **hints: int) -> list[Any]:
-    """A resolver of the user's own, for asyncio."""
+    """A user's resolver, for asyncio."""
     return await asyncio.get_running_loop().getaddrinfo("db", 5432, **hints)
 
 
 class Greeting(asyncio.Protocol):
-    """A protocol of the user's own."""
+    """A user's protocol."""
 
 
 async def main() -> None:
@@ -82,7 +82,7 @@ except safedial.PortsExhaustedError as error:
     assert_type(error.usage, safedial.PortUsage)
     assert_type(error.usage.in_use, int | None)
 
-# What must not pass: a wrong type is an error for both checkers (mypy warns of an unused ignore).
+# A wrong type is an error for both checkers: mypy reports an ignore that is not needed.
 safedial.safe_connect("db:5432")  # type: ignore[arg-type]
 safedial.safe_connect(("db", 5432), policy="reconnect")  # type: ignore[arg-type]
 safedial.safe_connect(("db", 5432), retries=3)  # type: ignore[call-arg]
@@ -108,9 +108,9 @@ testing.Outage(server=7)  # type: ignore[arg-type]
 assert_type(testing.in_namespace(testing.dead_port, port_range=(40000, 40001)), int)
 
 
-# The guard, and other people's factories, whose types stay their own.
+# The guard, and other people's factories, which keep their types.
 class Client:
-    """What a library connects with."""
+    """A library's client."""
 
     def __init__(self, host: str, *, port: int = 6379) -> None: ...
 

@@ -1,4 +1,4 @@
-"""The faces of safedial behind one signature, so that one test serves them all."""
+"""The ways to dial with safedial behind one signature, so that one test covers them all."""
 
 import asyncio
 from collections.abc import Callable
@@ -26,17 +26,17 @@ def run(coroutine, loop_factory=None):
         return runner.run(coroutine)
 
 
-def blocking(host, port, *, source=None, timeout=None, **options):
+def _safe_connect(host, port, *, source=None, timeout=None, **options):
     with safedial.safe_connect((host, port), timeout, source, **options) as sock:
         return Ends(sock.getsockname(), sock.getpeername())
 
 
-def dialer(host, port, *, source=None, all_errors=False, **options):
+def _dial(host, port, *, source=None, all_errors=False, **options):
     with safedial.Dialer(source_address=source, **options).dial((host, port), all_errors=all_errors) as sock:
         return Ends(sock.getsockname(), sock.getpeername())
 
 
-async def streams_dial(host, port, *, source=None, **options):
+async def _open_connection(host, port, *, source=None, **options):
     _, writer = await safedial.open_connection(host, port, local_addr=source, **options)
     ends = Ends(writer.get_extra_info("sockname"), writer.get_extra_info("peername"))
     writer.close()
@@ -44,22 +44,20 @@ async def streams_dial(host, port, *, source=None, **options):
     return ends
 
 
-async def dialer_async(host, port, *, source=None, all_errors=False, **options):
+async def _dial_async(host, port, *, source=None, all_errors=False, **options):
     sock = await safedial.Dialer(source_address=source, **options).dial_async((host, port), all_errors=all_errors)
     with sock:
         assert sock.gettimeout() == 0, "dial_async promises a non-blocking socket"
         return Ends(sock.getsockname(), sock.getpeername())
 
 
-FACES: dict[str, Callable[..., Ends]] = {
-    "safe_connect": blocking,
-    "Dialer.dial": dialer,
-    "open_connection": lambda *args, **kwds: run(streams_dial(*args, **kwds)),
-    "Dialer.dial_async": lambda *args, **kwds: run(dialer_async(*args, **kwds)),
+DIALS: dict[str, Callable[..., Ends]] = {
+    "safe_connect": _safe_connect,
+    "Dialer.dial": _dial,
+    "open_connection": lambda *args, **kwds: run(_open_connection(*args, **kwds)),
+    "Dialer.dial_async": lambda *args, **kwds: run(_dial_async(*args, **kwds)),
 }
-if uvloop is not None:
-    FACES["open_connection, uvloop"] = lambda *args, **kwds: run(streams_dial(*args, **kwds), uvloop.new_event_loop)
-
 LOOPS = {"asyncio": None}
 if uvloop is not None:
+    DIALS["open_connection, uvloop"] = lambda *args, **kwds: run(_open_connection(*args, **kwds), uvloop.new_event_loop)
     LOOPS["uvloop"] = uvloop.new_event_loop

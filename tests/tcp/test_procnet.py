@@ -1,0 +1,64 @@
+"""Connections counted in /proc/net/tcp, compared with ss."""
+
+import shutil
+import socket
+
+import pytest
+
+import safedial
+from safedial._tcp import procnet, steering
+from tests.support import exhaustion, faults, namespace
+
+pytestmark = pytest.mark.skipif(shutil.which("ss") is None, reason="compares with ss (Debian: iproute2)")
+
+
+@pytest.mark.parametrize("host", ["::ffff:127.0.0.1", "0.0.0.0", "::1", "::"])
+def test_other_spellings_of_the_destination_are_counted(host):
+    namespace.require()
+    found = namespace.call(exhaustion.exhaust, "safe_connect", 40000, None, host, port_range=(40000, 40009))
+    assert found["in use"] == found["ss"] == 9
+
+
+def test_v4_mapped_clients_are_counted():
+    namespace.require()
+    assert namespace.call(usage_of_a_v4_mapped_client) == [1, 1]
+
+
+def usage_of_a_v4_mapped_client():
+    """Count the connection of an IPv6 socket to an IPv4 server."""
+    with faults.listener() as server, socket.socket(socket.AF_INET6) as client:
+        address = server.getsockname()
+        client.connect((f"::ffff:{address[0]}", address[1]))
+        outside = procnet.usage(address, steering.PortRange(1, 2)).in_use
+        assert outside == 0, "only the exhausted range counts"
+        return [procnet.usage(address, None).in_use, exhaustion.count_with_ss(address[1])]
+
+
+def test_time_wait_is_counted():
+    namespace.require()
+    found = namespace.call(exhaust_with_time_wait, port_range=(40000, 40009))
+    assert found["in use"] == 9
+    assert found["time wait"] == found["ss time wait"] == 4
+
+
+def exhaust_with_time_wait():
+    with faults.listener(port=40000) as server:
+        address = server.getsockname()
+        held = [safedial.safe_connect(address) for _ in range(9)]
+        accepted = [server.accept()[0] for _ in held]
+        for near, far in zip(held[:4], accepted[:4], strict=True):
+            near.close()  # the side that closes first is the one in TIME_WAIT
+            far.close()
+        try:
+            safedial.safe_connect(address, policy=None).close()
+        except safedial.PortsExhaustedError as error:
+            usage = error.usage
+            return {
+                "in use": usage.in_use,
+                "time wait": usage.time_wait,
+                "ss time wait": exhaustion.count_with_ss(40000, "time-wait"),
+            }
+        finally:
+            for sock in held[4:] + accepted[4:]:
+                sock.close()
+    return None
