@@ -6,7 +6,7 @@ from typing_extensions import override
 
 from safedial._address import shown
 from safedial._dial.dialer import Dialer
-from safedial.adapters import checked_dialer, needs, takes_dialer
+from safedial.adapters import TakesDialer, needs, takes_dialer
 
 with needs("requests"):
     import requests
@@ -26,7 +26,7 @@ def protect(session: S, *, dialer: Dialer | None = None, **kwds: Any) -> S:
 
     Args:
         session: a `requests.Session`.
-        dialer: dials. Default: None, ``Dialer()``.
+        dialer: dials.
         **kwds: the arguments of `requests.adapters.HTTPAdapter`, such as *max_retries*.
 
     Example::
@@ -41,20 +41,14 @@ def protect(session: S, *, dialer: Dialer | None = None, **kwds: Any) -> S:
     return session
 
 
-class SafeHTTPAdapter(HTTPAdapter):
-    """An `HTTPAdapter` whose connections, also those to HTTP proxies, *dialer* dials (default: ``Dialer()``).
+class SafeHTTPAdapter(TakesDialer, HTTPAdapter):
+    """An `HTTPAdapter` whose connections, also those to HTTP proxies, *dialer* dials.
 
-    Errors are requests' own: a refused dial and a self-connect are a `requests.ConnectionError`. A request's
-    timeout comes before the Dialer's. *max_retries* and the Dialer's policy multiply. SOCKS proxies are
-    dialed by PySocks: see `safedial.guard`. An adapter is pickled with its Dialer.
+    Errors are requests' own: a refused dial and a self-connect are a `requests.ConnectionError`. *max_retries* and the
+    Dialer's policy multiply. PySocks dials SOCKS proxies: see `safedial.guard`. An adapter is pickled with its Dialer.
     """
 
     __attrs__ = [*HTTPAdapter.__attrs__, "dialer"]  # noqa: RUF012  # as its base has it
-
-    @takes_dialer
-    def __init__(self, *args: Any, dialer: Dialer | None = None, **kwds: Any) -> None:
-        self.dialer = checked_dialer(dialer)  # first, because the base class makes the managers
-        super().__init__(*args, **kwds)
 
     @override
     def init_poolmanager(self, *args: Any, **kwds: Any) -> None:
