@@ -56,16 +56,9 @@ from safedial._dial.settings import Timeout
 from safedial._retry.argument import DEFAULT
 
 if TYPE_CHECKING:
-    from safedial.adapters import aiohttp as aiohttp
-    from safedial.adapters import asyncio as asyncio
-    from safedial.adapters import http as http
-    from safedial.adapters import httpx as httpx
-    from safedial.adapters import redis as redis
-    from safedial.adapters import requests as requests
-    from safedial.adapters import socket as socket
-    from safedial.adapters import sqlalchemy as sqlalchemy
-    from safedial.adapters import urllib3 as urllib3
-    from safedial.adapters import valkey as valkey
+    from safedial.adapters import aiohttp, asyncio, http, httpx, redis, requests, socket, sqlalchemy, urllib3, valkey
+
+    __all__ = ["aiohttp", "asyncio", "http", "httpx", "redis", "requests", "socket", "sqlalchemy", "urllib3", "valkey"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -89,9 +82,9 @@ def checked_dialer(dialer: Any) -> Dialer:
 def merged(
     dialer: Dialer, timeout: Timeout, *, given: bool, source: Any = None, options: Any = (), defaults: Any = ()
 ) -> Dialer:
-    """Return *dialer* with a client's settings. *timeout* was *given*, or is the library's default.
+    """Return *dialer* with a client's settings, by the precedence above.
 
-    *source* and the socket *options* were given. *defaults* are the library's options.
+    *timeout* was *given*, or is the library's default. *source* and *options* were given, *defaults* are the library's.
     """
     return replace(
         dialer,
@@ -120,9 +113,9 @@ takes_policy = _takes("policy=", "dialer")
 
 
 class TakesDialer:
-    """A mix-in with the argument *dialer*. It comes first among the bases, because some of them dial when made."""
+    """A mix-in with the argument *dialer*. It comes first among the bases, because some dial in ``__init__``."""
 
-    dialer = Dialer()
+    dialer = Dialer()  # subclasses may set another
 
     @takes_dialer
     def __init__(self, *args: Any, dialer: Dialer | None = None, **kwds: Any) -> None:

@@ -84,31 +84,21 @@ class Library:
 
     def __init__(self, library: Any, *safe_classes: type) -> None:
         self._library = library
-        self._safe_classes = {
-            next(base for base in safe.__mro__ if base.__module__.startswith(library.__name__)): safe
-            for safe in safe_classes
-        }
+        self._safe_classes = safe_classes
 
     @takes_dialer
     def protect(self, client: T, *, dialer: Dialer | None = None) -> T:
         """Make *client* dial safely from its first connection on, and return it.
 
-        Args:
-            client: a client or connection pool of the library, blocking or asyncio, a Sentinel (with all clients that
-                it will make), or an asyncio cluster. A client of a Unix socket is left as it is.
-            dialer: how to dial, as `SafeConnection` explains.
+        *client* is a client or connection pool of the library, blocking or asyncio, a Sentinel (with all clients that
+        it will make), or an asyncio cluster. A client of a Unix socket is left as it is.
 
         Raises:
-            TypeError: *client* or *dialer* has the wrong type, or *client* is a blocking cluster: see
+            TypeError: *client* or *dialer* has the wrong type. A blocking cluster dials while it is made: use
                 `SafeConnectionPool`.
             ValueError: *client* has connections already.
-
-        Example::
-
-            client = protect(redis.Redis(host, port, ssl=True))
         """
-        if dialer is not None:
-            checked_dialer(dialer)
+        checked_dialer(dialer)
         blocking, asynchronous = self._library, self._library.asyncio
         if isinstance(client, (blocking.Sentinel, asynchronous.Sentinel)):
             self._protect_sentinel(client, dialer)
@@ -164,7 +154,8 @@ class Library:
 
     def safe(self, connection_class: Any) -> Any:
         """Return the safe subclass of *connection_class*, which may be Sentinel's or a user's own."""
-        for plain, safe in self._safe_classes.items():
+        for safe in self._safe_classes:
+            plain = next(base for base in safe.__mro__ if base.__module__.startswith(self._library.__name__))
             if connection_class is plain:
                 return safe
             if issubclass(connection_class, plain) and not issubclass(connection_class, SafeDial):

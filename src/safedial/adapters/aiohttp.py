@@ -26,7 +26,7 @@ def protect(session: S, *, policy: PolicyArgument = DEFAULT) -> S:
     `ClientProxyConnectionError` for a proxy, with a `safedial.SelfConnectError` as its ``os_error``.
 
     Args:
-        session: an open `aiohttp.ClientSession`, or a `aiohttp.TCPConnector`.
+        session: an open `aiohttp.ClientSession`, or an `aiohttp.TCPConnector`.
         policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying` that decides on another dial: aiohttp never retries a
             new connection. Name, addresses and proxy are looked up again; no request was sent yet. aiohttp's
             ``sock_connect`` limits each dial, ``connect`` and ``total`` limit all dials together. They take one place
@@ -47,12 +47,7 @@ def protect(session: S, *, policy: PolicyArgument = DEFAULT) -> S:
 
 
 class SafeTCPConnector(aiohttp.TCPConnector):
-    """A `aiohttp.TCPConnector` that `protect` has made safe. It takes aiohttp's arguments, and *policy*.
-
-    Example::
-
-        session = aiohttp.ClientSession(connector=SafeTCPConnector(limit=10))
-    """
+    """An `aiohttp.TCPConnector` that `protect` has made safe. It takes aiohttp's arguments, and *policy*."""
 
     @takes_policy
     def __init__(self, *, policy: PolicyArgument = DEFAULT, **kwds: Any) -> None:

@@ -78,8 +78,7 @@ def new_event_loop(
     if not (isinstance(loop_class, type) and issubclass(loop_class, asyncio.AbstractEventLoop)):
         raise TypeError(f"loop_class must be a class of event loops, not {loop_class!r}")
     dialer = checked_dialer(_DIALER if dialer is None else dialer)
-    base: Any = loop_class
-    loop = _guarded(base)()
+    loop = _guarded(cast("Any", loop_class))()
     options = {each.name: getattr(dialer, each.name) for each in fields(Dialer)}
     options["local_addr"] = options.pop("source_address") or None
     if dialer.timeout is DEFAULT:

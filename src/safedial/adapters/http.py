@@ -69,13 +69,10 @@ def build_opener(
 ) -> urllib.request.OpenerDirector:
     """Build an opener as `urllib.request.build_opener` does. Its connections never connect to themselves.
 
-    If nobody listens, it raises a `urllib.error.URLError` whose reason is a ConnectionRefusedError.
-
-    Args:
-        *handlers: as there. Handlers that replace urllib's HTTPHandler or HTTPSHandler, and ftp://, dial for
-            themselves: they are guarded, but do not use *dialer*.
-        dialer: dials for http:// and https://, and their proxies.
-        context: for https://. Default: None, Python's own, which verifies certificates.
+    If nobody listens, it raises a `urllib.error.URLError` whose reason is a ConnectionRefusedError. *dialer* dials for
+    http:// and https://, and their proxies. ftp:// and handlers that replace urllib's HTTPHandler or HTTPSHandler dial
+    for themselves: they are guarded, but do not use *dialer*. *context* is for https://. Default: None, Python's own,
+    which verifies certificates.
 
     Example::
 
@@ -119,10 +116,7 @@ class SafeSMTP_SSL(TakesDialer, smtplib.SMTP_SSL, _DialingSMTP):  # noqa: N801  
 
 
 class SafeFTP(ftplib.FTP):
-    """An `ftplib.FTP` whose control and data connections are guarded by `safedial.guard`.
-
-    ftplib dials with `socket.create_connection`, so it takes no Dialer; `safedial.wrap` retries.
-    """
+    """An `ftplib.FTP` under `safedial.guard`, for data connections too. It takes no Dialer; `safedial.wrap` retries."""
 
     connect = guard()(ftplib.FTP.connect)
     ntransfercmd = guard()(ftplib.FTP.ntransfercmd)

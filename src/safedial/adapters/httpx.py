@@ -1,14 +1,14 @@
 """httpx that dials with a Dialer: `protect` makes a client safe, by the transports that it has.
 
 Pools, limits, TLS (after the check), HTTP/2, proxies, Unix sockets and *retries* stay httpx's own. Its *retries* and
-the Dialer's policy multiply.
+the Dialer's policy multiply. Async clients need anyio 4.10 or later, else they raise ImportError.
 """
 
 import asyncio
 import contextlib
 import inspect
 import socket
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -63,8 +63,7 @@ class SafeAsyncHTTPTransport(httpx.AsyncHTTPTransport):
     """`SafeHTTPTransport` for an `httpx.AsyncClient`, on any asyncio event loop, also uvloop.
 
     As in httpx, the connect timeout limits the whole dial, unless the Dialer has a *total_timeout*. Under trio, where a
-    Dialer can't dial, httpx's own dial runs under `safedial.guard`: as safe, but without *dialer*. If anyio is older
-    than 4.10, ImportError is raised.
+    Dialer can't dial, httpx's own dial runs under `safedial.guard`: as safe, but without *dialer*.
     """
 
     @takes_dialer
@@ -81,11 +80,6 @@ def protect(client: C, *, dialer: Dialer | None = None) -> C:
 
     Raises:
         TypeError: a transport of the client is not httpx's own, so it is not known how it dials.
-        ImportError: anyio is older than 4.10, for an AsyncClient.
-
-    Example::
-
-        client = protect(httpx.Client(proxy="http://proxy:3128", http2=True))
     """
     if not isinstance(client, httpx.Client | httpx.AsyncClient):
         raise TypeError(f"client must be an httpx.Client or AsyncClient, not {shown(client)}")
@@ -105,8 +99,7 @@ def protect(client: C, *, dialer: Dialer | None = None) -> C:
 
 
 def _replace_backend(transport: Any, backend: Any) -> None:
-    # Private: httpx has no argument for httpcore's network_backend. A pool, also that of a proxy,
-    # gives its backend to each connection that it makes.
+    # Private: httpx has no argument for httpcore's network_backend. Pools, also for proxies, give it to connections.
     transport._pool._network_backend = backend
 
 
@@ -137,20 +130,17 @@ class _AsyncBackend(TakesDialer, AnyIOBackend):
         own_counts = timeout not in _NOT_GIVEN or self.dialer.timeout is DEFAULT
         if own_counts and dialer.total_timeout is None:
             dialer = replace(dialer, total_timeout=timeout)
-        with _httpcore_errors(UnicodeError):  # anyio reports an invalid host so
+        with _httpcore_errors(UnicodeError):  # anyio raises this for an invalid host
             sock = await dialer.dial_async((host, port))
             try:
                 return AnyIOStream(await SocketStream.from_socket(sock))
-            except ValueError as error:  # anyio reports a reset connection so
+            except ValueError as error:  # anyio raises this for a reset connection
                 sock.close()
                 raise ConnectionResetError(str(error)) from error
 
 
 def _with(
-    dialer: Dialer,
-    timeout: float | None = None,
-    local_address: str | None = None,
-    socket_options: Iterable[Any] | None = None,
+    dialer: Dialer, timeout: float | None = None, local_address: str | None = None, socket_options: Any = None
 ) -> Dialer:
     """Return *dialer* with the arguments that httpcore gives to ``connect_tcp()``."""
     source = None if local_address is None else (local_address, 0)

@@ -20,14 +20,9 @@ S = TypeVar("S", bound=requests.Session)
 
 @takes_dialer
 def protect(session: S, *, dialer: Dialer | None = None, **kwds: Any) -> S:
-    """Make *session* safe: mount a `SafeHTTPAdapter` for http and https, and return the session.
+    """Make *session* safe: mount a `SafeHTTPAdapter` with these arguments for http and https, and return the session.
 
     Adapters that are mounted for longer prefixes (``https://api.example.com/``) stay.
-
-    Args:
-        session: a `requests.Session`.
-        dialer: dials.
-        **kwds: the arguments of `requests.adapters.HTTPAdapter`, such as *max_retries*.
 
     Example::
 
@@ -57,9 +52,8 @@ class SafeHTTPAdapter(TakesDialer, HTTPAdapter):
 
     @override
     def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
-        manager = self.proxy_manager.get(proxy)
-        if manager is None:
-            manager = super().proxy_manager_for(proxy, **proxy_kwargs)
-            if isinstance(manager, ProxyManager):  # the manager for SOCKS is not
-                protect_manager(manager, dialer=self.dialer)
+        is_new = proxy not in self.proxy_manager
+        manager = super().proxy_manager_for(proxy, **proxy_kwargs)
+        if is_new and isinstance(manager, ProxyManager):  # the manager for SOCKS is none
+            protect_manager(manager, dialer=self.dialer)
         return manager

@@ -84,19 +84,13 @@ _SAFE: dict[Any, Any] = {connection.HTTPConnection: SafeHTTPConnection, connecti
 
 @takes_dialer
 def protect(pool: P, *, dialer: Dialer | None = None) -> P:
-    """Make *pool* dial safely from now on, and return it.
+    """Make *pool*, a manager or an HTTP(S)ConnectionPool, dial safely from now on, and return it.
 
-    Args:
-        pool: a PoolManager, a ProxyManager (the pools that it has made are dropped), or an HTTP(S)ConnectionPool.
-        dialer: dials, as `SafeHTTPConnection` explains.
+    A PoolManager or ProxyManager drops the pools that it has made.
 
     Raises:
         TypeError: *pool* makes connections of an unknown class. For SOCKS see `safedial.guard`.
         ValueError: a connection pool has made connections already.
-
-    Example::
-
-        protect(client.http)  # another library's manager
     """
     dialer = checked_dialer(dialer)
     made: Any = pool
@@ -129,13 +123,7 @@ def _safe_class(kind: Any) -> Any:
 
 
 class SafePoolManager(urllib3.PoolManager):
-    """A `urllib3.PoolManager` whose connections *dialer* dials.
-
-    Example::
-
-        with SafePoolManager(dialer=Dialer(total_timeout=10)) as http:
-            http.request("GET", "https://example.com/")
-    """
+    """A `urllib3.PoolManager` whose connections *dialer* dials."""
 
     @takes_dialer
     def __init__(self, *args: Any, dialer: Dialer | None = None, **kwds: Any) -> None:
