@@ -438,6 +438,15 @@ class TestSettings:
         ]:
             assert dialed(dialing, **given)[1][1:] == expected
 
+    def test_socket_options_are_set_by_the_dialer(self, dialing):
+        """Before the connect, and the last, so that they count."""
+        used, _ = dialed(dialing, socket_options=[(*KEEPALIVE, 1)], dialer={"socket_options": [(*KEEPALIVE, 0)]})
+        assert used.socket_options[-2:] == ((*KEEPALIVE, 0), (*KEEPALIVE, 1))
+
+    def test_socket_option_that_a_dialer_does_not_take(self, dialing):
+        with web.serve() as server, pytest.raises(TypeError, match="socket_options: each must be"):
+            dialing.ask(through(dialing.ours, socket_options=[(*KEEPALIVE, None, 4)]), server.url)
+
     def test_option_that_fails_leaves_nothing(self, dialing):
         with web.serve() as server:
             client = through(dialing.ours, socket_options=[(socket.SOL_SOCKET, 9999, 1)])

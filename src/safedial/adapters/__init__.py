@@ -1,36 +1,29 @@
 """Adapters: how a Dialer, or the guard, gets under the connections of other libraries.
 
 Each module serves one library and is loaded when it is first touched: ``import safedial``, then
-``safedial.adapters.requests.protect(session)``. `protect` makes a session, client or pool safe and returns
-it. A class is named ``Safe`` and the library's name for it. Both take *dialer*, or *policy* if the library
-dials and shakes hands in one call, and raise TypeError for the other, as for any wrong argument.
+``safedial.adapters.requests.protect(session)``. `protect` makes a session, client or pool safe and returns it. A class
+is named ``Safe`` and the library's name for it. Both take *dialer*, a `safedial.Dialer` that makes the connections.
+Default: None, ``Dialer()``. If the library dials and shakes hands in one call, they take *policy* instead. TypeError
+is raised for the wrong one of the two, as for any wrong argument.
 
-**Precedence.** The client's own explicit setting counts first, then the Dialer's, then the library's default.
-Socket options are compared one by one. If a library does not tell a given value from its default, a value
-equal to the default counts as not given. Exception: asyncio and http.client switch TCP_NODELAY on after the
-dial, whatever was set.
+**Precedence.** The client's own explicit setting counts first, then the Dialer's, then the library's default. Socket
+options are compared one by one. If a library does not tell a given value from its default, a value equal to the
+default counts as not given. Exception: asyncio and http.client switch TCP_NODELAY on after the dial, whatever was set.
 
-**How to write an adapter.** Find the method that returns the library's connected socket, and let a Dialer
-make that socket::
+**How to write an adapter.** Find the method that returns the library's connected socket, and let a Dialer make that
+socket::
 
     import logging.handlers
-    from dataclasses import replace
 
     from typing_extensions import override
 
-    from safedial.adapters import checked_dialer, chosen_timeout, takes_dialer
+    from safedial.adapters import TakesDialer, merged
 
-    class SafeSocketHandler(logging.handlers.SocketHandler):
-        @takes_dialer  # policy= is answered with: "takes dialer=safedial.Dialer(policy=...)"
-        def __init__(self, host, port, *, dialer=None):
-            self.dialer = checked_dialer(dialer)
-            super().__init__(host, port)
-
+    class SafeSocketHandler(TakesDialer, logging.handlers.SocketHandler):
         @override  # type checkers tell when the library's method goes away
         def makeSocket(self, timeout=1):
             # logging gives no timeout, so the Dialer's comes before this default of a second.
-            timeout = chosen_timeout(self.dialer, timeout, given=False)
-            return replace(self.dialer, timeout=timeout).dial((self.host, self.port))
+            return merged(self.dialer, timeout, given=False).dial((self.host, self.port))
 
 If there is no such method, or TLS and greetings are in it, put `safedial.wrap` around the library's own dial::
 
@@ -53,6 +46,7 @@ Mark each private name of the library with a comment that begins with "Private:"
 import contextlib
 import functools
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -62,20 +56,11 @@ from safedial._dial.settings import Timeout
 from safedial._retry.argument import DEFAULT
 
 if TYPE_CHECKING:
-    from safedial.adapters import aiohttp as aiohttp
-    from safedial.adapters import asyncio as asyncio
-    from safedial.adapters import http as http
-    from safedial.adapters import httpx as httpx
-    from safedial.adapters import redis as redis
-    from safedial.adapters import requests as requests
-    from safedial.adapters import socket as socket
-    from safedial.adapters import sqlalchemy as sqlalchemy
-    from safedial.adapters import urllib3 as urllib3
-    from safedial.adapters import valkey as valkey
+    from safedial.adapters import aiohttp, asyncio, http, httpx, redis, requests, socket, sqlalchemy, urllib3, valkey
+
+    __all__ = ["aiohttp", "asyncio", "http", "httpx", "redis", "requests", "socket", "sqlalchemy", "urllib3", "valkey"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-_PLAIN = Dialer()
 
 
 def __getattr__(name: str) -> Any:
@@ -88,15 +73,26 @@ def __getattr__(name: str) -> Any:
 def checked_dialer(dialer: Any) -> Dialer:
     """Return *dialer*, or the default Dialer for None. Raise TypeError for anything else."""
     if dialer is None:
-        return _PLAIN
+        return TakesDialer.dialer
     if not isinstance(dialer, Dialer):
         raise TypeError(f"dialer must be a safedial.Dialer or None, not {dialer!r}")
     return dialer
 
 
-def chosen_timeout(dialer: Dialer, timeout: Timeout, *, given: bool) -> Timeout:
-    """Return the client's *timeout* if it was given or *dialer* has none, else the Dialer's."""
-    return timeout if given or dialer.timeout is DEFAULT else dialer.timeout
+def merged(
+    dialer: Dialer, timeout: Timeout, *, given: bool, source: Any = None, options: Any = (), defaults: Any = ()
+) -> Dialer:
+    """Return *dialer* with a client's settings, by the precedence above.
+
+    *timeout* was *given*, or is the library's default. *source* and *options* were given, *defaults* are the library's.
+    """
+    return replace(
+        dialer,
+        timeout=timeout if given or dialer.timeout is DEFAULT else dialer.timeout,
+        source_address=source or dialer.source_address,
+        # The last one that is set wins.
+        socket_options=[*defaults, *(dialer.socket_options or ()), *options],
+    )
 
 
 def _takes(right: str, wrong: str) -> Callable[[F], F]:
@@ -114,6 +110,18 @@ def _takes(right: str, wrong: str) -> Callable[[F], F]:
 
 takes_dialer = _takes("dialer=safedial.Dialer(policy=...)", "policy")
 takes_policy = _takes("policy=", "dialer")
+
+
+class TakesDialer:
+    """A mix-in with the argument *dialer*. It comes first among the bases, because some dial in ``__init__``."""
+
+    dialer = Dialer()  # subclasses may set another
+
+    @takes_dialer
+    def __init__(self, *args: Any, dialer: Dialer | None = None, **kwds: Any) -> None:
+        if dialer is not None:
+            self.dialer = checked_dialer(dialer)
+        super().__init__(*args, **kwds)
 
 
 @contextlib.contextmanager

@@ -11,21 +11,15 @@ from typing import Any, TypeVar
 from safedial._address import shown
 from safedial._dial.dialer import Dialer
 from safedial._retry.argument import DEFAULT
-from safedial.adapters import checked_dialer, chosen_timeout, takes_dialer
+from safedial.adapters import TakesDialer, checked_dialer, merged, takes_dialer
 
 T = TypeVar("T")
 
 
-class SafeDial:
+class SafeDial(TakesDialer):
     """A mix-in for connections: a Dialer, and the dial with it."""
 
-    # A class attribute too, because clusters drop keywords that they do not know.
-    dialer = Dialer()
-
-    @takes_dialer
-    def __init__(self, *args: Any, dialer: Dialer | None = None, **kwargs: Any) -> None:
-        if dialer is not None:
-            self.dialer = checked_dialer(dialer)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Clients pass on their defaults as if they had been given. False and {} stand for None in older versions.
         kind: Any = type(self)
         defaults = _defaults(kind).items()
@@ -40,13 +34,8 @@ class SafeDial:
         options["socket_keepalive" in self._given].append((socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(keepalive)))
         for name, value in own.socket_keepalive_options.items() if keepalive else ():
             options["socket_keepalive_options" in self._given].append((socket.IPPROTO_TCP, name, value))
-        given = "socket_connect_timeout" in self._given
-        return replace(
-            self.dialer,
-            timeout=chosen_timeout(self.dialer, own.socket_connect_timeout, given=given),
-            # The last one that is set wins.
-            socket_options=[*options[False], *(self.dialer.socket_options or ()), *options[True]],
-        )
+        given, timeout = "socket_connect_timeout" in self._given, own.socket_connect_timeout
+        return merged(self.dialer, timeout, given=given, options=options[True], defaults=options[False])
 
     # Private: _connect, which the safe classes override to call this. TLS begins on the socket that it returns.
     def dial(self) -> socket.socket:
@@ -83,63 +72,48 @@ class SafeDial:
 @functools.cache
 def _defaults(connection_class: Any) -> dict[str, Any]:
     """Return the library's defaults for the settings that a Dialer has too."""
-    found: dict[str, Any] = {}
+    parameters: dict[str, inspect.Parameter] = {}
     for base in reversed(connection_class.__mro__):
-        parameters = inspect.signature(base.__init__).parameters
-        for name in ("socket_connect_timeout", "socket_keepalive", "socket_keepalive_options"):
-            if name in parameters:
-                found[name] = parameters[name].default
-    return found
+        parameters |= inspect.signature(base.__init__).parameters
+    names = {"socket_connect_timeout", "socket_keepalive", "socket_keepalive_options"}
+    return {name: parameters[name].default for name in names & parameters.keys()}
 
 
 class Library:
     """One of the two libraries, with the safe classes for its connections, subclasses first."""
 
     def __init__(self, library: Any, *safe_classes: type) -> None:
-        self._name: str = library.__name__
-        worlds = (library, library.asyncio)
-        self._pools = tuple(world.ConnectionPool for world in worlds)
-        self._sentinels = tuple(world.Sentinel for world in worlds)
-        # Both libraries have Redis' names.
-        self._cluster, self._async_cluster = (world.RedisCluster for world in worlds)
-        self._safe_classes = {
-            next(base for base in safe.__mro__ if base.__module__.startswith(self._name)): safe for safe in safe_classes
-        }
+        self._library = library
+        self._safe_classes = safe_classes
 
     @takes_dialer
     def protect(self, client: T, *, dialer: Dialer | None = None) -> T:
         """Make *client* dial safely from its first connection on, and return it.
 
-        Args:
-            client: a client or connection pool of the library, blocking or asyncio, a Sentinel (with all clients
-                that it will make), or an asyncio cluster. A client of a Unix socket is left as it is.
-            dialer: how to dial, as `SafeConnection` explains. Default: None, ``Dialer()``.
+        *client* is a client or connection pool of the library, blocking or asyncio, a Sentinel (with all clients that
+        it will make), or an asyncio cluster. A client of a Unix socket is left as it is.
 
         Raises:
-            TypeError: *client* or *dialer* has the wrong type. A blocking cluster dials while it is
-                made: use `SafeConnectionPool`.
+            TypeError: *client* or *dialer* has the wrong type. A blocking cluster dials while it is made: use
+                `SafeConnectionPool`.
             ValueError: *client* has connections already.
-
-        Example::
-
-            client = protect(redis.Redis(host, port, ssl=True))
         """
-        if dialer is not None:
-            checked_dialer(dialer)
-        if isinstance(client, self._sentinels):
+        checked_dialer(dialer)
+        blocking, asynchronous = self._library, self._library.asyncio
+        if isinstance(client, (blocking.Sentinel, asynchronous.Sentinel)):
             self._protect_sentinel(client, dialer)
-        elif isinstance(client, self._async_cluster):
+        elif isinstance(client, asynchronous.RedisCluster):  # valkey has this name too
             self._protect_cluster(client, dialer)
-        elif isinstance(client, self._cluster):
-            kind = self._cluster.__name__
+        elif isinstance(client, blocking.RedisCluster):
+            kind = blocking.RedisCluster.__name__
             raise TypeError(
                 f"a blocking {kind} can't be made safe: it has dialed already. "
                 f"Use {kind}.from_url(url, connection_pool_class=SafeConnectionPool)"
             )
         else:
             pool = getattr(client, "connection_pool", client)
-            if not isinstance(pool, self._pools):
-                wanted = f"a client, pool, Sentinel or asyncio cluster of {self._name}"
+            if not isinstance(pool, (blocking.ConnectionPool, asynchronous.ConnectionPool)):
+                wanted = f"a client, pool, Sentinel or asyncio cluster of {blocking.__name__}"
                 raise TypeError(f"client must be {wanted}, not {shown(client)}")
             self._replace_class(pool, dialer)
         return client
@@ -180,9 +154,10 @@ class Library:
 
     def safe(self, connection_class: Any) -> Any:
         """Return the safe subclass of *connection_class*, which may be Sentinel's or a user's own."""
-        if connection_class in self._safe_classes:
-            return self._safe_classes[connection_class]
-        for plain, safe in self._safe_classes.items():
+        for safe in self._safe_classes:
+            plain = next(base for base in safe.__mro__ if base.__module__.startswith(self._library.__name__))
+            if connection_class is plain:
+                return safe
             if issubclass(connection_class, plain) and not issubclass(connection_class, SafeDial):
                 return _combined(connection_class, safe)
         return connection_class

@@ -5,15 +5,12 @@ pool, limits, timeouts, proxies, TLS and socket options stay aiohttp's own.
 """
 
 import types
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from safedial._address import shown
 from safedial._clients.wrap import wrap
-from safedial._retry.argument import DEFAULT, Default, check_policy
+from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy
 from safedial.adapters import needs, takes_policy
-
-if TYPE_CHECKING:
-    from safedial._retry.argument import Policy
 
 with needs("aiohttp"):
     import aiohttp
@@ -22,18 +19,18 @@ S = TypeVar("S", bound=aiohttp.ClientSession | aiohttp.TCPConnector)
 
 
 @takes_policy
-def protect(session: S, *, policy: "Policy | Literal[Default.DEFAULT] | None" = DEFAULT) -> S:
+def protect(session: S, *, policy: PolicyArgument = DEFAULT) -> S:
     """Make *session* safe, with its connections to proxies, and return it.
 
     A self-connect is reported as a refused connection: `aiohttp.ClientConnectorError`, or
     `ClientProxyConnectionError` for a proxy, with a `safedial.SelfConnectError` as its ``os_error``.
 
     Args:
-        session: an open `aiohttp.ClientSession`, or a `aiohttp.TCPConnector`.
-        policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying` that decides on another dial: aiohttp never
-            retries a new connection. Name, addresses and proxy are looked up again; no request was sent
-            yet. aiohttp's ``sock_connect`` limits each dial, ``connect`` and ``total`` limit them all. They
-            take one place in the pool. Default: `redial()`. None: one dial.
+        session: an open `aiohttp.ClientSession`, or an `aiohttp.TCPConnector`.
+        policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying` that decides on another dial: aiohttp never retries a
+            new connection. Name, addresses and proxy are looked up again; no request was sent yet. aiohttp's
+            ``sock_connect`` limits each dial, ``connect`` and ``total`` limit all dials together. They take one place
+            in the pool. Default: `redial()`. None: one dial.
 
     Example::
 
@@ -50,15 +47,10 @@ def protect(session: S, *, policy: "Policy | Literal[Default.DEFAULT] | None" = 
 
 
 class SafeTCPConnector(aiohttp.TCPConnector):
-    """A `aiohttp.TCPConnector` that `protect` has made safe. It takes aiohttp's arguments, and *policy*.
-
-    Example::
-
-        session = aiohttp.ClientSession(connector=SafeTCPConnector(limit=10))
-    """
+    """An `aiohttp.TCPConnector` that `protect` has made safe. It takes aiohttp's arguments, and *policy*."""
 
     @takes_policy
-    def __init__(self, *, policy: "Policy | Literal[Default.DEFAULT] | None" = DEFAULT, **kwds: Any) -> None:
+    def __init__(self, *, policy: PolicyArgument = DEFAULT, **kwds: Any) -> None:
         check_policy(policy)
         super().__init__(**kwds)  # pyright: ignore[reportUnknownMemberType]  # a tuple[Unknown] in socket_factory
         protect(self, policy=policy)

@@ -5,7 +5,6 @@
 
 import asyncio
 import functools
-import sys
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, cast
@@ -20,11 +19,8 @@ from safedial.adapters import checked_dialer, takes_dialer
 
 __all__ = ["create_connection", "new_event_loop", "open_connection"]
 
-if sys.platform == "win32":
-    _OWN: type[asyncio.AbstractEventLoop] = asyncio.ProactorEventLoop
-else:
-    _OWN: type[asyncio.AbstractEventLoop] = asyncio.SelectorEventLoop
-
+# asyncio's own: Windows has the first.
+_OWN: type[asyncio.AbstractEventLoop] = getattr(asyncio, "ProactorEventLoop", asyncio.SelectorEventLoop)
 # Like asyncio: addresses race only if the caller says so.
 _DIALER = Dialer(happy_eyeballs_delay=None)
 
@@ -65,14 +61,14 @@ def new_event_loop(
     """Return a new event loop whose ``create_connection`` and ``sock_connect`` never connect to themselves.
 
     All TCP clients of the loop are safe: asyncio's streams, and libraries on top of it (aiohttp, asyncpg,
-    redis.asyncio). A self-connect is a ConnectionRefusedError. No event loop policy is set, and other loops stay
-    as they are. `safedial.guard` says what ``sock_connect`` does about a socket with a source port.
+    redis.asyncio). A self-connect is a ConnectionRefusedError. No event loop policy is set, and other loops stay as
+    they are. `safedial.guard` says what ``sock_connect`` does about a socket with a source port.
 
     Args:
-        loop_class: the class to extend, such as ``uvloop.Loop``, which dials in C, where a guard alone does
-            not reach. Default: asyncio's own for this system.
-        dialer: dials for ``create_connection``, whose own arguments come first, unless they are None. Default:
-            None, a Dialer that tries one address after the other, like asyncio.
+        loop_class: the class to extend, such as ``uvloop.Loop``, which dials in C, where a guard alone does not reach.
+            Default: asyncio's own for this system.
+        dialer: dials for ``create_connection``, whose own arguments come first, unless they are None. Default: None,
+            a Dialer that tries one address after the other, like asyncio.
 
     Example::
 
@@ -82,8 +78,7 @@ def new_event_loop(
     if not (isinstance(loop_class, type) and issubclass(loop_class, asyncio.AbstractEventLoop)):
         raise TypeError(f"loop_class must be a class of event loops, not {loop_class!r}")
     dialer = checked_dialer(_DIALER if dialer is None else dialer)
-    base: Any = loop_class
-    loop = _guarded(base)()
+    loop = _guarded(cast("Any", loop_class))()
     options = {each.name: getattr(dialer, each.name) for each in fields(Dialer)}
     options["local_addr"] = options.pop("source_address") or None
     if dialer.timeout is DEFAULT:

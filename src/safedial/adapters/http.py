@@ -1,8 +1,7 @@
 """The stdlib's clients of HTTP, SMTP and FTP, never connected to themselves.
 
-Drop-ins for `http.client`, `smtplib` and `ftplib`, and for the openers of `urllib.request`. If nobody listens,
-they raise ConnectionRefusedError: no BadStatusLine, and no waiting for their own greeting. *dialer* is
-a keyword argument, by default ``Dialer()``. A given *timeout* or *source_address* comes before the Dialer's.
+Drop-ins for `http.client`, `smtplib` and `ftplib`, and for the openers of `urllib.request`. If nobody listens, they
+raise ConnectionRefusedError: no BadStatusLine, and no waiting for their own greeting. *dialer* is a keyword argument.
 """
 
 import ftplib
@@ -12,7 +11,6 @@ import smtplib
 import socket
 import ssl
 import urllib.request
-from dataclasses import replace
 from typing import Any
 
 from typing_extensions import override
@@ -21,48 +19,35 @@ from safedial._clients.guard import guard
 from safedial._dial.dialer import Dialer
 from safedial._dial.settings import checked_timeout
 from safedial._retry.argument import DEFAULT
-from safedial.adapters import checked_dialer, chosen_timeout, takes_dialer
+from safedial.adapters import TakesDialer, merged, takes_dialer
 
 
 def _dial(dialer: Dialer, address: tuple[str, int], timeout: Any, source_address: Any) -> socket.socket:
     """Dial with the arguments that clients give to `socket.create_connection`."""
-    own = checked_timeout(timeout)
-    return replace(
-        dialer,
-        timeout=chosen_timeout(dialer, own, given=own is not DEFAULT),
-        source_address=source_address or dialer.source_address,
-    ).dial(address)
+    given = checked_timeout(timeout) is not DEFAULT
+    return merged(dialer, timeout, given=given, source=source_address).dial(address)
 
 
-class _Dials:
-    """Comes first among the bases of a client, because some clients dial in ``__init__``."""
-
-    @takes_dialer
-    def __init__(self, *args: Any, dialer: Dialer | None = None, **kwds: Any) -> None:
-        self._dialer = checked_dialer(dialer)
-        super().__init__(*args, **kwds)
-
-
-class SafeHTTPConnection(_Dials, http.client.HTTPConnection):
+class SafeHTTPConnection(TakesDialer, http.client.HTTPConnection):
     """An `http.client.HTTPConnection` that dials with *dialer*."""
 
     def __init__(self, *args: Any, **kwds: Any) -> None:
         super().__init__(*args, **kwds)
         # Private: http.client.HTTPConnection._create_connection, "stored as an instance variable to allow
         # unit tests to replace it". connect() goes on from there with proxies and TLS.
-        self._create_connection = functools.partial(_dial, self._dialer)
+        self._create_connection = functools.partial(_dial, self.dialer)
 
 
 class SafeHTTPSConnection(SafeHTTPConnection, http.client.HTTPSConnection):
     """An `http.client.HTTPSConnection` that dials with *dialer*. TLS begins after the check."""
 
 
-class _Opens(_Dials, urllib.request.AbstractHTTPHandler):
+class _Opens(TakesDialer, urllib.request.AbstractHTTPHandler):
     connection: Any
 
     @override
     def do_open(self, http_class: Any, req: urllib.request.Request, **http_conn_args: Any) -> Any:
-        return super().do_open(functools.partial(self.connection, dialer=self._dialer), req, **http_conn_args)
+        return super().do_open(functools.partial(self.connection, dialer=self.dialer), req, **http_conn_args)
 
 
 class _HTTPHandler(_Opens, urllib.request.HTTPHandler):
@@ -84,14 +69,10 @@ def build_opener(
 ) -> urllib.request.OpenerDirector:
     """Build an opener as `urllib.request.build_opener` does. Its connections never connect to themselves.
 
-    If nobody listens, it raises a `urllib.error.URLError` whose reason is a ConnectionRefusedError.
-
-    Args:
-        *handlers: as there. Handlers that replace urllib's HTTPHandler or HTTPSHandler, and ftp://, dial for
-            themselves: they are guarded, but do not use *dialer*.
-        dialer: dials for http:// and https://, and their proxies. The timeout of ``open()`` comes before
-            the Dialer's. Default: None, ``Dialer()``.
-        context: for https://. Default: None, Python's own, which verifies certificates.
+    If nobody listens, it raises a `urllib.error.URLError` whose reason is a ConnectionRefusedError. *dialer* dials for
+    http:// and https://, and their proxies. ftp:// and handlers that replace urllib's HTTPHandler or HTTPSHandler dial
+    for themselves: they are guarded, but do not use *dialer*. *context* is for https://. Default: None, Python's own,
+    which verifies certificates.
 
     Example::
 
@@ -113,7 +94,7 @@ def build_opener(
 
 
 class _DialingSMTP(smtplib.SMTP):
-    _dialer: Dialer
+    dialer: Dialer
 
     # Private: smtplib.SMTP._get_socket, which SMTP_SSL overrides to start TLS on the socket;
     # and _print_debug, the log of its dials.
@@ -123,22 +104,19 @@ class _DialingSMTP(smtplib.SMTP):
             raise ValueError("Non-blocking socket (timeout=0) is not supported")
         if self.debuglevel > 0:
             self._print_debug("connect: to", (host, port), self.source_address)  # type: ignore[attr-defined]  # not in typeshed
-        return _dial(self._dialer, (host, port), timeout, self.source_address)
+        return _dial(self.dialer, (host, port), timeout, self.source_address)
 
 
-class SafeSMTP(_Dials, _DialingSMTP):
+class SafeSMTP(TakesDialer, _DialingSMTP):
     """An `smtplib.SMTP` that dials with *dialer*."""
 
 
-class SafeSMTP_SSL(_Dials, smtplib.SMTP_SSL, _DialingSMTP):  # noqa: N801  # smtplib's name
+class SafeSMTP_SSL(TakesDialer, smtplib.SMTP_SSL, _DialingSMTP):  # noqa: N801  # smtplib's name
     """An `smtplib.SMTP_SSL` that dials with *dialer*. TLS begins after the check."""
 
 
 class SafeFTP(ftplib.FTP):
-    """An `ftplib.FTP` whose control and data connections are guarded by `safedial.guard`.
-
-    ftplib dials with `socket.create_connection`, so it takes no Dialer; `safedial.wrap` retries.
-    """
+    """An `ftplib.FTP` under `safedial.guard`, for data connections too. It takes no Dialer; `safedial.wrap` retries."""
 
     connect = guard()(ftplib.FTP.connect)
     ntransfercmd = guard()(ftplib.FTP.ntransfercmd)

@@ -1,16 +1,16 @@
 """httpx that dials with a Dialer: `protect` makes a client safe, by the transports that it has.
 
-Pools, limits, TLS (after the check), HTTP/2, proxies, Unix sockets and *retries* stay httpx's own. Its *retries*
-and the Dialer's policy multiply.
+Pools, limits, TLS (after the check), HTTP/2, proxies, Unix sockets and *retries* stay httpx's own. Its *retries* and
+the Dialer's policy multiply. Async clients need anyio 4.10 or later, else they raise ImportError.
 """
 
 import asyncio
 import contextlib
 import inspect
 import socket
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from typing_extensions import override
 
@@ -18,7 +18,7 @@ from safedial._address import shown
 from safedial._clients.guard import guard
 from safedial._dial.dialer import Dialer
 from safedial._retry.argument import DEFAULT
-from safedial.adapters import checked_dialer, chosen_timeout, needs, takes_dialer
+from safedial.adapters import TakesDialer, merged, needs, takes_dialer
 
 with needs("httpx"):
     import httpcore
@@ -32,21 +32,21 @@ with needs("httpx"):
 C = TypeVar("C", bound=httpx.Client | httpx.AsyncClient)
 
 _NODELAY = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-_DIAL_NOTHING = (httpx.MockTransport, httpx.WSGITransport, httpx.ASGITransport)
+# A mount without a transport is None.
+_DIAL_NOTHING = (httpx.MockTransport, httpx.WSGITransport, httpx.ASGITransport, type(None))
 # Values of httpx's connect timeout that count as not given: clients pass on their default, 5 seconds.
 _NOT_GIVEN = (None, inspect.signature(httpx.Client).parameters["timeout"].default.connect)
 
 
 class SafeHTTPTransport(httpx.HTTPTransport):
-    """A transport whose connections, also those to its proxy, *dialer* dials (default: ``Dialer()``).
+    """A transport whose connections, also those to its proxy, *dialer* dials.
 
-    Errors are httpx's own: a refused dial and a self-connect are an `httpx.ConnectError`.
+    Errors are httpx's own: a refused dial and a self-connect are an `httpx.ConnectError`. httpx's connect timeout,
+    *local_address* and *socket_options* come before the Dialer's. The timeout is for each attempt; None and 5 seconds,
+    httpx's default, count as not given.
 
-    httpx's connect timeout, *local_address* and *socket_options* come before the Dialer's. A connect timeout of
-    None or of 5 seconds, httpx's default, counts as not given. The timeout is for each attempt.
-
-    A client with a transport reads no proxy from the environment, and makes a plain transport for its own
-    *proxy* argument. So give *proxy* to the transport, or use `protect`.
+    A client with a transport reads no proxy from the environment, and makes a plain transport for its own *proxy*
+    argument. So give *proxy* to the transport, or use `protect`.
 
     Example::
 
@@ -55,24 +55,21 @@ class SafeHTTPTransport(httpx.HTTPTransport):
 
     @takes_dialer
     def __init__(self, *args: Any, dialer: Dialer | None = None, **kwds: Any) -> None:
-        backend = _Backend(dialer)
         super().__init__(*args, **kwds)
-        _replace_backend(self, backend)
+        _replace_backend(self, _Backend(dialer=dialer))
 
 
 class SafeAsyncHTTPTransport(httpx.AsyncHTTPTransport):
     """`SafeHTTPTransport` for an `httpx.AsyncClient`, on any asyncio event loop, also uvloop.
 
-    As in httpx, the connect timeout limits the whole dial, unless the Dialer has a *total_timeout*. Under trio,
-    where a Dialer can't dial, httpx's own dial runs under `safedial.guard`: as safe, but without *dialer*.
-    ImportError is raised if anyio is older than 4.10.
+    As in httpx, the connect timeout limits the whole dial, unless the Dialer has a *total_timeout*. Under trio, where a
+    Dialer can't dial, httpx's own dial runs under `safedial.guard`: as safe, but without *dialer*.
     """
 
     @takes_dialer
     def __init__(self, *args: Any, dialer: Dialer | None = None, **kwds: Any) -> None:
-        backend = _AsyncBackend(dialer)
         super().__init__(*args, **kwds)
-        _replace_backend(self, backend)
+        _replace_backend(self, _AsyncBackend(dialer=dialer))
 
 
 @takes_dialer
@@ -81,29 +78,17 @@ def protect(client: C, *, dialer: Dialer | None = None) -> C:
 
     Its transports stay, with all their settings, and dial with *dialer* from now on.
 
-    Args:
-        client: an `httpx.Client` or `httpx.AsyncClient`.
-        dialer: dials, as the transports of this module explain. Default: None, ``Dialer()``.
-
     Raises:
         TypeError: a transport of the client is not httpx's own, so it is not known how it dials.
-        ImportError: anyio is older than 4.10, for an AsyncClient.
-
-    Example::
-
-        client = protect(httpx.Client(proxy="http://proxy:3128", http2=True))
     """
-    kind: type[httpx.HTTPTransport | httpx.AsyncHTTPTransport]
-    backend: _Backend | _AsyncBackend
-    if isinstance(client, httpx.Client):
-        kind, backend = httpx.HTTPTransport, _Backend(dialer)
-    elif isinstance(client, httpx.AsyncClient):
-        kind, backend = httpx.AsyncHTTPTransport, _AsyncBackend(dialer)
-    else:
+    if not isinstance(client, httpx.Client | httpx.AsyncClient):
         raise TypeError(f"client must be an httpx.Client or AsyncClient, not {shown(client)}")
+    blocking = isinstance(client, httpx.Client)
+    kind = httpx.HTTPTransport if blocking else httpx.AsyncHTTPTransport
+    backend = _Backend(dialer=dialer) if blocking else _AsyncBackend(dialer=dialer)
     made: Any = client
     # Private: the transports of a client: its own, and one for each mount and each proxy.
-    transports = [each for each in (made._transport, *made._mounts.values()) if each is not None]
+    transports = [made._transport, *made._mounts.values()]
     for transport in transports:
         if not isinstance(transport, (kind, *_DIAL_NOTHING)):
             raise TypeError(f"client: how {transport!r} dials is not known; build that on a {kind.__name__}")
@@ -114,86 +99,55 @@ def protect(client: C, *, dialer: Dialer | None = None) -> C:
 
 
 def _replace_backend(transport: Any, backend: Any) -> None:
-    # Private: httpx has no argument for httpcore's network_backend. A pool, also that of a proxy,
-    # gives its backend to each connection that it makes.
+    # Private: httpx has no argument for httpcore's network_backend. Pools, also for proxies, give it to connections.
     transport._pool._network_backend = backend
 
 
-class _Backend(httpcore.SyncBackend):
+class _Backend(TakesDialer, httpcore.SyncBackend):
     """httpcore's own backend, except for TCP."""
 
-    def __init__(self, dialer: Dialer | None) -> None:
-        self._dialer = checked_dialer(dialer)
-
     @override
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.NetworkStream:
-        dialer = _with(self._dialer, timeout, local_address)
+    def connect_tcp(self, host: str, port: int, *args: Any, **kwds: Any) -> httpcore.NetworkStream:
         with _httpcore_errors():
-            return SyncStream(_prepared(dialer.dial((host, port)), socket_options))
+            return SyncStream(_with(self.dialer, *args, **kwds).dial((host, port)))
 
 
-class _AsyncBackend(AnyIOBackend):
+class _AsyncBackend(TakesDialer, AnyIOBackend):
     """httpcore's own backend, except for TCP. anyio's Unix sockets and sleep work under trio too."""
 
-    def __init__(self, dialer: Dialer | None) -> None:
+    def __init__(self, **kwds: Any) -> None:
         if not hasattr(SocketStream, "from_socket"):
             raise ImportError("safedial.adapters.httpx needs anyio 4.10 or later: pip install -U anyio", name="anyio")
-        self._dialer = checked_dialer(dialer)
+        super().__init__(**kwds)
 
     @override
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
+    async def connect_tcp(self, host: str, port: int, timeout: float | None = None, *args: Any, **kwds: Any) -> Any:
         if not _in_asyncio():
             own: Any = httpcore.TrioBackend()  # untyped if trio is not installed
             with guard():
-                return cast(
-                    "httpcore.AsyncNetworkStream",
-                    await own.connect_tcp(host, port, timeout, local_address, socket_options),
-                )
-        dialer = _with(self._dialer, timeout, local_address)
-        own_counts = timeout not in _NOT_GIVEN or self._dialer.timeout is DEFAULT
+                return await own.connect_tcp(host, port, timeout, *args, **kwds)
+        dialer = _with(self.dialer, timeout, *args, **kwds)
+        own_counts = timeout not in _NOT_GIVEN or self.dialer.timeout is DEFAULT
         if own_counts and dialer.total_timeout is None:
             dialer = replace(dialer, total_timeout=timeout)
-        with _httpcore_errors(UnicodeError):  # anyio reports an invalid host so
-            sock = _prepared(await dialer.dial_async((host, port)), socket_options)
+        with _httpcore_errors(UnicodeError):  # anyio raises this for an invalid host
+            sock = await dialer.dial_async((host, port))
             try:
                 return AnyIOStream(await SocketStream.from_socket(sock))
-            except ValueError as error:  # anyio reports a reset connection so
+            except ValueError as error:  # anyio raises this for a reset connection
                 sock.close()
                 raise ConnectionResetError(str(error)) from error
 
 
-def _with(dialer: Dialer, timeout: float | None, local_address: str | None) -> Dialer:
-    return replace(
-        dialer,
-        timeout=chosen_timeout(dialer, timeout, given=timeout not in _NOT_GIVEN),
-        source_address=dialer.source_address if local_address is None else (local_address, 0),
-        socket_options=(_NODELAY, *(dialer.socket_options or ())),
-    )
-
-
-def _prepared(sock: socket.socket, options: Iterable[Any] | None) -> socket.socket:
-    """Set *options* after the connect, as httpcore does: it takes more types of values than a Dialer."""
-    try:
-        for option in options or ():
-            sock.setsockopt(*option)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+def _with(
+    dialer: Dialer, timeout: float | None = None, local_address: str | None = None, socket_options: Any = None
+) -> Dialer:
+    """Return *dialer* with the arguments that httpcore gives to ``connect_tcp()``."""
+    source = None if local_address is None else (local_address, 0)
+    # A Dialer takes bytes in place of httpcore's bytearray.
+    own = [(*names, bytes(value) if isinstance(value, bytearray) else value) for *names, value in socket_options or ()]
+    given = timeout not in _NOT_GIVEN
+    return merged(dialer, timeout, given=given, source=source, options=own, defaults=[_NODELAY])
 
 
 @contextlib.contextmanager

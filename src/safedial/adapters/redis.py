@@ -3,19 +3,18 @@
 One line makes a client safe. The client, its pool and its own retries stay as they are::
 
     client = protect(redis.Redis(host, port))                            # blocking or asyncio, rediss:// too
-    pool = redis.ConnectionPool.from_url(url, connection_class=SafeConnection)
+    pool = redis.ConnectionPool.from_url(url, connection_class=SafeConnection, dialer=Dialer(steer=False))
     master = protect(redis.Sentinel(addresses)).master_for("mymaster")
     cluster = protect(redis.asyncio.RedisCluster(host, port))            # blocking: see SafeConnectionPool
 
-**Two retries.** redis has its own, `redis.retry.Retry`. A client of redis 8 dials again 10 times if the server
-refuses. A pool that you make yourself does not, unless you give it ``retry=``: `protect` keeps the client's
-Retry, ``redis.Redis(connection_pool=...)`` drops it. redis 5.1 retries only after time-outs, and if a
-connection was there before. A Dialer's policy works inside each of those dials. The default policy,
-`safedial.redial`, dials again only after a self-connect or a lack of ports. `safedial.reconnect` multiplies:
-``Retry(backoff, 10)`` around ``reconnect(within=60)`` is 11 times 60 seconds until the program hears that the
-server is down. So let only one of them wait: redis's Retry, or ``Dialer(policy=reconnect())`` with
-``retry=Retry(NoBackoff(), 0)``. In asyncio *socket_connect_timeout*, 5 seconds in redis 8, limits
-the whole dial with all its rounds, unless the Dialer has a timeout and takes its place.
+**Two retries.** A client of redis 8 has a `redis.retry.Retry`, and dials again 10 times if the server refuses. A pool
+that you make yourself has none, unless you give it ``retry=``. `protect` keeps the client's Retry,
+``redis.Redis(connection_pool=...)`` drops it. redis 5.1 retries only after time-outs, and if a connection was there
+before. The Dialer's policy works inside each of these dials. The default, `redial()`, dials again only after a
+self-connect or a lack of ports. `safedial.reconnect` multiplies: ``Retry(backoff, 10)`` around
+``reconnect(within=60)`` waits 11 times 60 seconds. So let only one of them wait: redis's Retry, or
+``Dialer(policy=reconnect())`` with ``retry=Retry(NoBackoff(), 0)``. In asyncio *socket_connect_timeout*, 5 seconds in
+redis 8, limits the whole dial with all its rounds, unless the Dialer has a timeout.
 """
 
 import socket
@@ -32,18 +31,10 @@ with needs("redis"):
 
 
 class SafeConnection(SafeDial, redis.Connection):
-    """A `redis.Connection` that never connects to itself.
+    """A `redis.Connection` that also takes *dialer*. Subclasses may set it as a class attribute.
 
-    It takes the arguments of `redis.Connection`, and *dialer*, a `safedial.Dialer`. Subclasses may set *dialer*
-    as a class attribute. A self-connect is a `redis.ConnectionError`, as any refused dial is.
-
-    The connection's *socket_connect_timeout*, *socket_keepalive* and *socket_keepalive_options* come before the
-    Dialer's *timeout* and *socket_options*, unless they equal the defaults of `redis.Redis`.
-
-    Example::
-
-        pool = redis.ConnectionPool.from_url(url, connection_class=SafeConnection, dialer=Dialer(steer=False))
-        client = redis.Redis(connection_pool=pool)
+    A self-connect is a `redis.ConnectionError`, as any refused dial is. The connection's *socket_connect_timeout*,
+    *socket_keepalive* and *socket_keepalive_options* come before the Dialer's *timeout* and *socket_options*.
     """
 
     @override
@@ -70,9 +61,8 @@ class SafeAsyncSSLConnection(redis.asyncio.SSLConnection, SafeAsyncConnection):
 class SafeConnectionPool(redis.ConnectionPool):
     """A `redis.ConnectionPool` of safe connections. The blocking Cluster needs it: it dials while it is made.
 
-    It takes the arguments of `redis.ConnectionPool`, and *dialer*. Cluster makes pools of this class only in
-    ``from_url()``, and drops keywords that it does not know. So give it a Dialer with
-    ``functools.partial(SafeConnectionPool, dialer=Dialer(steer=False))``.
+    Cluster makes pools of this class only in ``from_url()``, and drops keywords that it does not know. So give it a
+    Dialer with ``functools.partial(SafeConnectionPool, dialer=Dialer(steer=False))``.
 
     Example::
 

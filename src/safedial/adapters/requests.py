@@ -6,7 +6,7 @@ from typing_extensions import override
 
 from safedial._address import shown
 from safedial._dial.dialer import Dialer
-from safedial.adapters import checked_dialer, needs, takes_dialer
+from safedial.adapters import TakesDialer, needs, takes_dialer
 
 with needs("requests"):
     import requests
@@ -20,14 +20,9 @@ S = TypeVar("S", bound=requests.Session)
 
 @takes_dialer
 def protect(session: S, *, dialer: Dialer | None = None, **kwds: Any) -> S:
-    """Make *session* safe: mount a `SafeHTTPAdapter` for http and https, and return the session.
+    """Make *session* safe: mount a `SafeHTTPAdapter` with these arguments for http and https, and return the session.
 
     Adapters that are mounted for longer prefixes (``https://api.example.com/``) stay.
-
-    Args:
-        session: a `requests.Session`.
-        dialer: dials. Default: None, ``Dialer()``.
-        **kwds: the arguments of `requests.adapters.HTTPAdapter`, such as *max_retries*.
 
     Example::
 
@@ -41,20 +36,14 @@ def protect(session: S, *, dialer: Dialer | None = None, **kwds: Any) -> S:
     return session
 
 
-class SafeHTTPAdapter(HTTPAdapter):
-    """An `HTTPAdapter` whose connections, also those to HTTP proxies, *dialer* dials (default: ``Dialer()``).
+class SafeHTTPAdapter(TakesDialer, HTTPAdapter):
+    """An `HTTPAdapter` whose connections, also those to HTTP proxies, *dialer* dials.
 
-    Errors are requests' own: a refused dial and a self-connect are a `requests.ConnectionError`. A request's
-    timeout comes before the Dialer's. *max_retries* and the Dialer's policy multiply. SOCKS proxies are
-    dialed by PySocks: see `safedial.guard`. An adapter is pickled with its Dialer.
+    Errors are requests' own: a refused dial and a self-connect are a `requests.ConnectionError`. *max_retries* and the
+    Dialer's policy multiply. PySocks dials SOCKS proxies: see `safedial.guard`. An adapter is pickled with its Dialer.
     """
 
     __attrs__ = [*HTTPAdapter.__attrs__, "dialer"]  # noqa: RUF012  # as its base has it
-
-    @takes_dialer
-    def __init__(self, *args: Any, dialer: Dialer | None = None, **kwds: Any) -> None:
-        self.dialer = checked_dialer(dialer)  # first, because the base class makes the managers
-        super().__init__(*args, **kwds)
 
     @override
     def init_poolmanager(self, *args: Any, **kwds: Any) -> None:
@@ -63,9 +52,8 @@ class SafeHTTPAdapter(HTTPAdapter):
 
     @override
     def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
-        manager = self.proxy_manager.get(proxy)
-        if manager is None:
-            manager = super().proxy_manager_for(proxy, **proxy_kwargs)
-            if isinstance(manager, ProxyManager):  # the manager for SOCKS is not
-                protect_manager(manager, dialer=self.dialer)
+        is_new = proxy not in self.proxy_manager
+        manager = super().proxy_manager_for(proxy, **proxy_kwargs)
+        if is_new and isinstance(manager, ProxyManager):  # the manager for SOCKS is none
+            protect_manager(manager, dialer=self.dialer)
         return manager

@@ -4,9 +4,7 @@ All names that are not defined here are the stdlib's own.
 
 Example::
 
-    from safedial.adapters import socket
-
-    client = pymemcache.Client((host, port), socket_module=socket)
+    client = pymemcache.Client((host, port), socket_module=safedial.adapters.socket)
 """
 
 import socket as stdlib

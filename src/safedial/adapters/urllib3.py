@@ -1,8 +1,8 @@
 """urllib3 that dials with a Dialer: `protect` makes a manager or a pool safe, and the classes here are safe.
 
-Pools, proxies, TLS (after the check) and `urllib3.Retry` stay urllib3's own. By default urllib3 repeats a
-request three times. Its Retry and the Dialer's policy multiply: with a policy that waits for a server, such
-as `safedial.reconnect`, give ``retries=urllib3.Retry(connect=0)``.
+Pools, proxies, TLS (after the check) and `urllib3.Retry` stay urllib3's own. By default urllib3 repeats a request three
+times. Its Retry and the Dialer's policy multiply: with a policy that waits for a server, such as `safedial.reconnect`,
+give ``retries=urllib3.Retry(connect=0)``.
 """
 
 import functools
@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from safedial._address import shown
 from safedial._dial.dialer import Dialer
-from safedial.adapters import checked_dialer, chosen_timeout, needs, takes_dialer
+from safedial.adapters import TakesDialer, checked_dialer, merged, needs, takes_dialer
 
 with needs("urllib3"):
     import urllib3
@@ -26,31 +26,16 @@ with needs("urllib3"):
 P = TypeVar("P", bound=urllib3.PoolManager | urllib3.HTTPConnectionPool)
 
 
-class SafeHTTPConnection(connection.HTTPConnection):
-    """A connection that *dialer* dials (default: ``Dialer()``); also a mix-in for your own connection classes.
+class SafeHTTPConnection(TakesDialer, connection.HTTPConnection):
+    """A connection that *dialer* dials; also a mix-in for your own connection classes.
 
-    Timeout, source address and each socket option of the connection come before the Dialer's. A timeout of
-    None, or of `socket.getdefaulttimeout()`, counts as not given: pools pass these on as their default.
+    A timeout of None, or of `socket.getdefaulttimeout()`, counts as not given: pools pass these on as their default.
     """
-
-    @takes_dialer
-    def __init__(self, *args: Any, dialer: Dialer | None = None, **kwds: Any) -> None:
-        self.dialer = checked_dialer(dialer)
-        super().__init__(*args, **kwds)
 
     # Private: the only place where a connection dials; urllib3's own SOCKS classes override it too.
     @override
     def _new_conn(self) -> socket.socket:
-        own = urllib3.Timeout.resolve_default_timeout(self.timeout)
-        timeout = chosen_timeout(self.dialer, own, given=own != socket.getdefaulttimeout())
-        dialer = replace(
-            self.dialer,
-            timeout=timeout,
-            source_address=self.source_address or self.dialer.source_address,
-            socket_options=self._socket_options(),
-            # Programs that want IPv4 only replace this function.
-            family=self.dialer.family or util_connection.allowed_gai_family(),
-        )
+        dialer = self._settings()
         # Private: the name with the dot at its end. `host` lacks the dot, and a resolver needs it.
         host = self._dns_host
         try:
@@ -60,7 +45,7 @@ class SafeHTTPConnection(connection.HTTPConnection):
         except socket.gaierror as error:
             raise NameResolutionError(self.host, self, error) from error
         except TimeoutError as error:
-            message = f"Connection to {self.host} timed out. (connect timeout={timeout})"
+            message = f"Connection to {self.host} timed out. (connect timeout={dialer.timeout})"
             raise ConnectTimeoutError(self, message) from error
         except OSError as error:
             # urllib3 repeats a POST only after this error.
@@ -68,11 +53,14 @@ class SafeHTTPConnection(connection.HTTPConnection):
         sys.audit("http.client.connect", self, self.host, self.port)
         return sock
 
-    def _socket_options(self) -> list[Any]:
+    def _settings(self) -> Dialer:
+        timeout = urllib3.Timeout.resolve_default_timeout(self.timeout)
+        given = timeout != socket.getdefaulttimeout()
         own: Any = self.socket_options
-        dialers = self.dialer.socket_options or ()
-        # The last one that is set wins.
-        return [*own, *dialers] if own is self.default_socket_options else [*dialers, *(own or ())]
+        kind = "defaults" if own is self.default_socket_options else "options"
+        dialer = merged(self.dialer, timeout, given=given, source=self.source_address, **{kind: own or ()})
+        # Programs that want IPv4 only replace this function.
+        return replace(dialer, family=dialer.family or util_connection.allowed_gai_family())
 
 
 class SafeHTTPSConnection(SafeHTTPConnection, connection.HTTPSConnection):
@@ -80,38 +68,29 @@ class SafeHTTPSConnection(SafeHTTPConnection, connection.HTTPSConnection):
 
 
 class SafeHTTPConnectionPool(urllib3.HTTPConnectionPool):
-    """A pool of safe connections. It takes *dialer* too, by keyword."""
+    """A pool of safe connections. It takes *dialer* too."""
 
     ConnectionCls = SafeHTTPConnection  # pyright: ignore[reportAssignmentType]  # nor does it take urllib3's own
 
 
 class SafeHTTPSConnectionPool(urllib3.HTTPSConnectionPool):
-    """A pool of safe connections with TLS. It takes *dialer* too, by keyword."""
+    """A pool of safe connections with TLS. It takes *dialer* too."""
 
     ConnectionCls = SafeHTTPSConnection  # pyright: ignore[reportAssignmentType]  # nor does it take urllib3's own
 
 
-_SAFE: dict[Any, Any] = {
-    connection.HTTPConnection: SafeHTTPConnection,
-    connection.HTTPSConnection: SafeHTTPSConnection,
-}
+_SAFE: dict[Any, Any] = {connection.HTTPConnection: SafeHTTPConnection, connection.HTTPSConnection: SafeHTTPSConnection}
 
 
 @takes_dialer
 def protect(pool: P, *, dialer: Dialer | None = None) -> P:
-    """Make *pool* dial safely from now on, and return it.
+    """Make *pool*, a manager or an HTTP(S)ConnectionPool, dial safely from now on, and return it.
 
-    Args:
-        pool: a PoolManager, a ProxyManager (the pools that it has made are dropped), or an HTTP(S)ConnectionPool.
-        dialer: dials, as `SafeHTTPConnection` explains. Default: None, ``Dialer()``.
+    A PoolManager or ProxyManager drops the pools that it has made.
 
     Raises:
         TypeError: *pool* makes connections of an unknown class. For SOCKS see `safedial.guard`.
         ValueError: a connection pool has made connections already.
-
-    Example::
-
-        protect(client.http)  # another library's manager
     """
     dialer = checked_dialer(dialer)
     made: Any = pool
@@ -144,13 +123,7 @@ def _safe_class(kind: Any) -> Any:
 
 
 class SafePoolManager(urllib3.PoolManager):
-    """A `urllib3.PoolManager` whose connections *dialer* dials (default: ``Dialer()``).
-
-    Example::
-
-        with SafePoolManager(dialer=Dialer(total_timeout=10)) as http:
-            http.request("GET", "https://example.com/")
-    """
+    """A `urllib3.PoolManager` whose connections *dialer* dials."""
 
     @takes_dialer
     def __init__(self, *args: Any, dialer: Dialer | None = None, **kwds: Any) -> None:

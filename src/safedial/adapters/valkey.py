@@ -1,15 +1,12 @@
 """Valkey: every connection of a client, a pool, Sentinel or Cluster is dialed by a Dialer, blocking and asyncio.
 
-One line makes a client safe. The client, its pool and its own retries stay as they are::
+The names and rules are those of `safedial.adapters.redis`. valkey retries as redis 5.1 does, by default not at all.
+One line makes a client safe::
 
     client = protect(valkey.Valkey(host, port))                          # blocking or asyncio, valkeys:// too
     pool = valkey.ConnectionPool.from_url(url, connection_class=SafeConnection)
     master = protect(valkey.Sentinel(addresses)).master_for("mymaster")
     cluster = protect(valkey.asyncio.ValkeyCluster(host, port))          # blocking: see SafeConnectionPool
-
-**Two retries.** `safedial.adapters.redis` explains how the library's Retry and a Dialer's policy multiply. valkey
-retries as redis 5.1 does: not at all by default, else only after time-outs and if a connection was there
-before. In asyncio *socket_connect_timeout* limits the whole dial, unless the Dialer's timeout takes its place.
 """
 
 import socket
@@ -26,11 +23,7 @@ with needs("valkey"):
 
 
 class SafeConnection(SafeDial, valkey.Connection):
-    """A `valkey.Connection` that never connects to itself.
-
-    It takes the arguments of `valkey.Connection`, and *dialer*, a `safedial.Dialer`, with the precedence that
-    `safedial.adapters.redis.SafeConnection` explains. A self-connect is a `valkey.ConnectionError`.
-    """
+    """Like `safedial.adapters.redis.SafeConnection`. A self-connect is a `valkey.ConnectionError`."""
 
     @override
     def _connect(self) -> socket.socket:
