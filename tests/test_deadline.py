@@ -30,12 +30,10 @@ def test_limit_is_the_shorter_of_both_until_time_is_up(total, passed, seconds):
         deadline = Deadline(total, 0.0)
         if total is not None and total - passed < 0.002:
             assert deadline.met
-            for check in (deadline.check, lambda: deadline.limit(seconds)):
-                with pytest.raises(TimeoutError, match="timed out"):
-                    check()
+            with pytest.raises(TimeoutError, match="timed out"):
+                deadline.limit(seconds)
         else:
             assert not deadline.met
-            deadline.check()
             left = math.inf if total is None else total - passed
             assert deadline.limit(seconds) == min(left, math.inf if seconds is None else seconds)
 
@@ -45,4 +43,4 @@ def test_without_a_total_nothing_is_limited():
     assert NO_DEADLINE.cap(5.0) == 5.0
     assert not NO_DEADLINE.refuse(1e9)
     assert not NO_DEADLINE.met
-    NO_DEADLINE.check()
+    assert NO_DEADLINE.limit(5.0) == 5.0
