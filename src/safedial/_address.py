@@ -4,6 +4,7 @@ Pure functions: no socket is made here. Imports nothing of safedial.
 """
 
 import contextlib
+import itertools
 import math
 import operator
 import socket
@@ -166,14 +167,10 @@ def interleave(infos: Sequence[AddrInfo], first_family_count: int) -> Sequence[A
     families: dict[int, list[AddrInfo]] = {}
     for info in infos:
         families.setdefault(info[0], []).append(info)
-    queues = list(families.values())
-    ordered: list[AddrInfo] = []
-    if queues and first_family_count > 1:
-        ordered += queues[0][: first_family_count - 1]
-        del queues[0][: first_family_count - 1]
-    for turn in range(max(map(len, queues), default=0)):
-        ordered += [queue[turn] for queue in queues if turn < len(queue)]
-    return ordered
+    first, *others = families.values() or [[]]
+    lead = first[: first_family_count - 1]
+    turns = itertools.zip_longest(first[len(lead) :], *others)
+    return lead + [info for turn in turns for info in turn if info is not None]
 
 
 def describe(host: object, port: object) -> str:

@@ -1,7 +1,7 @@
 """Check the answer of a user's resolver before it is dialed. Pure functions."""
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from safedial._address import AddrInfo, of_families
@@ -13,13 +13,10 @@ _LARGEST_INT = 2**31 - 1
 
 def listed(answer: Any) -> list[Any]:
     """Return *answer* as a list, or raise TypeError naming the resolver."""
-    try:
-        entries = None if isinstance(answer, str | bytes) else iter(answer)
-    except TypeError:
-        entries = None
-    if entries is None:
+    if isinstance(answer, str | bytes) or not isinstance(answer, Iterable):
         raise TypeError(f"resolver must return a list of 5-tuples, as getaddrinfo() does, not {answer!r}")
-    return list(entries)  # outside of the try block: a generator may raise its own errors
+    entries: Iterable[Any] = answer
+    return list(entries)
 
 
 def checked_answer(answer: Any, family: int) -> Sequence[AddrInfo]:
@@ -45,17 +42,14 @@ def _can_be_dialed(family: Any, kind: Any, proto: Any, _canonname: Any, sockaddr
     largest = _LARGEST[family]
     address, _, zone = host.partition("%")  # as in fe80::1%eth0
     socket.inet_pton(family, address)
-    if zone and family == socket.AF_INET:
-        return False
     if zone and not zone.isdigit():
         socket.if_nametoindex(zone)  # connect() would ask the DNS for an unknown name
     return (
         isinstance(sockaddr, tuple)
-        and _fits(kind, _LARGEST_INT)
+        and not (zone and family == socket.AF_INET)
         and kind == socket.SOCK_STREAM
-        and _fits(proto, _LARGEST_INT)
         and 1 <= len(numbers) <= len(largest)
-        and all(map(_fits, numbers, largest))
+        and all(map(_fits, (kind, proto, *numbers), (_LARGEST_INT, _LARGEST_INT, *largest)))
     )
 
 

@@ -20,7 +20,24 @@ def run(
 
     *make* returns the attempt with a number. *failed* gets the error of an attempt, and tells the race.
     """
-    waiting = _Waiting()
+    waiting: dict[int, Attempt] = {}
+    selector: selectors.BaseSelector | None = None
+
+    def add(number: int, attempt: Attempt) -> None:
+        nonlocal selector
+        try:
+            selector = selector or selectors.DefaultSelector()
+            selector.register(attempt.sock, selectors.EVENT_WRITE, number)
+        except BaseException as error:  # a selector needs a descriptor, and none may be free
+            attempt.close(error)
+            raise
+        waiting[number] = attempt
+
+    def remove(number: int) -> Attempt:
+        assert selector is not None
+        selector.unregister(waiting[number].sock)
+        return waiting.pop(number)
+
     try:
         while True:
             now = clock()
@@ -33,56 +50,29 @@ def run(
                         return attempt
                     if attempt.begin():
                         return attempt
-                    waiting.add(number, attempt)
+                    add(number, attempt)
                 except OSError as error:
                     failed(number, error)
                 continue
-            if not waiting.attempts:
+            if selector is None or not waiting:
                 return None
-            for number in waiting.ready(race.wait(now)):
-                attempt = waiting.remove(number)
+            seconds = race.wait(now)
+            ready = selector.select(_LONGEST_WAIT if seconds is None else min(seconds, _LONGEST_WAIT))
+            numbers: list[int] = sorted(key.data for key, _ in ready)
+            for number in numbers:
+                attempt = remove(number)
                 try:
                     if attempt.arrived():
                         return attempt
-                    waiting.add(number, attempt)
+                    add(number, attempt)
                 except OSError as error:
                     failed(number, error)
             for number in race.overdue(clock()):
                 late = TimeoutError("timed out")  # a blocking socket's message
-                waiting.remove(number).close(late)
+                remove(number).close(late)
                 failed(number, late)
     finally:
-        waiting.close()
-
-
-class _Waiting:
-    """The attempts that wait for an answer, and the selector that they need."""
-
-    def __init__(self) -> None:
-        self.attempts: dict[int, Attempt] = {}
-        self._selector: selectors.BaseSelector | None = None
-
-    def add(self, number: int, attempt: Attempt) -> None:
-        try:
-            self._selector = self._selector or selectors.DefaultSelector()
-            self._selector.register(attempt.sock, selectors.EVENT_WRITE, number)
-        except BaseException as error:  # a selector needs a descriptor, and none may be free
-            attempt.close(error)
-            raise
-        self.attempts[number] = attempt
-
-    def remove(self, number: int) -> Attempt:
-        assert self._selector is not None
-        self._selector.unregister(self.attempts[number].sock)
-        return self.attempts.pop(number)
-
-    def ready(self, seconds: float | None) -> list[int]:
-        assert self._selector is not None
-        wait = _LONGEST_WAIT if seconds is None else min(seconds, _LONGEST_WAIT)
-        return sorted(key.data for key, _ in self._selector.select(wait))
-
-    def close(self) -> None:
-        for attempt in self.attempts.values():
+        for attempt in waiting.values():
             attempt.close()
-        if self._selector is not None:
-            self._selector.close()
+        if selector is not None:
+            selector.close()

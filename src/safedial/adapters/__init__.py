@@ -100,7 +100,7 @@ def _takes(right: str, wrong: str) -> Callable[[F], F]:
         @functools.wraps(function)
         def checked(*args: Any, **kwds: Any) -> Any:
             if wrong in kwds:
-                named: Any = type(args[0]) if function.__name__ == "__init__" else function
+                named = cast("Any", type(args[0]) if function.__name__ == "__init__" else function)
                 raise TypeError(f"{named.__module__}.{named.__qualname__}() takes {right}, not {wrong}=")
             return function(*args, **kwds)
 
