@@ -1,7 +1,7 @@
 """Check the answer of a user's resolver before it is dialed. Pure functions."""
 
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from safedial._address import AddrInfo, of_families
@@ -13,10 +13,9 @@ _LARGEST_INT = 2**31 - 1
 
 def listed(answer: Any) -> list[Any]:
     """Return *answer* as a list, or raise TypeError naming the resolver."""
-    if isinstance(answer, str | bytes) or not isinstance(answer, Iterable):
+    if isinstance(answer, str | bytes) or not hasattr(answer, "__iter__"):
         raise TypeError(f"resolver must return a list of 5-tuples, as getaddrinfo() does, not {answer!r}")
-    entries: Iterable[Any] = answer
-    return list(entries)
+    return list(answer)
 
 
 def checked_answer(answer: Any, family: int) -> Sequence[AddrInfo]:
