@@ -30,9 +30,8 @@ def made_later(returned: Any, run: Run) -> Any:
     """Return *returned*, or if it dials later, a coroutine or object in its place that takes its step through *run*."""
     if not dials_later(returned):
         return returned
-    return (
-        run(wait) if isinstance(returned, Coroutine) and not hasattr(returned, "__aenter__") else _Later(returned, run)
-    )
+    can_be_entered = hasattr(returned, "__aenter__")
+    return _Later(returned, run) if can_be_entered or not isinstance(returned, Coroutine) else run(wait)
 
 
 async def wait(thing: Any) -> Any:

@@ -37,7 +37,7 @@ def finder_for(factory: Any) -> Finder | None:
     find = next((FINDERS[package] for package in packages if package in FINDERS), None)
     if "psycopg_pool" in packages or (find and name_of(factory).endswith("create_pool")):
         raise TypeError(
-            f"factory: {name_of(factory)} makes a pool, which dials whenever it likes: see the table of safedial.wrap"
+            f"factory: {name_of(factory)} makes a pool, which dials when it is used: see the table in safedial.wrap"
         )
     return find
 

@@ -1,4 +1,4 @@
-"""The failures of other people's code, made fit for a policy to judge."""
+"""The failures of other people's code, prepared for a policy."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ class Failures:
         self._last: tuple[Exception, BaseException | None, list[BaseException]] | None = None
 
     def detach(self, error: Exception) -> None:
-        """Hide the handled exception from those who look behind *error*."""
+        """Remove the handled exception from the chain of exceptions behind *error*."""
         links = [each for each in errors_of(error) if each.__context__ is self._handled]
         for link in links:
             link.__context__ = None
@@ -41,7 +41,7 @@ class Failures:
 
 @contextlib.contextmanager
 def kernel_error_as_cause() -> Generator[None]:
-    """Make the kernel's error the cause of psycopg's, so that policies find it: libpq has it only in its text."""
+    """Make the kernel's error the cause of psycopg's, so that policies find it: libpq gives it only as text."""
     try:
         yield
     except Exception as error:

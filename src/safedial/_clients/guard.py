@@ -25,7 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Entry:
-    """One entry of a guard. It may be left in another context: a generator's end runs in its caller's."""
+    """One entry of a guard. It may end in another context: a generator is closed in its caller's context."""
 
     def __init__(self) -> None:
         self.open = True

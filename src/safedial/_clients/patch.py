@@ -39,7 +39,7 @@ class Layer(Protocol):
 def lock_held_across_forks() -> threading.RLock:
     """Return a lock that fork() waits for: in the child, its data is whole and nobody holds it.
 
-    fork() takes these locks in the reverse order of their making, which must be the order of their use.
+    fork() takes these locks in the reverse order of creation. Code must take them in that order, too.
     """
     lock = threading.RLock()
     if hasattr(os, "register_at_fork"):
@@ -49,7 +49,7 @@ def lock_held_across_forks() -> threading.RLock:
 
 # From the program down to the kernel.
 _layers: tuple[Layer, ...] = ()
-# Each layer, as often as it was put.
+# Contains each layer as often as it was put.
 _users: list[Layer] = []
 _patches: "list[_Patch]" = []
 lock = lock_held_across_forks()
@@ -108,7 +108,7 @@ class _Patch:
     def undo(self) -> None:
         self._active = False
         if getattr(self._owner, self._name) is not self._method:
-            return  # somebody patched on top of it: it stays there, and does nothing
+            return  # somebody patched on top of it, so it stays there and does nothing
         if self._inherited:
             delattr(self._owner, self._name)
         else:

@@ -10,8 +10,9 @@ from safedial.errors import SelfConnectError
 
 # Attributes that hold a client's socket (redis-py, PyMySQL · http.client, urllib3, pymemcache · trio, ldap3 · pg8000),
 # and attributes that hold an object with a socket (redis.asyncio, aiomysql · asyncpg · websockets · SQLAlchemy).
-_NAMES = "_sock sock socket _socket _usock _writer _transport transport connection dbapi_connection".split()  # noqa: SIM905
-# A socket may be that many objects deep: SQLAlchemy's connection, the driver's, its stream, its socket.
+_SOCKETS = ("_sock", "sock", "socket", "_socket", "_usock")
+_HOLDERS = ("_writer", "_transport", "transport", "connection", "dbapi_connection")
+# The most levels to search: SQLAlchemy's connection, the driver's, its stream, its socket.
 _DEPTH = 4
 
 
@@ -37,7 +38,7 @@ def _within(thing: Any, depth: int) -> Any:
     elif callable(_own(thing, "fileno")):
         return thing
     else:
-        inner = [_own(thing, name) for name in _NAMES]
+        inner = [_own(thing, name) for name in _SOCKETS + _HOLDERS]
     return next((found for each in inner if (found := _within(each, depth - 1)) is not None), None)
 
 

@@ -40,22 +40,18 @@ def wrap(
     """Return *factory*, any client's connection factory, made safe: guarded, checked and retried.
 
     Each call runs inside `guard`. If it still returns a connection to itself, the connection is closed, and counts as
-    refused. If a known database driver dials in C, or in an asyncio loop, which may be uvloop, the address is found in
-    the arguments, and its port is held, as by `hold`:
+    refused. The drivers PyMySQL, mysql-connector, mysqlclient, aiomysql, asyncmy, psycopg, psycopg2, asyncpg and pg8000
+    are known: if one dials in C, or in an asyncio loop, which may be uvloop, the address is found in the arguments, and
+    its port is held, as by `hold`.
 
-    ===============  ======================================================================
-    PyMySQL          ``wrap(pymysql.connect)``, ``ping(reconnect=True)`` included
-    mysql-connector  ``wrap(mysql.connector.connect)``, ``wrap(mysql.connector.aio.connect)``
-    mysqlclient      ``wrap(MySQLdb.connect)``
-    aiomysql         ``wrap(aiomysql.connect)``; a pool: `install`
-    psycopg          ``wrap(psycopg.connect)``, ``wrap(psycopg.AsyncConnection.connect)``
+    ===============  =====================================================================================
+    a driver         ``wrap(pymysql.connect)``, which includes ``ping(reconnect=True)``, and so for others
+    psycopg, async   ``wrap(psycopg.AsyncConnection.connect)``
     psycopg_pool     ``ConnectionPool(connection_class=wrap(psycopg.Connection))``
-    psycopg2         ``wrap(psycopg2.connect)``
-    asyncpg          ``wrap(asyncpg.connect)``, ``create_pool(connect=wrap(asyncpg.connect))``
-    pg8000           ``wrap(pg8000.connect)``
-    pymongo          `install`: it dials in threads of its own
+    asyncpg's pool   ``create_pool(connect=wrap(asyncpg.connect))``
+    aiomysql's pool  `install`; and so for pymongo, which dials in threads of its own
     SQLAlchemy       `safedial.adapters.sqlalchemy.protect`
-    ===============  ======================================================================
+    ===============  =====================================================================================
 
     Args:
         factory: a function, class, coroutine function or `functools.partial` that connects. Its arguments, results and
@@ -104,14 +100,13 @@ def _safe_class(kind: type, find: Finder, policy: Any) -> type:
     """Return a subclass of *kind* whose ``connect`` is wrapped."""
     dial: Any = inspect.getattr_static(kind, "connect")
     on_class = isinstance(dial, classmethod)
-    dial = cast("classmethod[Any, Any, Any]", dial).__func__ if on_class else dial
 
     def find_for(connection: Any, /, *args: Any, **kwds: Any) -> Iterable[Address]:
         if hasattr(connection, "server_host"):  # mysql-connector's: reconnect() gives no arguments
             kwds = {"host": connection.server_host, "port": connection.server_port} | kwds
         return find(*args, **kwds)
 
-    safe: Any = wrapped(dial, find_for, policy)
+    safe: Any = wrapped(getattr(dial, "__func__", dial), find_for, policy)
     safe = classmethod(safe) if on_class else safe
     return type(kind.__name__, (kind,), {"connect": safe, "__doc__": kind.__doc__, "__module__": kind.__module__})
 
@@ -134,7 +129,7 @@ def wrapped(factory: Callable[..., Any], find: Finder, policy: Any) -> Callable[
 
 @dataclass
 class _Call:
-    """One call of a wrapped factory, in rounds; `safedial._retry.loop.Rounds` says what a policy needs of it."""
+    """One call of a wrapped factory, made in rounds; implements `safedial._retry.loop.Rounds`."""
 
     name: str
     factory: Callable[[], Any]
