@@ -159,6 +159,28 @@ class TestWrap:
             reconnect()
         assert len(times) == 1
 
+    def test_exception_that_the_caller_handles_does_not_count_behind_a_cause(self):
+        def denied():
+            times.append(1)
+            try:
+                raise LookupError("no such user")
+            except LookupError as error:
+                cause = error
+            raise ClientError("access denied") from cause
+
+        def reconnect():
+            try:
+                raise ConnectionResetError(errno.ECONNRESET, "gone")
+            except ConnectionResetError:
+                safedial.wrap(denied, policy=retrying(3))()
+
+        times = []
+        with pytest.raises(ClientError) as caught:
+            reconnect()
+        assert len(times) == 1
+        for error in (caught.value, caught.value.__cause__):
+            assert isinstance(error.__context__, ConnectionResetError)
+
     def test_policy_sees_the_clients_error(self, refused_port):
         policy = retrying(4, retry=tenacity.retry_if_exception_type(ClientError))
         with pytest.raises(ClientError) as caught:

@@ -24,9 +24,6 @@ from safedial.events import logger
 if TYPE_CHECKING:
     from safedial._retry.argument import PolicyArgument
 
-# Errors of an address that is wrong or unknown. The client reports it.
-_WRONG = (OSError, TypeError, ValueError)
-
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -176,15 +173,11 @@ class _Call:
 
     async def _round(self, step: Step | None, first: Any) -> Any:
         self.target = tuple(self.find())
-        held: Iterable[Address] = self.target
-        if step is not None:
-            held = await _resolved(held)
-        elif self.name.partition(".")[0] in DIAL_LATER:
-            held = ()  # this call does not dial yet, and is made in a loop, which a resolver must not block
+        # This call does not dial yet, and is made in a loop, which a resolver must not block.
+        later = step is None and self.name.partition(".")[0] in DIAL_LATER
         with guard(), contextlib.ExitStack() as stack, kernel_error_as_cause():
-            for address in held:
-                with contextlib.suppress(*_WRONG):
-                    stack.enter_context(hold(address))
+            for address in () if later else self.target:
+                await _hold(address, stack, blocking=step is None)
             returned = self.factory() if first is None else first
             if step is not None:
                 returned = await step(returned)
@@ -203,15 +196,15 @@ class _Call:
         return returned
 
 
-async def _resolved(targets: Iterable[Address]) -> list[Address]:
-    """Return *targets* with names replaced by numeric hosts, which `hold` need not resolve."""
-    found: list[Any] = []
-    for target in targets:
-        with contextlib.suppress(*_WRONG):
-            host, port, infos = checked(target, 0)
-            if not infos:
-                import asyncio  # late: only programs that use asyncio get here
+async def _hold(address: Any, stack: contextlib.ExitStack, *, blocking: bool) -> None:
+    """Hold the port of *address* until *stack* is closed. The client reports a wrong or unknown address."""
+    with contextlib.suppress(OSError, TypeError, ValueError):
+        host, port, numeric = checked(address, 0)
+        if blocking or numeric:
+            stack.enter_context(hold(address))
+            return
+        import asyncio  # late: only programs that use asyncio get here
 
-                infos = tuple(await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM))
-            found += [info[4][:2] for info in infos]
-    return found
+        for info in await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            address = info[4][:2]
+            stack.enter_context(hold(address))
