@@ -28,13 +28,13 @@ class TestProtect:
         with pytest.raises(TypeError, match="policy"):
             protect(sqlalchemy.create_engine("sqlite://"), policy=3)
 
-    def test_dialer_is_refused(self):
+    def test_dialer_is_rejected(self):
         engine = sqlalchemy.create_engine("sqlite://")
         with pytest.raises(TypeError, match=r"takes policy=, not dialer=: a driver dials and shakes hands in one call"):
             protect(engine, dialer=safedial.Dialer())
         assert protect(engine, dialer=None) is engine
 
-    def test_refusal_tells_no_secrets(self):
+    def test_error_message_contains_no_secrets(self):
         with pytest.raises(TypeError) as caught:
             protect("mysql+pymysql://app:s3cret@db/app")
         assert "s3cret" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""The guard under other people's code: every way that Python connects, steered and not, on the kernel."""
+"""The guard under other people's code: every way that Python connects, steered and unsteered, on the real kernel."""
 
 import asyncio
 import contextlib
@@ -101,15 +101,15 @@ class TestEveryWay:
             way(HOST, port)
 
 
-def test_source_port_is_no_excuse(steering, dead_port):
-    """http.client binds to (source, 0), and bind() may draw any port; no client means to meet itself."""
+def test_socket_with_a_source_port_is_checked(steering, dead_port):
+    """http.client binds to (source, 0), and bind() may draw any port. No client wants a self-connect."""
     with safedial.guard(), pytest.raises(safedial.SelfConnectError):
         socket.create_connection((HOST, dead_port), source_address=(HOST, dead_port))
     faults.assert_server_can_bind(HOST, dead_port)
 
 
 class TestReach:
-    """Who is guarded: this context, and no other."""
+    """Only the context that entered the guard is guarded."""
 
     def test_ends_with_the_block(self, force, dead_port):
         with safedial.guard():
@@ -187,14 +187,14 @@ class TestReach:
     def test_decorated_keeps_its_name(self):
         assert safedial.guard()(blocking).__name__ == "blocking"
 
-    def test_generators_are_refused(self):
+    def test_generators_are_rejected(self):
         def connect():
             yield
 
         with pytest.raises(TypeError, match="generator function"):
             safedial.guard()(connect)
 
-    def test_installed_is_everywhere(self, force, dead_port):
+    def test_install_guards_all_threads(self, force, dead_port):
         force(dead_port)
         found = []
 
@@ -224,7 +224,7 @@ class TestReach:
                 blocking(HOST, dead_port)
 
 
-class TestWhatItLeavesAlone:
+class TestUnaffected:
     def test_healthy_connections(self, server, steering):
         with safedial.guard(), blocking(*server.getsockname()) as sock:
             assert sock.getpeername() == server.getsockname()
@@ -243,7 +243,7 @@ class TestWhatItLeavesAlone:
                 sock.connect(str(tmp_path / "socket"))
 
     @pytest.mark.parametrize("address", [(), ("127.0.0.1",), ("127.0.0.1", "80"), "127.0.0.1", None, (None, 80)])
-    def test_what_is_no_address(self, address):
+    def test_invalid_addresses(self, address):
         errors = []
         for context in (contextlib.nullcontext(), safedial.guard()):
             with context, socket.socket() as sock, pytest.raises(TypeError) as caught:
@@ -251,19 +251,19 @@ class TestWhatItLeavesAlone:
             errors.append(str(caught.value))
         assert errors[0] == errors[1]
 
-    def test_name_that_is_none(self):
+    def test_unknown_name(self):
         for connect in (socket.socket.connect, socket.socket.connect_ex):
             with safedial.guard(), socket.socket() as sock, pytest.raises(socket.gaierror):
                 connect(sock, ("no-such-name.invalid", 80))
 
     def test_second_connect_of_a_socket(self, server):
-        """asyncio and others ask a non-blocking socket again, how it went."""
+        """asyncio and others call connect() of a non-blocking socket again for the outcome."""
         with safedial.guard(), socket.socket() as sock:
             sock.setblocking(False)
             assert sock.connect_ex(server.getsockname()) == errno.EINPROGRESS
             assert sock.connect_ex(server.getsockname()) in (0, errno.EISCONN)
 
-    def test_range_of_the_callers_own(self, server):
+    def test_range_that_the_caller_narrowed(self, server):
         if not faults.kernel_steers():
             pytest.skip("this kernel has no IP_LOCAL_PORT_RANGE (Linux 6.3)")
         with testing.refused_port() as own, safedial.guard(), socket.socket() as sock:
@@ -281,28 +281,28 @@ class TestErrors:
         assert [record.levelname for record in caplog.records] == ["WARNING"]
 
     @pytest.mark.parametrize("way", [blocking, by_name, with_timeout, non_blocking])
-    def test_exhausted_ports_say_so(self, way, server, steering):
+    def test_exhausted_ports_raise_ports_exhausted_error(self, way, server, steering):
         none_free = pytest.raises(safedial.PortsExhaustedError, match="no local port is free")
         with testing.ports_exhausted(server.getsockname()[1]), safedial.guard(), none_free:
             way(*server.getsockname())
 
-    def test_dialers_own_connects_are_told_once(self, force, dead_port, caplog):
+    def test_guard_and_dialer_log_once_each(self, force, dead_port, caplog):
         force(dead_port)
         with safedial.guard(), pytest.raises(safedial.SelfConnectError):
             safedial.safe_connect((HOST, dead_port), policy=None)
         assert len(caplog.records) == 2  # the guard's, and the dial's own
 
 
-def meet_itself(port):
-    """Without the plugin's fault, which is a layer as the guard is."""
+def dial_itself(port):
+    """Self-connect by the source port. The plugin's fault is no use here: it is a layer, as the guard is."""
     return socket.create_connection((HOST, port), source_address=(HOST, port))
 
 
 class TestOtherPatches:
-    """Whoever else replaces connect: above or below, in any order, nothing loops."""
+    """Other patches of connect(), above the guard's or below it, in any order: nothing loops."""
 
-    @pytest.mark.parametrize("order", ["below", "above", "above, and gone late"])
-    def test_gets_on_with(self, order, dead_port, monkeypatch):
+    @pytest.mark.parametrize("order", ["below", "above", "above, removed late"])
+    def test_works_together(self, order, dead_port, monkeypatch):
         seen = []
 
         def patch():
@@ -320,14 +320,14 @@ class TestOtherPatches:
             if order != "below":
                 patch()
             with pytest.raises(safedial.SelfConnectError):
-                meet_itself(dead_port)
+                dial_itself(dead_port)
             if order == "above":
                 monkeypatch.undo()
         assert seen == [(HOST, dead_port)]
         with safedial.guard(), pytest.raises(safedial.SelfConnectError):
-            meet_itself(dead_port)
+            dial_itself(dead_port)
         monkeypatch.undo()
-        with meet_itself(dead_port) as sock:
+        with dial_itself(dead_port) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        if order == "above, and gone late":
-            del socket.socket.connect  # what that patch had found and put back, inert by now
+        if order == "above, removed late":
+            del socket.socket.connect  # that patch restored our method, which does nothing by now

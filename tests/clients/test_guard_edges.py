@@ -1,4 +1,4 @@
-"""The guard where it is hard: contexts that are left elsewhere, forks, strange addresses and patches."""
+"""Edge cases of the guard: entries that end in another context, forks, unusual addresses and patches."""
 
 import asyncio
 import contextlib
@@ -24,8 +24,8 @@ from tests.support import faults
 HOST = "127.0.0.1"
 
 
-def meet_itself(port):
-    """Without the plugin's fault, which is a layer as the guard is."""
+def dial_itself(port):
+    """Self-connect by the source port. The plugin's fault is no use here: it is a layer, as the guard is."""
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         sock.bind((HOST, port))
@@ -35,14 +35,14 @@ def meet_itself(port):
 
 def is_guarded(port):
     try:
-        return not meet_itself(port)
+        return not dial_itself(port)
     except safedial.SelfConnectError:
         return True
 
 
 class TestContexts:
     def test_left_in_another_context(self, dead_port):
-        """As an async generator is, whose end runs where it is ended."""
+        """An async generator ends in the context of the code that closes it."""
 
         async def fixture():
             with safedial.guard():
@@ -69,14 +69,14 @@ class TestContexts:
             with safedial.guard():
                 task = asyncio.create_task(later())
             over.set()
-            with contextlib.ExitStack() as stack:  # somebody else's guard keeps the patch in place
+            with contextlib.ExitStack() as stack:  # another guard keeps the patch in place
                 contextvars.Context().run(stack.enter_context, safedial.guard())
                 return await task
 
         assert asyncio.run(main()) is False
 
-    def test_a_decorated_function_shares_its_guard_with_nobody(self, dead_port):
-        """A generator that is ended elsewhere may end a guard that is not its own, of those that are shared."""
+    def test_decorated_function_has_a_guard_of_its_own(self, dead_port):
+        """If a guard is shared, a generator that is closed elsewhere may end another user's entry."""
         one, inside, over = safedial.guard(), threading.Event(), threading.Event()
         found = []
 
@@ -100,7 +100,7 @@ class TestContexts:
         thread.join()
         assert found == [True]
 
-    def test_what_was_left_elsewhere_is_forgotten(self):
+    def test_entries_that_ended_elsewhere_are_dropped(self):
         def block():
             with safedial.guard():
                 yield
@@ -146,12 +146,12 @@ class TestContexts:
 
         faults.fork_beside(enter, install, 60)
 
-    def test_entered_again_patches_no_more(self):
+    def test_nested_guards_share_one_layer(self):
         with safedial.guard(), safedial.guard():
             assert patch._layers == (guard._layer,)
         assert not patch._layers
 
-    def test_async_generators_are_refused(self):
+    def test_async_generators_are_rejected(self):
         async def connect():
             yield
 
@@ -184,7 +184,7 @@ class TestSockets:
             sock.connect((HOST, testing.dead_port()))
             assert steering.own_range(sock) is None
 
-    def test_asked_again_after_a_refusal_it_is_steered_again(self, server, monkeypatch):
+    def test_socket_is_steered_again_after_a_refused_connect(self, server, monkeypatch):
         port = server.getsockname()[1]
         with safedial.guard(), testing.refused_port() as refused, socket.socket() as sock:
             for _ in range(2):
@@ -204,7 +204,7 @@ class TestSockets:
         ],
     )
     @pytest.mark.parametrize("name", ["connect", "connect_ex"])
-    def test_says_what_is_said_without_it(self, name, family, address, monkeypatch):
+    def test_outcome_is_the_same_as_without_a_guard(self, name, family, address, monkeypatch):
         def outcome():
             with socket.socket(family) as sock:
                 try:
@@ -216,13 +216,13 @@ class TestSockets:
         with safedial.guard():
             assert outcome() == plain
 
-    def test_missing_address_is_the_kernels_own_error(self):
+    def test_missing_address_raises_the_kernels_error(self):
         with safedial.guard(), socket.socket() as sock, pytest.raises(OSError) as caught:  # noqa: PT011  # its errno
             sock.connect(("255.255.255.255", 9))
         assert caught.value.errno
         assert not isinstance(caught.value, safedial.PortsExhaustedError)
 
-    def test_port_that_is_like_an_int(self, force, dead_port):
+    def test_port_with_an_index_method(self, force, dead_port):
         class Port:
             def __index__(self):
                 return dead_port
@@ -238,8 +238,8 @@ class TestSockets:
         assert caught.value.host == HOST
 
     @pytest.mark.parametrize("host", [HOST, "0.0.0.0", "127.0.0.2", "localhost", b"127.0.0.2"])
-    def test_self_connect_that_is_still_under_way(self, host, dead_port, monkeypatch):
-        """Elsewhere than on Linux connect() may answer before the handshake: its ends are known by then."""
+    def test_self_connect_in_progress(self, host, dead_port, monkeypatch):
+        """On other systems than Linux, connect() may return before the handshake. The addresses are known by then."""
 
         def no_peer(sock):
             raise OSError(errno.ENOTCONN, "not connected")
@@ -269,42 +269,62 @@ class TestPatches:
         with contextlib.suppress(AttributeError):
             del socket.socket.connect
 
+    def test_foreign_patch_made_with_functools_wraps_stays(self, dead_port, monkeypatch):
+        """functools.wraps() copies the attributes of our method, so the other patch looks like ours."""
+        seen = []
+        with safedial.guard():
+            ours = socket.socket.connect
+
+            @functools.wraps(ours)
+            def theirs(sock, address):
+                seen.append(address)
+                return ours(sock, address)
+
+            monkeypatch.setattr(socket.socket, "connect", theirs)
+        with safedial.guard():
+            assert is_guarded(dead_port)
+        assert socket.socket.connect is theirs
+        assert seen == [(HOST, dead_port)]
+        monkeypatch.undo()
+        with contextlib.suppress(AttributeError):
+            del socket.socket.connect
+
     def test_inert_patch_does_nothing(self, dead_port, monkeypatch):
         with safedial.guard():
             ours = socket.socket.connect
             monkeypatch.setattr(socket.socket, "connect", lambda sock, address: ours(sock, address))
         monkeypatch.setattr(socket.socket, "connect", ours)
-        assert meet_itself(dead_port)
+        assert dial_itself(dead_port)
         monkeypatch.undo()
         with contextlib.suppress(AttributeError):
             del socket.socket.connect
 
     def test_patches_do_not_pile_up(self, server):
-        """A mock that was begun inside of a guard, and ended after it, puts ours back each time."""
+        """A mock that starts inside a guard and stops after it restores our method each time."""
         for _ in range(1500):
             with contextlib.ExitStack() as stack, safedial.guard():
                 stack.enter_context(unittest.mock.patch.object(socket.socket, "connect"))
         socket.create_connection(server.getsockname()).close()
-        del socket.socket.connect  # what the last one has put back
+        del socket.socket.connect  # the last mock has restored it
 
-    def test_mock_below_is_asked_as_it_was(self):
+    def test_mock_below_is_called(self):
         with unittest.mock.patch.object(socket.socket, "connect") as mock, safedial.guard(), socket.socket() as sock:
             with contextlib.suppress(safedial.SelfConnectError):  # it is connected to nobody
                 sock.connect((HOST, 9))
             mock.assert_called_once()
 
-    def test_put_back_by_somebody_it_comes_between_again(self, dead_port):
-        """As pytest-socket does at the end of each test."""
+    def test_restored_method_is_replaced_again(self, dead_port):
+        """pytest-socket restores the method at the end of each test."""
         safedial.install()
         try:
             del socket.socket.connect
-            assert meet_itself(dead_port)
+            assert dial_itself(dead_port)
             with safedial.guard():
                 assert is_guarded(dead_port)
         finally:
             safedial.uninstall()
 
-    def test_subclass_in_the_place_of_the_class(self, dead_port, monkeypatch):
+    def test_subclass_in_place_of_socket(self, dead_port, monkeypatch):
         plain = socket.socket
         monkeypatch.setattr(socket, "socket", type("Socket", (plain,), {}))
         with safedial.guard(), plain() as sock:
@@ -314,12 +334,12 @@ class TestPatches:
 
 
 class DeniedError(Exception):
-    """What a client raises that has nothing to do with the kernel."""
+    """A client's error without a kernel's error behind it."""
 
 
 class TestWrap:
     @pytest.mark.parametrize("asynchronous", [False, True])
-    def test_attempt_before_is_not_the_cause(self, asynchronous):
+    def test_error_of_an_earlier_round_is_not_the_cause(self, asynchronous):
         calls = []
 
         def connect():
@@ -335,7 +355,7 @@ class TestWrap:
             asyncio.run(wrapped()) if asynchronous else wrapped()
         assert len(calls) == 2
 
-    def test_says_nothing_of_arguments(self, refused_port, caplog):
+    def test_arguments_are_neither_logged_nor_noted(self, refused_port, caplog):
         caplog.set_level("DEBUG", "safedial")
 
         def connect(password):
@@ -350,7 +370,7 @@ class TestWrap:
         "policy", [None, safedial.redial(), safedial.reconnect(within=0.01)], ids=["none", "redial", "reconnect"]
     )
     @pytest.mark.parametrize("asynchronous", [False, True])
-    def test_failure_is_gone_when_it_is_handled(self, policy, asynchronous):
+    def test_handled_failure_is_freed(self, policy, asynchronous):
         class Thing:
             pass
 
@@ -380,7 +400,7 @@ class TestWrap:
         finally:
             gc.enable()
 
-    def test_context_is_the_callers_afterwards(self):
+    def test_raised_error_has_the_callers_exception_as_its_context(self):
         def connect():
             raise DeniedError
 
@@ -394,7 +414,7 @@ class TestWrap:
             reconnect()
         assert isinstance(caught.value.__context__, KeyError)
 
-    def test_property_that_raises_harms_nobody(self):
+    def test_property_that_raises_is_ignored(self):
         class Connection:
             @property
             def connection(self):
@@ -403,7 +423,7 @@ class TestWrap:
         one = Connection()
         assert safedial.wrap(lambda: one)() is one
 
-    def test_coroutine_of_a_second_call_is_awaited_guarded(self, force, dead_port):
+    def test_coroutine_of_the_second_round_is_guarded(self, force, dead_port):
         calls = []
 
         async def dial():
@@ -419,14 +439,14 @@ class TestWrap:
         with pytest.raises(ConnectionRefusedError):
             asyncio.run(safedial.wrap(connect)())
 
-    def test_host_that_cannot_be_held_is_the_clients_to_refuse(self, monkeypatch):
+    def test_unknown_host_is_left_to_the_client(self, monkeypatch):
         def nothing(*args, **kwds):
             raise socket.gaierror(socket.EAI_NONAME, "no such name")
 
         monkeypatch.setattr(socket, "getaddrinfo", nothing)
         assert safedial.wrap(lambda: "the client's own", address=("no-such-name.invalid", 80))() == "the client's own"
 
-    def test_family_that_is_not_there_is_not_held(self, monkeypatch, caplog):
+    def test_missing_family_is_not_held(self, monkeypatch, caplog):
         caplog.set_level("DEBUG", "safedial")
 
         def no_ipv6(family=socket.AF_INET, *args, **kwds):

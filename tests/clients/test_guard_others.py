@@ -1,4 +1,4 @@
-"""The guard beside others who replace, wrap or rebuild sockets: real libraries, on the kernel."""
+"""The guard with real libraries that replace, wrap or reimplement sockets, on the real kernel."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ def _nothing_patched_afterwards():
     assert not patch._layers
 
 
-def assert_it_met_itself(error):
+def assert_self_connect_behind(error):
     assert any(isinstance(each, safedial.SelfConnectError) for each in error_chain(error)), repr(error)
 
 
@@ -79,10 +79,10 @@ LOOPS = {
 class TestTrioAndAnyio:
     def test_is_never_connected_to_itself(self, dial, force, steering, dead_port):
         fault = force(dead_port)
-        with pytest.raises(OSError) as caught:  # noqa: PT011  # trio's and anyio's own, which has no errno
+        with pytest.raises(OSError) as caught:  # noqa: PT011  # trio's and anyio's own error, without an errno
             dial(HOST, dead_port)
         assert fault.triggered
-        assert_it_met_itself(caught.value)
+        assert_self_connect_behind(caught.value)
         testing.assert_no_self_connects()
         faults.assert_server_can_bind(HOST, dead_port)
 
@@ -93,13 +93,13 @@ class TestTrioAndAnyio:
 
 def test_trio_task_started_inside_is_inside_and_another_is_not(force, dead_port):
     force(dead_port)
-    met = {}
+    found = {}
 
     async def dial(name):
         try:
-            met[name] = await trio_socket(HOST, dead_port)
+            found[name] = await trio_socket(HOST, dead_port)
         except OSError as error:
-            met[name] = type(error)
+            found[name] = type(error)
 
     async def main():
         entered, done = trio.Event(), trio.Event()
@@ -118,15 +118,15 @@ def test_trio_task_started_inside_is_inside_and_another_is_not(force, dead_port)
                 await done.wait()
 
     trio.run(main)
-    assert met["inside"] is safedial.SelfConnectError
-    assert met["outside"] == b"hello"  # its own bytes
+    assert found["inside"] is safedial.SelfConnectError
+    assert found["outside"] == b"hello"  # its own bytes
 
 
 # --- TLS -------------------------------------------------------------------------------------------------
 
 
 def tls_before(host, port):
-    """Wrapped first, connected then: the handshake comes in connect()."""
+    """Wrap first, then connect: connect() makes the handshake."""
     with web.client_context().wrap_socket(socket.socket(), server_hostname="localhost") as sock:
         sock.connect((host, port))
         return sock.version()
@@ -152,7 +152,7 @@ def tls_asyncio(host, port):
         _, writer = await asyncio.open_connection(host, port, ssl=web.client_context(), server_hostname="localhost")
         version = writer.get_extra_info("ssl_object").version()
         writer.close()
-        with contextlib.suppress(ssl.SSLError):  # the server has gone without a word
+        with contextlib.suppress(ssl.SSLError):  # the server closed without close_notify
             await writer.wait_closed()
         return version
 
@@ -209,9 +209,9 @@ def socks_connection(proxy, target):
 
 @pytest.mark.parametrize("dial", [socks_socket, socks_connection], ids=lambda dial: dial.__name__)
 class TestPySocks:
-    """Whom the client dials is the proxy."""
+    """The client dials the proxy."""
 
-    def test_proxy_that_is_down_is_never_the_client_itself(self, dial, force, steering, dead_port):
+    def test_dead_proxy_is_refused_with_the_clients_own_error(self, dial, force, steering, dead_port):
         with testing.refused_port() as port, pytest.raises(socks.ProxyConnectionError) as unguarded:
             dial((HOST, port), (HOST, 9))
         fault = force(dead_port)
@@ -251,7 +251,7 @@ async def uvloop_sock_connect(host, port):
 
 
 def count_self_connects(dial, port):
-    """Of twenty dials of a port that the kernel draws every other time; there is no server."""
+    """Count the self-connects in twenty dials. No server listens; the kernel draws the port in every other dial."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         connected = 0
         for _ in range(20):
@@ -275,9 +275,9 @@ def dial_by_uvloop():
 
 def test_uvloop_dials_in_c_past_the_guard_but_not_onto_a_held_port():
     namespace.require()
-    met = namespace.call(dial_by_uvloop, port_range=(40000, 40001))
-    assert met["guard"], "guard() reaches it now: say so in its docstring, and in docs/clients.md"
-    assert (met["wrap"], met["hold"]) == (0, 0)
+    counts = namespace.call(dial_by_uvloop, port_range=(40000, 40001))
+    assert counts["guard"], "guard() reaches uvloop now: say so in its docstring, and in docs/clients.md"
+    assert (counts["wrap"], counts["hold"]) == (0, 0)
 
 
 def test_uvloops_sock_connect_is_guarded(force, steering, dead_port):
@@ -292,7 +292,7 @@ def test_uvloops_sock_connect_is_guarded(force, steering, dead_port):
 
 
 def dial_by_gevent(steerable):
-    """Patches what it can, and so has a process of its own."""
+    """Runs in a child process, because gevent patches the whole process."""
     from gevent import monkey
 
     monkey.patch_all()
@@ -302,7 +302,7 @@ def dial_by_gevent(steerable):
 
     steering._steerable = steerable
     before = socket.socket.connect, socket.socket.connect_ex
-    gevent.get_hub().exception_stream = None  # what comes out of a greenlet is looked at here
+    gevent.get_hub().exception_stream = None  # errors of greenlets are expected here
 
     def dial(port):
         try:
@@ -368,7 +368,7 @@ def test_gevent(steering):
         "guard": "SelfConnectError",
         "guard, connect_ex": 111,
         "guard in a greenlet": "SelfConnectError",
-        # A greenlet begins with an empty context: install(), or guard() inside of it.
+        # A greenlet starts with an empty context: use install(), or guard() inside it.
         "greenlet started in the guard": "itself",
         "wrap": "SelfConnectError",
         "install": "SelfConnectError",
@@ -384,15 +384,15 @@ def test_gevent(steering):
 
 @pytest.fixture
 def restricted():
-    """pytest-socket's functions, and then what its plugin does after each test."""
+    """Yield pytest-socket. Afterwards do as its plugin does after each test."""
     yield pytest_socket
     pytest_socket._remove_restrictions()
     if "connect" in vars(socket.socket):
         del socket.socket.connect  # it was inherited before
 
 
-def meet_itself(port):
-    """Without the plugin's fault, which shares a patch with the guard."""
+def dial_itself(port):
+    """Self-connect by the source port. The plugin's fault is no use here: it shares a patch with the guard."""
     return socket.create_connection((HOST, port), source_address=(HOST, port))
 
 
@@ -408,7 +408,7 @@ class TestPytestSocket:
         restricted.socket_allow_hosts([HOST])
         with safedial.guard():
             with pytest.raises(safedial.SelfConnectError):
-                meet_itself(dead_port)
+                dial_itself(dead_port)
             with testing.Outage() as server:
                 socket.create_connection(server.address).close()
             assert_blocked(pytest_socket.SocketConnectBlockedError, socket.create_connection, ("192.0.2.1", 80))
@@ -418,12 +418,12 @@ class TestPytestSocket:
         """pytest-socket calls the connect that it found when it was imported, past the guard. Nothing loops."""
         with safedial.guard():
             restricted.socket_allow_hosts([HOST])
-            with meet_itself(dead_port) as sock:
+            with dial_itself(dead_port) as sock:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             assert_blocked(pytest_socket.SocketConnectBlockedError, socket.create_connection, ("192.0.2.1", 80))
             restricted._remove_restrictions()
         with safedial.guard(), pytest.raises(safedial.SelfConnectError):
-            meet_itself(dead_port)
+            dial_itself(dead_port)
 
     @pytest.mark.parametrize("order", ["disabled first", "guarded first"])
     def test_disabled(self, restricted, dead_port, order):
@@ -436,7 +436,7 @@ class TestPytestSocket:
             assert_blocked(pytest_socket.SocketBlockedError, socket.socket)
             restricted.enable_socket()
         with safedial.guard(), pytest.raises(safedial.SelfConnectError):
-            meet_itself(dead_port)
+            dial_itself(dead_port)
 
     def test_its_plugin_beside_ours(self, pytester):
         pytester.makepyfile(

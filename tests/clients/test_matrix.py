@@ -1,4 +1,4 @@
-"""Every client of the matrix, connected to itself by force, steered and not; and the table of docs/clients.md."""
+"""Every client of the matrix, forced to connect to itself, steered and unsteered; and the table of docs/clients.md."""
 
 import ast
 import asyncio
@@ -21,7 +21,7 @@ WAYS = [(row, steered) for row in ROWS for steered in (True, False) if steered o
 
 
 @pytest.mark.parametrize(("row", "steered"), WAYS, ids=lambda way: getattr(way, "name", way))
-def test_raises_the_clients_own_refusal(row, steered, monkeypatch):
+def test_raises_the_clients_own_error_for_refused(row, steered, monkeypatch):
     if row.by_chance:
         namespace.require()
     if reason := row.lacking():
@@ -34,7 +34,7 @@ def test_raises_the_clients_own_refusal(row, steered, monkeypatch):
     assert result.as_refused, f"{result.error} is not the client's error for a refused connection"
     assert not result.to_itself
     assert not result.leaked
-    assert result.error == SHOWN[row.name], "python -m tests.support.matrix writes the table anew"
+    assert result.error == SHOWN[row.name], "run python -m tests.support.matrix to write the table"
 
 
 def test_table_shows_every_client():
@@ -52,7 +52,7 @@ def test_recipe_runs_and_is_refused(name):
 
 def run_recipe(recipe):
     """Run *recipe* on a port where nobody listens, in a child process; return the name of its error."""
-    if "monkey" in recipe:  # so that the fault is made after it, too
+    if "monkey" in recipe:  # the fault must be made after the patching
         from gevent import monkey
 
         monkey.patch_all()

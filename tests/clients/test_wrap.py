@@ -112,13 +112,13 @@ class TestWrap:
         assert not counter.triggered
         assert not hasattr(caught.value, "__notes__")
 
-    def test_exhausted_retries_leave_the_clients_error(self, refused_port):
+    def test_last_error_is_the_clients(self, refused_port):
         with pytest.raises(ClientError, match="could not connect") as caught:
             safedial.wrap(Client, policy=retrying(3))(HOST, refused_port)
         assert "after 3 rounds" in caught.value.__notes__[-1]
         assert caught.value.__notes__[-1].startswith("safedial: gave up on tests.clients.test_wrap.Client")
 
-    def test_kernels_error_is_found_behind_the_clients(self, refused_port):
+    def test_kernels_error_behind_the_clients_is_found(self, refused_port):
         dials = []
         factory = safedial.wrap(
             lambda: dials.append(Client(HOST, refused_port)), policy=retrying(3, before=lambda state: dials.append(0))
@@ -128,7 +128,7 @@ class TestWrap:
         assert len(dials) == 3
         assert isinstance(caught.value.__context__, ConnectionRefusedError)
 
-    def test_clients_error_without_the_kernels_ends_it(self):
+    def test_error_without_a_kernels_error_behind_it_is_not_retried(self):
         with testing.Outage() as server:
             calls = retrying(3)
             with pytest.raises(ClientError, match="denied") as caught:
@@ -136,8 +136,8 @@ class TestWrap:
         assert caught.value.__context__ is None
 
     @pytest.mark.parametrize("asynchronous", [False, True])
-    def test_exception_that_the_caller_handles_is_not_the_cause(self, asynchronous, refused_port):
-        """A reconnect in an except block: the old error is the context of the new one, and must not count."""
+    def test_exception_that_the_caller_handles_does_not_count(self, asynchronous, refused_port):
+        """A reconnect in an except block: the old error is the context of the new one."""
         times = []
 
         def denied():
@@ -158,6 +158,28 @@ class TestWrap:
         with pytest.raises(ClientError, match="denied"):
             reconnect()
         assert len(times) == 1
+
+    def test_exception_that_the_caller_handles_does_not_count_behind_a_cause(self):
+        def denied():
+            times.append(1)
+            try:
+                raise LookupError("no such user")
+            except LookupError as error:
+                cause = error
+            raise ClientError("access denied") from cause
+
+        def reconnect():
+            try:
+                raise ConnectionResetError(errno.ECONNRESET, "gone")
+            except ConnectionResetError:
+                safedial.wrap(denied, policy=retrying(3))()
+
+        times = []
+        with pytest.raises(ClientError) as caught:
+            reconnect()
+        assert len(times) == 1
+        for error in (caught.value, caught.value.__cause__):
+            assert isinstance(error.__context__, ConnectionResetError)
 
     def test_policy_sees_the_clients_error(self, refused_port):
         policy = retrying(4, retry=tenacity.retry_if_exception_type(ClientError))
@@ -278,7 +300,7 @@ class TestResult:
             asyncio.run(safedial.wrap(factory, policy=None)())
         faults.assert_server_can_bind(HOST, dead_port)
 
-    def test_is_refused_though_only_a_loop_could_close_it(self, dead_port):
+    def test_self_connect_is_reported_even_if_only_a_loop_can_close_it(self, dead_port):
         class Connection:
             def __init__(self):
                 self.sock = past_the_hooks(HOST, dead_port, lambda sock: sock)
@@ -290,7 +312,7 @@ class TestResult:
         made = []
         with pytest.raises(safedial.SelfConnectError):
             safedial.wrap(Connection, policy=None)()
-        gc.collect()  # which warns of a coroutine that was never awaited
+        gc.collect()  # it would warn of a coroutine that was never awaited
         made[0].close()
         faults.assert_server_can_bind(HOST, dead_port)
 
@@ -300,7 +322,7 @@ class TestResult:
 
     def test_invented_attributes_are_not_read(self):
         class Database:
-            """As pymongo's: any attribute is a collection, and calling it is an error."""
+            """Like pymongo's: any attribute is a collection, and calling it is an error."""
 
             def __getattr__(self, name):
                 raise AssertionError(f"{name} was read")
@@ -345,7 +367,7 @@ async def enter(dialing):
 
 
 class Dialing:
-    """Dials when it is awaited or entered, as `websockets.connect`; it can be left only once."""
+    """Dials when it is awaited or entered, as `websockets.connect`; it can be exited only once."""
 
     def __init__(self, host, port):
         self.address = host, port
@@ -397,7 +419,7 @@ class TestDialsLater:
         faults.assert_server_can_bind(HOST, dead_port)
 
     @pytest.mark.parametrize("safe", MADE_SAFE)
-    def test_is_entered_and_left(self, safe):
+    def test_is_entered_and_exited(self, safe):
         async def main(port):
             dialing = MADE_SAFE[safe](Dialing)(HOST, port)
             assert dialing.name == f"to port {port}"
@@ -459,7 +481,7 @@ class TestDialsLater:
 
     @pytest.mark.parametrize("safe", MADE_SAFE)
     @pytest.mark.parametrize("kind", [contextlib.contextmanager, contextlib.asynccontextmanager])
-    def test_generators_behind_contextlib_are_refused(self, safe, kind):
+    def test_generators_behind_contextlib_are_rejected(self, safe, kind):
         def connection():
             yield
 

@@ -57,7 +57,7 @@ postgres, postgres_command = servers.postgres, servers.postgres_command
 class TestSelfConnect:
     @pytest.mark.parametrize("steering", [True, False], ids=["steered", "unsteered"], indirect=True)
     @pytest.mark.parametrize("name", PYTHON)
-    def test_is_the_drivers_own_refusal(self, name, force, steering, dead_port, refused_port):
+    def test_raises_the_drivers_own_error_for_refused(self, name, force, steering, dead_port, refused_port):
         fault = force(dead_port)
         met = failure(PYTHON[name], safedial.wrap, HOST, dead_port)
         assert fault.triggered
@@ -120,11 +120,11 @@ class TestSelfConnect:
 
 
 def dial_in_c():
-    """Dial in a range of two ports, where each unguarded dial connects to itself in half of the cases."""
+    """Dial in a range of two ports, where an unguarded dial connects to itself in half of the cases."""
 
     def kinds(dial, port, times):
         raised = [failure(dial, safedial.wrap, HOST, port) for _ in range(times)]
-        # The driver's type, and whether it says that the dial was refused.
+        # The type of the driver's error, and whether its message says that the dial was refused.
         return {(type(error).__name__, "refused" in str(error)) for error in raised}
 
     met = {name: kinds(dial, 40000, 20) for name, dial in C.items()}
@@ -353,9 +353,9 @@ class TestWrap:
             ((7,), TypeError, "factory"),
             ((pymongo.MongoClient,), TypeError, "install"),
             ((type("Subclass", (pymongo.MongoClient,), {}),), TypeError, "install"),
-            ((asyncpg.create_pool,), TypeError, "a pool, which dials whenever it likes"),
-            ((aiomysql.create_pool,), TypeError, "a pool, which dials whenever it likes"),
-            ((psycopg_pool.ConnectionPool,), TypeError, "a pool, which dials whenever it likes"),
+            ((asyncpg.create_pool,), TypeError, "a pool, which dials when it is used"),
+            ((aiomysql.create_pool,), TypeError, "a pool, which dials when it is used"),
+            ((psycopg_pool.ConnectionPool,), TypeError, "a pool, which dials when it is used"),
             ((pymysql.connect, {"policy": 3}), TypeError, "policy"),
             ((psycopg.connect, {"address": ("db", 70000)}), ValueError, "address"),
         ],
@@ -373,7 +373,7 @@ class TestWrap:
             lambda: safedial.wrap("redis://:s3cret@db"),
         ],
     )
-    def test_refusals_tell_no_secrets(self, make):
+    def test_error_messages_contain_no_secrets(self, make):
         with pytest.raises(TypeError) as caught:
             make()
         assert "s3cret" not in str(caught.value)
@@ -410,7 +410,7 @@ class TestWrap:
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
         assert done.stdout == "42\n"
 
-    def test_pool_of_an_unknown_client_is_not_refused(self):
+    def test_pool_of_an_unknown_client_is_not_rejected(self):
         def create_pool():
             return 42
 

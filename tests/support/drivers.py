@@ -162,7 +162,7 @@ ALL = PYTHON | C
 
 
 def failure(dial, wrap, host, port, **options):
-    with pytest.raises(Exception) as caught:  # noqa: PT011  # any error: the caller looks at it
+    with pytest.raises(Exception) as caught:  # noqa: PT011  # any error: the caller checks it
         dial(wrap, host, port, **options)
     return caught.value
 

@@ -2,11 +2,12 @@
 
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from types import TracebackType
 from typing import Any, TypeAlias, cast
 
 # The step in which such an object dials: it is awaited, or entered.
 Step: TypeAlias = Callable[[Any], Awaitable[Any]]
+# Takes a step, guarded.
+Run: TypeAlias = Callable[[Step], Coroutine[Any, Any, Any]]
 
 
 def dials_later(returned: Any) -> bool:
@@ -25,11 +26,12 @@ def dials_later(returned: Any) -> bool:
     return issubclass(kind, Awaitable) and not may_be_closed
 
 
-def made_later(returned: Any, run: Callable[[Step], Coroutine[Any, Any, Any]]) -> Any:
-    """Return a stand-in for *returned* that takes its step through *run*: a coroutine if *returned* is one."""
-    return (
-        _Later(returned, run) if hasattr(returned, "__aenter__") or not isinstance(returned, Coroutine) else run(wait)
-    )
+def made_later(returned: Any, run: Run) -> Any:
+    """Return *returned*, or if it dials later, a coroutine or object in its place that takes its step through *run*."""
+    if not dials_later(returned):
+        return returned
+    can_be_entered = hasattr(returned, "__aenter__")
+    return _Later(returned, run) if can_be_entered or not isinstance(returned, Coroutine) else run(wait)
 
 
 async def wait(thing: Any) -> Any:
@@ -40,7 +42,7 @@ async def wait(thing: Any) -> Any:
 class _Later(Coroutine[Any, Any, Any]):
     """Stands for an object that can be awaited or entered, such as the result of aiohttp's ``session.get()``."""
 
-    def __init__(self, returned: Any, run: Callable[[Step], Coroutine[Any, Any, Any]]) -> None:
+    def __init__(self, returned: Any, run: Run) -> None:
         self._returned: Any = returned
         self._run = run
         self._awaited: Coroutine[Any, Any, Any] | None = None
@@ -53,17 +55,14 @@ class _Later(Coroutine[Any, Any, Any]):
         return await self._run(self._enter)
 
     async def _enter(self, thing: Any) -> Any:
-        self._entered = thing  # of several rounds, the last one's is left
+        self._entered = thing  # after several rounds, this is the object of the last one
         return await thing.__aenter__()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> Any:
-        return await self._entered.__aexit__(kind, error, traceback)
+    async def __aexit__(self, *raised: object) -> Any:
+        return await self._entered.__aexit__(*raised)
 
     def _coroutine(self) -> Coroutine[Any, Any, Any]:
-        if self._awaited is None:
-            self._awaited = self._run(wait)
+        self._awaited = self._awaited or self._run(wait)
         return self._awaited
 
     def __await__(self) -> Generator[Any, Any, Any]:
@@ -78,6 +77,6 @@ class _Later(Coroutine[Any, Any, Any]):
         return self._coroutine().throw(*raised)
 
     def close(self) -> None:
-        closing = self._returned if self._awaited is None else self._awaited
+        closing = self._awaited or self._returned
         if isinstance(closing, Coroutine):
             closing.close()

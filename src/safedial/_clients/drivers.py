@@ -26,24 +26,18 @@ def name_of(factory: Any) -> str:
 
 
 def finder_for(factory: Any) -> Finder | None:
-    """Return the finder for the arguments of *factory*, or None if it is not a known driver's.
-
-    Raises:
-        TypeError: wrapping *factory* would not make it safe.
-    """
+    """Return the finder for the arguments of *factory*, None if it is no known driver's. Raise TypeError for a pool."""
     if isinstance(factory, functools.partial):
         find = finder_for(factory.func)
         return find and functools.partial(find, *factory.args, **factory.keywords)
     kinds = factory.__mro__ if isinstance(factory, type) else (factory,)
     packages = [name_of(kind).partition(".")[0].lower() for kind in kinds]
     if "pymongo" in packages or "motor" in packages:
-        raise TypeError(
-            f"factory: {name_of(factory)} dials in threads of its own: call safedial.install(), once, instead"
-        )
+        raise TypeError(f"factory: {name_of(factory)} dials in threads of its own: call safedial.install() instead")
     find = next((FINDERS[package] for package in packages if package in FINDERS), None)
     if "psycopg_pool" in packages or (find and name_of(factory).endswith("create_pool")):
         raise TypeError(
-            f"factory: {name_of(factory)} makes a pool, which dials whenever it likes: see the table of safedial.wrap"
+            f"factory: {name_of(factory)} makes a pool, which dials when it is used: see the table in safedial.wrap"
         )
     return find
 

@@ -1,47 +1,37 @@
-"""The failures of other people's code, made fit for a policy to judge."""
+"""The failures of other people's code, prepared for a policy."""
 
 import contextlib
 import os
 import sys
 from collections.abc import Generator
 
-from safedial._retry.transient import TRANSIENT_ERRNOS
+from safedial._retry.transient import TRANSIENT_ERRNOS, errors_of
 
 
 class Failures:
     """Detaches each failure of a dial from the exception that the caller is handling.
 
-    A reconnect is often made in an ``except`` block. Python makes the handled exception the context of
-    each new one, where a policy would find it. Enter this for each round; `restore` the last failure.
+    A reconnect is often made in an ``except`` block. Python makes the handled exception the context of each new one,
+    and a policy would find it there.
     """
 
     def __init__(self) -> None:
         self._handled = sys.exception()
-        # The last failure, its own context, and the link of the chain that led to the handled exception.
-        self._last: tuple[Exception, BaseException | None, BaseException | None] | None = None
+        # The last failure, its own context, and the errors whose context was the handled exception.
+        self._last: tuple[Exception, BaseException | None, list[BaseException]] | None = None
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if not isinstance(error, Exception):
-            return
-        link: BaseException | None = error
-        for _ in range(100):  # a chain may be a ring
-            if link is None or link.__context__ is self._handled:
-                break
-            link = link.__context__
-        else:
-            link = None
-        if link is not None:
+    def detach(self, error: Exception) -> None:
+        """Remove the handled exception from the chain of exceptions behind *error*."""
+        links = [each for each in errors_of(error) if each.__context__ is self._handled]
+        for link in links:
             link.__context__ = None
-        self._last = error, error.__context__, link
+        self._last = error, error.__context__, links
 
     def restore(self, error: Exception) -> None:
         """Give *error* the context that it was raised with: raising it again has changed it."""
         if self._last is not None and error is self._last[0]:
-            _, error.__context__, link = self._last
-            if link is not None:
+            _, error.__context__, links = self._last
+            for link in links:
                 link.__context__ = self._handled
 
     def clear(self) -> None:
@@ -51,7 +41,7 @@ class Failures:
 
 @contextlib.contextmanager
 def kernel_error_as_cause() -> Generator[None]:
-    """Make the kernel's error the cause of psycopg's, so that policies find it: libpq has it only in its text."""
+    """Make the kernel's error the cause of psycopg's, so that policies find it: libpq gives it only as text."""
     try:
         yield
     except Exception as error:

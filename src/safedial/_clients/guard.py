@@ -1,20 +1,20 @@
 """The guard: the guarded connect under other people's code.
 
-It guards every client that dials in Python, blocking or not. It does not reach C libraries: hold the port
-for those (`safedial.hold`).
+It guards every client that dials in Python, blocking or not. It does not reach C libraries: hold the port for those
+(`safedial.hold`).
 """
 
+import contextlib
 import functools
 import inspect
 import socket
 from collections.abc import Callable
 from contextvars import ContextVar
-from types import TracebackType
 from typing import Any, TypeVar, cast
 
 from safedial._address import SockAddr, same_endpoint
 from safedial._clients import patch
-from safedial._clients.awaitables import Step, dials_later, made_later
+from safedial._clients.awaitables import Step, made_later
 from safedial._clients.patch import Below
 from safedial._tcp import connect, steering
 from safedial._tcp.selfconnect import peer_of
@@ -25,43 +25,23 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Entry:
-    """One entry of a guard. It may be left in another context: a generator's end runs in its caller's."""
+    """One entry of a guard. It may end in another context: a generator is closed in its caller's context."""
 
-    __slots__ = ("guard", "open")
-
-    def __init__(self, guard: "Guard") -> None:
-        self.guard = guard
+    def __init__(self) -> None:
         self.open = True
 
 
 # The guards that this context has entered.
 _inside: ContextVar[tuple[_Entry, ...]] = ContextVar("safedial.guard", default=())
+# Whether `install` is in force.
+_everywhere = False
 
 
 class _Layer:
     """The layer that guards connects: those of the contexts that entered a guard, or all."""
 
-    def __init__(self) -> None:
-        self.everywhere = False
-        self._users = 0
-        self.lock = patch.lock_held_across_forks()
-
-    def begin(self) -> None:
-        with self.lock:
-            self._users += 1
-            if self._users == 1:
-                patch.put(self)
-            else:
-                patch.renew()
-
-    def end(self) -> None:
-        with self.lock:
-            self._users -= 1
-            if not self._users:
-                patch.remove(self)
-
     def wanted(self) -> bool:
-        if self.everywhere:
+        if _everywhere:
             return True
         for entry in _inside.get():  # noqa: SIM110  # any() makes a generator, which costs as much as the rest
             if entry.open:
@@ -70,7 +50,7 @@ class _Layer:
 
     def connect(self, sock: socket.socket, address: SockAddr, below: Below) -> None:
         sides = steering.side_options(address[1])
-        if (own := steering.own_option(sock)) and own not in sides:
+        if sides != steering.UNSTEERED and (own := steering.own_option(sock)) and own not in sides:
             sides = steering.UNSTEERED  # the caller narrowed the range
         try:
             try:
@@ -103,18 +83,13 @@ def _will_reach_itself(sock: socket.socket, address: SockAddr) -> bool:
     local = sock.getsockname()
     if local[1] != address[1]:
         return False
-    try:
+    # A connect to a wildcard address goes to this host, from the same address.
+    peer = local if address[0] in ("", "0.0.0.0", "::") else address  # noqa: S104  # nothing listens on them
+    with contextlib.suppress(OSError):
         peer = peer_of(sock)
-    except OSError:
-        peer = local if address[0] in _WILDCARDS else address
-    try:
+    with contextlib.suppress(OSError, TypeError):  # a host name; only systems that connect later leave one here
         return same_endpoint(local, peer)
-    except (OSError, TypeError):
-        return False  # a host name; only systems that connect later leave one here
-
-
-# A connect to these goes to this host, from the same address.
-_WILDCARDS = ("", "0.0.0.0", "::")  # noqa: S104  # nothing listens on them
+    return False
 
 
 class Guard:
@@ -124,21 +99,18 @@ class Guard:
         self._entries: list[_Entry] = []
 
     def __enter__(self) -> None:
-        entry = _Entry(self)
-        _layer.begin()
+        patch.put(_layer)
+        entry = _Entry()
         self._entries.append(entry)
         _inside.set((*(each for each in _inside.get() if each.open), entry))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        entries = _inside.get()
-        own = [entry for entry in entries if entry.guard is self and entry.open]
+    def __exit__(self, *raised: object) -> None:
+        own = [entry for entry in _inside.get() if entry in self._entries]
         entry = own[-1] if own else self._entries[-1]  # entered in another context
         self._entries.remove(entry)
         entry.open = False
-        _inside.set(tuple(each for each in entries if each.open))
-        _layer.end()
+        _inside.set(tuple(each for each in _inside.get() if each.open))
+        patch.remove(_layer)
 
     def __call__(self, function: F) -> F:
         """Guard each call of *function*, which may be a coroutine function."""
@@ -159,7 +131,7 @@ class Guard:
         def guarded(*args: Any, **kwds: Any) -> Any:
             with Guard():
                 returned: Any = function(*args, **kwds)
-            return made_later(returned, functools.partial(_guarded, returned)) if dials_later(returned) else returned
+            return made_later(returned, functools.partial(_guarded, returned))
 
         return cast("F", guarded)
 
@@ -172,17 +144,16 @@ async def _guarded(returned: Any, step: Step) -> Any:
 def guard() -> Guard:
     """Guard every TCP connect that Python code makes inside, in this thread or task only.
 
-    A context manager, and a decorator for functions and coroutine functions. Inside, a connect that
-    reaches itself raises `SelfConnectError`, a `ConnectionRefusedError`, from ``socket.connect``, so
-    each client behaves as if nobody listens. The socket is closed and the port is free. Exhausted
-    ports raise `PortsExhaustedError`. Nothing is dialed again: that is up to the client, or `wrap`.
+    A context manager, and a decorator for functions and coroutine functions. Inside, a connect that reaches itself
+    raises `SelfConnectError`, a `ConnectionRefusedError`, from ``socket.connect``, so each client behaves as if nobody
+    listens. The socket is closed and the port is free. Exhausted ports raise `PortsExhaustedError`. Nothing is dialed
+    again: that is up to the client, or `wrap`.
 
-    It works for blocking sockets, with timeouts, and for non-blocking ones (selectors, asyncio, trio),
-    behind TLS and proxies. Sockets with a source port are checked too. Datagram and AF_UNIX sockets
-    pass through. So do libraries that dial in C (libpq, grpc, uvloop): see `hold`. A thread that a
-    client starts for itself is outside, unless it copies the context: see `install`. A task that is
-    started inside is guarded until the block ends. With gevent, patch first, and enter the guard in
-    each greenlet.
+    It works for blocking sockets, with timeouts, and for non-blocking ones (selectors, asyncio, trio), behind TLS and
+    proxies. Sockets with a source port are checked too. Datagram and AF_UNIX sockets pass through. So do libraries
+    that dial in C (libpq, grpc, uvloop): see `hold`. A thread that a client starts for itself is outside, unless it
+    copies the context: see `install`. A task that is started inside is guarded until the block ends. With gevent,
+    patch first, and enter the guard in each greenlet.
 
     Example::
 
@@ -195,17 +166,18 @@ def guard() -> Guard:
 
 def install() -> None:
     """Guard the connects of the whole process, in all threads, from now on. One call is enough."""
-    with _layer.lock:
-        if _layer.everywhere:
-            patch.renew()
-        else:
-            _layer.everywhere = True
-            _layer.begin()
+    global _everywhere
+    with patch.lock:
+        if not _everywhere:
+            patch.put(_layer)
+            _everywhere = True
+        patch.renew()
 
 
 def uninstall() -> None:
     """Undo `install`. Guards that are entered stay in force."""
-    with _layer.lock:
-        if _layer.everywhere:
-            _layer.everywhere = False
-            _layer.end()
+    global _everywhere
+    with patch.lock:
+        if _everywhere:
+            _everywhere = False
+            patch.remove(_layer)

@@ -3,11 +3,10 @@
 import contextlib
 import os
 import socket
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator
 from typing import TypeAlias
 
-from safedial._address import AddrInfo, SockAddr, checked
-from safedial._steps import finish
+from safedial._address import checked
 from safedial.events import logger
 
 Address: TypeAlias = tuple[str | bytes | None, int | str | None]
@@ -17,12 +16,12 @@ Address: TypeAlias = tuple[str | bytes | None, int | str | None]
 def hold(address: Address) -> Generator[None]:
     """Keep the kernel off the port of *address* inside the block, for every dial of this host.
 
-    A socket that does not listen is bound to the port. ``connect()`` never draws a port that is bound, so
-    nothing connects to itself, C libraries (libpq, grpc, uvloop) included, and a dial to a dead port is
-    refused. An address of another host, or of a server that listens, needs no holding and is not held.
+    A socket that does not listen is bound to the port. ``connect()`` never draws a port that is bound, so nothing
+    connects to itself, C libraries (libpq, grpc, uvloop) included, and a dial to a dead port is refused. An address of
+    another host, or of a server that listens, needs no holding and is not held.
 
-    Hold it only for the dial. Meanwhile a server that sets SO_REUSEADDR (PostgreSQL does, most do) can
-    bind the port and listen; any other server gets EADDRINUSE.
+    Hold it only for the dial. Meanwhile a server that sets SO_REUSEADDR (PostgreSQL does, most do) can bind the port
+    and listen; any other server gets EADDRINUSE.
 
     Args:
         address: (host, port); a name is resolved, blocking.
@@ -31,35 +30,16 @@ def hold(address: Address) -> Generator[None]:
         OSError: the resolver's.
         TypeError, ValueError: *address* is wrong; the message says how.
     """
-    with holding(finish(addresses_of(address, blocking=True))):
-        yield
-
-
-async def addresses_of(address: Address, *, blocking: bool) -> list[tuple[int, SockAddr]]:
-    """Return each (family, socket address) of *address*; a name is resolved, *blocking* or by the running loop."""
-    host, port, known = checked(address, 0)
-    infos: Sequence[AddrInfo] = known
-    if not infos and blocking:
-        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    elif not infos:
-        import asyncio  # late: only programs that use asyncio get here
-
-        infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [(info[0], info[4]) for info in infos]
-
-
-@contextlib.contextmanager
-def holding(addresses: Iterable[tuple[int, SockAddr]]) -> Generator[None]:
-    """Hold each of *addresses*, (family, socket address), that can be held."""
+    host, port, infos = checked(address, 0)
     with contextlib.ExitStack() as stack:
-        for family, sockaddr in addresses:
+        for family, _, _, _, sockaddr in infos or socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             try:
                 holder = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
                 if os.name == "posix":  # on Windows another socket could then take the port over
                     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 holder.bind(sockaddr)
             except OSError as error:
-                # EADDRNOTAVAIL: the address is another host's. EADDRINUSE: the port is taken, mostly by a
-                # server. EACCES: a port below 1024, which the kernel never draws.
+                # EADDRNOTAVAIL: the address is another host's. EADDRINUSE: the port is taken, mostly by a server.
+                # EACCES: a port below 1024, which the kernel never draws.
                 logger.debug("not held: %s port %s: %s", sockaddr[0], sockaddr[1], error)
         yield

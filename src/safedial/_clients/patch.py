@@ -1,8 +1,7 @@
 """The one place that replaces `socket.socket.connect` and ``connect_ex``.
 
-All Python clients end up there: blocking ones, asyncio's, trio's, those behind TLS. C libraries don't. A
-layer stands between a program and its TCP connects. Without a layer nothing is replaced, and after the
-last one is gone everything is as before. Knows no particular layer.
+All Python clients end up there: blocking ones, asyncio's, trio's, those behind TLS. C libraries don't. A layer
+stands between a program and its TCP connects. Nothing is replaced unless there is a layer. Knows no particular layer.
 """
 
 import _socket
@@ -10,7 +9,7 @@ import operator
 import os
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
@@ -35,13 +34,12 @@ class Layer(Protocol):
 
     def connect(self, sock: socket.socket, address: Any, below: Below) -> None:
         """Connect the TCP socket *sock* to the tuple *address* by means of *below*."""
-        ...
 
 
 def lock_held_across_forks() -> threading.RLock:
     """Return a lock that fork() waits for: in the child, its data is whole and nobody holds it.
 
-    fork() takes these locks in the reverse order of their making, which must be the order of their use.
+    fork() takes these locks in the reverse order of creation. Code must take them in that order, too.
     """
     lock = threading.RLock()
     if hasattr(os, "register_at_fork"):
@@ -51,23 +49,31 @@ def lock_held_across_forks() -> threading.RLock:
 
 # From the program down to the kernel.
 _layers: tuple[Layer, ...] = ()
+# Contains each layer as often as it was put.
+_users: list[Layer] = []
 _patches: "list[_Patch]" = []
-_lock = lock_held_across_forks()
+lock = lock_held_across_forks()
 
 
 def put(layer: Layer, *, nearest_kernel: bool = False) -> None:
-    """Add *layer* above all others, or below them."""
+    """Add *layer* above all others, or below them. If it was put before, it only has one more user."""
     global _layers
-    with _lock:
+    with lock:
         if not _layers:
             _patches[:] = [_Patch("connect"), _Patch("connect_ex")]
-        _layers = (*_layers, layer) if nearest_kernel else (layer, *_layers)
+        if layer not in _users:
+            _layers = (*_layers, layer) if nearest_kernel else (layer, *_layers)
+        _users.append(layer)
+        renew()
 
 
 def remove(layer: Layer) -> None:
-    """Remove *layer*."""
+    """Undo one `put` of *layer*. After the last one, the layer is gone."""
     global _layers
-    with _lock:
+    with lock:
+        _users.remove(layer)
+        if layer in _users:
+            return
         _layers = tuple(each for each in _layers if each is not layer)
         if not _layers:
             for patch in _patches:
@@ -77,45 +83,32 @@ def remove(layer: Layer) -> None:
 
 def renew() -> None:
     """Replace the methods again if somebody restored them, as pytest-socket does after each test."""
-    with _lock:
+    with lock:
         for patch in _patches:
             patch.renew()
-
-
-def _through(layers: Sequence[Layer], below: Below, sock: socket.socket, address: Any) -> None:
-    if len(layers) == 1:
-        layers[0].connect(sock, address, below)
-    elif layers:
-        layers[0].connect(sock, address, partial(_through, layers[1:], below))
-    else:
-        below(sock, address)
-
-
-def _socket_class() -> Any:
-    """Return the class that defines the methods of all sockets. `socket.socket` may be a subclass of it."""
-    found: type[Any] = socket.socket
-    return next((each for each in found.__mro__ if _socket.socket in each.__bases__), found)
 
 
 class _Patch:
     """One method of `socket.socket`, replaced until `undo`."""
 
     def __init__(self, name: str) -> None:
+        # The class that defines the methods of all sockets. `socket.socket` may be a subclass of it.
+        found: type[Any] = socket.socket
+        self._owner = next((each for each in found.__mro__ if _socket.socket in each.__bases__), found)
         self._name = name
-        self._owner = _socket_class()
         self._inherited = name not in vars(self._owner)
-        below: Any = getattr(self._owner, name)
-        while isinstance(inert := getattr(below, "_patch", None), _Patch):
-            below = inert._below  # an old patch of ours that somebody put back: one is enough
-        self._below: Any = below
+        self._below: Any = getattr(self._owner, name)
+        inert = getattr(self._below, "_patch", None)
+        if isinstance(inert, _Patch) and inert._method is self._below:
+            self._below = inert._below  # an old patch of ours that somebody put back: one is enough
         self._active = True
-        self._method = self._made()
+        self._method: Callable[[socket.socket, Any], Any] = self._made()
         setattr(self._owner, name, self._method)
 
     def undo(self) -> None:
         self._active = False
         if getattr(self._owner, self._name) is not self._method:
-            return  # somebody patched on top of it: it stays there, and does nothing
+            return  # somebody patched on top of it, so it stays there and does nothing
         if self._inherited:
             delattr(self._owner, self._name)
         else:
@@ -127,43 +120,42 @@ class _Patch:
 
     def _made(self) -> Callable[[socket.socket, Any], Any]:
         plain = self._below
-        layered = self._connect if self._name == "connect" else self._connect_ex
+        through: Any = _through if self._name == "connect" else _code_through
 
         def connecting(sock: socket.socket, address: Any, /) -> Any:
             # Keep this short: connects that no layer wants pay for it too.
-            for layer in _layers if self._active else ():
+            layers = _layers if self._active else ()
+            for layer in layers:
                 if layer.wanted() and (known := _tcp_address(sock, address)) is not None:
-                    return layered(sock, known)
+                    if len(layers) == 1 and through is _through:
+                        return layer.connect(sock, known, plain)
+                    return through(layers, plain, sock, known)
             return plain(sock, address)
 
         connecting._patch = self  # type: ignore[attr-defined]  # for __init__, which looks for old patches
         return connecting
 
-    def _connect(self, sock: socket.socket, address: Any) -> None:
-        _through([layer for layer in _layers if layer.wanted()], self._below, sock, address)
 
-    def _connect_ex(self, sock: socket.socket, address: Any) -> int:
-        raised: list[BaseException] = []
+def _through(layers: tuple[Layer, ...], below: Below, sock: socket.socket, address: Any) -> None:
+    for place, layer in enumerate(layers, 1):
+        if layer.wanted():
+            return layer.connect(sock, address, partial(_through, layers[place:], below))
+    return below(sock, address)
 
-        def below(sock: socket.socket, address: Any) -> None:
-            try:
-                code = self._below(sock, address)
-            except BaseException as error:
-                raised.append(error)
-                raise
-            if code:
-                raise OSError(code, os.strerror(code))
 
-        try:
-            _through([layer for layer in _layers if layer.wanted()], below, sock, address)
-        except OSError as error:
-            # connect_ex() itself raises the errors of getaddrinfo, and returns those of connect(2).
-            if any(error is each for each in raised):
-                raise
-            return error.errno or 0
-        finally:
-            raised.clear()  # their tracebacks hold this frame: break the cycle
-        return 0
+def _code_through(layers: tuple[Layer, ...], connect_ex: Any, sock: socket.socket, address: Any) -> int:
+    def below(sock: socket.socket, address: Any) -> None:
+        if code := connect_ex(sock, address):
+            raise OSError(code, os.strerror(code))
+
+    try:
+        _through(layers, below, sock, address)
+    except OSError as error:
+        # connect_ex() raises the errors of getaddrinfo and of a wrong address, and returns those of connect(2).
+        if isinstance(error, socket.gaierror) or not error.errno:
+            raise
+        return error.errno
+    return 0
 
 
 def _tcp_address(sock: socket.socket, address: Any) -> Any:
@@ -172,9 +164,7 @@ def _tcp_address(sock: socket.socket, address: Any) -> Any:
         kind, family = _type(sock), _family(sock)
     except TypeError:  # gevent's sockets are of a class of their own
         kind, family = sock.type, sock.family
-    if kind != _STREAM or family not in _INET:
-        return None
-    if not issubclass(type(address), tuple) or len(address) < 2:
+    if kind != _STREAM or family not in _INET or not issubclass(type(address), tuple) or len(address) < 2:
         return None
     try:
         return address if type(address[1]) is int else (address[0], operator.index(address[1]), *address[2:])

@@ -8,11 +8,11 @@ from typing import Any
 from safedial._tcp.selfconnect import RESET, duplicate, is_self_connected
 from safedial.errors import SelfConnectError
 
-# Attributes that hold a client's socket: redis-py, PyMySQL · http.client, urllib3, pymemcache · trio, ldap3 ·
-# pg8000; and those that hold another object with one: redis.asyncio, aiomysql · asyncpg · websockets · SQLAlchemy.
+# Attributes that hold a client's socket (redis-py, PyMySQL · http.client, urllib3, pymemcache · trio, ldap3 · pg8000),
+# and attributes that hold an object with a socket (redis.asyncio, aiomysql · asyncpg · websockets · SQLAlchemy).
 _SOCKETS = ("_sock", "sock", "socket", "_socket", "_usock")
 _HOLDERS = ("_writer", "_transport", "transport", "connection", "dbapi_connection")
-# A socket may be that many objects deep: SQLAlchemy's connection, the driver's, its stream, its socket.
+# The most levels to search: SQLAlchemy's connection, the driver's, its stream, its socket.
 _DEPTH = 4
 
 
@@ -67,8 +67,5 @@ def self_connect_of(connection: Any) -> SelfConnectError | None:
 def close(connection: Any) -> Any:
     """Close *connection*, or the writer of a (reader, writer) pair. Return the awaitable that does it, or None."""
     things = list(connection) if issubclass(type(connection), tuple) else [connection]
-    for thing in things:
-        for name in ("aclose", "close"):
-            if callable(closing := getattr(thing, name, None)):
-                return closing()
-    return None
+    methods = (getattr(thing, name, None) for thing in things for name in ("aclose", "close"))
+    return next((close() for close in methods if callable(close)), None)

@@ -3,17 +3,18 @@
 import contextlib
 import functools
 import inspect
+import socket
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from safedial._address import SockAddr, checked
+from safedial._address import checked
 from safedial._clients.awaitables import Step, dials_later, made_later, wait
 from safedial._clients.drivers import DIAL_LATER, Finder, finder_for, name_of, no_addresses
 from safedial._clients.failures import Failures, kernel_error_as_cause
 from safedial._clients.guard import guard
-from safedial._clients.hold import Address, addresses_of, holding
+from safedial._clients.hold import Address, hold
 from safedial._clients.sockets import close, self_connect_of
 from safedial._deadline import NO_DEADLINE, Deadline
 from safedial._retry.argument import DEFAULT, check_policy, policy_after
@@ -35,37 +36,32 @@ def wrap(
 ) -> Callable[P, T]:
     """Return *factory*, any client's connection factory, made safe: guarded, checked and retried.
 
-    Each call runs inside `guard`. A connection to itself that it returns all the same is closed, and counts
-    as refused. If a known database driver dials in C, or in an asyncio loop, which may be uvloop, the
-    address is found in the arguments, and its port is held, as by `hold`:
+    Each call runs inside `guard`. If it still returns a connection to itself, the connection is closed, and counts as
+    refused. The drivers PyMySQL, mysql-connector, mysqlclient, aiomysql, asyncmy, psycopg, psycopg2, asyncpg and pg8000
+    are known: if one dials in C, or in an asyncio loop, which may be uvloop, the address is found in the arguments, and
+    its port is held, as by `hold`.
 
-    ===============  ======================================================================
-    PyMySQL          ``wrap(pymysql.connect)``, ``ping(reconnect=True)`` included
-    mysql-connector  ``wrap(mysql.connector.connect)``, ``wrap(mysql.connector.aio.connect)``
-    mysqlclient      ``wrap(MySQLdb.connect)``
-    aiomysql         ``wrap(aiomysql.connect)``; a pool: `install`
-    psycopg          ``wrap(psycopg.connect)``, ``wrap(psycopg.AsyncConnection.connect)``
+    ===============  =====================================================================================
+    a driver         ``wrap(pymysql.connect)``, which includes ``ping(reconnect=True)``, and so for others
+    psycopg, async   ``wrap(psycopg.AsyncConnection.connect)``
     psycopg_pool     ``ConnectionPool(connection_class=wrap(psycopg.Connection))``
-    psycopg2         ``wrap(psycopg2.connect)``
-    asyncpg          ``wrap(asyncpg.connect)``, ``create_pool(connect=wrap(asyncpg.connect))``
-    pg8000           ``wrap(pg8000.connect)``
-    pymongo          `install`: it dials in threads of its own
+    asyncpg's pool   ``create_pool(connect=wrap(asyncpg.connect))``
+    aiomysql's pool  `install`; and so for pymongo, which dials in threads of its own
     SQLAlchemy       `safedial.adapters.sqlalchemy.protect`
-    ===============  ======================================================================
+    ===============  =====================================================================================
 
     Args:
-        factory: a function, class, coroutine function or `functools.partial` that connects. Its arguments,
-            results and errors stay the same. A result that dials when it is awaited or entered, such as
-            that of `websockets.connect`, is guarded and retried too. A client or pool that dials later,
-            when it is used, is not: see `install`. For a driver's class with a method ``connect``, wrap
-            returns a subclass that is safe whenever it connects.
-        policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying` that decides on another call. It sees
-            the error of *factory*; safedial's predicates look for the kernel's error behind it. A
-            server's answer, such as PostgreSQL's "starting up", is not retried unless the policy says
-            so. Default: `redial()`. None: one call.
-        address: the address that *factory* dials: (host, port), or a function that takes the call's
-            arguments and returns such a pair. Its port is held, for other C libraries (grpc, uvloop) and
-            for addresses that only a driver can find (a service file). Default: None, as above.
+        factory: a function, class, coroutine function or `functools.partial` that connects. Its arguments, results and
+            errors stay the same. A result that dials when it is awaited or entered, such as that of
+            `websockets.connect`, is guarded and retried too. A client or pool that dials later, when it is used, is
+            not: see `install`. For a driver's class with a method ``connect``, wrap returns a subclass that is safe
+            whenever it connects.
+        policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying` that decides on another call. It sees the error of
+            *factory*; safedial's predicates look for the kernel's error behind it. A server's answer, such as
+            PostgreSQL's "starting up", is not retried unless the policy says so. Default: `redial()`. None: one call.
+        address: the address that *factory* dials: (host, port), or a function that takes the call's arguments and
+            returns such a pair. Its port is held, for other C libraries (grpc, uvloop) and for addresses that only a
+            driver can find (a service file). Default: None, as above.
 
     Raises:
         TypeError: *factory* is pymongo's or makes a pool, or an argument is wrong; the message names it.
@@ -82,37 +78,32 @@ def wrap(
     check_policy(policy)
     known = finder_for(factory)
     find = known or no_addresses
-    if callable(address):
-        find = _finder_of(address)
-    elif address is not None:
-        checked(address, 0)
-        find = _finder_of(lambda *_, **__: address)
+    if address is not None:
+        if not callable(address):
+            checked(address, 0)
+        find = functools.partial(_given, address)
     if known and isinstance(factory, type) and hasattr(factory, "connect"):
         return cast("Callable[P, T]", _safe_class(factory, find, policy))
     return cast("Callable[P, T]", wrapped(factory, find, policy))
 
 
-def _finder_of(address: Callable[..., Address]) -> Finder:
-    def find(*args: Any, **kwds: Any) -> Iterable[Address]:
-        target = address(*args, **kwds)
-        checked(target, 0)
-        return [target]
-
-    return find
+def _given(address: Any, /, *args: Any, **kwds: Any) -> Iterable[Address]:
+    target: Any = address(*args, **kwds) if callable(address) else address
+    checked(target, 0)
+    return [target]
 
 
 def _safe_class(kind: type, find: Finder, policy: Any) -> type:
     """Return a subclass of *kind* whose ``connect`` is wrapped."""
     dial: Any = inspect.getattr_static(kind, "connect")
     on_class = isinstance(dial, classmethod)
-    dial = cast("classmethod[Any, Any, Any]", dial).__func__ if on_class else dial
 
     def find_for(connection: Any, /, *args: Any, **kwds: Any) -> Iterable[Address]:
         if hasattr(connection, "server_host"):  # mysql-connector's: reconnect() gives no arguments
             kwds = {"host": connection.server_host, "port": connection.server_port} | kwds
         return find(*args, **kwds)
 
-    safe: Any = wrapped(dial, find_for, policy)
+    safe: Any = wrapped(getattr(dial, "__func__", dial), find_for, policy)
     safe = classmethod(safe) if on_class else safe
     return type(kind.__name__, (kind,), {"connect": safe, "__doc__": kind.__doc__, "__module__": kind.__module__})
 
@@ -128,14 +119,14 @@ def wrapped(factory: Callable[..., Any], find: Finder, policy: Any) -> Callable[
         if asynchronous:
             return call.dial(wait)
         returned: Any = finish(call.dial(None))
-        return made_later(returned, functools.partial(call.dial, first=returned)) if dials_later(returned) else returned
+        return made_later(returned, functools.partial(call.dial, first=returned))
 
     return connect
 
 
 @dataclass
 class _Call:
-    """One call of a wrapped factory, in rounds; `safedial._retry.loop.Rounds` says what a policy needs of it."""
+    """One call of a wrapped factory, made in rounds; implements `safedial._retry.loop.Rounds`."""
 
     name: str
     factory: Callable[[], Any]
@@ -152,27 +143,29 @@ class _Call:
     async def dial(self, step: Step | None, first: Any = None) -> Any:
         """Return a connection, or raise once the policy is done.
 
-        Without a *step* this blocks and never suspends, and an object that dials later is returned as it
-        is. *first* is such an object, for the first round.
+        Without a *step* this blocks and never suspends, and an object that dials later is returned as it is. *first*
+        is such an object, for the first round.
         """
         failures = Failures()
-        try:
-            with failures:
+
+        async def dial_once(first: Any = None) -> Any:
+            try:
                 return await self._round(step, first)
+            except Exception as error:
+                failures.detach(error)
+                raise
+
+        try:
+            return await dial_once(first)
         except Exception as error:
             policy = policy_after(self.policy, error)
             failure: Exception = error
-
-        async def again() -> Any:
-            with failures:
-                return await self._round(step)
-
         try:
             if policy is None:
                 raise failure
             from safedial._retry import loop  # late, because it loads tenacity
 
-            return await loop.rounds(policy, self, failure, again, Exception, blocking=step is None)
+            return await loop.rounds(policy, self, failure, dial_once, Exception, blocking=step is None)
         except Exception as error:
             failures.restore(error)
             if self.round > 1:
@@ -183,12 +176,13 @@ class _Call:
             failures.clear()
             del failure  # its traceback holds this frame: break the cycle
 
-    async def _round(self, step: Step | None, first: Any = None) -> Any:
+    async def _round(self, step: Step | None, first: Any) -> Any:
         self.target = tuple(self.find())
         # This call does not dial yet, and is made in a loop, which a resolver must not block.
         later = step is None and self.name.partition(".")[0] in DIAL_LATER
-        addresses = [] if later else await _resolved(self.target, blocking=step is None)
-        with guard(), holding(addresses), kernel_error_as_cause():
+        with guard(), contextlib.ExitStack() as stack, kernel_error_as_cause():
+            for address in () if later else self.target:
+                await _hold(address, stack, blocking=step is None)
             returned = self.factory() if first is None else first
             if step is not None:
                 returned = await step(returned)
@@ -207,9 +201,15 @@ class _Call:
         return returned
 
 
-async def _resolved(targets: Iterable[Address], *, blocking: bool) -> list[tuple[int, SockAddr]]:
-    found: list[tuple[int, SockAddr]] = []
-    for target in targets:
-        with contextlib.suppress(OSError, TypeError, ValueError):  # the client reports a wrong or unknown address
-            found += await addresses_of(target, blocking=blocking)
-    return found
+async def _hold(address: Any, stack: contextlib.ExitStack, *, blocking: bool) -> None:
+    """Hold the port of *address* until *stack* is closed. The client reports a wrong or unknown address."""
+    with contextlib.suppress(OSError, TypeError, ValueError):
+        host, port, numeric = checked(address, 0)
+        if blocking or numeric:
+            stack.enter_context(hold(address))
+            return
+        import asyncio  # late: only programs that use asyncio get here
+
+        for info in await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            address = info[4][:2]
+            stack.enter_context(hold(address))

@@ -26,14 +26,14 @@ E = TypeVar("E", bound="Engine | AsyncEngine")
 def protect(engine: E, *, policy: "Policy | Literal[Default.DEFAULT] | None" = DEFAULT, dialer: None = None) -> E:
     """Make *engine* dial safely, and return it. Its pool, URL, errors and events stay as they are.
 
-    Each connection is made as by `safedial.wrap`, with the port held if the driver may dial in C. Add your
-    own listeners of ``do_connect`` before: later ones are not called, since this one makes the connection.
-    An engine with a ``creator`` calls no such listener: wrap the creator.
+    Each connection is made as by `safedial.wrap`, with the port held if the driver may dial in C. Add your own
+    listeners of ``do_connect`` before: later ones are not called, since this one makes the connection. An engine with
+    a ``creator`` calls no such listener: wrap the creator.
 
     Args:
         engine: the result of ``create_engine`` or ``create_async_engine``.
-        policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying`, as for `safedial.wrap`. An
-            AsyncEngine waits without blocking its loop. Default: `redial()`.
+        policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying`, as for `safedial.wrap`. An AsyncEngine waits without
+            blocking its loop. Default: `redial()`.
         dialer: only None: the driver dials, and takes no socket.
 
     Raises:
@@ -46,8 +46,7 @@ def protect(engine: E, *, policy: "Policy | Literal[Default.DEFAULT] | None" = D
     if dialer is not None:
         raise TypeError("protect() takes policy=, not dialer=: a driver dials and shakes hands in one call")
     inner = getattr(engine, "sync_engine", engine)
-    if not isinstance(inner, Engine):
-        # The type alone: a URL may have a password.
+    if not isinstance(inner, Engine):  # a URL may have a password, so it is not shown
         raise TypeError(f"engine must be an Engine or an AsyncEngine, not a {type(engine).__name__}")
     check_policy(policy)
 
