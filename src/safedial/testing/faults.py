@@ -1,7 +1,7 @@
 """The faults of a connect, made on the real kernel: a self-connect, and no local port to connect from.
 
-No root is needed. Linux from 6.3 on makes both with IP_LOCAL_PORT_RANGE; elsewhere binding the source
-port makes the self-connect. Each `Fault` says by which means it was made.
+No root is needed. Linux from 6.3 on makes both with IP_LOCAL_PORT_RANGE; elsewhere binding the source port makes the
+self-connect.
 """
 
 import contextlib
@@ -15,25 +15,9 @@ from typing import Literal, TypeAlias
 from safedial._address import SockAddr, same_endpoint
 from safedial._tcp import steering
 from safedial.testing.intercept import Connect, intercepting
-from safedial.testing.ports import all_taken, refused_port
+from safedial.testing.ports import all_taken, check_port, check_whole, refused_port
 
 Means: TypeAlias = Literal["IP_LOCAL_PORT_RANGE", "bind", "simulated"]
-
-
-def check_count(name: str, value: object) -> None:
-    """Raise TypeError or ValueError naming *name* if *value* is not a number of times."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, not {value}")
-
-
-def check_target(port: object) -> None:
-    """Raise TypeError or ValueError if *port* is not a port that a client can dial."""
-    if isinstance(port, bool) or not isinstance(port, int):
-        raise TypeError(f"port must be a number, not {port!r}")
-    if not 1 <= port <= 65535:
-        raise ValueError(f"port must be from 1 to 65535, not {port}")
 
 
 class Fault:
@@ -49,9 +33,9 @@ class Fault:
 
     def __init__(self, port: int | None, times: int | None) -> None:
         if port is not None:
-            check_target(port)
+            check_port(port)
         if times is not None:
-            check_count("times", times)
+            check_whole("times", times)
         self.port = port
         self.remaining = times
         self.triggered = 0
@@ -82,23 +66,23 @@ def self_connect(port: int, times: int | None = None) -> Generator[Fault]:
     """Make connects of this process to *port* connect to themselves, whichever library makes them.
 
     Args:
-        port: a port of this host. If a server listens on it, the kernel connects to the server. After
-            a self-connected socket was closed without a reset, its TIME_WAIT keeps the port: further
-            connects are refused, for a second if the means is IP_LOCAL_PORT_RANGE, else for a minute.
+        port: a port of this host. If a server listens on it, the kernel connects to the server. After a self-connected
+            socket was closed without a reset, its TIME_WAIT keeps the port: further connects are refused, for a second
+            if the means is IP_LOCAL_PORT_RANGE, else for a minute.
         times: how many connects, from the next one on. Default: None, all.
 
     Yields:
         The `Fault`, which counts the connects.
     """
-    check_target(port)
+    check_port(port)
     fault = Fault(port, times)
 
     def intercept(sock: socket.socket, address: SockAddr, connect: Connect) -> bool:
         ends = _endpoints(sock, address) if address[1] == port else None
         if ends is None or not fault.trigger(address):
             return False
-        means_before = fault.means
-        if same_endpoint(*ends) and _in_range(port):
+        means_before, drawn = fault.means, steering.read_range()
+        if same_endpoint(*ends) and drawn is not None and drawn.low <= port <= drawn.high:
             try:
                 if _connects_from(port, sock, connect, fault):
                     return True
@@ -124,8 +108,8 @@ def address_not_available(port: int | None = None, times: int | None = 1) -> Gen
 
     Args:
         port: the port that they go to. Default: None, any.
-        times: how many connects, from the next one on; None: all. A dial that tries the other
-            side of the range, as safedial's does, makes a connect for each side. Default: 1.
+        times: how many connects, from the next one on; None: all. A dial that tries the other side of the range, as
+            safedial's does, makes a connect for each side. Default: 1.
 
     Yields:
         The `Fault`, which counts the connects.
@@ -149,8 +133,8 @@ def address_not_available(port: int | None = None, times: int | None = 1) -> Gen
 def ports_exhausted(port: int) -> Generator[Fault]:
     """Leave no local port towards *port*: every connect of this process to it fails with EADDRNOTAVAIL.
 
-    Other destinations and other processes notice nothing. In a range of at most 1,000 ports, such as
-    `in_namespace` can set, the ports are really used up: C libraries find none either.
+    Other destinations and other processes notice nothing. In a range of at most 1,000 ports, such as `in_namespace`
+    can set, the ports are really used up: C libraries find none either.
 
     Args:
         port: the destination's port, at any address.
@@ -158,7 +142,7 @@ def ports_exhausted(port: int) -> Generator[Fault]:
     Yields:
         The `Fault`, which counts the connects of Python code.
     """
-    check_target(port)
+    check_port(port)
     with address_not_available(port, times=None) as fault, all_taken():
         yield fault
 
@@ -180,11 +164,6 @@ def _endpoints(sock: socket.socket, address: SockAddr) -> tuple[SockAddr, SockAd
         local: SockAddr = probe.getsockname()
         peer: SockAddr = probe.getpeername()
         return (local[0], *peer[1:]), peer
-
-
-def _in_range(port: int) -> bool:
-    found = steering.read_range()
-    return found is not None and found.low <= port <= found.high
 
 
 def _connects_from(port: int, sock: socket.socket, connect: Connect, fault: Fault) -> bool:
@@ -219,8 +198,8 @@ _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # nothing liste
 def _bind(sock: socket.socket, address: SockAddr) -> bool:
     """Bind *sock* to *address*, and return whether that was possible; if not, *sock* stays as it was."""
     before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
-    # With SO_REUSEADDR, a server that sets it too could bind beside a self-connect, or its TIME_WAIT. So it
-    # is set only if connections of an earlier server are in the way.
+    # With SO_REUSEADDR, a server that sets it too could bind beside a self-connect, or its TIME_WAIT. So it is set only
+    # if connections of an earlier server are in the way.
     for reuse in (before, 1):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
         with contextlib.suppress(OSError):

@@ -1,7 +1,6 @@
 """Intercepting every TCP ``connect`` of this process, whoever calls it.
 
-Interceptors are nearer to the kernel than the guard, so that a fault defeats steering. This module
-knows nothing of particular faults.
+Interceptors are nearer to the kernel than the guard, so that a fault defeats steering. Knows no particular fault.
 """
 
 import contextlib
@@ -15,8 +14,8 @@ from safedial._clients import patch
 from safedial._clients.patch import Below
 
 Connect: TypeAlias = Callable[[], None]
-# Called before each connect, with the socket, the address and a function that really connects. Returns
-# whether it made the connect itself. If not, the next interceptor is called, and in the end the kernel.
+# Called before each connect, with the socket, the address and a function that really connects. Returns whether it made
+# the connect itself. If not, the next interceptor is called, and in the end the kernel.
 Interceptor: TypeAlias = Callable[[socket.socket, SockAddr, Connect], bool]
 
 _interceptors: list[Interceptor] = []

@@ -60,8 +60,7 @@ class _Run:
         # By id: a user's subclass of socket may have no hash.
         self._dialed: WeakValueDictionary[int, socket.socket] = WeakValueDictionary()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._others: set[int] = set()
-        self._others = {each.descriptor for each in self._connections()}
+        self._others = {each.descriptor for each in connections() if each.peer[1] == port}
         thread = threading.Thread(target=self._call, name="client under test", daemon=True)
         with intercepting(self._watch):
             thread.start()
@@ -72,7 +71,9 @@ class _Run:
                 self._wake()
                 thread.join(_GRACE)
         gc.collect()
-        self.outcome.leaked = len(self._open())
+        # Also connections: TLS or a C library may have taken the descriptor from the socket that dialed.
+        left = {sock.fileno() for sock in self._dialing()} | {each.descriptor for each in self._connections()}
+        self.outcome.leaked = len(left - {-1})
 
     def _watch(self, sock: socket.socket, address: SockAddr, _connect: Connect) -> bool:
         if address[1] == self._port:  # other threads may dial elsewhere
@@ -85,21 +86,24 @@ class _Run:
             returned = self._factory(self._host, self._port)
             if inspect.isawaitable(returned):
                 asyncio.run(self._await(returned))
-                return
-            self._look()
-            if inspect.isawaitable(closing := close(returned)):
-                asyncio.run(_wait_for(closing))
+            elif inspect.isawaitable(closing := self._close(returned)):
+                asyncio.run(self._await(closing))
         except BaseException as error:
             self.outcome.error = error
-            _cut_frames(error)
+            for each in error_chain(error):
+                with contextlib.suppress(Exception):  # a frozen dataclass
+                    each.__traceback__ = None  # its frames would keep the client's sockets alive
 
     async def _await(self, awaitable: Any) -> None:
         self._loop = asyncio.get_running_loop()
-        returned = await awaitable
-        self._look()
-        if inspect.isawaitable(closing := close(returned)):
+        if inspect.isawaitable(closing := self._close(await awaitable)):
             await closing
         await asyncio.sleep(0)  # transports close in the loop's next turn
+
+    def _close(self, connection: Any) -> Any:
+        """Check for self-connects, and close *connection*. Return the awaitable that closes it, or None."""
+        self._look()
+        return close(connection)
 
     def _look(self) -> None:
         self.outcome.self_connected |= any(each.self_connected for each in self._connections())
@@ -115,30 +119,12 @@ class _Run:
             with contextlib.suppress(RuntimeError):  # closed meanwhile
                 loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
 
-    def _open(self) -> set[int]:
-        """Return the descriptors of the client's open sockets: those that it dialed with, and those that
-        are connected, which TLS or a C library may have taken from the socket that dialed.
-        """
-        dialed = {sock.fileno() for sock in self._dialing()} - {-1}
-        return dialed | {each.descriptor for each in self._connections()}
-
     def _dialing(self) -> list[socket.socket]:
         # A copy, because the client may still dial in its thread.
         return [sock for reference in self._dialed.valuerefs() if (sock := reference()) is not None]
 
     def _connections(self) -> list[Connection]:
         return [each for each in connections() if each.peer[1] == self._port and each.descriptor not in self._others]
-
-
-async def _wait_for(awaitable: Any) -> None:
-    await awaitable
-
-
-def _cut_frames(error: BaseException) -> None:
-    """Remove the tracebacks of *error* and its whole chain, which would keep the client's sockets alive."""
-    for each in error_chain(error):
-        with contextlib.suppress(Exception):  # a frozen dataclass
-            each.__traceback__ = None
 
 
 # Not the chain that a policy looks at (`safedial._retry.transient`): that one stops at the kernel's own error, and at

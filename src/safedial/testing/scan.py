@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safedial._address import INET, SockAddr, shown
+from safedial._address import INET, SockAddr, describe, shown
 from safedial._clients.sockets import socket_of
 from safedial._tcp import selfconnect
 
@@ -20,9 +20,9 @@ def is_self_connected(connection: Any) -> bool:
     """Return whether a client's connection is connected to itself.
 
     Args:
-        connection: the connection that a factory returned: a socket, a file descriptor, a transport, a
-            StreamWriter or its (reader, writer) pair, or an object that keeps its socket as redis-py,
-            PyMySQL, http.client, asyncpg and others do. It is left open.
+        connection: the connection that a factory returned: a socket, a file descriptor, a transport, a StreamWriter or
+            its (reader, writer) pair, or an object that keeps its socket as redis-py, PyMySQL, http.client, asyncpg and
+            others do. It is left open.
 
     Raises:
         TypeError: no socket was found in it.
@@ -66,13 +66,10 @@ def assert_no_self_connects() -> None:
     Raises:
         AssertionError: there is such a socket; the message names its port.
     """
-    found = [
-        f"descriptor {each.descriptor}, on {each.local[0]} port {each.local[1]}"
-        for each in connections()
-        if each.self_connected
-    ]
+    found = [each for each in connections() if each.self_connected]
     if found:
-        raise AssertionError(f"connected to itself: {'; '.join(found)}")
+        places = (f"descriptor {each.descriptor}, on {describe(*each.local[:2])}" for each in found)
+        raise AssertionError(f"connected to itself: {'; '.join(places)}")
 
 
 def _descriptors() -> Iterator[int]:
