@@ -1,26 +1,25 @@
-"""`safedial.testing` as pytest fixtures, which make the kernel misbehave.
+"""`safedial.testing` as pytest fixtures.
 
-Loaded through the ``pytest11`` entry point; ``-p no:safedial`` disables it. Does nothing, and imports
-nothing of `safedial.testing`, until a fixture is used.
+Loaded through the ``pytest11`` entry point; ``-p no:safedial`` disables it. `safedial.testing` is imported when a
+fixture is used.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from safedial.testing import Fault, Outage
 
-P = ParamSpec("P")
-T = TypeVar("T")
 
+def _entering(name: str) -> Iterator[Callable[..., Any]]:
+    """Yield a function that makes and enters a context manager of `safedial.testing`, which ends with the test."""
+    from safedial import testing
 
-def _entering(make: "Callable[P, AbstractContextManager[T]]") -> Iterator[Callable[P, T]]:
-    """Yield a function that calls *make*; the results are entered until the test ends."""
     with ExitStack() as stack:
-        yield lambda *args, **kwds: stack.enter_context(make(*args, **kwds))
+        yield lambda *args, **kwds: stack.enter_context(getattr(testing, name)(*args, **kwds))
 
 
 @pytest.fixture
@@ -41,9 +40,7 @@ def self_connect() -> "Iterator[Callable[..., Fault]]":
                 safe_connect(("127.0.0.1", dead_port))
             assert fault.triggered == 3  # safe_connect tries again at once
     """
-    from safedial.testing import self_connect
-
-    yield from _entering(self_connect)
+    yield from _entering("self_connect")
 
 
 @pytest.fixture
@@ -63,9 +60,7 @@ def address_not_available() -> "Iterator[Callable[..., Fault]]":
             safe_connect(server.address, steer=False).close()
             assert len(fast_retries) == 2
     """
-    from safedial.testing import address_not_available
-
-    yield from _entering(address_not_available)
+    yield from _entering("address_not_available")
 
 
 @pytest.fixture
@@ -84,9 +79,7 @@ def ports_exhausted() -> "Iterator[Callable[[int], Fault]]":
             with pytest.raises(PortsExhaustedError, match="no local port is free"):
                 safe_connect(server.address)
     """
-    from safedial.testing import ports_exhausted
-
-    yield from _entering(ports_exhausted)
+    yield from _entering("ports_exhausted")
 
 
 @pytest.fixture
@@ -150,9 +143,7 @@ def outage() -> "Iterator[Callable[..., Outage]]":
                 sock.sendall(b"hello")
                 assert sock.recv(5) == b"hello"
     """
-    from safedial.testing import Outage
-
-    yield from _entering(Outage)
+    yield from _entering("Outage")
 
 
 @pytest.fixture

@@ -37,8 +37,8 @@ def in_namespace(
 ) -> T:
     """Return ``function(*args)``, run in a child process, in a network namespace that has only loopback.
 
-    Every port is free there. The ephemeral range can be so small that the kernel draws the port that the test needs, for
-    C libraries too.
+    Every port is free there. The ephemeral range can be so small that the kernel draws the port that the test needs,
+    for C libraries too.
 
     Args:
         function: a function that can be imported by its name: not one of ``__main__``, nor of a test file that pytest
@@ -117,7 +117,11 @@ def run_child() -> None:
     result = error = trace = None
     try:
         if namespace is not None:
-            enter(*namespace)
+            port_range, ipv6 = namespace
+            _unshare(_CLONE_NEWUSER)
+            enter_network(port_range)
+            if not ipv6:
+                Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
         function, args = pickle.load(sys.stdin.buffer)  # noqa: S301
         result = function(*args)
     except BaseException as raised:
@@ -130,14 +134,6 @@ def run_child() -> None:
         pickled = pickle.dumps((None, plain, trace or ""))
     with open(descriptor, "wb") as reply:
         reply.write(pickled)
-
-
-def enter(port_range: tuple[int, int] | None = None, ipv6: bool = True) -> None:
-    """Move this process into new user and network namespaces. It must have only one thread."""
-    _unshare(_CLONE_NEWUSER)
-    enter_network(port_range)
-    if not ipv6:
-        Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
 
 
 def enter_network(port_range: tuple[int, int] | None = None) -> None:

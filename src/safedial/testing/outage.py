@@ -70,9 +70,10 @@ class Outage:
         port: int | None = None,
         within: float = 10.0,
     ) -> None:
-        is_command = isinstance(server, Sequence) and not isinstance(server, str) and bool(server)
-        if not callable(server) and not (is_command and all(isinstance(word, str) for word in server)):
-            raise TypeError(f"server must be a function or a list of words, not {shown(server)}")
+        if not callable(server):
+            words: Sequence[object] = () if isinstance(server, str) or not isinstance(server, Sequence) else server
+            if not words or not all(isinstance(word, str) for word in words):
+                raise TypeError(f"server must be a function or a list of words, not {shown(server)}")
         check_numeric(host)
         if port is not None:
             check_port(port)
