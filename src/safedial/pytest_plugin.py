@@ -26,7 +26,7 @@ def _entering(name: str) -> Iterator[Callable[..., Any]]:
 def self_connect() -> "Iterator[Callable[..., Fault]]":
     """``self_connect(port, times=None)``: Python's connects to *port* really connect to themselves.
 
-    *times* of them, or all until the test ends. Returns the `safedial.testing.Fault`, which counts them.
+    Hits *times* connects, or all until the test ends. Returns the `safedial.testing.Fault`, which counts them.
 
     Example::
 
@@ -47,7 +47,7 @@ def self_connect() -> "Iterator[Callable[..., Fault]]":
 def address_not_available() -> "Iterator[Callable[..., Fault]]":
     """``address_not_available(port=None, times=1)``: connects fail with EADDRNOTAVAIL, then work again.
 
-    *times* of the connects to *port*, or to any port; None: all. Returns the `safedial.testing.Fault`.
+    Hits *times* connects to *port*, or to any port; None: all. Returns the `safedial.testing.Fault`.
 
     Example::
 
@@ -104,21 +104,18 @@ def refused_port() -> Iterator[int]:
 
 @pytest.fixture
 def dead_port() -> int:
-    """A free port of 127.0.0.1 on which a loop may connect to itself.
-
-    It is inside the ephemeral range, has the parity that the kernel prefers, and nobody holds it.
+    """A free port of 127.0.0.1 that the kernel may draw, so that a loop that dials it may connect to itself.
 
     Example::
 
+        import pytest
         import safedial
 
 
         def test_storm(dead_port):
             for _ in range(1000):
-                try:
+                with pytest.raises(ConnectionRefusedError):
                     safedial.safe_connect(("127.0.0.1", dead_port), policy=None)
-                except ConnectionRefusedError:
-                    pass
     """
     from safedial.testing import dead_port
 

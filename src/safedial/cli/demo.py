@@ -1,7 +1,7 @@
 """The outage, replayed with real sockets: a server dies, a loop dials on, the server tries to come back.
 
-Each act has one contender, and its own server and port. The main thread is the server, a second thread
-the reconnect loop. Loopback only, and nothing is left behind. Prints nothing: `demo_report` does.
+Each act has one contender, and its own server and port. The main thread is the server, a second thread the reconnect
+loop. Loopback only. Prints nothing: `demo_report` does.
 """
 
 import os
@@ -12,34 +12,29 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from safedial._tcp import steering
-from safedial._tcp.selfconnect import release
+from safedial._tcp.selfconnect import RESET
 from safedial.cli.demo_loop import GREETING, HOST, PATIENCE, Contender, Loop
 from safedial.testing import dead_port, self_connect
 
 Stage: TypeAlias = Literal["the loop dials", "forcing the fault", "the server tries to bind"]
 Watch: TypeAlias = Callable[[Stage, int], object]
 
-# Seconds in which a forced self-connect must happen. It takes a millisecond; three that fail must not
-# carry the demo past its minute.
+# Seconds in which a forced self-connect must happen. It takes a millisecond; three that fail must fit into a minute.
 _FORCING = 2.0
-
-# Seconds between the server's attempts to bind. A supervisor waits longer (systemd's RestartSec:
-# 0.1); a finer step shows that the port was never free.
+# Seconds between the server's attempts to bind. Supervisors wait longer (systemd's RestartSec: 0.1); the short step
+# shows that the port was never free.
 _BIND_PAUSE = 0.01
-
 # Seconds between two looks at the loop. rich draws its bars ten times a second.
 _TICK = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long an act may take."""
+    """How long an act may take, in seconds. Three acts must stay under a minute."""
 
-    # Seconds for the fault to happen by itself. An idle Linux takes 1 (it needs 15,000 to 50,000 dials), a busy
-    # one several. Three acts must stay under a minute.
+    # For the fault to happen by itself. 15,000 to 50,000 dials take 1 second on an idle Linux, several on a busy one.
     dialing: float = 12.0
-    # Seconds in which the server tries to bind: hundreds of times.
-    comeback: float = 4.0
+    comeback: float = 4.0  # for the server to bind, hundreds of times
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,8 +60,7 @@ class Tally:
 def flaws(tally: Tally, *, steered: bool) -> list[str]:
     """Return the flaws of safedial's *tally*, in words; empty if it is clean.
 
-    A kernel that can't be steered may still draw the port, and a bind may come just before the release:
-    then one bind may fail.
+    If the kernel can't be steered, one bind may fail: it may come between a self-connect and its release.
     """
     found: list[str] = []
     if tally.self_connects:
@@ -89,10 +83,8 @@ def play(
 
     It does so after *dials*, or after `limits.dialing`. If *dials* is None, it waits for a self-connect, which is
     forced if none happens in time. *force* forces one in any case. *watch* is called ten times a second, and after
-    each failed bind, with the stage and the dials since the server died.
-
-    Raises:
-        OSError: the loop and its server could not even meet before anything went wrong.
+    each failed bind, with the stage and the dials since the server died. Raise OSError if the loop can't reach its
+    server in the first place.
     """
     tally = Tally(name=contender.name, port=dead_port(HOST), limits=limits)
     listener = socket.create_server((HOST, tally.port))  # sets SO_REUSEADDR, as servers should on POSIX
@@ -145,11 +137,10 @@ def _serve(listener: socket.socket, loop: Loop) -> bool:
     listener.settimeout(PATIENCE)
     try:
         connection, _ = listener.accept()
-        try:
+        with connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)  # the end of a crash
             connection.sendall(GREETING)
             return loop.reached.wait(PATIENCE)
-        finally:
-            release(connection)  # as a crash does: reset, with nothing left behind
     except OSError:
         return False
 

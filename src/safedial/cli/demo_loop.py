@@ -7,18 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Self, TypeAlias
+from typing import Self
 
 from safedial._dial.dialer import safe_connect
 from safedial._tcp.selfconnect import is_self_connected, release
 from safedial.events import logger
-
-Address: TypeAlias = tuple[str, int]
+from safedial.testing.servers import Address
 
 HOST = "127.0.0.1"
 
-# Data that proves a server, as SMTP's greeting does (RFC 5321 section 4.2): a self-connected socket can
-# read nothing but its own words.
+# Data that proves a server, as SMTP's greeting does (RFC 5321 section 4.2). A self-connected socket reads only its own.
 GREETING = b"220 the real server\r\n"
 
 # Seconds for a dial or a greeting, which takes a millisecond on an idle machine.
@@ -56,8 +54,8 @@ SAFE = Contender("safedial", "safe_connect in place of create_connection, nothin
 class Loop(logging.Handler):
     """A bare reconnect loop in its own thread.
 
-    A logging handler, because each warning of the `safedial` logger is a self-connect that was released. As
-    a handler it also keeps the warnings off the terminal.
+    A logging handler, because each warning of the `safedial` logger is a self-connect that was released. Any handler
+    also keeps the warnings off the terminal.
     """
 
     def __init__(self, contender: Contender, port: int) -> None:
