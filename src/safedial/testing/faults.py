@@ -25,7 +25,6 @@ class Fault:
 
     Attributes:
         port: the port that connects must go to for the fault; None for any port.
-        remaining: how many more connects it will hit; None for all.
         triggered: how many connects it has hit.
         means: how the last one was made; None before the first. ``bind``: the source port was bound.
             ``simulated``: the kernel offers no way, so the error was raised without a connect.
@@ -37,28 +36,28 @@ class Fault:
         if times is not None:
             check_whole("times", times)
         self.port = port
-        self.remaining = times
         self.triggered = 0
         self.means: Means | None = None
+        self._times = times
         self._lock = threading.Lock()
+
+    @property
+    def remaining(self) -> int | None:
+        """How many more connects it will hit; None for all."""
+        return None if self._times is None else self._times - self.triggered
 
     def trigger(self, address: SockAddr) -> bool:
         """Return whether a connect to *address* must fail; if so, count it."""
         with self._lock:
             if self.port not in (None, address[1]) or self.remaining == 0:
                 return False
-            self._count(1)
+            self.triggered += 1
             return True
 
     def revert(self) -> None:
         """Uncount the last connect: the fault could not be made."""
         with self._lock:
-            self._count(-1)
-
-    def _count(self, connects: int) -> None:
-        self.triggered += connects
-        if self.remaining is not None:
-            self.remaining -= connects
+            self.triggered -= 1
 
 
 @contextlib.contextmanager

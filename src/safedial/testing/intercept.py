@@ -5,8 +5,8 @@ Interceptors are nearer to the kernel than the guard, so that a fault defeats st
 
 import contextlib
 import socket
-import threading
 from collections.abc import Callable, Generator
+from contextvars import ContextVar
 from typing import TypeAlias
 
 from safedial._address import SockAddr
@@ -20,14 +20,14 @@ Interceptor: TypeAlias = Callable[[socket.socket, SockAddr, Connect], bool]
 
 _interceptors: list[Interceptor] = []
 _lock = patch.lock_held_across_forks()
-_bypass = threading.local()
+_bypassed: ContextVar[bool] = ContextVar("_bypassed", default=False)
 
 
 class _Interception:
     """The layer of all interceptors, the newest first."""
 
     def wanted(self) -> bool:
-        return not getattr(_bypass, "depth", 0)
+        return not _bypassed.get()
 
     def connect(self, sock: socket.socket, address: SockAddr, below: Below) -> None:
         def connect() -> None:
@@ -59,8 +59,8 @@ def intercepting(interceptor: Interceptor) -> Generator[None]:
 @contextlib.contextmanager
 def bypassing() -> Generator[None]:
     """Let the connects of this thread bypass the interceptors: `safedial.testing` makes some for itself."""
-    _bypass.depth = getattr(_bypass, "depth", 0) + 1
+    token = _bypassed.set(True)
     try:
         yield
     finally:
-        _bypass.depth -= 1
+        _bypassed.reset(token)

@@ -188,6 +188,7 @@ class Outage:
             binds += 1
             try:
                 server = ThreadServer(address, kind) if callable(kind) else ProcessServer(address, kind, self._within)
+                return server, Start(time.monotonic() - began, binds, held_by)
             except OSError as error:
                 late = time.monotonic() - began > self._within
                 held_by = held_by or tuple(holders(self.port))  # after the clock was read, because it takes time
@@ -196,8 +197,6 @@ class Outage:
                         error.add_note(f"safedial: port {self.port} is held: {holder}")
                     raise
                 time.sleep(_BIND_PAUSE)
-            else:
-                return server, Start(time.monotonic() - began, binds, held_by)
 
     def _counter(self, dials: int, refusal: object) -> Interceptor:
         """Return an interceptor that starts the server after *dials*, unless *refusal* has ended."""

@@ -11,13 +11,10 @@ from safedial._tcp import steering
 
 # Linux's default, for systems whose range can't be read (Documentation/networking/ip-sysctl.rst).
 _DEFAULT_RANGE = steering.PortRange(32768, 60999)
-
 # Each process searches from its own part of the range; a part of the default range has 220 such ports.
 _PARTS = 64
-
 # Holding more ports would take more descriptors than most processes may have.
 _MOST_TAKEN = 1000
-
 # How many ports of its part this process has passed.
 _passed = 0
 

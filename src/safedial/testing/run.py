@@ -51,7 +51,6 @@ class Outcome:
             thread.join(within)
             if thread.is_alive():
                 self.hung = True
-                self._look()
                 self._wake()
                 thread.join(_GRACE)
         gc.collect()
@@ -90,16 +89,14 @@ class Outcome:
         await asyncio.sleep(0)  # transports close in the loop's next turn
 
     def _close(self, connection: Any) -> Any:
-        """Check for self-connects, and close *connection*. Return the awaitable that closes it, or None."""
-        self._look()
-        return close(connection)
-
-    def _look(self) -> None:
+        """Look for self-connects, and close *connection*. Return the awaitable that closes it, or None."""
         self.self_connected |= any(each.self_connected for each in self._connections())
+        return close(connection)
 
     def _wake(self) -> None:
         """End a client that hangs: shut down its sockets, and cancel its tasks."""
         for connection in self._connections():
+            self.self_connected |= connection.self_connected
             connection.shut_down()
         for sock in self._dialing():
             with contextlib.suppress(OSError):

@@ -72,11 +72,8 @@ def assert_no_self_connects() -> None:
         raise AssertionError(f"connected to itself: {'; '.join(places)}")
 
 
-def _descriptors() -> Iterator[int]:
+def _descriptors() -> list[int]:
     if _DESCRIPTORS.exists():
-        yield from map(int, os.listdir(_DESCRIPTORS))
-        return
+        return [int(name) for name in os.listdir(_DESCRIPTORS)]
     # Windows has no such directory: only Python's own sockets can be found.
-    for found in gc.get_objects():
-        if isinstance(found, socket.socket) and found.fileno() != -1:
-            yield found.fileno()
+    return [found.fileno() for found in gc.get_objects() if isinstance(found, socket.socket)]

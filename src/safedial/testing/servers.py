@@ -60,7 +60,6 @@ class ThreadServer:
 
     def __init__(self, address: Address, handler: Handler) -> None:
         self._handler = handler
-        self._port = address[1]
         self._listener = socket.create_server(address, family=family_of(address[0]))
         self._listener.settimeout(_LOOK)
         self._open: dict[socket.socket, threading.Thread] = {}
@@ -76,7 +75,7 @@ class ThreadServer:
         """Accept connections."""
         self._listener.listen()
         self._over = threading.Event()
-        self._acceptor = threading.Thread(target=self._accept, name=f"server on port {self._port}", daemon=True)
+        self._acceptor = threading.Thread(target=self._accept, name="server of an outage", daemon=True)
         self._acceptor.start()
 
     def end(self, *, kill: bool) -> None:
