@@ -21,7 +21,7 @@ Means: TypeAlias = Literal["IP_LOCAL_PORT_RANGE", "bind", "simulated"]
 
 
 class Fault:
-    """A fault that is switched on.
+    """A fault that is switched on. It counts the connects that it hits.
 
     Attributes:
         port: the port that connects must go to for the fault; None for any port.
@@ -62,16 +62,13 @@ class Fault:
 
 @contextlib.contextmanager
 def self_connect(port: int, times: int | None = None) -> Generator[Fault]:
-    """Make connects of this process to *port* connect to themselves, whichever library makes them.
+    """Make connects of this process to *port* connect to themselves, whichever library makes them. Yield the `Fault`.
 
     Args:
         port: a port of this host. If a server listens on it, the kernel connects to the server. After a self-connected
             socket was closed without a reset, its TIME_WAIT keeps the port: further connects are refused, for a second
             if the means is IP_LOCAL_PORT_RANGE, else for a minute.
         times: how many connects, from the next one on. Default: None, all.
-
-    Yields:
-        The `Fault`, which counts the connects.
     """
     check_port(port)
     fault = Fault(port, times)
@@ -103,15 +100,12 @@ def self_connect(port: int, times: int | None = None) -> Generator[Fault]:
 
 @contextlib.contextmanager
 def address_not_available(port: int | None = None, times: int | None = 1) -> Generator[Fault]:
-    """Make connects of this process fail with EADDRNOTAVAIL, as if no local port were free.
+    """Make connects of this process fail with EADDRNOTAVAIL, as if no local port were free. Yield the `Fault`.
 
     Args:
         port: the port that they go to. Default: None, any.
         times: how many connects, from the next one on; None: all. A dial that tries the other side of the range, as
             safedial's does, makes a connect for each side. Default: 1.
-
-    Yields:
-        The `Fault`, which counts the connects.
     """
     fault = Fault(port, times)
     with refused_port() as held:
@@ -130,16 +124,11 @@ def address_not_available(port: int | None = None, times: int | None = 1) -> Gen
 
 @contextlib.contextmanager
 def ports_exhausted(port: int) -> Generator[Fault]:
-    """Leave no local port towards *port*: every connect of this process to it fails with EADDRNOTAVAIL.
+    """Leave no local port towards *port* of any address: every connect to it fails with EADDRNOTAVAIL.
 
     Other destinations and other processes notice nothing. In a range of at most 1,000 ports, such as `in_namespace`
-    can set, the ports are really used up: C libraries find none either.
-
-    Args:
-        port: the destination's port, at any address.
-
-    Yields:
-        The `Fault`, which counts the connects of Python code.
+    can set, the ports are really used up: C libraries find none either. Yield the `Fault`, which counts the connects of
+    Python code.
     """
     check_port(port)
     with address_not_available(port, times=None) as fault, all_taken():

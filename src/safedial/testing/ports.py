@@ -95,13 +95,12 @@ def _bound(host: str) -> socket.socket:
         holder = socket.socket(family_of(host), socket.SOCK_STREAM)
         try:
             holder.bind((host, port))
+            _passed += place + 1
+            return holder
         except OSError as error:
             holder.close()
             if error.errno != errno.EADDRINUSE:
                 raise
-        else:
-            _passed += place + 1
-            return holder
     raise OSError(errno.EADDRINUSE, f"no port of {low} to {high} is free on {host}")
 
 

@@ -54,7 +54,7 @@ def assert_resilient(
     host: str = "127.0.0.1",
     within: float = 5.0,
 ) -> list[Finding]:
-    """Call a client factory under each fault, and fail with a table if the client does not cope with all.
+    """Call a client factory under each fault. Return what happened, or fail if the client does not cope with all.
 
     Args:
         connect: called as ``connect(host, port)``, in a thread. It returns a connection, which is then closed, or a
@@ -67,9 +67,6 @@ def assert_resilient(
         host: the numeric address to dial. Default: 127.0.0.1.
         within: seconds that each call may take, with the client's own retries and waits. Give the client shorter
             timeouts. Default: 5.
-
-    Returns:
-        What happened, fault by fault.
 
     Raises:
         AssertionError: the client connected to itself, hung, left a socket open, kept the server from binding, or

@@ -14,11 +14,8 @@ _lock = lock_held_across_forks()
 def fast_retries() -> Generator[list[float]]:
     """Make every tenacity policy of this process go on without sleeping, in sync and async code.
 
-    The clock is real: a policy that stops after some seconds, and not after some attempts, goes on until they have
-    passed. A policy's own sleep function is called with 0.
-
-    Yields:
-        The waits that were not slept, in seconds, in order.
+    Yield the list of the waits that were not slept, in seconds. The clock is real: a policy that stops after some time,
+    and not after some attempts, goes on until that has passed. A policy's own sleep function is called with 0.
     """
     import tenacity  # late: a program that tests no retries need not load it
 

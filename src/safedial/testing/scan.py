@@ -61,11 +61,7 @@ def connections() -> Iterator[Connection]:
 
 
 def assert_no_self_connects() -> None:
-    """Fail if a socket of this process is connected to itself, whichever library made it.
-
-    Raises:
-        AssertionError: there is such a socket; the message names its port.
-    """
+    """Raise AssertionError, naming the port, if a socket of this process is connected to itself, whoever made it."""
     found = [each for each in connections() if each.self_connected]
     if found:
         places = (f"descriptor {each.descriptor}, on {describe(*each.local[:2])}" for each in found)
