@@ -26,10 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     demo.set_defaults(run=_demo)
     try:
-        status: int = parser.parse_args(argv).run()
+        return int(parser.parse_args(argv).run())
     except KeyboardInterrupt:
         return 130  # a shell's status for a process that SIGINT ended: 128 + 2
-    return status
 
 
 def _demo() -> int:

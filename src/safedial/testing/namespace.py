@@ -21,19 +21,16 @@ from safedial._address import seconds
 from safedial.testing.ports import check_whole
 
 T = TypeVar("T")
+Range: TypeAlias = tuple[int, int]
 # The ephemeral range (None: the system's), and whether there is IPv6.
-_Namespace: TypeAlias = tuple[tuple[int, int] | None, bool]
+_Namespace: TypeAlias = tuple[Range | None, bool]
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000  # linux/sched.h
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 0x1  # linux/sockios.h, linux/if.h
 
 
 def in_namespace(
-    function: Callable[..., T],
-    *args: Any,
-    port_range: tuple[int, int] | None = None,
-    ipv6: bool = True,
-    within: float = 60.0,
+    function: Callable[..., T], *args: Any, port_range: Range | None = None, ipv6: bool = True, within: float = 60.0
 ) -> T:
     """Return ``function(*args)``, run in a child process, in a network namespace that has only loopback.
 
@@ -136,7 +133,7 @@ def run_child() -> None:
         reply.write(pickled)
 
 
-def enter_network(port_range: tuple[int, int] | None = None) -> None:
+def enter_network(port_range: Range | None = None) -> None:
     """Move this thread into a new network namespace, with loopback up."""
     import fcntl  # not on Windows
 

@@ -16,7 +16,7 @@ from safedial._tcp.selfconnect import peer_of
 from safedial.testing.holders import holders
 from safedial.testing.intercept import Connect, Interceptor, intercepting
 from safedial.testing.ports import check_numeric, check_port, check_whole, dead_port
-from safedial.testing.servers import Address, Handler, ProcessServer, ThreadServer, echo, fill
+from safedial.testing.servers import Address, ProcessServer, Server, ThreadServer, echo, fill
 
 # Seconds between two attempts to bind.
 _BIND_PAUSE = 0.01
@@ -63,12 +63,7 @@ class Outage:
     """
 
     def __init__(
-        self,
-        server: Handler | Sequence[str] = echo,
-        *,
-        host: str = "127.0.0.1",
-        port: int | None = None,
-        within: float = 10.0,
+        self, server: Server = echo, *, host: str = "127.0.0.1", port: int | None = None, within: float = 10.0
     ) -> None:
         if not callable(server):
             words: Sequence[object] = () if isinstance(server, str) or not isinstance(server, Sequence) else server

@@ -4,16 +4,13 @@ import contextlib
 import errno
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from safedial._address import seconds, shown
 from safedial.testing.faults import Fault, Means, address_not_available, ports_exhausted, self_connect
 from safedial.testing.outage import Outage
 from safedial.testing.ports import dead_port, refused_port
 from safedial.testing.run import Factory, error_chain, run_client
-from safedial.testing.servers import Handler, echo
-
-_Server: TypeAlias = Handler | Sequence[str]
+from safedial.testing.servers import Server, echo
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +47,9 @@ def assert_resilient(
     connect: Factory,
     *,
     faults: Iterable[str] = FAULTS,
-    server: Handler | Sequence[str] = echo,
+    server: Server = echo,
     host: str = "127.0.0.1",
-    within: float = 5.0,
+    within: float = 5,
 ) -> list[Finding]:
     """Call a client factory under each fault. Return what happened, or fail if the client does not cope with all.
 
@@ -83,17 +80,17 @@ def assert_resilient(
         raise ValueError(f"faults must be some of {', '.join(FAULTS)}, not {faults!r}")
     if not seconds("within", within):
         raise ValueError("within must be more than 0 seconds: every client takes some time")
-    Outage(server, host=host)  # checks both
     findings = [_finding(name, connect, server, host, within) for name in names]
     if any(finding.problems for finding in findings):
         raise AssertionError(f"the client is not resilient\n{_table(findings)}")
     return findings
 
 
-def _finding(name: str, factory: Factory, server: _Server, host: str, within: float) -> Finding:
+def _finding(name: str, factory: Factory, server: Server, host: str, within: float) -> Finding:
     code, obstacle = _EXPECTED[name]
+    outage = Outage(server, host=host, port=dead_port(host) if name == "self_connect" else None, within=within)
     with contextlib.ExitStack() as stack:
-        port, fault = _begin(name, stack, server, host, within)
+        port, fault = _begin(name, outage, stack)
         outcome = run_client(factory, host, port, within)
     problems: list[str] = []
     if outcome.returned and obstacle:
@@ -105,7 +102,7 @@ def _finding(name: str, factory: Factory, server: _Server, host: str, within: fl
         causes = "the client dials in C, or not at all, or from a port that it chose itself"
         problems.append(f"the fault was not triggered: {causes}")
     if name == "self_connect":
-        problems += _bind_problems(Outage(server, host=host, port=port, within=within))
+        problems += _bind_problems(outage)
     if not outcome.dialed:
         problems.append("no Python connect() was seen: the client did not dial, or dials in C")
     if outcome.hung:
@@ -119,16 +116,13 @@ def _finding(name: str, factory: Factory, server: _Server, host: str, within: fl
     return Finding(name, tuple(_one_line(problem) for problem in problems), _one_line(happened), means)
 
 
-def _begin(
-    name: str, stack: contextlib.ExitStack, server: _Server, host: str, within: float
-) -> tuple[int, Fault | None]:
+def _begin(name: str, outage: Outage, stack: contextlib.ExitStack) -> tuple[int, Fault | None]:
     """Begin the fault *name*, which ends with *stack*. Return the port to dial, and the `Fault` if a connect fails."""
     if name == "self_connect":
-        port = dead_port(host)
-        return port, stack.enter_context(self_connect(port))
+        return outage.port, stack.enter_context(self_connect(outage.port))
     if name == "refused_port":
-        return stack.enter_context(refused_port(host)), None
-    outage = stack.enter_context(Outage(server, host=host, within=within))
+        return stack.enter_context(refused_port(outage.host)), None
+    stack.enter_context(outage)
     if name == "address_not_available":
         return outage.port, stack.enter_context(address_not_available(outage.port))
     if name == "ports_exhausted":

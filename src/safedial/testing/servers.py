@@ -22,6 +22,8 @@ from safedial.testing.intercept import bypassing
 
 Address: TypeAlias = tuple[str, int]
 Handler: TypeAlias = Callable[[socket.socket], object]
+# A handler, or a command as a list of words.
+Server: TypeAlias = Handler | Sequence[str]
 
 # Seconds that a command has to end after SIGTERM, before it is killed; PostgreSQL takes one.
 _PATIENCE = 10.0
