@@ -86,7 +86,7 @@ def self_connect(port: int, times: int | None = None) -> Generator[Fault]:
                 if error.errno != errno.EADDRNOTAVAIL:
                     raise
         # On other systems, and if connections of an earlier server are in TIME_WAIT.
-        if _bind(sock, address):
+        if _bind(sock, ends[1]):
             fault.means = "bind"
             connect()
             return True
@@ -138,8 +138,8 @@ def ports_exhausted(port: int) -> Generator[Fault]:
 def _endpoints(sock: socket.socket, address: SockAddr) -> tuple[SockAddr, SockAddr] | None:
     """Return the local and the peer address of a connect to *address*, both with the peer's port.
 
-    None if faults leave the connect alone, because the kernel does not choose its port, or because it must fail
-    anyway (the name is unknown, there is no route) and reports that itself.
+    The peer of a wildcard address is the loopback address. None if faults leave the connect alone: the kernel does not
+    choose its port, or it fails anyway, because the name is unknown or there is no route.
     """
     if sock.getsockname()[1]:  # bound by the caller, or drawn by an earlier connect: asyncio makes a second one
         return None
@@ -179,10 +179,6 @@ def _narrow(sock: socket.socket, option: int) -> int | None:
     return before
 
 
-# A connect to a wildcard address goes to the loopback address, from there.
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # nothing listens on it
-
-
 def _bind(sock: socket.socket, address: SockAddr) -> bool:
     """Bind *sock* to *address*, and return whether that was possible; if not, *sock* stays as it was."""
     before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
@@ -191,7 +187,7 @@ def _bind(sock: socket.socket, address: SockAddr) -> bool:
     for reuse in (before, 1):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
         with contextlib.suppress(OSError):
-            sock.bind((_LOOPBACK.get(address[0], address[0]), *address[1:]))
+            sock.bind(address)
             return True
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, before)
     return False

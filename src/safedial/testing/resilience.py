@@ -49,7 +49,7 @@ def assert_resilient(
     faults: Iterable[str] = FAULTS,
     server: Server = echo,
     host: str = "127.0.0.1",
-    within: float = 5,
+    within: float = 5.0,
 ) -> list[Finding]:
     """Call a client factory under each fault. Return what happened, or fail if the client does not cope with all.
 
@@ -73,11 +73,10 @@ def assert_resilient(
     """
     if not callable(connect):
         raise TypeError(f"connect must be callable, not {shown(connect)}")
-    if not isinstance(faults, Iterable):
-        raise TypeError(f"faults must be some of {', '.join(FAULTS)}, not {faults!r}")
-    names = list(faults)
+    names = list(faults) if isinstance(faults, Iterable) else []
     if isinstance(faults, str) or not names or any(name not in FAULTS for name in names):
-        raise ValueError(f"faults must be some of {', '.join(FAULTS)}, not {faults!r}")
+        kind = ValueError if isinstance(faults, Iterable) else TypeError
+        raise kind(f"faults must be some of {', '.join(FAULTS)}, not {faults!r}")
     if not seconds("within", within):
         raise ValueError("within must be more than 0 seconds: every client takes some time")
     findings = [_finding(name, connect, server, host, within) for name in names]

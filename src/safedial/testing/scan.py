@@ -5,15 +5,11 @@ import gc
 import os
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from safedial._address import INET, SockAddr, describe, shown
 from safedial._clients.sockets import socket_of
 from safedial._tcp import selfconnect
-
-# A link to /proc on Linux, a file system of its own on macOS and the BSDs.
-_DESCRIPTORS = Path("/dev/fd")
 
 
 def is_self_connected(connection: Any) -> bool:
@@ -69,7 +65,8 @@ def assert_no_self_connects() -> None:
 
 
 def _descriptors() -> list[int]:
-    if _DESCRIPTORS.exists():
-        return [int(name) for name in os.listdir(_DESCRIPTORS)]
+    # A link to /proc on Linux, a file system of its own on macOS and the BSDs.
+    with contextlib.suppress(FileNotFoundError):
+        return [int(name) for name in os.listdir("/dev/fd")]
     # Windows has no such directory: only Python's own sockets can be found.
     return [found.fileno() for found in gc.get_objects() if isinstance(found, socket.socket)]
