@@ -1,33 +1,32 @@
-"""`safedial.testing` as pytest fixtures, which make the kernel misbehave.
+"""`safedial.testing` as pytest fixtures.
 
-Loaded through the ``pytest11`` entry point; ``-p no:safedial`` disables it. Does nothing, and imports
-nothing of `safedial.testing`, until a fixture is used.
+Loaded through the ``pytest11`` entry point; ``-p no:safedial`` disables it. `safedial.testing` is imported when a
+fixture is used.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from safedial.testing import Fault, Outage
 
-P = ParamSpec("P")
-T = TypeVar("T")
 
+def _entering(name: str) -> Iterator[Callable[..., Any]]:
+    """Yield a function that makes and enters a context manager of `safedial.testing`, which ends with the test."""
+    from safedial import testing
 
-def _entering(make: "Callable[P, AbstractContextManager[T]]") -> Iterator[Callable[P, T]]:
-    """Yield a function that calls *make*; the results are entered until the test ends."""
     with ExitStack() as stack:
-        yield lambda *args, **kwds: stack.enter_context(make(*args, **kwds))
+        yield lambda *args, **kwds: stack.enter_context(getattr(testing, name)(*args, **kwds))
 
 
 @pytest.fixture
 def self_connect() -> "Iterator[Callable[..., Fault]]":
     """``self_connect(port, times=None)``: Python's connects to *port* really connect to themselves.
 
-    *times* of them, or all until the test ends. Returns the `safedial.testing.Fault`, which counts them.
+    Hits *times* connects, or all until the test ends. Returns the `safedial.testing.Fault`, which counts them.
 
     Example::
 
@@ -41,16 +40,14 @@ def self_connect() -> "Iterator[Callable[..., Fault]]":
                 safe_connect(("127.0.0.1", dead_port))
             assert fault.triggered == 3  # safe_connect tries again at once
     """
-    from safedial.testing import self_connect
-
-    yield from _entering(self_connect)
+    yield from _entering("self_connect")
 
 
 @pytest.fixture
 def address_not_available() -> "Iterator[Callable[..., Fault]]":
     """``address_not_available(port=None, times=1)``: connects fail with EADDRNOTAVAIL, then work again.
 
-    *times* of the connects to *port*, or to any port; None: all. Returns the `safedial.testing.Fault`.
+    Hits *times* connects to *port*, or to any port; None: all. Returns the `safedial.testing.Fault`.
 
     Example::
 
@@ -63,9 +60,7 @@ def address_not_available() -> "Iterator[Callable[..., Fault]]":
             safe_connect(server.address, steer=False).close()
             assert len(fast_retries) == 2
     """
-    from safedial.testing import address_not_available
-
-    yield from _entering(address_not_available)
+    yield from _entering("address_not_available")
 
 
 @pytest.fixture
@@ -84,9 +79,7 @@ def ports_exhausted() -> "Iterator[Callable[[int], Fault]]":
             with pytest.raises(PortsExhaustedError, match="no local port is free"):
                 safe_connect(server.address)
     """
-    from safedial.testing import ports_exhausted
-
-    yield from _entering(ports_exhausted)
+    yield from _entering("ports_exhausted")
 
 
 @pytest.fixture
@@ -111,21 +104,18 @@ def refused_port() -> Iterator[int]:
 
 @pytest.fixture
 def dead_port() -> int:
-    """A free port of 127.0.0.1 on which a loop may connect to itself.
-
-    It is inside the ephemeral range, has the parity that the kernel prefers, and nobody holds it.
+    """A free port of 127.0.0.1 that the kernel may draw, so that a loop that dials it may connect to itself.
 
     Example::
 
+        import pytest
         import safedial
 
 
         def test_storm(dead_port):
             for _ in range(1000):
-                try:
+                with pytest.raises(ConnectionRefusedError):
                     safedial.safe_connect(("127.0.0.1", dead_port), policy=None)
-                except ConnectionRefusedError:
-                    pass
     """
     from safedial.testing import dead_port
 
@@ -150,9 +140,7 @@ def outage() -> "Iterator[Callable[..., Outage]]":
                 sock.sendall(b"hello")
                 assert sock.recv(5) == b"hello"
     """
-    from safedial.testing import Outage
-
-    yield from _entering(Outage)
+    yield from _entering("Outage")
 
 
 @pytest.fixture

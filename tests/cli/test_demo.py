@@ -13,7 +13,7 @@ import pytest
 
 import safedial
 from safedial import cli
-from safedial.cli import demo, demo_loop
+from safedial.cli import demo
 from tests.support import faults, namespace
 
 FORCED = demo.Limits(dialing=0.0, comeback=0.2)
@@ -100,7 +100,7 @@ class TestAct:
             monkeypatch.setattr("safedial.testing.faults._narrow", lambda *args: None)
 
     def test_a_loop_that_trusts_its_socket_keeps_the_server_out(self):
-        tally = demo.play(demo_loop.PLAIN, FORCED)
+        tally = demo.play(demo.PLAIN, FORCED)
         assert (tally.self_connects, tally.released, tally.forced) == (1, 0, True)
         assert tally.dials == tally.dials_before
         assert tally.after is None
@@ -110,7 +110,7 @@ class TestAct:
 
     @pytest.mark.skipif(sys.platform != "linux", reason="other systems let SO_REUSEADDR bind beside TIME_WAIT")
     def test_a_plain_close_keeps_the_server_out(self):
-        tally = demo.play(demo_loop.CLOSING, FORCED)
+        tally = demo.play(demo.CLOSING, FORCED)
         assert tally.self_connects >= 1
         assert tally.forced
         assert tally.dials > tally.dials_before
@@ -119,14 +119,14 @@ class TestAct:
         assert tally.error == IN_USE
 
     def test_safedial_releases_the_port_and_the_server_is_back(self):
-        tally = demo.play(demo_loop.SAFE, demo.Limits(), dials=100, force=True)
+        tally = demo.play(demo.SAFE, demo.Limits(), dials=100, force=True)
         assert tally.forced
         assert tally.released >= 1
         assert demo.flaws(tally, steered=demo.steering_works(tally.port)) == []
 
 
 def test_safedial_unforced():
-    tally = demo.play(demo_loop.SAFE, demo.Limits(), dials=100)
+    tally = demo.play(demo.SAFE, demo.Limits(), dials=100)
     assert tally.dials >= tally.dials_before >= 100
     assert not tally.forced
     assert demo.flaws(tally, steered=demo.steering_works(tally.port)) == []
@@ -134,14 +134,14 @@ def test_safedial_unforced():
 
 def test_self_connects_of_an_unsteered_safedial_are_counted(monkeypatch, caplog):
     monkeypatch.setattr(safedial._tcp.steering, "_steerable", False)
-    tally = demo.play(demo_loop.SAFE, demo.Limits(), dials=100, force=True)
+    tally = demo.play(demo.SAFE, demo.Limits(), dials=100, force=True)
     assert not demo.steering_works(tally.port)
     assert tally.released == sum(record.levelname == "WARNING" for record in caplog.records)
     assert demo.flaws(tally, steered=False) == []
 
 
 @pytest.mark.parametrize(
-    ("contender", "stage"), [(demo_loop.SAFE, "the loop dials"), (demo_loop.PLAIN, "the server tries to bind")]
+    ("contender", "stage"), [(demo.SAFE, "the loop dials"), (demo.PLAIN, "the server tries to bind")]
 )
 def test_an_interrupt_leaves_nothing_behind(contender, stage):
     # conftest checks threads and descriptors; the logging handler is checked here.
@@ -151,7 +151,7 @@ def test_an_interrupt_leaves_nothing_behind(contender, stage):
         if now == stage:
             raise KeyboardInterrupt
 
-    dials = 10**9 if contender is demo_loop.SAFE else None
+    dials = 10**9 if contender is demo.SAFE else None
     with pytest.raises(KeyboardInterrupt):
         demo.play(contender, demo.Limits(), dials=dials, watch=interrupt)
     assert safedial.events.logger.handlers == handlers
@@ -163,13 +163,13 @@ def test_a_loop_that_cannot_reach_its_server_is_an_error(monkeypatch):
 
     monkeypatch.setattr(demo, "PATIENCE", 0.05)
     with pytest.raises(TimeoutError, match="no connection to a server"):
-        demo.play(dataclasses.replace(demo_loop.PLAIN, dial=refused), FORCED)
+        demo.play(dataclasses.replace(demo.PLAIN, dial=refused), FORCED)
 
 
 @pytest.mark.skipif(safedial._tcp.steering.read_range() is None, reason="no ephemeral range to read")
 def test_the_port_is_one_that_the_kernel_likes_to_draw():
     low, high = safedial._tcp.steering.read_range()
-    port = demo.play(demo_loop.SAFE, demo.Limits(), dials=1).port
+    port = demo.play(demo.SAFE, demo.Limits(), dials=1).port
     assert low <= port <= high
     assert (port - low) % 2 == 0
 
@@ -185,7 +185,7 @@ def play_beside_time_wait():
         with faults.listener(port=port) as server, socket.create_connection(server.getsockname()) as near:
             server.accept()[0].close()  # the side that closes first is the one in TIME_WAIT
             near.recv(1)
-    return {demo.play(demo_loop.SAFE, demo.Limits(), dials=1).port for _ in range(10)}
+    return {demo.play(demo.SAFE, demo.Limits(), dials=1).port for _ in range(10)}
 
 
 class TestReport:
@@ -209,7 +209,7 @@ class TestReport:
         return played
 
     def test_forced_acts_say_so(self, play):
-        status, text = play(plain=[demo_loop.PLAIN])
+        status, text = play(plain=[demo.PLAIN])
         assert status == 0
         assert text.count("The fault was then forced") == 2
         assert re.search(r"^create_connection +[\d,]+ +1\* ", text, re.MULTILINE)
@@ -217,7 +217,7 @@ class TestReport:
         assert "* forced" in text
 
     def test_a_row_that_is_not_clean_is_exit_status_1(self, play):
-        status, text = play(plain=[demo_loop.PLAIN], safe=dataclasses.replace(demo_loop.PLAIN, name="safedial"))
+        status, text = play(plain=[demo.PLAIN], safe=dataclasses.replace(demo.PLAIN, name="safedial"))
         assert status == 1
         assert "safedial's row is not clean: self-connected sockets that its loop was given: 1" in text
 

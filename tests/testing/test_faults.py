@@ -314,7 +314,7 @@ class TestCounts:
 
     @pytest.mark.parametrize("port", ["80", True, 80.0], ids=repr)
     def test_ports_that_are_not_numbers(self, port):
-        with pytest.raises(TypeError, match="port must be a number"), testing.ports_exhausted(port):
+        with pytest.raises(TypeError, match="port must be a whole number"), testing.ports_exhausted(port):
             pass
 
     def test_sockets_without_a_hash(self, server, mechanism):

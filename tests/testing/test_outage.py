@@ -21,9 +21,9 @@ class TestArguments:
     @pytest.mark.parametrize(
         ("options", "error", "words"),
         [
-            ({"port": "x"}, TypeError, "port must be a number, not 'x'"),
-            ({"port": "80"}, TypeError, "port must be a number"),
-            ({"port": True}, TypeError, "port must be a number"),
+            ({"port": "x"}, TypeError, "port must be a whole number, not 'x'"),
+            ({"port": "80"}, TypeError, "port must be a whole number"),
+            ({"port": True}, TypeError, "port must be a whole number"),
             ({"port": 0}, ValueError, "port must be from 1 to 65535, not 0"),
             ({"port": 65536}, ValueError, "port must be from 1 to 65535"),
             ({"server": [1]}, TypeError, "server must be a function or a list of words"),

@@ -1,7 +1,7 @@
 """The command line, ``safedial demo``: arguments and exit statuses.
 
-May import everything; only ``python -m safedial`` imports it. rich is imported when a command needs it, so
-that this module works without the extra ``cli``.
+May import everything; only ``python -m safedial`` imports it. rich is imported when a command needs it, so that this
+module works without the extra ``cli``.
 """
 
 import argparse
@@ -10,9 +10,6 @@ import sys
 from collections.abc import Sequence
 
 import safedial
-
-# A shell's status for a process that SIGINT ended: 128 + 2.
-_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,16 +26,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     demo.set_defaults(run=_demo)
     try:
-        status: int = parser.parse_args(argv).run()
+        return int(parser.parse_args(argv).run())
     except KeyboardInterrupt:
-        return _INTERRUPTED
-    return status
+        return 130  # a shell's status for a process that SIGINT ended: 128 + 2
 
 
 def _demo() -> int:
     try:
-        # Imported separately, so that an ImportError in our own modules is not taken for its absence.
-        importlib.import_module("rich")
+        importlib.import_module("rich")  # by itself: an ImportError in our own modules is a bug
     except ImportError:
         sys.stderr.write("safedial demo needs rich for its progress bar and table: pip install 'safedial[cli]'\n")
         return 2

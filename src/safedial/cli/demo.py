@@ -1,45 +1,78 @@
 """The outage, replayed with real sockets: a server dies, a loop dials on, the server tries to come back.
 
-Each act has one contender, and its own server and port. The main thread is the server, a second thread
-the reconnect loop. Loopback only, and nothing is left behind. Prints nothing: `demo_report` does.
+Each act has one contender, and its own server and port. The main thread is the server, a second thread the reconnect
+loop. Loopback only. Prints nothing: `demo_report` does.
 """
 
+import contextlib
+import logging
 import os
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, Self, TypeAlias
 
+from safedial._dial.dialer import safe_connect
 from safedial._tcp import steering
-from safedial._tcp.selfconnect import release
-from safedial.cli.demo_loop import GREETING, HOST, PATIENCE, Contender, Loop
+from safedial._tcp.selfconnect import RESET, is_self_connected, release
+from safedial.events import logger
 from safedial.testing import dead_port, self_connect
+from safedial.testing.servers import Address
 
 Stage: TypeAlias = Literal["the loop dials", "forcing the fault", "the server tries to bind"]
 Watch: TypeAlias = Callable[[Stage, int], object]
 
-# Seconds in which a forced self-connect must happen. It takes a millisecond; three that fail must not
-# carry the demo past its minute.
+HOST = "127.0.0.1"
+# Data that proves a server, as SMTP's greeting does (RFC 5321 section 4.2). A self-connected socket reads only its own.
+GREETING = b"220 the real server\r\n"
+# Seconds for a dial or a greeting, which takes a millisecond on an idle machine.
+PATIENCE = 5.0
+# Seconds in which a forced self-connect must happen. It takes a millisecond; three that fail must fit into a minute.
 _FORCING = 2.0
-
-# Seconds between the server's attempts to bind. A supervisor waits longer (systemd's RestartSec:
-# 0.1); a finer step shows that the port was never free.
+# Seconds between the server's attempts to bind. Supervisors wait longer (systemd's RestartSec: 0.1); the short step
+# shows that the port was never free.
 _BIND_PAUSE = 0.01
-
 # Seconds between two looks at the loop. rich draws its bars ten times a second.
 _TICK = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """How long an act may take."""
+class Contender:
+    """A way to dial in a reconnect loop."""
 
-    # Seconds for the fault to happen by itself. An idle Linux takes 1 (it needs 15,000 to 50,000 dials), a busy
-    # one several. Three acts must stay under a minute.
+    name: str
+    habit: str  # what its loop does
+    leaves: str  # why its server can't come back; empty if it can
+    dial: Callable[[Address, float], socket.socket]
+    closes: bool = False  # whether its loop closes a self-connected socket; if not, it waits for data on it
+
+
+PLAIN = Contender(
+    "create_connection",
+    "trusts the socket that it gets, as most reconnect loops do",
+    "The loop holds the port, and waits for words from itself.",
+    socket.create_connection,
+)
+# Go's dialTCP (src/net/tcpsock_posix.go): compare the addresses, close, dial again.
+CLOSING = Contender(
+    "plain close (Go's way)",
+    "compares local and peer address, closes a self-connected socket, and dials on",
+    "The closed socket holds the port in TIME_WAIT (60 s on Linux).",
+    socket.create_connection,
+    closes=True,
+)
+SAFE = Contender("safedial", "safe_connect in place of create_connection, nothing else changed", "", safe_connect)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long an act may take, in seconds. Three acts must stay under a minute."""
+
+    # For the fault to happen by itself. 15,000 to 50,000 dials take 1 second on an idle Linux, several on a busy one.
     dialing: float = 12.0
-    # Seconds in which the server tries to bind: hundreds of times.
-    comeback: float = 4.0
+    comeback: float = 4.0  # for the server to bind, hundreds of times
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,7 +82,7 @@ class Tally:
     name: str  # the contender's
     port: int
     limits: Limits
-    dials: int = 0  # since the server died
+    dials: int = -1  # since the server died: the first one, which reaches it, does not count
     dials_before: int = 0  # until the first self-connect; for safedial until the comeback
     seconds_before: float = 0.0  # the time that these took
     self_connects: int = 0  # self-connected sockets that the loop was given
@@ -61,25 +94,88 @@ class Tally:
     after: float | None = None  # seconds until the server listened again; None if it gave up
     reached: bool = False  # whether the loop then read its greeting
 
+    @property
+    def faults(self) -> int:
+        """How often the loop's sockets were connected to themselves."""
+        return self.self_connects + self.released
+
 
 def flaws(tally: Tally, *, steered: bool) -> list[str]:
     """Return the flaws of safedial's *tally*, in words; empty if it is clean.
 
-    A kernel that can't be steered may still draw the port, and a bind may come just before the release:
-    then one bind may fail.
+    If the kernel can't be steered, one bind may fail: it may come between a self-connect and its release.
     """
     found: list[str] = []
     if tally.self_connects:
         found.append(f"self-connected sockets that its loop was given: {tally.self_connects}")
     if tally.failed > (0 if steered else 1):
         found.append(f"{tally.failed} of the server's {tally.binds} binds failed ({tally.error})")
-        if not tally.self_connects and not tally.released:
+        if not tally.faults:
             found.append("as its loop never drew the port, another process may have: run the demo again")
     if tally.after is None:
         found.append("the server did not come back")
     elif not tally.reached:
         found.append("the loop did not reach the server that came back")
     return found
+
+
+class Loop(logging.Handler):
+    """A bare reconnect loop in its own thread.
+
+    A logging handler, because each warning of the `safedial` logger is a self-connect that was released. Any handler
+    also keeps the warnings off the terminal.
+    """
+
+    def __init__(self, contender: Contender, tally: Tally) -> None:
+        super().__init__(logging.WARNING)
+        self.first_fault: tuple[int, float] | None = None  # the dials and the time at the first self-connect
+        self.reached = threading.Event()  # set when the loop has read the greeting
+        self._over = threading.Event()
+        self._contender = contender
+        self._tally = tally
+
+    @contextlib.contextmanager
+    def running(self) -> Generator[Self]:
+        """Run the loop inside the block."""
+        # A daemon, so that a second interrupt during the join can't keep the process.
+        thread = threading.Thread(target=self._run, name=f"safedial demo: {self._contender.name}", daemon=True)
+        logger.addHandler(self)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._over.set()
+            thread.join()
+            logger.removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002, D102  # of one kind only
+        self._tally.released += 1
+        self._note_fault()
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            self._tally.dials += 1
+            # Refused or reset: dial on without a pause, as the loops of real outages did.
+            with contextlib.suppress(OSError), self._contender.dial((HOST, self._tally.port), PATIENCE) as sock:
+                self._use(sock)
+
+    def _use(self, sock: socket.socket) -> None:
+        if not is_self_connected(sock):
+            if sock.recv(len(GREETING), socket.MSG_WAITALL) == GREETING:
+                self.reached.set()
+            sock.recv(1)  # returns when the server dies
+            return
+        self._tally.self_connects += 1
+        if self._contender.closes:
+            sock.close()
+            self._note_fault()
+        else:
+            self._note_fault()
+            self._over.wait()  # nothing fails on this socket, so nothing makes the loop dial again
+            release(sock)
+
+    def _note_fault(self) -> None:
+        self.first_fault = self.first_fault or (self._tally.dials, time.monotonic())
 
 
 def play(
@@ -89,22 +185,19 @@ def play(
 
     It does so after *dials*, or after `limits.dialing`. If *dials* is None, it waits for a self-connect, which is
     forced if none happens in time. *force* forces one in any case. *watch* is called ten times a second, and after
-    each failed bind, with the stage and the dials since the server died.
-
-    Raises:
-        OSError: the loop and its server could not even meet before anything went wrong.
+    each failed bind, with the stage and the dials since the server died. Raise OSError if the loop can't reach its
+    server in the first place.
     """
     tally = Tally(name=contender.name, port=dead_port(HOST), limits=limits)
     listener = socket.create_server((HOST, tally.port))  # sets SO_REUSEADDR, as servers should on POSIX
     # The listener closes first, which ends the loop's wait if it was never accepted.
-    with Loop(contender, tally.port).running() as loop, listener:
+    with Loop(contender, tally).running() as loop, listener:
         if not _serve(listener, loop):
             raise TimeoutError(f"no connection to a server on {HOST} port {tally.port} within {PATIENCE:.0f} s")
         listener.close()
-        died, first = time.monotonic(), loop.dials
+        died = time.monotonic()
 
         def look(stage: Stage) -> None:
-            tally.dials = loop.dials - first
             if watch is not None:
                 watch(stage, tally.dials)
 
@@ -115,20 +208,19 @@ def play(
                 look(stage)
 
         def enough() -> bool:
-            return loop.faults > 0 if dials is None else loop.dials - first >= dials
+            return tally.faults > 0 if dials is None else tally.dials >= dials
 
         wait(enough, limits.dialing, "the loop dials")
-        tally.forced = force or (dials is None and not loop.faults)
+        tally.forced = force or (dials is None and not tally.faults)
         if tally.forced:
-            faults = loop.faults
+            faults = tally.faults
             with self_connect(tally.port, times=1):
-                wait(lambda: loop.faults > faults, _FORCING, "forcing the fault")
-        last, until = loop.dials, time.monotonic()
+                wait(lambda: tally.faults > faults, _FORCING, "forcing the fault")
+        tally.dials_before, until = tally.dials, time.monotonic()
         if dials is None and loop.first_fault is not None:
-            last, until = loop.first_fault
+            tally.dials_before, until = loop.first_fault
+        tally.seconds_before = until - died
         _come_back(tally, loop, lambda: look("the server tries to bind"))
-    tally.dials, tally.dials_before, tally.seconds_before = loop.dials - first, last - first, until - died
-    tally.self_connects, tally.released = loop.self_connects, loop.released
     return tally
 
 
@@ -145,11 +237,10 @@ def _serve(listener: socket.socket, loop: Loop) -> bool:
     listener.settimeout(PATIENCE)
     try:
         connection, _ = listener.accept()
-        try:
+        with connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)  # the end of a crash
             connection.sendall(GREETING)
             return loop.reached.wait(PATIENCE)
-        finally:
-            release(connection)  # as a crash does: reset, with nothing left behind
     except OSError:
         return False
 
@@ -159,14 +250,12 @@ def _come_back(tally: Tally, loop: Loop, look: Callable[[], object]) -> None:
     while not tally.binds or time.monotonic() - began < tally.limits.comeback:
         tally.binds += 1
         try:
-            listener = socket.create_server((HOST, tally.port))
+            with socket.create_server((HOST, tally.port)) as listener:
+                tally.after = time.monotonic() - began
+                tally.reached = _serve(listener, loop)
+                return
         except OSError as error:
             tally.failed += 1
             tally.error = os.strerror(error.errno or 0)
             look()
             time.sleep(_BIND_PAUSE)
-        else:
-            with listener:
-                tally.after = time.monotonic() - began
-                tally.reached = _serve(listener, loop)
-            return

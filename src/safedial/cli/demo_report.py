@@ -7,27 +7,25 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from safedial.cli import demo, demo_loop
-from safedial.cli.demo import Limits, Stage, Tally
-from safedial.cli.demo_loop import Contender
+from safedial.cli import demo
+from safedial.cli.demo import Contender, Limits, Stage, Tally
 
-# Dials that safedial makes before its server comes back, at least. In as many, plain dials on
-# Linux connect to themselves 2 to 4 times (measured).
+# The least number of dials that safedial makes before its server comes back. Of as many plain dials on Linux, 2 to 4
+# connect to themselves (measured).
 _ENOUGH_DIALS = 100_000
 
 
 def run(
     console: Console | None = None,
     limits: Limits | None = None,
-    plain: Sequence[Contender] = (demo_loop.PLAIN, demo_loop.CLOSING),
-    safe: Contender = demo_loop.SAFE,
+    plain: Sequence[Contender] = (demo.PLAIN, demo.CLOSING),
+    safe: Contender = demo.SAFE,
     enough_dials: int = _ENOUGH_DIALS,
 ) -> int:
     """Play every act and print the report. Return the exit status: 0 if *safe* is clean, else 1.
 
     *plain* dial until they connect to themselves. *safe* dials *enough_dials* times, or as often as they did. If the
-    self-connect had to be forced on one of *plain*, it is forced on *safe* too. OSError means that there is no
-    loopback to play on.
+    self-connect had to be forced on one of *plain*, it is forced on *safe* too. OSError: there is no loopback.
     """
     console = console or Console()
     limits = limits or Limits()

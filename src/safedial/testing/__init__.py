@@ -1,8 +1,8 @@
 """Faults for tests of clients, made on the real kernel: self-connects, EADDRNOTAVAIL, outages.
 
-For unittest and any other framework; the pytest plugin has them as fixtures. Nothing is patched until a
-fault begins. Tested on Linux, also with the options switched off that other systems lack. May import
-everything but adapters, cli and the plugin.
+For unittest and any other framework; the pytest plugin has them as fixtures. Nothing is patched until a fault begins.
+Tested on Linux, also with the options switched off that other systems lack. May import everything but adapters, cli
+and the plugin.
 """
 
 from safedial.testing.faults import Fault, address_not_available, ports_exhausted, self_connect

@@ -1,7 +1,7 @@
 """The faults of a connect, made on the real kernel: a self-connect, and no local port to connect from.
 
-No root is needed. Linux from 6.3 on makes both with IP_LOCAL_PORT_RANGE; elsewhere binding the source
-port makes the self-connect. Each `Fault` says by which means it was made.
+No root is needed. Linux from 6.3 on makes both with IP_LOCAL_PORT_RANGE; elsewhere binding the source port makes the
+self-connect.
 """
 
 import contextlib
@@ -15,33 +15,16 @@ from typing import Literal, TypeAlias
 from safedial._address import SockAddr, same_endpoint
 from safedial._tcp import steering
 from safedial.testing.intercept import Connect, intercepting
-from safedial.testing.ports import all_taken, refused_port
+from safedial.testing.ports import all_taken, check_port, check_whole, refused_port
 
 Means: TypeAlias = Literal["IP_LOCAL_PORT_RANGE", "bind", "simulated"]
 
 
-def check_count(name: str, value: object) -> None:
-    """Raise TypeError or ValueError naming *name* if *value* is not a number of times."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, not {value}")
-
-
-def check_target(port: object) -> None:
-    """Raise TypeError or ValueError if *port* is not a port that a client can dial."""
-    if isinstance(port, bool) or not isinstance(port, int):
-        raise TypeError(f"port must be a number, not {port!r}")
-    if not 1 <= port <= 65535:
-        raise ValueError(f"port must be from 1 to 65535, not {port}")
-
-
 class Fault:
-    """A fault that is switched on.
+    """A fault that is switched on. It counts the connects that it hits.
 
     Attributes:
         port: the port that connects must go to for the fault; None for any port.
-        remaining: how many more connects it will hit; None for all.
         triggered: how many connects it has hit.
         means: how the last one was made; None before the first. ``bind``: the source port was bound.
             ``simulated``: the kernel offers no way, so the error was raised without a connect.
@@ -49,56 +32,53 @@ class Fault:
 
     def __init__(self, port: int | None, times: int | None) -> None:
         if port is not None:
-            check_target(port)
+            check_port(port)
         if times is not None:
-            check_count("times", times)
+            check_whole("times", times)
         self.port = port
-        self.remaining = times
         self.triggered = 0
         self.means: Means | None = None
+        self._times = times
         self._lock = threading.Lock()
+
+    @property
+    def remaining(self) -> int | None:
+        """How many more connects it will hit; None for all."""
+        return None if self._times is None else self._times - self.triggered
 
     def trigger(self, address: SockAddr) -> bool:
         """Return whether a connect to *address* must fail; if so, count it."""
         with self._lock:
             if self.port not in (None, address[1]) or self.remaining == 0:
                 return False
-            self._count(1)
+            self.triggered += 1
             return True
 
     def revert(self) -> None:
         """Uncount the last connect: the fault could not be made."""
         with self._lock:
-            self._count(-1)
-
-    def _count(self, connects: int) -> None:
-        self.triggered += connects
-        if self.remaining is not None:
-            self.remaining -= connects
+            self.triggered -= 1
 
 
 @contextlib.contextmanager
 def self_connect(port: int, times: int | None = None) -> Generator[Fault]:
-    """Make connects of this process to *port* connect to themselves, whichever library makes them.
+    """Make connects of this process to *port* connect to themselves, whichever library makes them. Yield the `Fault`.
 
     Args:
-        port: a port of this host. If a server listens on it, the kernel connects to the server. After
-            a self-connected socket was closed without a reset, its TIME_WAIT keeps the port: further
-            connects are refused, for a second if the means is IP_LOCAL_PORT_RANGE, else for a minute.
+        port: a port of this host. If a server listens on it, the kernel connects to the server. After a self-connected
+            socket was closed without a reset, its TIME_WAIT keeps the port: further connects are refused, for a second
+            if the means is IP_LOCAL_PORT_RANGE, else for a minute.
         times: how many connects, from the next one on. Default: None, all.
-
-    Yields:
-        The `Fault`, which counts the connects.
     """
-    check_target(port)
+    check_port(port)
     fault = Fault(port, times)
 
     def intercept(sock: socket.socket, address: SockAddr, connect: Connect) -> bool:
         ends = _endpoints(sock, address) if address[1] == port else None
         if ends is None or not fault.trigger(address):
             return False
-        means_before = fault.means
-        if same_endpoint(*ends) and _in_range(port):
+        means_before, drawn = fault.means, steering.read_range()
+        if same_endpoint(*ends) and drawn is not None and drawn.low <= port <= drawn.high:
             try:
                 if _connects_from(port, sock, connect, fault):
                     return True
@@ -106,7 +86,7 @@ def self_connect(port: int, times: int | None = None) -> Generator[Fault]:
                 if error.errno != errno.EADDRNOTAVAIL:
                     raise
         # On other systems, and if connections of an earlier server are in TIME_WAIT.
-        if _bind(sock, address):
+        if _bind(sock, ends[1]):
             fault.means = "bind"
             connect()
             return True
@@ -120,15 +100,12 @@ def self_connect(port: int, times: int | None = None) -> Generator[Fault]:
 
 @contextlib.contextmanager
 def address_not_available(port: int | None = None, times: int | None = 1) -> Generator[Fault]:
-    """Make connects of this process fail with EADDRNOTAVAIL, as if no local port were free.
+    """Make connects of this process fail with EADDRNOTAVAIL, as if no local port were free. Yield the `Fault`.
 
     Args:
         port: the port that they go to. Default: None, any.
-        times: how many connects, from the next one on; None: all. A dial that tries the other
-            side of the range, as safedial's does, makes a connect for each side. Default: 1.
-
-    Yields:
-        The `Fault`, which counts the connects.
+        times: how many connects, from the next one on; None: all. A dial that tries the other side of the range, as
+            safedial's does, makes a connect for each side. Default: 1.
     """
     fault = Fault(port, times)
     with refused_port() as held:
@@ -147,18 +124,13 @@ def address_not_available(port: int | None = None, times: int | None = 1) -> Gen
 
 @contextlib.contextmanager
 def ports_exhausted(port: int) -> Generator[Fault]:
-    """Leave no local port towards *port*: every connect of this process to it fails with EADDRNOTAVAIL.
+    """Leave no local port towards *port* of any address: every connect to it fails with EADDRNOTAVAIL.
 
-    Other destinations and other processes notice nothing. In a range of at most 1,000 ports, such as
-    `in_namespace` can set, the ports are really used up: C libraries find none either.
-
-    Args:
-        port: the destination's port, at any address.
-
-    Yields:
-        The `Fault`, which counts the connects of Python code.
+    Other destinations and other processes notice nothing. In a range of at most 1,000 ports, such as `in_namespace`
+    can set, the ports are really used up: C libraries find none either. Yield the `Fault`, which counts the connects of
+    Python code.
     """
-    check_target(port)
+    check_port(port)
     with address_not_available(port, times=None) as fault, all_taken():
         yield fault
 
@@ -166,8 +138,8 @@ def ports_exhausted(port: int) -> Generator[Fault]:
 def _endpoints(sock: socket.socket, address: SockAddr) -> tuple[SockAddr, SockAddr] | None:
     """Return the local and the peer address of a connect to *address*, both with the peer's port.
 
-    None if faults leave the connect alone, because the kernel does not choose its port, or because it must fail
-    anyway (the name is unknown, there is no route) and reports that itself.
+    The peer of a wildcard address is the loopback address. None if faults leave the connect alone: the kernel does not
+    choose its port, or it fails anyway, because the name is unknown or there is no route.
     """
     if sock.getsockname()[1]:  # bound by the caller, or drawn by an earlier connect: asyncio makes a second one
         return None
@@ -180,11 +152,6 @@ def _endpoints(sock: socket.socket, address: SockAddr) -> tuple[SockAddr, SockAd
         local: SockAddr = probe.getsockname()
         peer: SockAddr = probe.getpeername()
         return (local[0], *peer[1:]), peer
-
-
-def _in_range(port: int) -> bool:
-    found = steering.read_range()
-    return found is not None and found.low <= port <= found.high
 
 
 def _connects_from(port: int, sock: socket.socket, connect: Connect, fault: Fault) -> bool:
@@ -212,19 +179,15 @@ def _narrow(sock: socket.socket, option: int) -> int | None:
     return before
 
 
-# A connect to a wildcard address goes to the loopback address, from there.
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # nothing listens on it
-
-
 def _bind(sock: socket.socket, address: SockAddr) -> bool:
     """Bind *sock* to *address*, and return whether that was possible; if not, *sock* stays as it was."""
     before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
-    # With SO_REUSEADDR, a server that sets it too could bind beside a self-connect, or its TIME_WAIT. So it
-    # is set only if connections of an earlier server are in the way.
+    # With SO_REUSEADDR, a server that sets it too could bind beside a self-connect, or its TIME_WAIT. So it is set only
+    # if connections of an earlier server are in the way.
     for reuse in (before, 1):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
         with contextlib.suppress(OSError):
-            sock.bind((_LOOPBACK.get(address[0], address[0]), *address[1:]))
+            sock.bind(address)
             return True
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, before)
     return False

@@ -13,12 +13,11 @@ _STATES = {b"01": "ESTABLISHED", b"06": "TIME_WAIT", b"07": "CLOSE", b"08": "CLO
 
 def holders(port: int) -> list[str]:
     """Describe each TCP socket of this host whose local port is *port*, and its process."""
-    return [_described(row) for row in procnet.sockets_on(port)]
-
-
-def _described(row: procnet.Row) -> str:
-    state = _STATES.get(row.state, f"state {row.state.decode()}")
-    return f"{state}{' to itself' if row.peer == row.local else ''}, {_process(row.inode.decode())}"
+    found: list[str] = []
+    for row in procnet.sockets_on(port):
+        state = _STATES.get(row.state, f"state {row.state.decode()}")
+        found.append(f"{state}{' to itself' if row.peer == row.local else ''}, {_process(row.inode.decode())}")
+    return found
 
 
 def _process(inode: str) -> str:

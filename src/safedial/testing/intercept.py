@@ -1,13 +1,12 @@
 """Intercepting every TCP ``connect`` of this process, whoever calls it.
 
-Interceptors are nearer to the kernel than the guard, so that a fault defeats steering. This module
-knows nothing of particular faults.
+Interceptors are nearer to the kernel than the guard, so that a fault defeats steering. Knows no particular fault.
 """
 
 import contextlib
 import socket
-import threading
 from collections.abc import Callable, Generator
+from contextvars import ContextVar
 from typing import TypeAlias
 
 from safedial._address import SockAddr
@@ -15,20 +14,20 @@ from safedial._clients import patch
 from safedial._clients.patch import Below
 
 Connect: TypeAlias = Callable[[], None]
-# Called before each connect, with the socket, the address and a function that really connects. Returns
-# whether it made the connect itself. If not, the next interceptor is called, and in the end the kernel.
+# Called before each connect, with the socket, the address and a function that really connects. Returns whether it made
+# the connect itself. If not, the next interceptor is called, and in the end the kernel.
 Interceptor: TypeAlias = Callable[[socket.socket, SockAddr, Connect], bool]
 
 _interceptors: list[Interceptor] = []
 _lock = patch.lock_held_across_forks()
-_bypass = threading.local()
+_bypassed: ContextVar[bool] = ContextVar("_bypassed", default=False)
 
 
 class _Interception:
     """The layer of all interceptors, the newest first."""
 
     def wanted(self) -> bool:
-        return not getattr(_bypass, "depth", 0)
+        return not _bypassed.get()
 
     def connect(self, sock: socket.socket, address: SockAddr, below: Below) -> None:
         def connect() -> None:
@@ -60,8 +59,8 @@ def intercepting(interceptor: Interceptor) -> Generator[None]:
 @contextlib.contextmanager
 def bypassing() -> Generator[None]:
     """Let the connects of this thread bypass the interceptors: `safedial.testing` makes some for itself."""
-    _bypass.depth = getattr(_bypass, "depth", 0) + 1
+    token = _bypassed.set(True)
     try:
         yield
     finally:
-        _bypass.depth -= 1
+        _bypassed.reset(token)

@@ -15,63 +15,55 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar
 
 from safedial._address import seconds
+from safedial.testing.ports import check_whole
 
 T = TypeVar("T")
+Range: TypeAlias = tuple[int, int]
 # The ephemeral range (None: the system's), and whether there is IPv6.
-_Namespace: TypeAlias = tuple[tuple[int, int] | None, bool]
+_Namespace: TypeAlias = tuple[Range | None, bool]
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000  # linux/sched.h
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 0x1  # linux/sockios.h, linux/if.h
 
 
 def in_namespace(
-    function: Callable[..., T],
-    *args: Any,
-    port_range: tuple[int, int] | None = None,
-    ipv6: bool = True,
-    within: float = 60.0,
+    function: Callable[..., T], *args: Any, port_range: Range | None = None, ipv6: bool = True, within: float = 60.0
 ) -> T:
     """Return ``function(*args)``, run in a child process, in a network namespace that has only loopback.
 
-    Every port is free there, and the ephemeral range can be so small that the kernel draws the port
-    that the test needs, for C libraries too.
+    Every port is free there. The ephemeral range can be so small that the kernel draws the port that the test needs,
+    for C libraries too.
 
     Args:
-        function: a function that can be imported by its name: not one of ``__main__``, nor of a test
-            file that pytest imports with ``--import-mode=importlib``. The function, its arguments and
-            its result or exception are pickled.
+        function: a function that can be imported by its name: not one of ``__main__``, nor of a test file that pytest
+            imports with ``--import-mode=importlib``. The function, its arguments and its result or exception are
+            pickled.
         *args: its arguments.
         port_range: the lowest and the highest port that the kernel draws. Default: the system's range.
         ipv6: whether there is IPv6. Default: True.
         within: seconds that it may take before it is killed. Default: 60.
 
     Raises:
-        RuntimeError: this process can't make a namespace (`no_namespace` says why), the function
-            ended its process, or its result can't be pickled.
+        RuntimeError: this process can't make a namespace (`no_namespace` says why), the function ended its process, or
+            its result can't be pickled.
         TimeoutError: it took longer than *within*.
         TypeError, ValueError: an argument is wrong; the message names it.
         BaseException: the exception that *function* raised, with the child's traceback as a note.
     """
     if not callable(function):
         raise TypeError(f"function must be callable, not {function!r}")
-    if port_range is not None:
-        _check_range(port_range)
+    if port_range is not None and (not isinstance(port_range, tuple | list) or len(port_range) != 2):
+        raise TypeError(f"port_range must be (lowest, highest), not {port_range!r}")
+    for port in port_range or ():
+        check_whole("port_range", port, 65535)
+    if port_range and port_range[0] > port_range[1]:
+        raise ValueError(f"port_range must be (lowest, highest), not {port_range!r}")
     if reason := no_namespace():
         raise RuntimeError(reason)
     return in_child(function, *args, namespace=(port_range, ipv6), within=seconds("within", within))
-
-
-def _check_range(port_range: Any) -> None:
-    if not isinstance(port_range, tuple | list) or len(cast("list[Any]", port_range)) != 2:
-        raise TypeError(f"port_range must be (lowest, highest), not {port_range!r}")
-    low, high = cast("list[Any]", port_range)
-    if not isinstance(low, int) or not isinstance(high, int):
-        raise TypeError(f"port_range must be two numbers, not {port_range!r}")
-    if not 1 <= low <= high <= 65535:
-        raise ValueError(f"port_range must go from a lower to a higher port, 1 to 65535, not {port_range!r}")
 
 
 @functools.cache
@@ -122,7 +114,11 @@ def run_child() -> None:
     result = error = trace = None
     try:
         if namespace is not None:
-            enter(*namespace)
+            port_range, ipv6 = namespace
+            _unshare(_CLONE_NEWUSER)
+            enter_network(port_range)
+            if not ipv6:
+                Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
         function, args = pickle.load(sys.stdin.buffer)  # noqa: S301
         result = function(*args)
     except BaseException as raised:
@@ -137,15 +133,7 @@ def run_child() -> None:
         reply.write(pickled)
 
 
-def enter(port_range: tuple[int, int] | None = None, ipv6: bool = True) -> None:
-    """Move this process into new user and network namespaces. It must have only one thread."""
-    _unshare(_CLONE_NEWUSER)
-    enter_network(port_range)
-    if not ipv6:
-        Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
-
-
-def enter_network(port_range: tuple[int, int] | None = None) -> None:
+def enter_network(port_range: Range | None = None) -> None:
     """Move this thread into a new network namespace, with loopback up."""
     import fcntl  # not on Windows
 

@@ -7,18 +7,16 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Literal, Self
 from weakref import WeakValueDictionary
 
 from safedial._address import SockAddr, shown
 from safedial._address import seconds as check_seconds
 from safedial._tcp.selfconnect import peer_of
-from safedial.testing.faults import check_count, check_target
 from safedial.testing.holders import holders
 from safedial.testing.intercept import Connect, Interceptor, intercepting
-from safedial.testing.ports import check_numeric, dead_port
-from safedial.testing.servers import Address, Handler, ProcessServer, ThreadServer, echo, fill
+from safedial.testing.ports import check_numeric, check_port, check_whole, dead_port
+from safedial.testing.servers import Address, ProcessServer, Server, ThreadServer, echo, fill
 
 # Seconds between two attempts to bind.
 _BIND_PAUSE = 0.01
@@ -33,8 +31,8 @@ class Start:
     Attributes:
         seconds: the time until it listened.
         binds: how often it tried to bind; 1 if the port was free.
-        holders: the sockets that held the port when the first bind failed, described in words; empty
-            if the port was free, and on other systems than Linux.
+        holders: the sockets that held the port when the first bind failed, described in words; empty if the port was
+            free, and on other systems than Linux.
     """
 
     seconds: float
@@ -43,11 +41,11 @@ class Start:
 
 
 class Outage:
-    """A TCP server for tests of reconnecting clients. A context manager, inside of which the server starts up.
+    """A TCP server for tests of reconnecting clients. A context manager: it starts the server, and kills it at the end.
 
     Args:
-        server: the server. A function is called with each connected socket, in a thread of its own. A
-            list of words is a command that listens on ``{host}`` and ``{port}``, such as
+        server: the server. A function is called with each connected socket, in a thread of its own. A list of words is
+            a command that listens on ``{host}`` and ``{port}``, such as
             ``["redis-server", "--bind", "{host}", "--port", "{port}"]``. Default: an echo.
         host: the numeric address to listen on. Default: 127.0.0.1.
         port: the port. Default: a free one that is at risk, a `dead_port`.
@@ -61,31 +59,27 @@ class Outage:
 
     Raises:
         TypeError, ValueError: an argument is wrong; the message names it.
-        OSError: the server did not come up. The message or a note says who holds the port, or what the
-            command printed.
+        OSError: the server did not come up. The message or a note says who holds the port, or what the command printed.
     """
 
     def __init__(
-        self,
-        server: Handler | Sequence[str] = echo,
-        *,
-        host: str = "127.0.0.1",
-        port: int | None = None,
-        within: float = 10.0,
+        self, server: Server = echo, *, host: str = "127.0.0.1", port: int | None = None, within: float = 10.0
     ) -> None:
-        if not callable(server) and not _is_command(server):
-            raise TypeError(f"server must be a function or a list of words, not {shown(server)}")
+        if not callable(server):
+            words: Sequence[object] = () if isinstance(server, str) or not isinstance(server, Sequence) else server
+            if not words or not all(isinstance(word, str) for word in words):
+                raise TypeError(f"server must be a function or a list of words, not {shown(server)}")
         check_numeric(host)
         if port is not None:
-            check_target(port)
+            check_port(port)
         self._within = check_seconds("within", within)
         self.host = host
         self.port: int = dead_port(host) if port is None else port
         self.state: Literal["down", "up", "frozen"] = "down"
         self.started: Start | None = None
-        self._what = server
+        self._kind = server
         self._server: ThreadServer | ProcessServer | None = None
-        self._backlog = contextlib.ExitStack()  # what fills it while the server is frozen
+        self._backlog = contextlib.ExitStack()  # the connections that fill it while the server is frozen
         # Reentrant: a client's attempt, in any thread, may start the server.
         self._lock = threading.RLock()
         self._refusing = contextlib.ExitStack()
@@ -96,9 +90,7 @@ class Outage:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.kill()
 
     @property
@@ -113,7 +105,7 @@ class Outage:
             self._refusal = None
             self._backlog.close()
             if self._server is not None and not self._server.alive:
-                self._server.kill()
+                self._server.end(kill=True)
                 self._server = None
             if self._server is None or self.started is None:
                 self._server, self.started = self._bind()
@@ -124,17 +116,16 @@ class Outage:
 
     def stop(self) -> None:
         """End in order: connections are closed, attempts to connect refused."""
-        self._end("stop")
+        self._end(kill=False)
 
     def kill(self) -> None:
         """End as in a crash: connections are reset, attempts refused. A command's child processes die too."""
-        self._end("kill")
+        self._end(kill=True)
 
     def freeze(self) -> None:
         """Accept nothing more, with a full backlog: attempts to connect get no answer.
 
-        A command is suspended (SIGSTOP), so that its connections get no answer either. The connections of a
-        function live on.
+        A command is suspended (SIGSTOP), so that its connections get no answer either. Those of a function live on.
         """
         with self._lock:
             if self._server is None or not self._server.alive:
@@ -151,59 +142,56 @@ class Outage:
     def refuse_for(self, *, dials: int | None = None, seconds: float | None = None) -> None:
         """Be down for a while: stop, and come up again before the dial after *dials*, or after *seconds*.
 
-        A dial is a ``connect()`` of this process's Python code, once for each socket; those of C
-        libraries can't be counted. Give exactly one of the two.
+        A dial is a ``connect()`` of this process's Python code, once for each socket; those of C libraries can't be
+        counted. Give exactly one of the two.
         """
         if (dials is None) == (seconds is None):
             raise TypeError("refuse_for() takes either dials or seconds")
         if dials is not None:
-            check_count("dials", dials)
-        delay = None if seconds is None else check_seconds("seconds", seconds)
+            check_whole("dials", dials)
+        if seconds is not None:
+            seconds = check_seconds("seconds", seconds)
         self.stop()
         with self._lock:
             refusal = self._refusal = object()
             if dials is not None:
                 self._refusing.enter_context(intercepting(self._counter(dials, refusal)))
-            else:
-                timer = threading.Timer(delay or 0.0, self._come_back, [refusal])
+            elif seconds is not None:
+                timer = threading.Timer(seconds, self._come_back, [refusal])
                 timer.start()
-                self._refusing.callback(_end, timer)
+                self._refusing.callback(_cancel, timer)
 
     def _come_back(self, refusal: object) -> None:
         with self._lock:
             if self._refusal is refusal:
                 self.start()
 
-    def _end(self, how: Literal["stop", "kill"]) -> None:
+    def _end(self, *, kill: bool) -> None:
         self._refusing.close()
         with self._lock:
             self._backlog.close()
             server, self._server, self.state, self._refusal = self._server, None, "down", None
             if server is not None:
-                getattr(server, how)()  # under the lock: another start waits until the port is free
+                server.end(kill=kill)  # under the lock: another start waits until the port is free
 
     def _bind(self) -> tuple[ThreadServer | ProcessServer, Start]:
         began, binds = time.monotonic(), 0
         held_by: tuple[str, ...] = ()
+        server: ThreadServer | ProcessServer
+        kind, address = self._kind, self.address
         while True:
             binds += 1
             try:
-                server = self._serve()
+                server = ThreadServer(address, kind) if callable(kind) else ProcessServer(address, kind, self._within)
+                return server, Start(time.monotonic() - began, binds, held_by)
             except OSError as error:
                 late = time.monotonic() - began > self._within
-                held_by = held_by or tuple(holders(self.port))  # which takes its time
+                held_by = held_by or tuple(holders(self.port))  # after the clock was read, because it takes time
                 if error.errno != errno.EADDRINUSE or late:
                     for holder in held_by[:_MOST_NOTES]:
                         error.add_note(f"safedial: port {self.port} is held: {holder}")
                     raise
                 time.sleep(_BIND_PAUSE)
-            else:
-                return server, Start(time.monotonic() - began, binds, held_by)
-
-    def _serve(self) -> ThreadServer | ProcessServer:
-        if callable(self._what):
-            return ThreadServer(self.address, self._what)
-        return ProcessServer(self.address, self._what, self._within)
 
     def _counter(self, dials: int, refusal: object) -> Interceptor:
         """Return an interceptor that starts the server after *dials*, unless *refusal* has ended."""
@@ -213,8 +201,11 @@ class Outage:
 
         def intercept(sock: socket.socket, address: SockAddr, _connect: Connect) -> bool:
             nonlocal remaining
-            if address[1] != self.port or _is_connected(sock):
+            if address[1] != self.port:
                 return False
+            with contextlib.suppress(OSError):
+                peer_of(sock)
+                return False  # it is connected, perhaps by another interceptor
             with self._lock:
                 if counted.get(id(sock)) is not sock and self._refusal is refusal:
                     counted[id(sock)] = sock
@@ -226,25 +217,7 @@ class Outage:
         return intercept
 
 
-def _is_connected(sock: socket.socket) -> bool:
-    """Return whether *sock* is connected: another interceptor may have connected it."""
-    try:
-        peer_of(sock)
-    except OSError:
-        return False
-    return True
-
-
-def _is_command(words: Sequence[str]) -> bool:
-    return (
-        isinstance(words, Sequence)
-        and not isinstance(words, str)
-        and bool(words)
-        and all(isinstance(word, str) for word in words)
-    )
-
-
-def _end(timer: threading.Timer) -> None:
+def _cancel(timer: threading.Timer) -> None:
     timer.cancel()
     if timer is not threading.current_thread():
         timer.join()

@@ -1,6 +1,4 @@
-"""Ports where nobody listens, of the kind that is at risk: inside the ephemeral range, of the parity
-that ``connect()`` draws first.
-"""
+"""Ports where nobody listens and that are at risk: in the ephemeral range, of the parity that connect() draws first."""
 
 import contextlib
 import errno
@@ -13,13 +11,10 @@ from safedial._tcp import steering
 
 # Linux's default, for systems whose range can't be read (Documentation/networking/ip-sysctl.rst).
 _DEFAULT_RANGE = steering.PortRange(32768, 60999)
-
 # Each process searches from its own part of the range; a part of the default range has 220 such ports.
 _PARTS = 64
-
 # Holding more ports would take more descriptors than most processes may have.
 _MOST_TAKEN = 1000
-
 # How many ports of its part this process has passed.
 _passed = 0
 
@@ -27,9 +22,9 @@ _passed = 0
 def dead_port(host: str = "127.0.0.1") -> int:
     """Return a free port where nobody listens, and that the kernel may draw for a connect.
 
-    It lies inside the ephemeral range and has the parity of the range's low end, which connect()
-    draws first on Linux (__inet_hash_connect). So a loop that dials it may connect to itself. It
-    is not held: another process may take it. Each call returns another port.
+    It lies inside the ephemeral range and has the parity of the range's low end, which connect() draws first on
+    Linux (__inet_hash_connect). So a loop that dials it may connect to itself. It is not held: another process may
+    take it. Each call returns another port.
 
     Args:
         host: a numeric address of this host.
@@ -37,8 +32,7 @@ def dead_port(host: str = "127.0.0.1") -> int:
     Raises:
         OSError: no such port is free, or *host* is not an address of this host.
     """
-    with _bound(host) as holder:
-        port: int = holder.getsockname()[1]
+    with refused_port(host) as port:
         return port
 
 
@@ -72,37 +66,46 @@ def check_numeric(host: object) -> None:
         raise kind(f"host must be a numeric address, not {host!r}")
 
 
+def check_whole(name: str, value: object, most: int | None = None) -> None:
+    """Raise TypeError or ValueError naming *name* if *value* is not a whole number from 1 to *most*."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if value < 1 or (most is not None and value > most):
+        raise ValueError(f"{name} must be {'at least 1' if most is None else f'from 1 to {most}'}, not {value}")
+
+
+def check_port(port: object) -> None:
+    """Raise TypeError or ValueError if *port* is not a port that a client can dial."""
+    check_whole("port", port, 65535)
+
+
 def _bound(host: str) -> socket.socket:
     """Return a socket that is bound to *host* and a port at risk, which no other socket has."""
     global _passed
     check_numeric(host)
     low, high = steering.read_range() or _DEFAULT_RANGE
-    step = 2 if high > low else 1
+    ports = range(low, high + 1, 2)
     # Processes that test at the same time start in different parts, and each call starts behind the last one's port.
-    places = (high - low) // step + 1
-    part = max(1, places // _PARTS)
+    part = max(1, len(ports) // _PARTS)
     first = os.getpid() % _PARTS * part + _passed % part
-    for place in range(places):
-        port = low + (first + place) % places * step
+    for place in range(len(ports)):
+        port = ports[(first + place) % len(ports)]
         if not _is_free(port):
             continue
-        holder = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        holder = socket.socket(family_of(host), socket.SOCK_STREAM)
         try:
             holder.bind((host, port))
+            _passed += place + 1
+            return holder
         except OSError as error:
             holder.close()
             if error.errno != errno.EADDRINUSE:
                 raise
-        else:
-            _passed += place + 1
-            return holder
     raise OSError(errno.EADDRINUSE, f"no port of {low} to {high} is free on {host}")
 
 
 def _is_free(port: int) -> bool:
-    """Return whether no socket of either family has *port*, not even in TIME_WAIT, which would keep connect()
-    from drawing it.
-    """
+    """Return whether no socket of either family has *port*. Even one in TIME_WAIT keeps connect() from drawing it."""
     for family, wildcard in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104  # nothing listens
         try:
             with socket.socket(family, socket.SOCK_STREAM) as probe:

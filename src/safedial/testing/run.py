@@ -7,7 +7,6 @@ import inspect
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 from weakref import WeakValueDictionary
 
@@ -22,9 +21,13 @@ Factory: TypeAlias = Callable[[str, int], Any]
 _GRACE = 2.0
 
 
-@dataclass
+def run_client(factory: Factory, host: str, port: int, within: float) -> "Outcome":
+    """Call ``factory(host, port)``, await the result if necessary, and close the connection that it returns."""
+    return Outcome(factory, host, port, within)
+
+
 class Outcome:
-    """The outcome of one call of a factory.
+    """The outcome of one call of a factory, made in a thread. Every socket that connects to *port* is watched.
 
     Attributes:
         error: the exception that it raised; None if it returned or hung.
@@ -34,79 +37,66 @@ class Outcome:
         leaked: how many of its sockets were open after the connection that it returned was closed.
     """
 
-    error: BaseException | None = None
-    hung: bool = False
-    dialed: bool = False
-    self_connected: bool = False
-    leaked: int = 0
+    def __init__(self, factory: Factory, host: str, port: int, within: float) -> None:
+        self.error: BaseException | None = None
+        self.hung = self.dialed = self.self_connected = False
+        self._port = port
+        # By id: a user's subclass of socket may have no hash.
+        self._dialed: WeakValueDictionary[int, socket.socket] = WeakValueDictionary()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._others = {each.descriptor for each in connections() if each.peer[1] == port}
+        thread = threading.Thread(target=self._call, args=(factory, host), name="client under test", daemon=True)
+        with intercepting(self._watch):
+            thread.start()
+            thread.join(within)
+            if thread.is_alive():
+                self.hung = True
+                self._wake()
+                thread.join(_GRACE)
+        gc.collect()
+        # Also connections: TLS or a C library may have taken the descriptor from the socket that dialed.
+        left = {sock.fileno() for sock in self._dialing()} | {each.descriptor for each in self._connections()}
+        self.leaked = len(left - {-1})
 
     @property
     def returned(self) -> bool:
         """Whether it returned a connection."""
         return self.error is None and not self.hung
 
-
-def run_client(factory: Factory, host: str, port: int, within: float) -> Outcome:
-    """Call ``factory(host, port)``, await the result if necessary, and close the connection that it returns."""
-    return _Run(factory, host, port, within).outcome
-
-
-class _Run:
-    """One call of a factory, in a thread of its own. Every socket that connects to *port* is watched."""
-
-    def __init__(self, factory: Factory, host: str, port: int, within: float) -> None:
-        self.outcome = Outcome()
-        self._factory, self._host, self._port = factory, host, port
-        # By id: a user's subclass of socket may have no hash.
-        self._dialed: WeakValueDictionary[int, socket.socket] = WeakValueDictionary()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._others: set[int] = set()
-        self._others = {each.descriptor for each in self._connections()}
-        thread = threading.Thread(target=self._call, name="client under test", daemon=True)
-        with intercepting(self._watch):
-            thread.start()
-            thread.join(within)
-            if thread.is_alive():
-                self.outcome.hung = True
-                self._look()
-                self._wake()
-                thread.join(_GRACE)
-        gc.collect()
-        self.outcome.leaked = len(self._open())
-
     def _watch(self, sock: socket.socket, address: SockAddr, _connect: Connect) -> bool:
         if address[1] == self._port:  # other threads may dial elsewhere
-            self.outcome.dialed = True
+            self.dialed = True
             self._dialed[id(sock)] = sock
         return False
 
-    def _call(self) -> None:
+    def _call(self, factory: Factory, host: str) -> None:
         try:
-            returned = self._factory(self._host, self._port)
+            returned = factory(host, self._port)
             if inspect.isawaitable(returned):
                 asyncio.run(self._await(returned))
-                return
-            self._look()
-            if inspect.isawaitable(closing := close(returned)):
-                asyncio.run(_wait_for(closing))
+            elif inspect.isawaitable(closing := self._close(returned)):
+                asyncio.run(self._await(closing))
         except BaseException as error:
-            self.outcome.error = error
-            _cut_frames(error)
+            self.error = error
+            for each in error_chain(error):
+                with contextlib.suppress(Exception):  # a frozen dataclass
+                    each.__traceback__ = None  # its frames would keep the client's sockets alive
 
     async def _await(self, awaitable: Any) -> None:
         self._loop = asyncio.get_running_loop()
-        returned = await awaitable
-        self._look()
-        if inspect.isawaitable(closing := close(returned)):
+        if inspect.isawaitable(closing := self._close(await awaitable)):
             await closing
         await asyncio.sleep(0)  # transports close in the loop's next turn
 
-    def _look(self) -> None:
-        self.outcome.self_connected |= any(each.self_connected for each in self._connections())
+    def _close(self, connection: Any) -> Any:
+        """Look for self-connects, and close *connection*. Return the awaitable that closes it, or None."""
+        self.self_connected |= any(each.self_connected for each in self._connections())
+        return close(connection)
 
     def _wake(self) -> None:
         """End a client that hangs: shut down its sockets, and cancel its tasks."""
         for connection in self._connections():
+            self.self_connected |= connection.self_connected
             connection.shut_down()
         for sock in self._dialing():
             with contextlib.suppress(OSError):
@@ -115,30 +105,12 @@ class _Run:
             with contextlib.suppress(RuntimeError):  # closed meanwhile
                 loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
 
-    def _open(self) -> set[int]:
-        """Return the descriptors of the client's open sockets: those that it dialed with, and those that
-        are connected, which TLS or a C library may have taken from the socket that dialed.
-        """
-        dialed = {sock.fileno() for sock in self._dialing()} - {-1}
-        return dialed | {each.descriptor for each in self._connections()}
-
     def _dialing(self) -> list[socket.socket]:
         # A copy, because the client may still dial in its thread.
         return [sock for reference in self._dialed.valuerefs() if (sock := reference()) is not None]
 
     def _connections(self) -> list[Connection]:
         return [each for each in connections() if each.peer[1] == self._port and each.descriptor not in self._others]
-
-
-async def _wait_for(awaitable: Any) -> None:
-    await awaitable
-
-
-def _cut_frames(error: BaseException) -> None:
-    """Remove the tracebacks of *error* and its whole chain, which would keep the client's sockets alive."""
-    for each in error_chain(error):
-        with contextlib.suppress(Exception):  # a frozen dataclass
-            each.__traceback__ = None
 
 
 # Not the chain that a policy looks at (`safedial._retry.transient`): that one stops at the kernel's own error, and at

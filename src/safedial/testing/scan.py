@@ -5,24 +5,20 @@ import gc
 import os
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from safedial._address import INET, SockAddr, shown
+from safedial._address import INET, SockAddr, describe, shown
 from safedial._clients.sockets import socket_of
 from safedial._tcp import selfconnect
-
-# A link to /proc on Linux, a file system of its own on macOS and the BSDs.
-_DESCRIPTORS = Path("/dev/fd")
 
 
 def is_self_connected(connection: Any) -> bool:
     """Return whether a client's connection is connected to itself.
 
     Args:
-        connection: the connection that a factory returned: a socket, a file descriptor, a transport, a
-            StreamWriter or its (reader, writer) pair, or an object that keeps its socket as redis-py,
-            PyMySQL, http.client, asyncpg and others do. It is left open.
+        connection: the connection that a factory returned: a socket, a file descriptor, a transport, a StreamWriter or
+            its (reader, writer) pair, or an object that keeps its socket as redis-py, PyMySQL, http.client, asyncpg and
+            others do. It is left open.
 
     Raises:
         TypeError: no socket was found in it.
@@ -61,25 +57,16 @@ def connections() -> Iterator[Connection]:
 
 
 def assert_no_self_connects() -> None:
-    """Fail if a socket of this process is connected to itself, whichever library made it.
-
-    Raises:
-        AssertionError: there is such a socket; the message names its port.
-    """
-    found = [
-        f"descriptor {each.descriptor}, on {each.local[0]} port {each.local[1]}"
-        for each in connections()
-        if each.self_connected
-    ]
+    """Raise AssertionError, naming the port, if a socket of this process is connected to itself, whoever made it."""
+    found = [each for each in connections() if each.self_connected]
     if found:
-        raise AssertionError(f"connected to itself: {'; '.join(found)}")
+        places = (f"descriptor {each.descriptor}, on {describe(*each.local[:2])}" for each in found)
+        raise AssertionError(f"connected to itself: {'; '.join(places)}")
 
 
-def _descriptors() -> Iterator[int]:
-    if _DESCRIPTORS.exists():
-        yield from map(int, os.listdir(_DESCRIPTORS))
-        return
+def _descriptors() -> list[int]:
+    # A link to /proc on Linux, a file system of its own on macOS and the BSDs.
+    with contextlib.suppress(FileNotFoundError):
+        return [int(name) for name in os.listdir("/dev/fd")]
     # Windows has no such directory: only Python's own sockets can be found.
-    for found in gc.get_objects():
-        if isinstance(found, socket.socket) and found.fileno() != -1:
-            yield found.fileno()
+    return [found.fileno() for found in gc.get_objects() if isinstance(found, socket.socket)]

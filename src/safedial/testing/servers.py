@@ -1,13 +1,11 @@
 """The two kinds of server behind an `Outage`: threads of this process, and a command of the user's.
 
-Each listens on its port from the moment it is made. It can stop, die, freeze and thaw; `Outage` decides
-when. Neither is started again: a new one is made.
+Each listens on its port as soon as it is made. Neither is started again after its end: a new one is made.
 """
 
 import contextlib
 import errno
 import os
-import selectors
 import signal
 import socket
 import subprocess
@@ -17,16 +15,20 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+from safedial._address import family_of
 from safedial._dial.dialer import safe_connect
 from safedial._tcp.selfconnect import RESET
 from safedial.testing.intercept import bypassing
 
 Address: TypeAlias = tuple[str, int]
 Handler: TypeAlias = Callable[[socket.socket], object]
+# A handler, or a command as a list of words.
+Server: TypeAlias = Handler | Sequence[str]
 
 # Seconds that a command has to end after SIGTERM, before it is killed; PostgreSQL takes one.
 _PATIENCE = 10.0
-# Seconds between two looks: at a command that starts, and at whether to go on accepting.
+# Seconds between two looks: at a command that starts, and at whether to go on accepting. No connect on loopback takes
+# as long, unless the backlog is full.
 _LOOK = 0.02
 # Seconds that a handler has to end after its connection was shut down.
 _GRACE = 0.2
@@ -41,27 +43,16 @@ def echo(connection: socket.socket) -> None:
 
 
 def fill(address: Address) -> contextlib.ExitStack:
-    """Fill the backlog of the server on *address*, which accepts nothing; return the stack that closes the
-    connections in it.
-    """
+    """Fill the backlog of a server that accepts nothing. Return the stack that closes the connections in it."""
     with contextlib.ExitStack() as stack, bypassing():
         for _ in range(_MOST):
-            filler = stack.enter_context(socket.socket(_family(address), socket.SOCK_STREAM))
-            filler.setblocking(False)
-            # On loopback the handshake is over at once, unless the backlog is full.
-            if filler.connect_ex(address) and not _writable(filler):
+            filler = stack.enter_context(socket.socket(family_of(address[0]), socket.SOCK_STREAM))
+            filler.settimeout(_LOOK)
+            try:
+                filler.connect(address)
+            except TimeoutError:
                 return stack.pop_all()
         raise OSError(errno.ENOBUFS, f"{_MOST} connections did not fill the backlog of port {address[1]}")
-
-
-def _family(address: Address) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-
-
-def _writable(sock: socket.socket) -> bool:
-    with selectors.DefaultSelector() as selector:
-        selector.register(sock, selectors.EVENT_WRITE)
-        return bool(selector.select(_LOOK))
 
 
 class ThreadServer:
@@ -70,21 +61,11 @@ class ThreadServer:
     alive = True
 
     def __init__(self, address: Address, handler: Handler) -> None:
-        """Listen on *address*; raise OSError if that is impossible."""
         self._handler = handler
-        self._port = address[1]
-        self._listener = socket.create_server(address, family=_family(address))
+        self._listener = socket.create_server(address, family=family_of(address[0]))
         self._listener.settimeout(_LOOK)
         self._open: dict[socket.socket, threading.Thread] = {}
         self.thaw()
-
-    def stop(self) -> None:
-        """Stop listening, and close the connections."""
-        self._end(reset=False)
-
-    def kill(self) -> None:
-        """Stop listening, and reset the connections."""
-        self._end(reset=True)
 
     def freeze(self) -> None:
         """Accept nothing more."""
@@ -96,15 +77,16 @@ class ThreadServer:
         """Accept connections."""
         self._listener.listen()
         self._over = threading.Event()
-        self._acceptor = threading.Thread(target=self._accept, name=f"server on port {self._port}", daemon=True)
+        self._acceptor = threading.Thread(target=self._accept, name="server of an outage", daemon=True)
         self._acceptor.start()
 
-    def _end(self, *, reset: bool) -> None:
+    def end(self, *, kill: bool) -> None:
+        """Stop listening, and close the connections. If *kill* is set, reset them."""
         self._over.set()
         self._acceptor.join()
         self._listener.close()
         for connection, thread in list(self._open.items()):
-            if reset:
+            if kill:
                 with contextlib.suppress(OSError):
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             # The first wakes a handler that reads, the second one that writes.
@@ -143,8 +125,11 @@ class ProcessServer:
     """A command that serves, such as redis-server. It leads its own process group."""
 
     def __init__(self, address: Address, command: Sequence[str], within: float) -> None:
-        """Run *command* and wait until it answers on *address*, for *within* seconds at most."""
-        _check_free(address)
+        # A server that already listens there must not be mistaken for the command.
+        with socket.socket(family_of(address[0]), socket.SOCK_STREAM) as probe:
+            if os.name == "posix":
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
+            probe.bind(address)
         host, port = address
         with contextlib.ExitStack() as stack:
             self._output = stack.enter_context(tempfile.TemporaryFile())
@@ -155,7 +140,7 @@ class ProcessServer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-            stack.callback(self.kill)
+            stack.callback(self.end, kill=True)
             self._await(address, within)
             stack.pop_all()
 
@@ -164,16 +149,13 @@ class ProcessServer:
         """Whether the command is running."""
         return self._process.poll() is None
 
-    def stop(self) -> None:
-        """Tell the command to end, and wait until it has."""
-        self.thaw()
-        self._process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_PATIENCE)
-        self.kill()
-
-    def kill(self) -> None:
-        """Kill the whole process group."""
+    def end(self, *, kill: bool) -> None:
+        """Kill the whole process group. Unless *kill* is set, first let the command end by itself."""
+        if not kill:
+            self.thaw()
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_PATIENCE)
         self._signal(signal.SIGKILL)
         self._process.wait()
         self._output.close()
@@ -205,11 +187,3 @@ class ProcessServer:
     def _printed(self) -> str:
         self._output.seek(0)
         return self._output.read()[-2000:].decode(errors="replace").strip() or "it printed nothing"
-
-
-def _check_free(address: Address) -> None:
-    """Raise OSError if *address* is taken: a server that already listens there must not be mistaken for the command."""
-    with socket.socket(_family(address), socket.SOCK_STREAM) as probe:
-        if os.name == "posix":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
-        probe.bind(address)
