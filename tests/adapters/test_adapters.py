@@ -105,7 +105,8 @@ class TestExampleOfAWrap:
         with pytest.raises(TypeError, match=r"client must be an ftplib\.FTP, not a str"):
             self.protect("ftp://ada:secret@db")
         with pytest.raises(TypeError, match="takes policy=, not dialer="):
-            self.protect(ftplib.FTP(), dialer=None)
+            self.protect(ftplib.FTP(), dialer=safedial.Dialer())
+        assert self.protect(ftplib.FTP(), dialer=None)
 
 
 def test_there_are_two_examples():

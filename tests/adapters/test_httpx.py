@@ -249,7 +249,7 @@ class TestErrors:
         class Theirs(httpx.BaseTransport):
             pass
 
-        with pytest.raises(TypeError, match=r"client: how .*Theirs.* dials is not known"):
+        with pytest.raises(TypeError, match=r"client: safedial does not know how .*Theirs.* dials"):
             ours.protect(httpx.Client(verify=verify(), mounts={"http://a": Theirs()}))
 
     def test_old_anyio(self, monkeypatch):

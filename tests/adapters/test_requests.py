@@ -163,6 +163,24 @@ class TestNormalUse:
             pool = adapter.poolmanager.connection_from_url(server.url)
             assert (pool.pool.maxsize, pool.block, adapter.poolmanager.pools._maxsize) == (3, True, 2)
 
+    def test_settings_of_the_replaced_adapter_stay(self):
+        made = requests.Session()
+        made.mount("http://", HTTPAdapter(pool_connections=2, pool_maxsize=3, max_retries=Retry(5)))
+        protect(made, max_retries=4).close()
+        adapter = made.get_adapter("http://a/")
+        assert (adapter._pool_connections, adapter._pool_maxsize, adapter.max_retries.total) == (2, 3, 4)
+        assert protect(made).get_adapter("http://a/").max_retries.total == 4
+        assert made.get_adapter("https://a/")._pool_maxsize == requests.adapters.DEFAULT_POOLSIZE
+
+    def test_unknown_adapter_is_rejected(self):
+        class Theirs(HTTPAdapter):
+            pass
+
+        made = requests.Session()
+        made.mount("https://", Theirs())
+        with pytest.raises(TypeError, match="does not know how Theirs dials"):
+            protect(made)
+
     def test_dials_with_the_dialer(self):
         with web.serve() as server:
             addresses = [faults.tcp("::1", server.port), faults.tcp(HOST, server.port)]  # the first one is dead

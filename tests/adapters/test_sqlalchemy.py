@@ -30,7 +30,9 @@ class TestProtect:
 
     def test_dialer_is_rejected(self):
         engine = sqlalchemy.create_engine("sqlite://")
-        with pytest.raises(TypeError, match=r"takes policy=, not dialer=: a driver dials and shakes hands in one call"):
+        with pytest.raises(
+            TypeError, match=r"takes policy=, not dialer=: the client dials and shakes hands in one call"
+        ):
             protect(engine, dialer=safedial.Dialer())
         assert protect(engine, dialer=None) is engine
 

@@ -241,7 +241,7 @@ class TestProtect:
 
         with SOCKSProxyManager("socks5://127.0.0.1:1") as socks:
             for pool in (socks, Pool(HOST)):
-                with pytest.raises(TypeError, match=r"pool: how \w+ dials is not known"):
+                with pytest.raises(TypeError, match=r"pool: safedial does not know how \w+ dials"):
                     ours.protect(pool)
         with mixed(ours, 1) as pool:
             before = pool.ConnectionCls

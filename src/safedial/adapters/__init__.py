@@ -49,8 +49,10 @@ from collections.abc import Callable, Generator
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from safedial._address import shown
 from safedial._dial.dialer import Dialer
 from safedial._dial.settings import Timeout
 from safedial._retry.argument import DEFAULT
@@ -70,12 +72,17 @@ def __getattr__(name: str) -> Any:
     return import_module(f"{__name__}.{name}")
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))})
+
+
 def checked_dialer(dialer: Any) -> Dialer:
     """Return *dialer*, or the default Dialer for None. Raise TypeError for anything else."""
     if dialer is None:
         return TakesDialer.dialer
     if not isinstance(dialer, Dialer):
-        raise TypeError(f"dialer must be a safedial.Dialer or None, not {dialer!r}")
+        hint = "; for a policy give safedial.Dialer(policy=...)" if hasattr(dialer, "wraps") else ""
+        raise TypeError(f"dialer must be a safedial.Dialer or None, not {shown(dialer)}{hint}")
     return dialer
 
 
@@ -95,13 +102,13 @@ def merged(
     )
 
 
-def _takes(right: str, wrong: str) -> Callable[[F], F]:
+def _takes(right: str, wrong: str, why: str = "") -> Callable[[F], F]:
     def decorate(function: F) -> F:
         @functools.wraps(function)
         def checked(*args: Any, **kwds: Any) -> Any:
-            if wrong in kwds:
+            if wrong in kwds and (kwds.pop(wrong) is not None or wrong == "policy"):  # policy=None is one round
                 named = cast("Any", type(args[0]) if function.__name__ == "__init__" else function)
-                raise TypeError(f"{named.__module__}.{named.__qualname__}() takes {right}, not {wrong}=")
+                raise TypeError(f"{named.__module__}.{named.__qualname__}() takes {right}, not {wrong}={why}")
             return function(*args, **kwds)
 
         return cast("F", checked)
@@ -110,7 +117,7 @@ def _takes(right: str, wrong: str) -> Callable[[F], F]:
 
 
 takes_dialer = _takes("dialer=safedial.Dialer(policy=...)", "policy")
-takes_policy = _takes("policy=", "dialer")
+takes_policy = _takes("policy=", "dialer", ": the client dials and shakes hands in one call")
 
 
 class TakesDialer:

@@ -1,7 +1,8 @@
 """The stdlib's clients of HTTP, SMTP and FTP, never connected to themselves.
 
 Drop-ins for `http.client`, `smtplib` and `ftplib`, and for the openers of `urllib.request`. If nobody listens, they
-raise ConnectionRefusedError: no BadStatusLine, and no waiting for their own greeting. *dialer* is a keyword argument.
+raise ConnectionRefusedError: no BadStatusLine, and no waiting for their own greeting. *dialer* is a keyword argument;
+ftplib's clients have none. As in these clients, the timeout of the dial stays on the socket, a Dialer's too.
 """
 
 import ftplib
@@ -116,7 +117,7 @@ class SafeSMTP_SSL(TakesDialer, smtplib.SMTP_SSL, _DialingSMTP):  # noqa: N801  
 
 
 class SafeFTP(ftplib.FTP):
-    """An `ftplib.FTP` under `safedial.guard`, for data connections too. It takes no Dialer; `safedial.wrap` retries."""
+    """An `ftplib.FTP` under `safedial.guard`, for data connections too. It takes no Dialer and dials once."""
 
     connect = guard()(ftplib.FTP.connect)
     ntransfercmd = guard()(ftplib.FTP.ntransfercmd)

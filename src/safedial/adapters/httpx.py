@@ -91,7 +91,7 @@ def protect(client: C, *, dialer: Dialer | None = None) -> C:
     transports = [made._transport, *made._mounts.values()]
     for transport in transports:
         if not isinstance(transport, (kind, *_DIAL_NOTHING)):
-            raise TypeError(f"client: how {transport!r} dials is not known; build that on a {kind.__name__}")
+            raise TypeError(f"client: safedial does not know how {transport!r} dials; derive it from {kind.__name__}")
     for transport in transports:
         if isinstance(transport, kind):
             _replace_backend(transport, backend)

@@ -1,6 +1,6 @@
 """requests that dials with a Dialer: `protect` makes a session safe, by a `SafeHTTPAdapter`."""
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from typing_extensions import override
 
@@ -17,12 +17,18 @@ with needs("requests"):
 
 S = TypeVar("S", bound=requests.Session)
 
+_POOL_SETTINGS = ("pool_connections", "pool_maxsize", "pool_block")
+
 
 @takes_dialer
 def protect(session: S, *, dialer: Dialer | None = None, **kwds: Any) -> S:
     """Make *session* safe: mount a `SafeHTTPAdapter` with these arguments for http and https, and return the session.
 
-    Adapters that are mounted for longer prefixes (``https://api.example.com/``) stay.
+    It takes over the settings of the `HTTPAdapter` that it replaces. Adapters that are mounted for longer prefixes
+    (``https://api.example.com/``) stay.
+
+    Raises:
+        TypeError: an adapter of an unknown class is mounted for http or https.
 
     Example::
 
@@ -32,7 +38,15 @@ def protect(session: S, *, dialer: Dialer | None = None, **kwds: Any) -> S:
         raise TypeError(f"session must be a requests.Session, not {shown(session)}")
     # One adapter for each prefix, as in a new session: they share no pools.
     for prefix in ("https://", "http://"):
-        session.mount(prefix, SafeHTTPAdapter(dialer=dialer, **kwds))
+        settings = {}
+        if (replaced := session.adapters.get(prefix)) is not None:
+            if type(replaced) not in (HTTPAdapter, SafeHTTPAdapter):
+                kind = type(replaced).__name__
+                raise TypeError(f"session: safedial does not know how {kind} dials; derive it from SafeHTTPAdapter")
+            # Private: the attributes that HTTPAdapter pickles.
+            settings = {name: getattr(replaced, f"_{name}") for name in _POOL_SETTINGS}
+            settings["max_retries"] = cast("Any", replaced).max_retries
+        session.mount(prefix, SafeHTTPAdapter(dialer=dialer, **(settings | kwds)))
     return session
 
 

@@ -46,7 +46,7 @@ class SSLSocket(socket, ssl.SSLSocket):
 
         context = ssl.create_default_context()
         context.sslsocket_class = SSLSocket
-        client = pymemcache.Client((host, port), socket_module=socket, tls_context=context)
+        client = pymemcache.Client((host, port), socket_module=safedial.adapters.socket, tls_context=context)
     """
 
 

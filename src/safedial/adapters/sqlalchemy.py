@@ -1,13 +1,13 @@
 """SQLAlchemy: one line makes every connection of an engine safe, whatever its URL."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from safedial._clients.drivers import FINDERS
 from safedial._clients.hold import Address
 from safedial._clients.wrap import wrapped
-from safedial._retry.argument import DEFAULT, Default, check_policy
-from safedial.adapters import needs
+from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy
+from safedial.adapters import needs, takes_policy
 
 with needs("sqlalchemy"):
     from sqlalchemy import Engine, event
@@ -16,14 +16,13 @@ with needs("sqlalchemy"):
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from safedial._retry.argument import Policy
-
 __all__ = ["protect"]
 
 E = TypeVar("E", bound="Engine | AsyncEngine")
 
 
-def protect(engine: E, *, policy: "Policy | Literal[Default.DEFAULT] | None" = DEFAULT, dialer: None = None) -> E:
+@takes_policy
+def protect(engine: E, *, policy: PolicyArgument = DEFAULT) -> E:
     """Make *engine* dial safely, and return it. Its pool, URL, errors and events stay as they are.
 
     Each connection is made as by `safedial.wrap`, with the port held if the driver may dial in C. Add your own
@@ -34,17 +33,14 @@ def protect(engine: E, *, policy: "Policy | Literal[Default.DEFAULT] | None" = D
         engine: the result of ``create_engine`` or ``create_async_engine``.
         policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying`, as for `safedial.wrap`. An AsyncEngine waits without
             blocking its loop. Default: `redial()`.
-        dialer: only None: the driver dials, and takes no socket.
 
     Raises:
-        TypeError: *engine* or *policy* is wrong, or *dialer* is given; the message names it.
+        TypeError: *engine* or *policy* is wrong; the message names it.
 
     Example::
 
         engine = protect(create_engine("mysql+pymysql://app@db/app"), policy=safedial.reconnect())
     """
-    if dialer is not None:
-        raise TypeError("protect() takes policy=, not dialer=: a driver dials and shakes hands in one call")
     inner = getattr(engine, "sync_engine", engine)
     if not isinstance(inner, Engine):  # a URL may have a password, so it is not shown
         raise TypeError(f"engine must be an Engine or an AsyncEngine, not a {type(engine).__name__}")

@@ -118,7 +118,9 @@ def _make(kind: Any, dialer: Dialer, *args: Any, **kwds: Any) -> Any:
 
 def _safe_class(kind: Any) -> Any:
     if kind not in _SAFE and not issubclass(kind, SafeHTTPConnection):
-        raise TypeError(f"pool: how {kind.__name__} dials is not known; use SafeHTTPConnection, or safedial.guard()")
+        raise TypeError(
+            f"pool: safedial does not know how {kind.__name__} dials; derive it from SafeHTTPConnection, or use safedial.guard()"
+        )
     return _SAFE.get(kind, kind)
 
 
