@@ -40,7 +40,7 @@ def protect(session: S, *, policy: PolicyArgument = DEFAULT) -> S:
     connector: Any = session.connector if isinstance(session, aiohttp.ClientSession) else session
     if not isinstance(connector, aiohttp.TCPConnector):
         raise TypeError(
-            f"session must be an open ClientSession or an aiohttp.TCPConnector (no other connector), not {shown(session)}"
+            f"session must be an open ClientSession or an aiohttp.TCPConnector (no other one), not {shown(session)}"
         )
     # Private: the method that BaseConnector leaves to its subclasses. Name, dial, proxy and TLS are all in it.
     create = types.MethodType(type(connector)._create_connection, connector)  # pyright: ignore[reportPrivateUsage]
