@@ -10,8 +10,6 @@ _TICK = 0.002
 class Deadline:
     """The time at which a dial must be over: *total* seconds after it *started*."""
 
-    __slots__ = ("end", "refused", "total")
-
     def __init__(self, total: float | None, started: float) -> None:
         self.total = total
         self.end = math.inf if total is None else started + total

@@ -1,7 +1,6 @@
 """Run a coroutine: without an event loop, or within a time limit. Imports nothing of safedial.
 
-Code that a blocking dial and an asyncio dial share is written once, as a coroutine. A blocking dial
-drives it with `finish`: there it never suspends.
+Code that blocking and asyncio dials share is a coroutine. A blocking dial runs it with `finish`: it never suspends.
 """
 
 from collections.abc import Awaitable, Coroutine

@@ -1,7 +1,6 @@
 """The events of a dial: one frozen record for each, passed to the caller's hook and to the log.
 
-The `safedial` logger gets DEBUG for each attempt, INFO for a recovery after retries and WARNING for a
-self-connect. Messages name hosts and ports, never payloads.
+The `safedial` logger gets DEBUG for each attempt, INFO for a recovery after retries and WARNING for a self-connect.
 """
 
 import logging
@@ -21,10 +20,9 @@ class DialEvent:
     """Something that happened during a dial.
 
     Attributes:
-        kind: ``connected``: an attempt succeeded. ``lost``: this attempt was still waiting when another
-            one succeeded (the next event); its socket is closed. ``failed``: an attempt or the resolver
-            failed. ``self_connect``: the kernel connected the socket to itself; it was released.
-            ``retry``: the policy starts another round after `wait`.
+        kind: ``connected``: an attempt succeeded. ``lost``: this attempt was still waiting when another one succeeded
+            (the next event); its socket is closed. ``failed``: an attempt or the resolver failed. ``self_connect``: the
+            socket connected to itself and was released. ``retry``: the policy starts another round after `wait`.
         host: the host that the caller gave.
         port: the port that the caller gave.
         address: the socket address of the attempt; None for a failed resolution and for ``retry``.

@@ -1,7 +1,6 @@
-"""The one place that replaces `socket.socket.connect` and ``connect_ex``.
+"""The one place that replaces `socket.socket.connect` and ``connect_ex``, as long as there is a layer.
 
-All Python clients end up there: blocking ones, asyncio's, trio's, those behind TLS. C libraries don't. A layer
-stands between a program and its TCP connects. Nothing is replaced unless there is a layer. Knows no particular layer.
+All Python clients end up there: blocking ones, asyncio's, trio's, those behind TLS. C libraries don't.
 """
 
 import _socket
@@ -28,12 +27,11 @@ _INET = frozenset(map(int, INET))
 class Layer(Protocol):
     """A layer between a program and its connects."""
 
-    def wanted(self) -> bool:
-        """Return whether it handles the connects of this thread or task, now."""
-        ...
+    # Whether it handles the connects of this thread or task, now.
+    def wanted(self) -> bool: ...
 
-    def connect(self, sock: socket.socket, address: Any, below: Below) -> None:
-        """Connect the TCP socket *sock* to the tuple *address* by means of *below*."""
+    # Connects the TCP socket *sock* to the tuple *address* by means of *below*.
+    def connect(self, sock: socket.socket, address: Any, below: Below) -> None: ...
 
 
 def lock_held_across_forks() -> threading.RLock:
@@ -47,9 +45,8 @@ def lock_held_across_forks() -> threading.RLock:
     return lock
 
 
-# From the program down to the kernel.
+# The layers from the program down to the kernel, and each layer as often as it was put.
 _layers: tuple[Layer, ...] = ()
-# Contains each layer as often as it was put.
 _users: list[Layer] = []
 _patches: "list[_Patch]" = []
 lock = lock_held_across_forks()
@@ -95,8 +92,7 @@ class _Patch:
         # The class that defines the methods of all sockets. `socket.socket` may be a subclass of it.
         found: type[Any] = socket.socket
         self._owner = next((each for each in found.__mro__ if _socket.socket in each.__bases__), found)
-        self._name = name
-        self._inherited = name not in vars(self._owner)
+        self._name, self._inherited = name, name not in vars(self._owner)
         self._below: Any = getattr(self._owner, name)
         inert = getattr(self._below, "_patch", None)
         if isinstance(inert, _Patch) and inert._method is self._below:
@@ -107,12 +103,12 @@ class _Patch:
 
     def undo(self) -> None:
         self._active = False
-        if getattr(self._owner, self._name) is not self._method:
-            return  # somebody patched on top of it, so it stays there and does nothing
-        if self._inherited:
-            delattr(self._owner, self._name)
-        else:
-            setattr(self._owner, self._name, self._below)
+        # If somebody patched on top of it, it stays there and does nothing.
+        if getattr(self._owner, self._name) is self._method:
+            if self._inherited:
+                delattr(self._owner, self._name)
+            else:
+                setattr(self._owner, self._name, self._below)
 
     def renew(self) -> None:
         if getattr(self._owner, self._name) == self._below:

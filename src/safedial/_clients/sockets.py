@@ -17,10 +17,7 @@ _DEPTH = 4
 
 
 def socket_of(connection: Any) -> Any:
-    """Return the socket, or file descriptor, in *connection*; None if there is none.
-
-    Reads only attributes that *connection* really has: a MongoClient makes a database of any name.
-    """
+    """Return the socket, or file descriptor, in *connection*; None if there is none."""
     if isinstance(connection, int) and not isinstance(connection, bool):
         return connection
     return _within(connection, _DEPTH)
@@ -43,7 +40,7 @@ def _within(thing: Any, depth: int) -> Any:
 
 
 def _own(thing: Any, name: str) -> Any:
-    if inspect.getattr_static(thing, name, None) is None:
+    if inspect.getattr_static(thing, name, None) is None:  # a MongoClient makes a database of any name
         return None
     try:
         return getattr(thing, name)

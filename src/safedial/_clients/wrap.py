@@ -38,8 +38,8 @@ def wrap(
 
     Each call runs inside `guard`. If it still returns a connection to itself, the connection is closed, and counts as
     refused. The drivers PyMySQL, mysql-connector, mysqlclient, aiomysql, asyncmy, psycopg, psycopg2, asyncpg and pg8000
-    are known: if one dials in C, or in an asyncio loop, which may be uvloop, the address is found in the arguments, and
-    its port is held, as by `hold`.
+    are known: if one dials in C, or in asyncio's loop or uvloop, its address is found in the arguments, and the port is
+    held, as by `hold`.
 
     ===============  =====================================================================================
     a driver         ``wrap(pymysql.connect)``, which includes ``ping(reconnect=True)``, and so for others
@@ -53,19 +53,17 @@ def wrap(
     Args:
         factory: a function, class, coroutine function or `functools.partial` that connects. Its arguments, results and
             errors stay the same. A result that dials when it is awaited or entered, such as that of
-            `websockets.connect`, is guarded and retried too. A client or pool that dials later, when it is used, is
-            not: see `install`. For a driver's class with a method ``connect``, wrap returns a subclass that is safe
-            whenever it connects.
+            `websockets.connect`, is guarded and retried too. A client or pool that dials when it is used is not: see
+            `install`. A driver's class with a method ``connect`` becomes a subclass that is safe whenever it connects.
         policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying` that decides on another call. It sees the error of
             *factory*; safedial's predicates look for the kernel's error behind it. A server's answer, such as
             PostgreSQL's "starting up", is not retried unless the policy says so. Default: `redial()`. None: one call.
-        address: the address that *factory* dials: (host, port), or a function that takes the call's arguments and
-            returns such a pair. Its port is held, for other C libraries (grpc, uvloop) and for addresses that only a
-            driver can find (a service file). Default: None, as above.
+        address: (host, port), or a function that takes the call's arguments and returns such a pair. Its port is held,
+            for other C libraries (grpc, uvloop) and for addresses that only a driver can find (a service file).
+            Default: None, as above.
 
     Raises:
-        TypeError: *factory* is pymongo's or makes a pool, or an argument is wrong; the message names it.
-        ValueError: likewise.
+        TypeError, ValueError: *factory* is pymongo's or makes a pool, or an argument is wrong; the message names it.
 
     Example::
 
@@ -77,11 +75,9 @@ def wrap(
         raise TypeError(f"factory must be callable, not a {type(factory).__name__}")  # a URL may have a password
     check_policy(policy)
     known = finder_for(factory)
-    find = known or no_addresses
-    if address is not None:
-        if not callable(address):
-            checked(address, 0)
-        find = functools.partial(_given, address)
+    if address is not None and not callable(address):
+        checked(address, 0)
+    find = (known or no_addresses) if address is None else functools.partial(_given, address)
     if known and isinstance(factory, type) and hasattr(factory, "connect"):
         return cast("Callable[P, T]", _safe_class(factory, find, policy))
     return cast("Callable[P, T]", wrapped(factory, find, policy))
@@ -143,8 +139,7 @@ class _Call:
     async def dial(self, step: Step | None, first: Any = None) -> Any:
         """Return a connection, or raise once the policy is done.
 
-        Without a *step* this blocks and never suspends, and an object that dials later is returned as it is. *first*
-        is such an object, for the first round.
+        Without *step* it blocks, and returns an object that dials later as it is. *first* is one for the first round.
         """
         failures = Failures()
 

@@ -1,7 +1,4 @@
-"""The argument *policy*: its default, its check, and the policy that decides after an error.
-
-Loads tenacity only when a policy is given or needed.
-"""
+"""The argument *policy*: its default, its check, and the policy that decides. Loads tenacity only if it is needed."""
 
 import enum
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
@@ -28,7 +25,6 @@ class Default(enum.Enum):
 DEFAULT: Final = Default.DEFAULT
 
 PolicyArgument: TypeAlias = "Policy | Literal[Default.DEFAULT] | None"
-
 # Policies of these classes can be copied. Checked once for each class, because a copy costs half a dial.
 _good_classes: set[type] = set()
 
