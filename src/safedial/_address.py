@@ -41,7 +41,7 @@ def check_host(host: Any, name: str = "host") -> None:
     """Raise TypeError or ValueError naming *name* if *host* can't be a host."""
     if not isinstance(host, str | bytes | None):
         raise TypeError(f"{name}: the host must be str, bytes or None, not {host!r}")
-    if host and ("\0" if isinstance(host, str) else b"\0") in host:
+    if host and ("\0" in host if isinstance(host, str) else 0 in host):
         raise ValueError(f"{name}: the host must not contain a null character: {host!r}")
 
 
@@ -85,17 +85,14 @@ def numeric(host: Host, port: Port, family: int) -> tuple[AddrInfo, ...]:
     check_port(port)
     if not isinstance(host, str) or not isinstance(port, int):
         return ()
-    sockaddr: SockAddr
-    if ":" not in host and family != socket.AF_INET6:
-        guess, sockaddr = socket.AF_INET, (host, port)
-    elif ":" in host and "%" not in host and family != socket.AF_INET:
-        guess, sockaddr = socket.AF_INET6, (host, port, 0, 0)
-    else:
+    guess = socket.AF_INET6 if ":" in host else socket.AF_INET
+    if family not in (0, guess) or "%" in host:
         return ()
     try:
         socket.inet_pton(guess, host)
     except (OSError, ValueError):
         return ()
+    sockaddr = (host, port) if guess == socket.AF_INET else (host, port, 0, 0)
     return ((guess, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", sockaddr),)
 
 
@@ -132,8 +129,8 @@ def same_endpoint(local: SockAddr, peer: SockAddr) -> bool:
     """
     if local[1] != peer[1] or _packed(local[0]) != _packed(peer[0]):
         return False
-    local_scope, peer_scope = _scope(local), _scope(peer)
-    return local_scope == peer_scope or not (local_scope and peer_scope)
+    scopes = {each[3] for each in (local, peer) if len(each) > 3 and each[3]}
+    return len(scopes) < 2
 
 
 def _packed(host: str) -> bytes:
@@ -142,10 +139,6 @@ def _packed(host: str) -> bytes:
         return socket.inet_pton(socket.AF_INET, address)
     packed = socket.inet_pton(socket.AF_INET6, address)
     return packed[12:] if packed.startswith(V4_MAPPED) else packed
-
-
-def _scope(sockaddr: SockAddr) -> int:
-    return sockaddr[3] if len(sockaddr) > 3 else 0
 
 
 def interleave(infos: Sequence[AddrInfo], first_family_count: int) -> Sequence[AddrInfo]:

@@ -4,7 +4,7 @@ Code that blocking and asyncio dials share is a coroutine. A blocking dial runs 
 """
 
 from collections.abc import Awaitable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -14,8 +14,7 @@ def finish(steps: Coroutine[Any, Any, T], otherwise: str = "a blocking dial can'
     try:
         steps.send(None)
     except StopIteration as done:
-        value: T = done.value
-        return value
+        return cast("T", done.value)
     steps.close()
     raise TypeError(otherwise)
 

@@ -23,8 +23,7 @@ class DialEvent:
         kind: ``connected``: an attempt succeeded. ``lost``: this attempt was still waiting when another one succeeded
             (the next event); its socket is closed. ``failed``: an attempt or the resolver failed. ``self_connect``: the
             socket connected to itself and was released. ``retry``: the policy starts another round after `wait`.
-        host: the host that the caller gave.
-        port: the port that the caller gave.
+        host, port: the address that the caller gave.
         address: the socket address of the attempt; None for a failed resolution and for ``retry``.
         round: the number of the round, from 1. A round tries every address.
         elapsed: seconds since the dial began.

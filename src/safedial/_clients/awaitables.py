@@ -14,12 +14,10 @@ def dials_later(returned: Any) -> bool:
     if isinstance(returned, Coroutine):
         return True
     if isinstance(returned, contextlib.ContextDecorator | contextlib.AsyncContextDecorator):
-        raise TypeError(
-            "contextlib's context managers run a function when they are entered: guard the code in that function"
-        )
+        raise TypeError("contextlib's context managers dial when they are entered: guard the code in that function")
     kind = cast("type[object]", type(returned))  # an instance may make up attributes
     # An awaitable that can be closed is a client or pool already: redis.asyncio's, asyncpg's.
-    return issubclass(kind, Awaitable) and not (hasattr(kind, "close") or hasattr(kind, "aclose"))
+    return not (hasattr(kind, "close") or hasattr(kind, "aclose")) and issubclass(kind, Awaitable)
 
 
 def made_later(returned: Any, run: Run) -> Any:

@@ -9,7 +9,7 @@ from safedial._retry.transient import TRANSIENT_ERRNOS, errors_of
 
 
 class Failures:
-    """Detaches each failure of a dial from the exception that the caller is handling: often a lost connection."""
+    """Detaches each failure of a dial from the exception that the caller is handling, such as a lost connection."""
 
     def __init__(self) -> None:
         # Python makes it the context of each new exception, and a policy would find it there.

@@ -110,9 +110,7 @@ class Guard:
     def __call__(self, function: F) -> F:
         """Guard each call of *function*, which may be a coroutine function."""
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError(
-                f"guard() can't decorate a generator function, which runs in its caller's context: {function!r}"
-            )
+            raise TypeError(f"guard() can't decorate a generator function: {function!r} runs in its caller's context")
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)

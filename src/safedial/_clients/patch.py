@@ -35,11 +35,9 @@ class Layer(Protocol):
 
 
 def lock_held_across_forks() -> threading.RLock:
-    """Return a lock that fork() waits for: in the child, its data is whole and nobody holds it.
-
-    fork() takes these locks in the reverse order of creation. Code must take them in that order, too.
-    """
+    """Return a lock that fork() waits for: in the child, its data is whole and nobody holds it."""
     lock = threading.RLock()
+    # fork() takes these locks in the reverse order of creation. Code must take them in that order, too.
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
     return lock

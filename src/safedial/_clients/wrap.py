@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from safedial._address import checked
 from safedial._clients.awaitables import Step, dials_later, made_later, wait
@@ -17,12 +17,9 @@ from safedial._clients.guard import guard
 from safedial._clients.hold import Address, hold
 from safedial._clients.sockets import close, self_connect_of
 from safedial._deadline import NO_DEADLINE, Deadline
-from safedial._retry.argument import DEFAULT, check_policy, policy_after
+from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy, policy_after
 from safedial._steps import finish
 from safedial.events import logger
-
-if TYPE_CHECKING:
-    from safedial._retry.argument import PolicyArgument
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,7 +28,7 @@ T = TypeVar("T")
 def wrap(
     factory: Callable[P, T],
     *,
-    policy: "PolicyArgument" = DEFAULT,
+    policy: PolicyArgument = DEFAULT,
     address: Address | Callable[P, Address] | None = None,
 ) -> Callable[P, T]:
     """Return *factory*, any client's connection factory, made safe: guarded, checked and retried.

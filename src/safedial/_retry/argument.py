@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Default(enum.Enum):
-    """The type of `DEFAULT`."""
+    """The type of `DEFAULT`, which marks an argument that was not given."""
 
     DEFAULT = "<default>"
 
@@ -21,9 +21,7 @@ class Default(enum.Enum):
         return self.value
 
 
-# Marks an argument that was not given.
 DEFAULT: Final = Default.DEFAULT
-
 PolicyArgument: TypeAlias = "Policy | Literal[Default.DEFAULT] | None"
 # Policies of these classes can be copied. Checked once for each class, because a copy costs half a dial.
 _good_classes: set[type] = set()
@@ -56,4 +54,4 @@ def policy_after(policy: PolicyArgument, error: Exception) -> "Policy | None":
         return None  # redial() would stop too; this does not load tenacity for a mere refusal
     from safedial._retry.policies import default_policy
 
-    return default_policy()
+    return default_policy

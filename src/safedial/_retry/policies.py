@@ -1,6 +1,5 @@
 """The policies `redial` and `reconnect`, as plain tenacity objects, and the predicates for policies of your own."""
 
-import functools
 import math
 import sys
 
@@ -74,14 +73,11 @@ def reconnect(within: float = 60.0, first: float = 0.05, cap: float = 5.0) -> Re
 
 def _wait_for_a_port(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
-    if error is None or not any(isinstance(each, PortsExhaustedError) for each in errors_of(error)):
-        return 0.0
-    if state.attempt_number == 1 and sys.platform != "linux":
-        return 0.0  # the kernel may just have picked a port already in use
-    return _port_backoff(state)
+    exhausted = error is not None and any(isinstance(each, PortsExhaustedError) for each in errors_of(error))
+    # Elsewhere the kernel may just have picked a port already in use.
+    doubtful = state.attempt_number == 1 and sys.platform != "linux"
+    return _port_backoff(state) if exhausted and not doubtful else 0.0
 
 
-@functools.cache
-def default_policy() -> Retrying:
-    """Return the `redial` policy that dials without *policy* share; each dial copies it."""
-    return redial()
+default_policy = redial()
+"""The policy that dials without *policy* share. Each dial copies it."""

@@ -88,10 +88,8 @@ def side_options_now(port: int, exhausted: tuple[int, ...]) -> tuple[int, ...]:
     if options == UNSTEERED:
         # The range no longer contains the port, and the socket is still narrowed: widen it again.
         options = (option_value(ports),)
-    if options == exhausted:
-        return ()
     _believed = (time.monotonic() + _RANGE_AGE, ports)
-    return options
+    return () if options == exhausted else options
 
 
 def steer(sock: socket.socket, option: int) -> None:
