@@ -54,7 +54,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Load what is needed on first use."""
+    """Load *name* when it is first used."""
     from importlib import import_module
 
     if name == "adapters":

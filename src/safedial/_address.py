@@ -142,7 +142,7 @@ def _packed(host: str) -> bytes:
 
 
 def interleave(infos: Sequence[AddrInfo], first_family_count: int) -> Sequence[AddrInfo]:
-    """Order *infos* so that address families alternate (RFC 8305 section 4), as asyncio does. 0 keeps the order."""
+    """Let families alternate (RFC 8305 section 4) after *first_family_count* addresses of one. 0 keeps the order."""
     if not first_family_count:
         return infos
     families: dict[int, list[AddrInfo]] = {}

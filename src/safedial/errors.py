@@ -72,8 +72,8 @@ class PortsExhaustedError(OSError):
     def at(cls, host: str, port: int, usage: PortUsage) -> "PortsExhaustedError":
         """Build the error for a dial of *host* and *port* with the figures in *usage*."""
         text = f"Address not available: no local port is free to reach {host} port {port}; {usage}. "
-        total = None if usage.low is None or usage.high is None else usage.high - usage.low + 1
-        if total is not None and usage.in_use is not None and 2 * usage.in_use < total:
+        low, high, in_use = usage.low, usage.high, usage.in_use
+        if low is not None and high is not None and in_use is not None and 2 * in_use <= high - low:
             text += "Other sockets (bound, or connected elsewhere) hold the rest: see ss -tan, or widen "
         else:
             text += "Reuse connections (a pool), dial less often, or widen "

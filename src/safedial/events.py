@@ -1,6 +1,7 @@
 """The events of a dial: one frozen record for each, passed to the caller's hook and to the log.
 
 The `safedial` logger gets DEBUG for each attempt, INFO for a recovery after retries and WARNING for a self-connect.
+Messages name hosts and ports, never payloads.
 """
 
 import logging

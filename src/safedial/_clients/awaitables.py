@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, TypeAlias, cast
 
-# In its step such an object dials: it is awaited, or entered. A Run takes the step, guarded.
+# The step in which such an object dials: it is awaited, or entered. A Run takes the step, guarded.
 Step: TypeAlias = Callable[[Any], Awaitable[Any]]
 Run: TypeAlias = Callable[[Step], Coroutine[Any, Any, Any]]
 

@@ -33,7 +33,7 @@ def finder_for(factory: Any) -> Finder | None:
         raise TypeError(f"factory: {name_of(factory)} dials in threads of its own: call safedial.install() instead")
     find = next((FINDERS[package] for package in packages if package in FINDERS), None)
     if "psycopg_pool" in packages or (find and name_of(factory).endswith("create_pool")):
-        raise TypeError(f"factory: {name_of(factory)} makes a pool, which dials later: see the table in safedial.wrap")
+        raise TypeError(f"factory: {name_of(factory)} makes a pool, which dials when it is used: see safedial.wrap")
     return find
 
 

@@ -28,8 +28,7 @@ class _Entry:
 
 # The guards that this context has entered.
 _inside: ContextVar[tuple[_Entry, ...]] = ContextVar("safedial.guard", default=())
-# Whether `install` is in force.
-_everywhere = False
+_everywhere = False  # whether `install` is in force
 
 
 class _Layer:

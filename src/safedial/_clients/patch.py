@@ -25,12 +25,10 @@ _INET = frozenset(map(int, INET))
 
 
 class Layer(Protocol):
-    """A layer between a program and its connects."""
+    """A layer between a program and its connects. `connect` connects a TCP socket by means of *below*."""
 
-    # Whether it handles the connects of this thread or task, now.
-    def wanted(self) -> bool: ...
+    def wanted(self) -> bool: ...  # whether it handles the connects of this thread or task, now
 
-    # Connects the TCP socket *sock* to the tuple *address* by means of *below*.
     def connect(self, sock: socket.socket, address: Any, below: Below) -> None: ...
 
 
@@ -67,9 +65,8 @@ def remove(layer: Layer) -> None:
     global _layers
     with lock:
         _users.remove(layer)
-        if layer in _users:
-            return
-        _layers = tuple(each for each in _layers if each is not layer)
+        if layer not in _users:
+            _layers = tuple(each for each in _layers if each is not layer)
         if not _layers:
             for patch in _patches:
                 patch.undo()

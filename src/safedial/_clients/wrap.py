@@ -55,9 +55,9 @@ def wrap(
         policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying` that decides on another call. It sees the error of
             *factory*; safedial's predicates look for the kernel's error behind it. A server's answer, such as
             PostgreSQL's "starting up", is not retried unless the policy says so. Default: `redial()`. None: one call.
-        address: (host, port), or a function that takes the call's arguments and returns such a pair. Its port is held,
-            for other C libraries (grpc, uvloop) and for addresses that only a driver can find (a service file).
-            Default: None, as above.
+        address: the (host, port) that *factory* dials, or a function that takes the call's arguments and returns it.
+            The port is held, for other C libraries (grpc, uvloop) and for addresses that only a driver can find (a
+            service file). Default: None, as above.
 
     Raises:
         TypeError, ValueError: *factory* is pymongo's or makes a pool, or an argument is wrong; the message names it.
@@ -89,7 +89,6 @@ def _given(address: Any, /, *args: Any, **kwds: Any) -> Iterable[Address]:
 def _safe_class(kind: type, find: Finder, policy: Any) -> type:
     """Return a subclass of *kind* whose ``connect`` is wrapped."""
     dial: Any = inspect.getattr_static(kind, "connect")
-    on_class = isinstance(dial, classmethod)
 
     def find_for(connection: Any, /, *args: Any, **kwds: Any) -> Iterable[Address]:
         if hasattr(connection, "server_host"):  # mysql-connector's: reconnect() gives no arguments
@@ -97,7 +96,7 @@ def _safe_class(kind: type, find: Finder, policy: Any) -> type:
         return find(*args, **kwds)
 
     safe: Any = wrapped(getattr(dial, "__func__", dial), find_for, policy)
-    safe = classmethod(safe) if on_class else safe
+    safe = classmethod(safe) if isinstance(dial, classmethod) else safe
     return type(kind.__name__, (kind,), {"connect": safe, "__doc__": kind.__doc__, "__module__": kind.__module__})
 
 
@@ -203,5 +202,4 @@ async def _hold(address: Any, stack: contextlib.ExitStack, *, blocking: bool) ->
         import asyncio  # late: only programs that use asyncio get here
 
         for info in await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM):
-            address = info[4][:2]
-            stack.enter_context(hold(address))
+            stack.enter_context(hold(cast("Address", info[4][:2])))

@@ -1,7 +1,4 @@
-"""The rounds after the first one. tenacity decides (another round? after which wait?), this module waits.
-
-The loop is one coroutine for blocking and asyncio dials; see `_steps`. The caller dials.
-"""
+"""The rounds after the first: tenacity decides, this module waits, the caller dials. One coroutine: see `_steps`."""
 
 import inspect
 import time
@@ -37,8 +34,7 @@ class Rounds(Protocol):
     @property  # the dialed address, for tenacity's own hooks such as before_sleep_log
     def target(self) -> tuple[Any, ...]: ...
 
-    # The next round follows *error* in *wait* seconds.
-    def retrying(self, error: Any, wait: float) -> None: ...
+    def retrying(self, error: Any, wait: float) -> None: ...  # the next round follows *error* in *wait* seconds
 
 
 class _Retries:

@@ -9,8 +9,7 @@ from tenacity import RetryCallState, Retrying, wait_random_exponential
 from safedial._retry.transient import errors_of, is_spurious, is_transient
 from safedial.errors import PortsExhaustedError
 
-# Seconds. On loopback a port in TIME_WAIT can be drawn again after 1 s (tcp_tw_reuse = 2, the default), so two of these
-# waits suffice there.
+# Seconds. On loopback a port in TIME_WAIT is free again after 1 s (Linux, tcp_tw_reuse = 2): two waits suffice there.
 _port_backoff = wait_random_exponential(min=0.5, multiplier=1.0, max=5.0)
 
 retry_if_spurious = tenacity.retry_if_exception(is_spurious)
@@ -74,9 +73,9 @@ def reconnect(within: float = 60.0, first: float = 0.05, cap: float = 5.0) -> Re
 def _wait_for_a_port(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
     exhausted = error is not None and any(isinstance(each, PortsExhaustedError) for each in errors_of(error))
-    # Elsewhere the kernel may just have picked a port already in use.
-    doubtful = state.attempt_number == 1 and sys.platform != "linux"
-    return _port_backoff(state) if exhausted and not doubtful else 0.0
+    # Other kernels than Linux may just have picked a port already in use.
+    maybe_not = state.attempt_number == 1 and sys.platform != "linux"
+    return _port_backoff(state) if exhausted and not maybe_not else 0.0
 
 
 default_policy = redial()

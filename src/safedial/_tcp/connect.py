@@ -73,17 +73,14 @@ def connect(sock: socket.socket, sockaddr: SockAddr, sides: Sides, ask: Ask | No
 
 
 def arrived(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
-    """Return whether the writable *sock* is connected. If not, wait for it again. Raises the errors of `connect`.
-
-    A selector may wake its caller too early (Go's issues 14548 and 19289): only a peer address proves a connection.
-    """
+    """Return whether the writable *sock* is connected. If not, wait for it again. Raises the errors of `connect`."""
     code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if code:
         raise OSError(code, os.strerror(code))
     try:
         sock.getpeername()
     except OSError:
-        return False
+        return False  # the selector woke its caller too early (Go's issues 14548 and 19289)
     _check(sock, sockaddr, sides)
     return True
 
@@ -147,9 +144,8 @@ def is_shortage(error: BaseException, sides: Sides) -> bool:
 def explained(sock: socket.socket, sockaddr: SockAddr, sides: Sides, shortage: OSError) -> OSError:
     """Return the error to raise for *shortage*, an `is_shortage`. Counting many ports takes a tenth of a second.
 
-    If this host lacks an address to reach *sockaddr* from (IPv6 is switched off), *shortage* is permanent, and returned
-    as it is. Exhausted ports are transient: PortsExhaustedError. So is Go's "spurious" error of systems that may pick a
-    port already in use.
+    *shortage* is permanent, and returned as it is, if this host lacks an address to reach *sockaddr* from (IPv6 is
+    switched off). Exhausted ports, or a port in use that the kernel picked, are transient: PortsExhaustedError.
     """
     reached = _address_reached(sock.family, sockaddr)
     if reached is None:

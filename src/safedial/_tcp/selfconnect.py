@@ -4,7 +4,7 @@ import contextlib
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from safedial._address import INET, SockAddr, same_endpoint, shown
 
@@ -51,21 +51,17 @@ def duplicate(number: int) -> socket.socket:
 
 
 def reached_itself(sock: socket.socket, port: int) -> bool:
-    """Return whether *sock*, just connected to *port*, is or may be self-connected.
-
-    An address that can't be read counts, as in Go's ``selfConnect`` (src/net/tcpsock_posix.go).
-    """
+    """Return whether *sock*, just connected to *port*, is or may be self-connected."""
     try:
         local = sock.getsockname()
         return local[1] == port and same_endpoint(local, peer_of(sock))
     except OSError:
-        return True
+        return True  # as in Go's selfConnect() (src/net/tcpsock_posix.go)
 
 
 def peer_of(sock: socket.socket) -> SockAddr:
     """Return the peer address of *sock*. PySocks' own getpeername() returns the one behind the proxy."""
-    peer: SockAddr = socket.socket.getpeername(sock)
-    return peer
+    return cast("SockAddr", socket.socket.getpeername(sock))
 
 
 def release(sock: socket.socket) -> None:
