@@ -1,8 +1,7 @@
 """Dial TCP safely: never connected to yourself, not stopped by a passing EADDRNOTAVAIL.
 
-`safe_connect` is a superset of `socket.create_connection`, `open_connection` of
-`asyncio.open_connection`. Each name is loaded when it is first needed (PEP 562), so that a program
-pays for asyncio, ssl and tenacity only where it uses them, and the pytest plugin for nothing.
+`safe_connect` is a superset of `socket.create_connection`, `open_connection` of `asyncio.open_connection`. Each name is
+loaded when it is first needed (PEP 562), so that a program loads asyncio, ssl and tenacity only if it uses them.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -55,7 +54,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Load what is needed on first use."""
+    """Load *name* when it is first used."""
     from importlib import import_module
 
     if name == "adapters":

@@ -1,7 +1,4 @@
-"""Addresses: checking arguments, numeric hosts, and whether two addresses are the same endpoint.
-
-Pure functions: no socket is made here. Imports nothing of safedial.
-"""
+"""Addresses: checked arguments, numeric hosts, equal endpoints. Pure functions. Imports nothing of safedial."""
 
 import contextlib
 import itertools
@@ -19,11 +16,9 @@ SockAddr: TypeAlias = tuple[Any, ...]
 AddrInfo: TypeAlias = tuple[int, int, int, str, SockAddr]
 
 INET = (socket.AF_INET, socket.AF_INET6)
-
+V4_MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291 section 2.5.5.2
 # The longest timeout that Python's clocks take, in seconds: 292 years, on Windows 49 days.
 _MAX_SECONDS = threading.TIMEOUT_MAX
-
-V4_MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291 section 2.5.5.2
 
 
 def shown(value: object) -> str:
@@ -44,11 +39,9 @@ def pair(address: Any, name: str = "address") -> tuple[Any, Any]:
 
 def check_host(host: Any, name: str = "host") -> None:
     """Raise TypeError or ValueError naming *name* if *host* can't be a host."""
-    if host is None:
-        return
-    if not isinstance(host, str | bytes):
+    if not isinstance(host, str | bytes | None):
         raise TypeError(f"{name}: the host must be str, bytes or None, not {host!r}")
-    if "\0" in host if isinstance(host, str) else 0 in host:
+    if host and ("\0" in host if isinstance(host, str) else 0 in host):
         raise ValueError(f"{name}: the host must not contain a null character: {host!r}")
 
 
@@ -81,29 +74,25 @@ def seconds(name: str, value: Any) -> float:
     raise ValueError(f"{name} must be from 0 to {_MAX_SECONDS:.0f} seconds, not {value!r}{hint}")
 
 
-# typed=True, or the port 80.0 would be taken for the cached port 80.
+# Every dial begins with it. typed=True, or the port 80.0 would be taken for the cached port 80.
 @lru_cache(maxsize=1024, typed=True)
 def numeric(host: Host, port: Port, family: int) -> tuple[AddrInfo, ...]:
     """Check *host* and *port*; return getaddrinfo's answer if both are numbers, else ().
 
-    Only canonical forms count. Short IPv4 (``127.1``), scoped IPv6 (``fe80::1%eth0``) and a host of
-    another *family* are left to the resolver. Cached, because every dial begins with it.
+    Short IPv4 (``127.1``), scoped IPv6 (``fe80::1%eth0``) and a host of another *family* are left to the resolver.
     """
     check_host(host)
     check_port(port)
     if not isinstance(host, str) or not isinstance(port, int):
         return ()
-    sockaddr: SockAddr
-    if ":" not in host and family != socket.AF_INET6:
-        guess, sockaddr = socket.AF_INET, (host, port)
-    elif ":" in host and "%" not in host and family != socket.AF_INET:
-        guess, sockaddr = socket.AF_INET6, (host, port, 0, 0)
-    else:
+    guess = socket.AF_INET6 if ":" in host else socket.AF_INET
+    if family not in (0, guess) or "%" in host:
         return ()
     try:
         socket.inet_pton(guess, host)
     except (OSError, ValueError):
         return ()
+    sockaddr = (host, port) if guess == socket.AF_INET else (host, port, 0, 0)
     return ((guess, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", sockaddr),)
 
 
@@ -134,15 +123,14 @@ def family_of(host: str | bytes) -> int:
 
 
 def same_endpoint(local: SockAddr, peer: SockAddr) -> bool:
-    """Return whether two socket addresses have the same port, address and scope.
+    """Return whether two socket addresses have the same port, address (IPv4-mapped or not) and scope.
 
-    IPv4 equals its IPv4-mapped IPv6 form (RFC 4291 section 2.5.5.2). Scope ids are compared only if
-    both addresses have one: link-local addresses of two interfaces are different endpoints.
+    Scopes are compared only if both have one: link-local addresses of two interfaces are different endpoints.
     """
     if local[1] != peer[1] or _packed(local[0]) != _packed(peer[0]):
         return False
-    local_scope, peer_scope = _scope(local), _scope(peer)
-    return local_scope == peer_scope or not (local_scope and peer_scope)
+    scopes = {each[3] for each in (local, peer) if len(each) > 3 and each[3]}
+    return len(scopes) < 2
 
 
 def _packed(host: str) -> bytes:
@@ -153,15 +141,8 @@ def _packed(host: str) -> bytes:
     return packed[12:] if packed.startswith(V4_MAPPED) else packed
 
 
-def _scope(sockaddr: SockAddr) -> int:
-    return sockaddr[3] if len(sockaddr) > 3 else 0
-
-
 def interleave(infos: Sequence[AddrInfo], first_family_count: int) -> Sequence[AddrInfo]:
-    """Order *infos* so that address families alternate (RFC 8305 section 4).
-
-    *first_family_count* addresses of the first family come first, as in asyncio. 0 keeps the order.
-    """
+    """Let families alternate (RFC 8305 section 4) after *first_family_count* addresses of one. 0 keeps the order."""
     if not first_family_count:
         return infos
     families: dict[int, list[AddrInfo]] = {}

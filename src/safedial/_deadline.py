@@ -10,13 +10,10 @@ _TICK = 0.002
 class Deadline:
     """The time at which a dial must be over: *total* seconds after it *started*."""
 
-    __slots__ = ("end", "refused", "total")
-
     def __init__(self, total: float | None, started: float) -> None:
         self.total = total
         self.end = math.inf if total is None else started + total
-        # The wait that would have ended too late, if there was one.
-        self.refused: float | None = None
+        self.refused: float | None = None  # the wait that would have ended too late, if there was one
 
     def limit(self, seconds: float | None) -> float | None:
         """Return *seconds* or the time left, whichever is less. Raise TimeoutError if time is up."""
@@ -44,5 +41,4 @@ class Deadline:
         return self.end != math.inf and (self.refused is not None or self.end - time.monotonic() < _TICK)
 
 
-# Shared by all dials without a limit.
-NO_DEADLINE = Deadline(None, 0.0)
+NO_DEADLINE = Deadline(None, 0.0)  # shared by all dials without a limit

@@ -1,11 +1,10 @@
 """Run a coroutine: without an event loop, or within a time limit. Imports nothing of safedial.
 
-Code that a blocking dial and an asyncio dial share is written once, as a coroutine. A blocking dial
-drives it with `finish`: there it never suspends.
+Code that blocking and asyncio dials share is a coroutine. A blocking dial runs it with `finish`: it never suspends.
 """
 
 from collections.abc import Awaitable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -15,8 +14,7 @@ def finish(steps: Coroutine[Any, Any, T], otherwise: str = "a blocking dial can'
     try:
         steps.send(None)
     except StopIteration as done:
-        value: T = done.value
-        return value
+        return cast("T", done.value)
     steps.close()
     raise TypeError(otherwise)
 

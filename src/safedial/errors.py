@@ -7,9 +7,8 @@ from dataclasses import dataclass
 class SelfConnectError(ConnectionRefusedError):
     """The socket connected to itself: nobody listens on that port.
 
-    It is a `ConnectionRefusedError` with ``errno`` ECONNREFUSED, because the kernel would have refused
-    the connection if it had drawn another local port. The socket is already closed, with SO_LINGER
-    (1, 0), so a server can bind the port at once.
+    ``errno`` is ECONNREFUSED, because the kernel would have refused the connection if it had drawn another local port.
+    The socket is already closed, with SO_LINGER (1, 0), so a server can bind the port at once.
 
     Attributes:
         host: the dialed address, as text.
@@ -22,24 +21,22 @@ class SelfConnectError(ConnectionRefusedError):
     @classmethod
     def at(cls, host: str, port: int) -> "SelfConnectError":
         """Build the error for a dial of *host* and *port*."""
-        error = cls(
-            errno.ECONNREFUSED,
-            f"Connection refused: nobody listens on {host} port {port}; the kernel connected the socket "
-            f"to itself (self-connect), and safedial released it. Start the server, or dial again later",
-        )
+        text = f"Connection refused: nobody listens on {host} port {port}; the kernel connected the socket to itself "
+        text += "(self-connect), and safedial released it. Start the server, or dial again later"
+        error = cls(errno.ECONNREFUSED, text)
         error.host, error.port = host, port
         return error
 
 
 @dataclass(frozen=True, slots=True)
 class PortUsage:
-    """How many local ports are in use towards one destination. All fields are counts or port numbers.
+    """How many local ports are in use towards one destination. A field that can't be read is None.
 
     Attributes:
-        low: first port of the ephemeral range; None if it can't be read.
-        high: last port of that range, inclusive; None if it can't be read.
-        in_use: connections of this host to the destination; None if they can't be counted.
-        time_wait: how many of these connections are in TIME_WAIT; None if they can't be counted.
+        low: first port of the ephemeral range.
+        high: last port of that range, inclusive.
+        in_use: the number of this host's connections to the destination.
+        time_wait: how many of these are in TIME_WAIT.
     """
 
     low: int | None = None
@@ -59,8 +56,7 @@ class PortUsage:
 class PortsExhaustedError(OSError):
     """No local port is free to reach the destination. ``errno`` is EADDRNOTAVAIL.
 
-    Raised only if EADDRNOTAVAIL is transient. If this host lacks the address (a wrong source address,
-    IPv6 switched off), the kernel's own `OSError` is raised.
+    If this host lacks an address (a wrong source address, IPv6 switched off), the kernel's own `OSError` is raised.
 
     Attributes:
         host: the dialed address, as text.
@@ -76,8 +72,8 @@ class PortsExhaustedError(OSError):
     def at(cls, host: str, port: int, usage: PortUsage) -> "PortsExhaustedError":
         """Build the error for a dial of *host* and *port* with the figures in *usage*."""
         text = f"Address not available: no local port is free to reach {host} port {port}; {usage}. "
-        total = None if usage.low is None or usage.high is None else usage.high - usage.low + 1
-        if total is not None and usage.in_use is not None and 2 * usage.in_use < total:
+        low, high, in_use = usage.low, usage.high, usage.in_use
+        if low is not None and high is not None and in_use is not None and 2 * in_use <= high - low:
             text += "Other sockets (bound, or connected elsewhere) hold the rest: see ss -tan, or widen "
         else:
             text += "Reuse connections (a pool), dial less often, or widen "

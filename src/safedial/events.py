@@ -1,7 +1,7 @@
 """The events of a dial: one frozen record for each, passed to the caller's hook and to the log.
 
-The `safedial` logger gets DEBUG for each attempt, INFO for a recovery after retries and WARNING for a
-self-connect. Messages name hosts and ports, never payloads.
+The `safedial` logger gets DEBUG for each attempt, INFO for a recovery after retries and WARNING for a self-connect.
+Messages name hosts and ports, never payloads.
 """
 
 import logging
@@ -21,12 +21,10 @@ class DialEvent:
     """Something that happened during a dial.
 
     Attributes:
-        kind: ``connected``: an attempt succeeded. ``lost``: this attempt was still waiting when another
-            one succeeded (the next event); its socket is closed. ``failed``: an attempt or the resolver
-            failed. ``self_connect``: the kernel connected the socket to itself; it was released.
-            ``retry``: the policy starts another round after `wait`.
-        host: the host that the caller gave.
-        port: the port that the caller gave.
+        kind: ``connected``: an attempt succeeded. ``lost``: this attempt was still waiting when another one succeeded
+            (the next event); its socket is closed. ``failed``: an attempt or the resolver failed. ``self_connect``: the
+            socket connected to itself and was released. ``retry``: the policy starts another round after `wait`.
+        host, port: the address that the caller gave.
         address: the socket address of the attempt; None for a failed resolution and for ``retry``.
         round: the number of the round, from 1. A round tries every address.
         elapsed: seconds since the dial began.

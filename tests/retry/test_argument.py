@@ -7,7 +7,7 @@ from safedial._retry import policies
 
 
 def test_refused_connection_is_not_retried_and_loads_no_tenacity(dial, dead_port, monkeypatch):
-    monkeypatch.setattr(policies, "default_policy", None)
+    monkeypatch.delattr(policies, "default_policy")
     with pytest.raises(ConnectionRefusedError) as caught:
         dial("127.0.0.1", dead_port)
     assert "1 round," in caught.value.__notes__[0]

@@ -4,26 +4,20 @@ import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, TypeAlias, cast
 
-# The step in which such an object dials: it is awaited, or entered.
+# The step in which such an object dials: it is awaited, or entered. A Run takes the step, guarded.
 Step: TypeAlias = Callable[[Any], Awaitable[Any]]
-# Takes a step, guarded.
 Run: TypeAlias = Callable[[Step], Coroutine[Any, Any, Any]]
 
 
 def dials_later(returned: Any) -> bool:
-    """Return whether *returned* is no connection yet, but must be awaited or entered for one.
-
-    An awaitable that can be closed is a client or pool already: redis.asyncio's, asyncpg's.
-    """
+    """Return whether *returned* is no connection yet, but must be awaited or entered for one."""
     if isinstance(returned, Coroutine):
         return True
     if isinstance(returned, contextlib.ContextDecorator | contextlib.AsyncContextDecorator):
-        raise TypeError(
-            "a context manager made by contextlib runs its function when it is entered: guard the code in that function"
-        )
+        raise TypeError("contextlib's context managers dial when they are entered: guard the code in that function")
     kind = cast("type[object]", type(returned))  # an instance may make up attributes
-    may_be_closed = hasattr(kind, "close") or hasattr(kind, "aclose")
-    return issubclass(kind, Awaitable) and not may_be_closed
+    # An awaitable that can be closed is a client or pool already: redis.asyncio's, asyncpg's.
+    return not (hasattr(kind, "close") or hasattr(kind, "aclose")) and issubclass(kind, Awaitable)
 
 
 def made_later(returned: Any, run: Run) -> Any:
@@ -43,8 +37,7 @@ class _Later(Coroutine[Any, Any, Any]):
     """Stands for an object that can be awaited or entered, such as the result of aiohttp's ``session.get()``."""
 
     def __init__(self, returned: Any, run: Run) -> None:
-        self._returned: Any = returned
-        self._run = run
+        self._returned, self._run = returned, run
         self._awaited: Coroutine[Any, Any, Any] | None = None
         self._entered: Any = None
 

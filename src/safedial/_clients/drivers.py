@@ -1,7 +1,4 @@
-"""Database drivers: the addresses that they dial, found in their arguments and in PGHOST and the like.
-
-Imports a driver only when a call of it is made, for arguments that only the driver can read.
-"""
+"""Database drivers: the addresses that they dial, found in their arguments and in PGHOST and the like."""
 
 import functools
 import importlib
@@ -13,7 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from safedial._clients.hold import Address
 
-# Takes the arguments of a driver's connect(), and returns the addresses that it will dial.
+# Takes the arguments of a driver's connect(), and returns the addresses that it will dial. May import the driver.
 Finder: TypeAlias = Callable[..., Iterable[Address]]
 
 
@@ -36,9 +33,7 @@ def finder_for(factory: Any) -> Finder | None:
         raise TypeError(f"factory: {name_of(factory)} dials in threads of its own: call safedial.install() instead")
     find = next((FINDERS[package] for package in packages if package in FINDERS), None)
     if "psycopg_pool" in packages or (find and name_of(factory).endswith("create_pool")):
-        raise TypeError(
-            f"factory: {name_of(factory)} makes a pool, which dials when it is used: see the table in safedial.wrap"
-        )
+        raise TypeError(f"factory: {name_of(factory)} makes a pool, which dials when it is used: see safedial.wrap")
     return find
 
 

@@ -9,13 +9,10 @@ from safedial._retry.transient import TRANSIENT_ERRNOS, errors_of
 
 
 class Failures:
-    """Detaches each failure of a dial from the exception that the caller is handling.
-
-    A reconnect is often made in an ``except`` block. Python makes the handled exception the context of each new one,
-    and a policy would find it there.
-    """
+    """Detaches each failure of a dial from the exception that the caller is handling, such as a lost connection."""
 
     def __init__(self) -> None:
+        # Python makes it the context of each new exception, and a policy would find it there.
         self._handled = sys.exception()
         # The last failure, its own context, and the errors whose context was the handled exception.
         self._last: tuple[Exception, BaseException | None, list[BaseException]] | None = None

@@ -1,8 +1,4 @@
-"""The guard: the guarded connect under other people's code.
-
-It guards every client that dials in Python, blocking or not. It does not reach C libraries: hold the port for those
-(`safedial.hold`).
-"""
+"""The guard: the guarded connect under every client that dials in Python, blocking or not."""
 
 import contextlib
 import functools
@@ -27,14 +23,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 class _Entry:
     """One entry of a guard. It may end in another context: a generator is closed in its caller's context."""
 
-    def __init__(self) -> None:
-        self.open = True
+    open = True
 
 
 # The guards that this context has entered.
 _inside: ContextVar[tuple[_Entry, ...]] = ContextVar("safedial.guard", default=())
-# Whether `install` is in force.
-_everywhere = False
+_everywhere = False  # whether `install` is in force
 
 
 class _Layer:
@@ -115,9 +109,7 @@ class Guard:
     def __call__(self, function: F) -> F:
         """Guard each call of *function*, which may be a coroutine function."""
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError(
-                f"guard() can't decorate the generator function {function!r}: it runs in its caller's context"
-            )
+            raise TypeError(f"guard() can't decorate a generator function: {function!r} runs in its caller's context")
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
@@ -149,11 +141,10 @@ def guard() -> Guard:
     listens. The socket is closed and the port is free. Exhausted ports raise `PortsExhaustedError`. Nothing is dialed
     again: that is up to the client, or `wrap`.
 
-    It works for blocking sockets, with timeouts, and for non-blocking ones (selectors, asyncio, trio), behind TLS and
-    proxies. Sockets with a source port are checked too. Datagram and AF_UNIX sockets pass through. So do libraries
-    that dial in C (libpq, grpc, uvloop): see `hold`. A thread that a client starts for itself is outside, unless it
-    copies the context: see `install`. A task that is started inside is guarded until the block ends. With gevent,
-    patch first, and enter the guard in each greenlet.
+    It works for blocking and non-blocking sockets (selectors, asyncio, trio), behind TLS and proxies. Sockets with a
+    source port are checked too. Libraries that dial in C (libpq, grpc, uvloop) are not reached: see `hold`. A thread
+    that a client starts for itself is outside, unless it copies the context: see `install`. A task that is started
+    inside is guarded until the block ends. With gevent, patch first, and enter the guard in each greenlet.
 
     Example::
 

@@ -16,12 +16,10 @@ Address: TypeAlias = tuple[str | bytes | None, int | str | None]
 def hold(address: Address) -> Generator[None]:
     """Keep the kernel off the port of *address* inside the block, for every dial of this host.
 
-    A socket that does not listen is bound to the port. ``connect()`` never draws a port that is bound, so nothing
-    connects to itself, C libraries (libpq, grpc, uvloop) included, and a dial to a dead port is refused. An address of
-    another host, or of a server that listens, needs no holding and is not held.
-
-    Hold it only for the dial. Meanwhile a server that sets SO_REUSEADDR (PostgreSQL does, most do) can bind the port
-    and listen; any other server gets EADDRINUSE.
+    A socket that does not listen is bound to the port. The kernel never draws a bound port, so nothing connects to
+    itself, C libraries (libpq, grpc, uvloop) included, and a dial to a dead port is refused. An address of another
+    host, or of a server that listens, needs no holding and is not held. Hold it only for the dial: meanwhile a server
+    that sets SO_REUSEADDR (PostgreSQL does, most do) can bind the port and listen; any other gets EADDRINUSE.
 
     Args:
         address: (host, port); a name is resolved, blocking.

@@ -1,7 +1,6 @@
-"""The one place that replaces `socket.socket.connect` and ``connect_ex``.
+"""The one place that replaces `socket.socket.connect` and ``connect_ex``, as long as there is a layer.
 
-All Python clients end up there: blocking ones, asyncio's, trio's, those behind TLS. C libraries don't. A layer
-stands between a program and its TCP connects. Nothing is replaced unless there is a layer. Knows no particular layer.
+All Python clients end up there: blocking ones, asyncio's, trio's, those behind TLS. C libraries don't.
 """
 
 import _socket
@@ -26,30 +25,24 @@ _INET = frozenset(map(int, INET))
 
 
 class Layer(Protocol):
-    """A layer between a program and its connects."""
+    """A layer between a program and its connects. `connect` connects a TCP socket by means of *below*."""
 
-    def wanted(self) -> bool:
-        """Return whether it handles the connects of this thread or task, now."""
-        ...
+    def wanted(self) -> bool: ...  # whether it handles the connects of this thread or task, now
 
-    def connect(self, sock: socket.socket, address: Any, below: Below) -> None:
-        """Connect the TCP socket *sock* to the tuple *address* by means of *below*."""
+    def connect(self, sock: socket.socket, address: Any, below: Below) -> None: ...
 
 
 def lock_held_across_forks() -> threading.RLock:
-    """Return a lock that fork() waits for: in the child, its data is whole and nobody holds it.
-
-    fork() takes these locks in the reverse order of creation. Code must take them in that order, too.
-    """
+    """Return a lock that fork() waits for: in the child, its data is whole and nobody holds it."""
     lock = threading.RLock()
+    # fork() takes these locks in the reverse order of creation. Code must take them in that order, too.
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
     return lock
 
 
-# From the program down to the kernel.
+# The layers from the program down to the kernel, and each layer as often as it was put.
 _layers: tuple[Layer, ...] = ()
-# Contains each layer as often as it was put.
 _users: list[Layer] = []
 _patches: "list[_Patch]" = []
 lock = lock_held_across_forks()
@@ -72,9 +65,8 @@ def remove(layer: Layer) -> None:
     global _layers
     with lock:
         _users.remove(layer)
-        if layer in _users:
-            return
-        _layers = tuple(each for each in _layers if each is not layer)
+        if layer not in _users:
+            _layers = tuple(each for each in _layers if each is not layer)
         if not _layers:
             for patch in _patches:
                 patch.undo()
@@ -95,8 +87,7 @@ class _Patch:
         # The class that defines the methods of all sockets. `socket.socket` may be a subclass of it.
         found: type[Any] = socket.socket
         self._owner = next((each for each in found.__mro__ if _socket.socket in each.__bases__), found)
-        self._name = name
-        self._inherited = name not in vars(self._owner)
+        self._name, self._inherited = name, name not in vars(self._owner)
         self._below: Any = getattr(self._owner, name)
         inert = getattr(self._below, "_patch", None)
         if isinstance(inert, _Patch) and inert._method is self._below:
@@ -107,12 +98,12 @@ class _Patch:
 
     def undo(self) -> None:
         self._active = False
-        if getattr(self._owner, self._name) is not self._method:
-            return  # somebody patched on top of it, so it stays there and does nothing
-        if self._inherited:
-            delattr(self._owner, self._name)
-        else:
-            setattr(self._owner, self._name, self._below)
+        # If somebody patched on top of it, it stays there and does nothing.
+        if getattr(self._owner, self._name) is self._method:
+            if self._inherited:
+                delattr(self._owner, self._name)
+            else:
+                setattr(self._owner, self._name, self._below)
 
     def renew(self) -> None:
         if getattr(self._owner, self._name) == self._below:

@@ -12,18 +12,13 @@ from safedial.errors import SelfConnectError
 # and attributes that hold an object with a socket (redis.asyncio, aiomysql · asyncpg · websockets · SQLAlchemy).
 _SOCKETS = ("_sock", "sock", "socket", "_socket", "_usock")
 _HOLDERS = ("_writer", "_transport", "transport", "connection", "dbapi_connection")
-# The most levels to search: SQLAlchemy's connection, the driver's, its stream, its socket.
-_DEPTH = 4
 
 
 def socket_of(connection: Any) -> Any:
-    """Return the socket, or file descriptor, in *connection*; None if there is none.
-
-    Reads only attributes that *connection* really has: a MongoClient makes a database of any name.
-    """
+    """Return the socket, or file descriptor, in *connection*; None if there is none."""
     if isinstance(connection, int) and not isinstance(connection, bool):
         return connection
-    return _within(connection, _DEPTH)
+    return _within(connection, depth=4)  # SQLAlchemy's connection, the driver's, its stream, its socket
 
 
 def _within(thing: Any, depth: int) -> Any:
@@ -43,7 +38,7 @@ def _within(thing: Any, depth: int) -> Any:
 
 
 def _own(thing: Any, name: str) -> Any:
-    if inspect.getattr_static(thing, name, None) is None:
+    if inspect.getattr_static(thing, name, None) is None:  # a MongoClient makes a database of any name
         return None
     try:
         return getattr(thing, name)

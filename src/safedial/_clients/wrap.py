@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from safedial._address import checked
 from safedial._clients.awaitables import Step, dials_later, made_later, wait
@@ -17,12 +17,9 @@ from safedial._clients.guard import guard
 from safedial._clients.hold import Address, hold
 from safedial._clients.sockets import close, self_connect_of
 from safedial._deadline import NO_DEADLINE, Deadline
-from safedial._retry.argument import DEFAULT, check_policy, policy_after
+from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy, policy_after
 from safedial._steps import finish
 from safedial.events import logger
-
-if TYPE_CHECKING:
-    from safedial._retry.argument import PolicyArgument
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,15 +28,15 @@ T = TypeVar("T")
 def wrap(
     factory: Callable[P, T],
     *,
-    policy: "PolicyArgument" = DEFAULT,
+    policy: PolicyArgument = DEFAULT,
     address: Address | Callable[P, Address] | None = None,
 ) -> Callable[P, T]:
     """Return *factory*, any client's connection factory, made safe: guarded, checked and retried.
 
     Each call runs inside `guard`. If it still returns a connection to itself, the connection is closed, and counts as
     refused. The drivers PyMySQL, mysql-connector, mysqlclient, aiomysql, asyncmy, psycopg, psycopg2, asyncpg and pg8000
-    are known: if one dials in C, or in an asyncio loop, which may be uvloop, the address is found in the arguments, and
-    its port is held, as by `hold`.
+    are known: if one dials in C, or in asyncio's loop or uvloop, its address is found in the arguments, and the port is
+    held, as by `hold`.
 
     ===============  =====================================================================================
     a driver         ``wrap(pymysql.connect)``, which includes ``ping(reconnect=True)``, and so for others
@@ -53,19 +50,17 @@ def wrap(
     Args:
         factory: a function, class, coroutine function or `functools.partial` that connects. Its arguments, results and
             errors stay the same. A result that dials when it is awaited or entered, such as that of
-            `websockets.connect`, is guarded and retried too. A client or pool that dials later, when it is used, is
-            not: see `install`. For a driver's class with a method ``connect``, wrap returns a subclass that is safe
-            whenever it connects.
+            `websockets.connect`, is guarded and retried too. A client or pool that dials when it is used is not: see
+            `install`. A driver's class with a method ``connect`` becomes a subclass that is safe whenever it connects.
         policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying` that decides on another call. It sees the error of
             *factory*; safedial's predicates look for the kernel's error behind it. A server's answer, such as
             PostgreSQL's "starting up", is not retried unless the policy says so. Default: `redial()`. None: one call.
-        address: the address that *factory* dials: (host, port), or a function that takes the call's arguments and
-            returns such a pair. Its port is held, for other C libraries (grpc, uvloop) and for addresses that only a
-            driver can find (a service file). Default: None, as above.
+        address: the (host, port) that *factory* dials, or a function that takes the call's arguments and returns it.
+            The port is held, for other C libraries (grpc, uvloop) and for addresses that only a driver can find (a
+            service file). Default: None, as above.
 
     Raises:
-        TypeError: *factory* is pymongo's or makes a pool, or an argument is wrong; the message names it.
-        ValueError: likewise.
+        TypeError, ValueError: *factory* is pymongo's or makes a pool, or an argument is wrong; the message names it.
 
     Example::
 
@@ -77,11 +72,9 @@ def wrap(
         raise TypeError(f"factory must be callable, not a {type(factory).__name__}")  # a URL may have a password
     check_policy(policy)
     known = finder_for(factory)
-    find = known or no_addresses
-    if address is not None:
-        if not callable(address):
-            checked(address, 0)
-        find = functools.partial(_given, address)
+    if address is not None and not callable(address):
+        checked(address, 0)
+    find = (known or no_addresses) if address is None else functools.partial(_given, address)
     if known and isinstance(factory, type) and hasattr(factory, "connect"):
         return cast("Callable[P, T]", _safe_class(factory, find, policy))
     return cast("Callable[P, T]", wrapped(factory, find, policy))
@@ -96,7 +89,6 @@ def _given(address: Any, /, *args: Any, **kwds: Any) -> Iterable[Address]:
 def _safe_class(kind: type, find: Finder, policy: Any) -> type:
     """Return a subclass of *kind* whose ``connect`` is wrapped."""
     dial: Any = inspect.getattr_static(kind, "connect")
-    on_class = isinstance(dial, classmethod)
 
     def find_for(connection: Any, /, *args: Any, **kwds: Any) -> Iterable[Address]:
         if hasattr(connection, "server_host"):  # mysql-connector's: reconnect() gives no arguments
@@ -104,7 +96,7 @@ def _safe_class(kind: type, find: Finder, policy: Any) -> type:
         return find(*args, **kwds)
 
     safe: Any = wrapped(getattr(dial, "__func__", dial), find_for, policy)
-    safe = classmethod(safe) if on_class else safe
+    safe = classmethod(safe) if isinstance(dial, classmethod) else safe
     return type(kind.__name__, (kind,), {"connect": safe, "__doc__": kind.__doc__, "__module__": kind.__module__})
 
 
@@ -143,8 +135,7 @@ class _Call:
     async def dial(self, step: Step | None, first: Any = None) -> Any:
         """Return a connection, or raise once the policy is done.
 
-        Without a *step* this blocks and never suspends, and an object that dials later is returned as it is. *first*
-        is such an object, for the first round.
+        Without *step* it blocks, and returns an object that dials later as it is. *first* is one for the first round.
         """
         failures = Failures()
 
@@ -211,5 +202,4 @@ async def _hold(address: Any, stack: contextlib.ExitStack, *, blocking: bool) ->
         import asyncio  # late: only programs that use asyncio get here
 
         for info in await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM):
-            address = info[4][:2]
-            stack.enter_context(hold(address))
+            stack.enter_context(hold(cast("Address", info[4][:2])))

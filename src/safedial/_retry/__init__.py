@@ -1,4 +1,1 @@
-"""Which errors are transient, the policies, and the loop that runs on under a policy.
-
-Knows tenacity. Knows nothing of sockets. Imports `_tcp` and the modules beside this package.
-"""
+"""Which errors are transient, the policies, and the loop that runs under a policy. Knows nothing of sockets."""

@@ -1,7 +1,4 @@
-"""The argument *policy*: its default, its check, and the policy that decides after an error.
-
-Loads tenacity only when a policy is given or needed.
-"""
+"""The argument *policy*: its default, its check, and the policy that decides. Loads tenacity only if it is needed."""
 
 import enum
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
@@ -16,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Default(enum.Enum):
-    """The type of `DEFAULT`."""
+    """The type of `DEFAULT`, which marks an argument that was not given."""
 
     DEFAULT = "<default>"
 
@@ -24,11 +21,8 @@ class Default(enum.Enum):
         return self.value
 
 
-# Marks an argument that was not given.
 DEFAULT: Final = Default.DEFAULT
-
 PolicyArgument: TypeAlias = "Policy | Literal[Default.DEFAULT] | None"
-
 # Policies of these classes can be copied. Checked once for each class, because a copy costs half a dial.
 _good_classes: set[type] = set()
 
@@ -60,4 +54,4 @@ def policy_after(policy: PolicyArgument, error: Exception) -> "Policy | None":
         return None  # redial() would stop too; this does not load tenacity for a mere refusal
     from safedial._retry.policies import default_policy
 
-    return default_policy()
+    return default_policy

@@ -1,11 +1,4 @@
-"""The rounds after the first one, under a tenacity policy.
-
-tenacity decides (another round? how long to wait?), this module waits, and the caller dials. The
-caller may be a dial of safedial's own or, for `wrap`, of a client's. Each dial works on its own copy
-of the policy, so threads and tasks can share one.
-
-The loop is one coroutine for blocking and asyncio dials; see `_steps`.
-"""
+"""The rounds after the first: tenacity decides, this module waits, the caller dials. One coroutine: see `_steps`."""
 
 import inspect
 import time
@@ -25,11 +18,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Seconds between looks at a stop event. Waiting for the event itself would take a thread for each
-# waiting task in asyncio; a person notices no twentieth of a second.
+# Seconds between looks at a stop event. To wait for the event itself, asyncio would need a thread for each task.
 _GLANCE = 0.05
-
 _ASYNC_DEFAULT_SLEEP = AsyncRetrying().sleep
+_AWAITS = "policy: a strategy or hook of this AsyncRetrying awaits; a blocking dial can't wait for it"
 
 
 class Rounds(Protocol):
@@ -39,18 +31,14 @@ class Rounds(Protocol):
     started: float
     deadline: Deadline
 
-    @property
-    def target(self) -> tuple[Any, ...]:
-        """The dialed address, for tenacity's own hooks such as before_sleep_log."""
-        ...
+    @property  # the dialed address, for tenacity's own hooks such as before_sleep_log
+    def target(self) -> tuple[Any, ...]: ...
 
-    def retrying(self, error: Any, wait: float) -> None:
-        """Note that the next round follows *error* in *wait* seconds."""
-        ...
+    def retrying(self, error: Any, wait: float) -> None: ...  # the next round follows *error* in *wait* seconds
 
 
 class _Retries:
-    """One dial's own copy of a policy, with the state of its rounds."""
+    """One dial's own copy of a policy, so that threads and tasks can share one, with the state of its rounds."""
 
     def __init__(self, policy: "Policy", record: Rounds) -> None:
         # Callers handle the last real exception: never RetryError, never a callback's value.
@@ -71,11 +59,7 @@ class _Retries:
             self.own_sleep = policy.sleep
 
     async def wait_after(self, error: Exception) -> float | None:
-        """Return the seconds to wait before the next round.
-
-        Return None if there is none: the policy stops, or the wait would end after the deadline.
-        Suspends only in a strategy or hook that the user wrote as a coroutine function.
-        """
+        """Return the seconds to wait before the next round, None if there is none."""
         if not self._enabled:
             return None
         if self._state.attempt_number == 1:
@@ -130,11 +114,9 @@ async def rounds(
     *,
     blocking: bool,
 ) -> T:
-    """Await *once* until it returns or *policy* stops; then raise its last error.
+    """Await *once* until it returns, or *policy* stops; then raise its last error. *error* is that of the first round.
 
-    *error* is the error of the first round. Only *failures* are passed to the policy: of a dial of safedial's own an
-    OSError. Other exceptions come from the user's own code and end the dial, as cancellation and KeyboardInterrupt do.
-    A *blocking* dial never suspends.
+    Only *failures* are passed to the policy. Other exceptions come from the user's own code, and end the dial.
     """
     retries = _Retries(policy, record)
     sleep = _sleep if blocking else _sleep_async
@@ -157,9 +139,6 @@ async def rounds(
         del error, retries  # the traceback holds this frame: break the cycle
 
 
-_AWAITS = "policy: a strategy or hook of this AsyncRetrying awaits; a blocking dial can't wait for it"
-
-
 async def _sleep(retries: _Retries, seconds: float) -> None:
     if retries.own_sleep is None or retries.is_async:
         for nap in retries.naps(seconds):
@@ -172,21 +151,19 @@ async def _sleep(retries: _Retries, seconds: float) -> None:
 async def _sleep_async(retries: _Retries, seconds: float) -> None:
     import asyncio  # late: a program without asyncio never gets here
 
-    if retries.own_sleep is None:
+    own = retries.own_sleep
+    if own is None:
         for nap in retries.naps(seconds):
             await asyncio.sleep(nap)
-    else:
-        own = retries.own_sleep
-        # A Retrying's sleep was written for threads: it may block.
-        pause = own(seconds) if retries.is_async else await asyncio.to_thread(own, seconds)
-        if inspect.isawaitable(pause):
-            await pause
+        return
+    # A Retrying's sleep was written for threads: it may block.
+    pause = own(seconds) if retries.is_async else await asyncio.to_thread(own, seconds)
+    if inspect.isawaitable(pause):
+        await pause
 
 
 def _events_of(stop: Any) -> list[Any]:
-    """Return the events that stop a policy: of a stop alone, or of several joined with ``|``."""
-    if isinstance(stop, stop_when_event_set):
-        return [stop.event]
+    """Return the events of *stop*, which may be several joined with ``|``."""
     if isinstance(stop, stop_any):
         return [event for part in stop.stops for event in _events_of(part)]
-    return []
+    return [stop.event] if isinstance(stop, stop_when_event_set) else []

@@ -1,36 +1,24 @@
-"""The policies `redial` and `reconnect`, as plain tenacity objects, and the predicates for policies of your own.
+"""The policies `redial` and `reconnect`, as plain tenacity objects, and the predicates for policies of your own."""
 
-`transient` decides which errors are worth another round; this module puts it into tenacity's terms.
-"""
-
-import functools
 import math
 import sys
 
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception,
-    stop_after_attempt,
-    stop_before_delay,
-    wait_random_exponential,
-)
+import tenacity
+from tenacity import RetryCallState, Retrying, wait_random_exponential
 
 from safedial._retry.transient import errors_of, is_spurious, is_transient
 from safedial.errors import PortsExhaustedError
 
-# Seconds. On loopback a port in TIME_WAIT can be drawn again after 1 s (Linux, tcp_tw_reuse = 2, the
-# default), so two of these waits suffice there. Dialing again at once makes exhaustion worse.
+# Seconds. On loopback a port in TIME_WAIT is free again after 1 s (Linux, tcp_tw_reuse = 2): two waits suffice there.
 _port_backoff = wait_random_exponential(min=0.5, multiplier=1.0, max=5.0)
 
-retry_if_spurious = retry_if_exception(is_spurious)
+retry_if_spurious = tenacity.retry_if_exception(is_spurious)
 """Tenacity strategy: retry a self-connect, and EADDRNOTAVAIL if it is transient.
 
-Neither says anything about the server. Combine it with a stop and a wait: dialing again at once
-makes port exhaustion worse.
+Neither says anything about the server. Combine it with a stop and a wait: dialing at once makes exhaustion worse.
 """
 
-retry_if_transient = retry_if_exception(is_transient)
+retry_if_transient = tenacity.retry_if_exception(is_transient)
 """Tenacity strategy: retry spurious errors, and refused, timed out, reset, unreachable, and a temporary
 failure of the resolver (EAI_AGAIN): the errors of a server that is down and may come back.
 """
@@ -39,13 +27,12 @@ failure of the resolver (EAI_AGAIN): the errors of a server that is down and may
 def redial(attempts: int = 3) -> Retrying:
     """Return the default policy: dial again only if the error says nothing about the server.
 
-    After a self-connect it dials again at once. If local ports are exhausted (transient EADDRNOTAVAIL),
-    it waits for a random time from 0.5 s to 1 s, then to 2, 4 and at most 5 s. On other systems than
-    Linux the first of these waits is 0, because the kernel may just have picked a port already in
-    use. A refused connection is final. Go's dialTCP makes three attempts as well.
+    After a self-connect it dials again at once. If local ports are exhausted (transient EADDRNOTAVAIL), it waits for a
+    random time from 0.5 s to 1 s, then to 2, 4 and at most 5 s. On other systems than Linux the first of these waits is
+    0, because the kernel may just have picked a port already in use. A refused connection is final.
 
     Args:
-        attempts: the number of rounds in all, at least 1. Each round tries every address.
+        attempts: the number of rounds, at least 1. Each round tries every address. Default: 3, as in Go's dialTCP.
 
     Raises:
         TypeError, ValueError: *attempts* is not a whole number of at least 1.
@@ -54,12 +41,8 @@ def redial(attempts: int = 3) -> Retrying:
         raise TypeError(f"attempts must be a whole number, not {attempts!r}")
     if attempts < 1:
         raise ValueError(f"attempts must be at least 1, not {attempts}")
-    return Retrying(
-        retry=retry_if_spurious,
-        stop=stop_after_attempt(attempts),
-        wait=_wait_for_a_port,
-        reraise=True,
-    )
+    stop = tenacity.stop_after_attempt(attempts)
+    return Retrying(retry=retry_if_spurious, stop=stop, wait=_wait_for_a_port, reraise=True)
 
 
 def reconnect(within: float = 60.0, first: float = 0.05, cap: float = 5.0) -> Retrying:
@@ -69,8 +52,8 @@ def reconnect(within: float = 60.0, first: float = 0.05, cap: float = 5.0) -> Re
     exponential backoff with full jitter, applied after the cap.
 
     Args:
-        within: seconds since the dial began. No wait begins that would end later. A round that has
-            begun is not cut short: limit it with *timeout*.
+        within: seconds since the dial began. No wait begins that would end later. A round that has begun is not cut
+            short: limit it with *timeout*.
         first: upper bound of the first wait, in seconds.
         cap: upper bound of every wait, in seconds.
 
@@ -81,28 +64,19 @@ def reconnect(within: float = 60.0, first: float = 0.05, cap: float = 5.0) -> Re
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError(f"{name} must be a number of seconds, not {value!r}")
         if not (0 < value < math.inf):
-            raise ValueError(
-                f"{name} must be positive and finite, not {value!r}; for a loop without end use a "
-                f"tenacity.Retrying of your own, with retry=safedial.retry_if_transient"
-            )
-    return Retrying(
-        retry=retry_if_transient,
-        stop=stop_before_delay(within),
-        wait=wait_random_exponential(multiplier=first, max=cap),
-        reraise=True,
-    )
+            hint = "for a loop without end, use a tenacity.Retrying with retry=safedial.retry_if_transient"
+            raise ValueError(f"{name} must be positive and finite, not {value!r}; {hint}")
+    stop, wait = tenacity.stop_before_delay(within), wait_random_exponential(multiplier=first, max=cap)
+    return Retrying(retry=retry_if_transient, stop=stop, wait=wait, reraise=True)
 
 
 def _wait_for_a_port(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
-    if error is None or not any(isinstance(each, PortsExhaustedError) for each in errors_of(error)):
-        return 0.0
-    if state.attempt_number == 1 and sys.platform != "linux":
-        return 0.0  # the kernel may just have picked a port already in use
-    return _port_backoff(state)
+    exhausted = error is not None and any(isinstance(each, PortsExhaustedError) for each in errors_of(error))
+    # Other kernels than Linux may just have picked a port already in use.
+    maybe_not = state.attempt_number == 1 and sys.platform != "linux"
+    return _port_backoff(state) if exhausted and not maybe_not else 0.0
 
 
-@functools.cache
-def default_policy() -> Retrying:
-    """Return the `redial` policy that dials without *policy* share; each dial copies it."""
-    return redial()
+default_policy = redial()
+"""The policy that dials without *policy* share. Each dial copies it."""

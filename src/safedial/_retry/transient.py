@@ -8,19 +8,10 @@ from safedial.errors import PortsExhaustedError, SelfConnectError
 
 # connect(2)'s errors for a server that is down, starting or unreachable.
 TRANSIENT_ERRNOS = frozenset(
-    {
-        errno.ECONNREFUSED,
-        errno.ECONNRESET,
-        errno.ECONNABORTED,
-        errno.ETIMEDOUT,
-        errno.EHOSTUNREACH,
-        errno.EHOSTDOWN,
-        errno.ENETUNREACH,
-        errno.ENETDOWN,
-    }
+    {errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.ETIMEDOUT}
+    | {errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN}
 )
-
-
+_OWN_MODULES = frozenset({"builtins", "safedial.errors", "socket", "ssl"})
 _SPURIOUS = (SelfConnectError, PortsExhaustedError)
 
 
@@ -30,11 +21,7 @@ def is_spurious(error: BaseException) -> bool:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether a later round may succeed after *error*.
-
-    Transient are spurious errors, refused, timed out, reset, unreachable, and a temporary failure of
-    the resolver (EAI_AGAIN).
-    """
+    """Return whether a later round may succeed after *error*, the error of a server that may come back."""
     return any(_is_transient(each) for each in errors_of(error))
 
 
@@ -42,17 +29,13 @@ def _is_transient(error: BaseException) -> bool:
     if isinstance(error, socket.gaierror):
         # Its errno is an EAI_ code, which may equal an errno with another meaning.
         return error.errno == socket.EAI_AGAIN
-    if isinstance(error, TimeoutError):
-        return True  # socket timeouts carry no errno
-    if isinstance(error, PortsExhaustedError):
+    if isinstance(error, TimeoutError | PortsExhaustedError):  # socket timeouts carry no errno
         return True
     return isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS  # a SelfConnectError too
 
 
 def errors_of(error: BaseException) -> list[BaseException]:
-    """Return *error*, the errors of the other addresses of the same dial, and the kernel's error behind
-    the exception of another library.
-    """
+    """Return *error*, those of the other addresses of its dial, and the kernel's error behind another library's."""
     if _is_the_kernels(error) and not hasattr(error, "_other_addresses"):
         return [error]  # most errors
     found: list[BaseException] = []
@@ -75,14 +58,9 @@ def errors_of(error: BaseException) -> list[BaseException]:
     return found
 
 
-_OWN_MODULES = frozenset({"builtins", "safedial.errors", "socket", "ssl"})
-
-
 def _is_the_kernels(error: BaseException) -> bool:
-    """Return whether *error* is the kernel's own, so that its context says nothing about it.
-
-    An OSError of another library is not: aiohttp's has the errno of its cause, and nothing else of it.
-    """
+    """Return whether *error* is the kernel's own, so that its context says nothing about it."""
+    # aiohttp's OSErrors are not: they have the errno of their cause, and nothing else of it.
     return (
         isinstance(error, OSError)
         and (error.errno is not None or isinstance(error, TimeoutError))

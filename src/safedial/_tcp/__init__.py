@@ -1,4 +1,1 @@
-"""One socket and one address: steer, connect, check, release.
-
-Knows the kernel. Knows nothing of names, rounds and policies. Imports `errors` and `_address`.
-"""
+"""One socket and one address: steer, connect, check, release. Knows nothing of names, rounds and policies."""

@@ -1,22 +1,17 @@
-"""The guarded connect: steer, connect, check, release. Blocking and non-blocking.
+"""The guarded connect of one socket to one address: steer, connect, check, release. Blocking and non-blocking.
 
-Mechanism. connect(2) to an address of this host can succeed although nobody listens on its port P:
-the kernel draws a local port from the ephemeral range, and if it draws P, the SYN reaches its own
-socket and simultaneous open (RFC 9293 section 3.5) completes the handshake. The client then talks to
-itself, and holds P against the real server.
+Mechanism. connect(2) to a port P of this host can succeed although nobody listens on it. The kernel draws a local port
+from the ephemeral range. If it draws P, the SYN reaches its own socket, and simultaneous open (RFC 9293 section 3.5)
+completes the handshake. The client then talks to itself, and keeps P from the real server.
 
-Precondition. The kernel chooses the local port. A caller who binds a source port may want a
-simultaneous open, so it is neither steered nor checked (Go: ``laddr.Port == 0``).
+Precondition. The kernel chooses the local port. A caller who binds a source port may want a simultaneous open, so the
+connect is neither steered nor checked (Go: ``laddr.Port == 0``).
 
-Remedy. Steer: IP_LOCAL_PORT_RANGE keeps the kernel off P, on one side of the range and, if that side
-is exhausted, on the other. Check: compare local and peer address after every connect, steered or not.
-Release: close a self-connect with SO_LINGER (1, 0), so that no TIME_WAIT keeps the server from
-binding, and report ECONNREFUSED, which is the truth: nobody listens there.
-
-Go's dialTCP (src/net/tcpsock_posix.go) only checks, closes with TIME_WAIT left behind, and after two
-redials returns the socket that it has. Here a self-connected socket is never returned.
-
-Each function works on one socket and one address. Rounds and policies belong to the layers above.
+Remedy. Steer: IP_LOCAL_PORT_RANGE keeps the kernel off P, on one side of the range and, if that side is exhausted, on
+the other. Check: compare local and peer address after every connect, steered or not. Release: close a self-connected
+socket with SO_LINGER (1, 0), so that no TIME_WAIT keeps the server from binding, and report ECONNREFUSED: nobody
+listens. Go's dialTCP (src/net/tcpsock_posix.go) only checks, leaves a TIME_WAIT behind, and after two redials returns
+the socket that it has. Here a self-connected socket is never returned.
 """
 
 import contextlib
@@ -24,7 +19,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, TypeAlias, cast
 
 from safedial._address import INET, SockAddr, describe
 from safedial._tcp import procnet, steering
@@ -34,8 +29,7 @@ from safedial.errors import PortsExhaustedError, SelfConnectError
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-# Values of IP_LOCAL_PORT_RANGE to try in turn: `steering.side_options` of the port, or
-# `steering.UNSTEERED`, or `UNGUARDED`.
+# Values of IP_LOCAL_PORT_RANGE to try in turn: `steering.side_options`, `steering.UNSTEERED` or `UNGUARDED`.
 Sides: TypeAlias = tuple[int, ...]
 # The caller chose the source port: neither steer nor check.
 UNGUARDED: Sides = ()
@@ -46,17 +40,10 @@ _UNKNOWN: dict[int, SockAddr] = {socket.AF_INET: ("255.255.255.255", 0), socket.
 
 
 def connect(sock: socket.socket, sockaddr: SockAddr, sides: Sides, ask: Ask | None = None) -> bool:
-    """Connect *sock*, blocking or with its timeout, and never to itself.
+    """Connect *sock*, never to itself, trying one side after the other until one has a free port.
 
-    One side after the other is tried, until one has a free port. *ask* asks the kernel for the connection.
-    Default: ``sock.connect``.
-
-    Returns:
-        Whether *sock* is connected: False only if *ask* returns False, as the handshake goes on.
-
-    Raises:
-        SelfConnectError: nobody listens; the socket is closed.
-        OSError: the kernel's error. EADDRNOTAVAIL may mean two things: see `explained`.
+    *ask* is ``sock.connect`` by default. Returns False only if *ask* does. Raises SelfConnectError, after which the
+    socket is closed, or the kernel's error. EADDRNOTAVAIL may mean two things: see `explained`.
     """
     shortage = None
     for side in sides or steering.UNSTEERED:
@@ -86,27 +73,20 @@ def connect(sock: socket.socket, sockaddr: SockAddr, sides: Sides, ask: Ask | No
 
 
 def arrived(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
-    """Return whether the writable *sock* is connected. If not, it must be waited for again.
-
-    Raises the errors of `connect`. A selector may wake its caller too early (Go's issues 14548 and
-    19289), so only a peer address proves a connection.
-    """
+    """Return whether the writable *sock* is connected. If not, wait for it again. Raises the errors of `connect`."""
     code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if code:
         raise OSError(code, os.strerror(code))
     try:
         sock.getpeername()
     except OSError:
-        return False
+        return False  # the selector woke its caller too early (Go's issues 14548 and 19289)
     _check(sock, sockaddr, sides)
     return True
 
 
 def begin_async(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
-    """Do as `begin` does, with asyncio's messages.
-
-    Does nothing on other systems than Linux, where a second connect(2) has other answers.
-    """
+    """Do as `begin` does, with asyncio's messages. On other systems than Linux, do nothing."""
     return steering.ON_LINUX and bool(sides) and connect(sock, sockaddr, sides, _begin_for_asyncio)
 
 
@@ -131,11 +111,11 @@ def _begin_for_asyncio(sock: socket.socket, sockaddr: SockAddr) -> bool:
 
 
 def _connects_at_once(sock: socket.socket, sockaddr: SockAddr) -> bool:
-    """Call connect(2); return whether the non-blocking *sock* is connected.
+    """Call connect(2), and return whether the non-blocking *sock* is connected.
 
-    The first call answers EINPROGRESS, or 0 with TCP_FASTOPEN_CONNECT. On Linux a loopback handshake is
-    over by then. A second call answers 0 if it is, EALREADY if it goes on, and otherwise the failure.
-    That saves a turn of the event loop, and finds a self-connect before a cancellation can intervene.
+    The first call answers EINPROGRESS, or 0 with TCP_FASTOPEN_CONNECT. A handshake on loopback is over by then. On
+    Linux, a second call answers 0 if it is over, EALREADY if it goes on, and otherwise the failure. That saves a turn
+    of the event loop, and finds a self-connect before a cancellation can intervene.
     """
     try:
         sock.connect(sockaddr)
@@ -162,12 +142,10 @@ def is_shortage(error: BaseException, sides: Sides) -> bool:
 
 
 def explained(sock: socket.socket, sockaddr: SockAddr, sides: Sides, shortage: OSError) -> OSError:
-    """Return the error that *shortage*, an `is_shortage` of connect(2), stands for.
+    """Return the error to raise for *shortage*, an `is_shortage`. Counting many ports takes a tenth of a second.
 
-    If this host lacks an address to reach *sockaddr* from (IPv6 is switched off), it is permanent, and
-    returned as it is. Exhausted ports are transient: PortsExhaustedError. Systems that may pick a port
-    already in use (Go's "spurious") succeed at the next dial. Counting thousands of ports takes a
-    tenth of a second.
+    *shortage* is permanent, and returned as it is, if this host lacks an address to reach *sockaddr* from (IPv6 is
+    switched off). Exhausted ports, or a port in use that the kernel picked, are transient: PortsExhaustedError.
     """
     reached = _address_reached(sock.family, sockaddr)
     if reached is None:
@@ -180,26 +158,22 @@ def explained(sock: socket.socket, sockaddr: SockAddr, sides: Sides, shortage: O
 
 def _address_reached(family: int, sockaddr: SockAddr) -> SockAddr | None:
     """Return *sockaddr* in numbers; None if this host has no address to reach it from."""
-    # connect() of a datagram socket chooses a local address in the same way, sends nothing, and draws
-    # its port from another pool. So it fails only if the address is missing.
+    # connect() of a datagram socket chooses a local address in the same way, sends nothing, and draws its port from
+    # another pool. So it fails only if the address is missing.
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect(sockaddr)
-            reached: SockAddr = probe.getpeername()
+            return cast("SockAddr", probe.getpeername())
     except OSError as error:
         # Other errors concern the address itself, such as a name that no longer resolves.
         return None if error.errno == errno.EADDRNOTAVAIL else _UNKNOWN.get(family, sockaddr)
-    return reached
 
 
 def bind_source(sock: socket.socket, source: SockAddr) -> None:
-    """Bind *sock* to the *source* address, leaving the choice of port 0 to connect(2).
-
-    Without IP_BIND_ADDRESS_NO_PORT, bind(2) draws a port from a pool that all destinations share, and
-    fails with EADDRINUSE long before connect(2) would run out of ports.
-    """
+    """Bind *sock* to the *source* address, leaving the choice of port 0 to connect(2)."""
     if not source[1] and steering.ON_LINUX and sock.family in INET:
-        # Before Linux 4.2 the port is drawn now; the connection is checked all the same.
+        # Without this option (Linux before 4.2), bind(2) draws the port, from a pool that all destinations share. It
+        # fails with EADDRINUSE long before connect(2) would run out of ports.
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_IP, steering.IP_BIND_ADDRESS_NO_PORT, 1)
     try:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from safedial._address import INET, SockAddr, same_endpoint, shown
 
@@ -22,12 +22,11 @@ def is_self_connected(sock: "HasFileno | int") -> bool:
         sock: a socket, an object with ``fileno()``, or a file descriptor. It stays open.
 
     Returns:
-        True if local and peer address are the same endpoint; IPv4 equals IPv4-mapped IPv6. False for a
-        socket that is not connected, and for other families and types.
+        True if local and peer address are the same endpoint; IPv4 equals IPv4-mapped IPv6. False for a socket that is
+        not connected, and for other families and types.
 
     Raises:
-        TypeError: *sock* is none of these. Of an asyncio ``StreamWriter`` or transport, pass
-            ``writer.get_extra_info("socket")``.
+        TypeError: *sock* is none of these. Of an asyncio writer or transport, pass ``get_extra_info("socket")``.
         OSError: the descriptor is closed or is no socket.
     """
     if isinstance(sock, socket.socket):
@@ -43,8 +42,8 @@ def duplicate(number: int) -> socket.socket:
     """Return a socket on a duplicate of the descriptor *number*; closing it leaves the original open."""
     copy = socket.dup(number)
     try:
-        # SOCK_NONBLOCK keeps socket() from applying the default timeout. That would make the caller's
-        # descriptor non-blocking too, because both share one open file description.
+        # SOCK_NONBLOCK keeps socket() from applying the default timeout. That would make the caller's descriptor
+        # non-blocking too, because both share one open file description.
         return socket.socket(type=socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0), fileno=copy)
     except BaseException:
         socket.close(copy)  # it is no socket
@@ -52,42 +51,32 @@ def duplicate(number: int) -> socket.socket:
 
 
 def reached_itself(sock: socket.socket, port: int) -> bool:
-    """Return whether *sock*, just connected to *port*, must be treated as a self-connect.
-
-    One system call unless the ports are equal. An address that can't be read counts as a self-connect,
-    as in Go's ``selfConnect`` (src/net/tcpsock_posix.go).
-    """
+    """Return whether *sock*, just connected to *port*, is or may be self-connected."""
     try:
         local = sock.getsockname()
         return local[1] == port and same_endpoint(local, peer_of(sock))
     except OSError:
-        return True
+        return True  # as in Go's selfConnect() (src/net/tcpsock_posix.go)
 
 
 def peer_of(sock: socket.socket) -> SockAddr:
     """Return the peer address of *sock*. PySocks' own getpeername() returns the one behind the proxy."""
-    peer: SockAddr = socket.socket.getpeername(sock)
-    return peer
+    return cast("SockAddr", socket.socket.getpeername(sock))
 
 
 def release(sock: socket.socket) -> None:
-    """Close a self-connected *sock* so that a server can bind its port at once.
+    """Close a self-connected *sock* without TIME_WAIT, so that a server can bind its port at once.
 
-    SO_LINGER (1, 0) makes close() drop the connection without TIME_WAIT. Never use it on a healthy
-    connection: unsent data would be lost. Never after shutdown(), which leaves TIME_WAIT for 60 s
-    all the same; then a server can't bind even with SO_REUSEADDR.
+    Never use it on a healthy connection: unsent data would be lost. Never after shutdown(), which leaves TIME_WAIT for
+    60 s all the same; then a server can't bind even with SO_REUSEADDR.
     """
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     sock.close()
 
 
 def close_unfinished(sock: socket.socket, error: BaseException | None, *, guarded: bool) -> None:
-    """Close *sock*, whose dial ended with *error*, was interrupted, or lost a race.
-
-    A *guarded* socket may have connected to itself just before; then it is released. A refused
-    socket has not, so a loop on a dead port is spared the check.
-    """
-    if guarded and not isinstance(error, ConnectionRefusedError):
+    """Close *sock*, whose dial ended with *error*, was interrupted, or lost a race. Release it if self-connected."""
+    if guarded and not isinstance(error, ConnectionRefusedError):  # a refused socket did not connect to itself
         with contextlib.suppress(OSError):  # already closed
             if _to_itself(sock):
                 release(sock)

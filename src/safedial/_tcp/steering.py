@@ -1,7 +1,7 @@
 """Steering: keep the kernel off one port by narrowing a socket's ephemeral range. Linux only.
 
-IP_LOCAL_PORT_RANGE (Linux 6.3 and backports) narrows the range of one socket. The kernel ignores a
-bound outside of the ephemeral range without an error. Imports nothing of safedial.
+IP_LOCAL_PORT_RANGE needs Linux 6.3 or a backport. The kernel ignores a bound outside of the ephemeral range without an
+error. Imports nothing of safedial.
 """
 
 import errno
@@ -11,22 +11,17 @@ import time
 from functools import lru_cache
 from typing import NamedTuple
 
-# linux/in.h; Python has no name for it.
+# linux/in.h. Python has no name for the first, and for the second (Linux 4.2) only if its C library had one.
 IP_LOCAL_PORT_RANGE = 51
-
-# linux/in.h, Linux 4.2. Python has the name only if its C library had it.
 IP_BIND_ADDRESS_NO_PORT = 24
-
 # These numbers mean other options on other systems.
 ON_LINUX = sys.platform == "linux"
-
 # The value 0 leaves the range as it is.
 UNSTEERED = (0,)
 
-# Seconds for which a range is believed. Reading it costs half a dial. A range that changes meanwhile
-# is no danger, because every connection is checked too.
+# Seconds for which a range is believed. Reading it costs half a dial. A range that changes meanwhile is no danger,
+# because every connection is checked too.
 _RANGE_AGE = 1.0
-
 _RANGE_FILE = "/proc/sys/net/ipv4/ip_local_port_range"
 
 
@@ -47,44 +42,29 @@ def read_range() -> PortRange | None:
     return PortRange(low, high)
 
 
-def sides(port: int, ports: PortRange | None) -> tuple[PortRange, ...]:
-    """Return the parts of the range *ports* below and above *port*, the larger one first.
-
-    Empty if the range is unknown, does not contain *port*, or contains nothing else.
-    """
-    if ports is None or not ports.low <= port <= ports.high:
-        return ()
-    below = PortRange(ports.low, port - 1)
-    above = PortRange(port + 1, ports.high)
-    found = [side for side in (below, above) if side.low <= side.high]
-    return tuple(sorted(found, key=lambda side: side.low - side.high))
-
-
 @lru_cache(maxsize=256)
 def _side_options(port: int, ports: PortRange | None) -> tuple[int, ...]:
-    return tuple(option_value(side) for side in sides(port, ports)) or UNSTEERED
+    """Return the parts of the range *ports* below and above *port*, the larger one first, as values of the option."""
+    if ports is None or not ports.low <= port <= ports.high:
+        return UNSTEERED
+    sides = [PortRange(ports.low, port - 1), PortRange(port + 1, ports.high)]
+    sides.sort(key=lambda side: side.low - side.high)
+    return tuple(option_value(side) for side in sides if side.low <= side.high) or UNSTEERED
 
 
 def option_value(ports: PortRange) -> int:
-    """Return *ports* as a value of IP_LOCAL_PORT_RANGE: the high bound in the upper 16 bits.
-
-    setsockopt() takes a C int, so the value is negative if the high bound is 32768 or more.
-    """
+    """Return *ports* as a value of IP_LOCAL_PORT_RANGE: the high bound in the upper 16 bits."""
     value = ports.high << 16 | ports.low
-    return value - 2**32 if value >= 2**31 else value
+    return value - 2**32 if value >= 2**31 else value  # setsockopt() takes a C int
 
 
 _steerable = ON_LINUX
-
 # (believed until, range). Replaced as a whole, so threads need no lock.
 _believed: tuple[float, PortRange | None] = (0.0, None)
 
 
 def side_options(port: int) -> tuple[int, ...]:
-    """Return the values of IP_LOCAL_PORT_RANGE that keep the kernel off *port*, the best one first.
-
-    Return `UNSTEERED` if the kernel can't be steered, or need not be.
-    """
+    """Return the values of IP_LOCAL_PORT_RANGE that keep the kernel off *port*; `UNSTEERED` if none does."""
     global _believed
     if not _steerable:
         return UNSTEERED
@@ -102,19 +82,14 @@ def side_options_now(port: int, exhausted: tuple[int, ...]) -> tuple[int, ...]:
     The range may have changed. It belongs to a network namespace, and a process may have several.
     """
     global _believed
-    if exhausted == UNSTEERED:
-        return ()
-    ports = read_range()
-    if ports is None:
+    if exhausted == UNSTEERED or (ports := read_range()) is None:
         return ()
     options = _side_options(port, ports)
     if options == UNSTEERED:
         # The range no longer contains the port, and the socket is still narrowed: widen it again.
         options = (option_value(ports),)
-    if options == exhausted:
-        return ()
     _believed = (time.monotonic() + _RANGE_AGE, ports)
-    return options
+    return () if options == exhausted else options
 
 
 def steer(sock: socket.socket, option: int) -> None:
@@ -139,7 +114,7 @@ def own_option(sock: socket.socket) -> int:
 
 
 def own_range(sock: socket.socket) -> PortRange | None:
-    """Return the range that was set on *sock* with IP_LOCAL_PORT_RANGE, None if none was."""
+    """Return `own_option` of *sock* as a range, None if none was set."""
     value = own_option(sock)
     low, high = value & 0xFFFF, value >> 16 & 0xFFFF
     return PortRange(low, high) if low and high else None
