@@ -119,7 +119,7 @@ def _make(kind: Any, dialer: Dialer, *args: Any, **kwds: Any) -> Any:
 def _safe_class(kind: Any) -> Any:
     if kind not in _SAFE and not issubclass(kind, SafeHTTPConnection):
         raise TypeError(
-            f"pool: safedial does not know how {kind.__name__} dials; derive it from SafeHTTPConnection, or use safedial.guard()"
+            f"pool: safedial does not know how {kind.__name__} dials; derive it from SafeHTTPConnection, or use guard()"
         )
     return _SAFE.get(kind, kind)
 
