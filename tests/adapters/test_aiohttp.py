@@ -200,7 +200,7 @@ class TestProtect:
             with pytest.raises(TypeError, match="policy must be"):
                 protect(session, policy=3)
             await session.close()
-            with pytest.raises(TypeError, match="session must be an open ClientSession or an aiohttp.TCPConnector"):
+            with pytest.raises(TypeError, match=r"session must be an open ClientSession or an aiohttp\.TCPConnector"):
                 protect(session)
 
         dials.run(main(), None)

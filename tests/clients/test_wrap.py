@@ -1,4 +1,4 @@
-"""wrap() and hold(): other people's factories, sync and async, and factories that dial in C."""
+"""wrap(): other people's factories, sync and async."""
 
 import asyncio
 import contextlib
@@ -13,11 +13,10 @@ import aiomysql
 import pymysql
 import pytest
 import tenacity
-import uvloop
 
 import safedial
 from safedial import testing
-from tests.support import faults, namespace
+from tests.support import faults
 
 HOST = "127.0.0.1"
 
@@ -331,28 +330,6 @@ class TestResult:
         assert safedial.wrap(lambda: database)() is database
 
 
-def dial_with_uvloop(port, held, times):
-    """Count self-connects in a range of two ports: uvloop dials in C, where no hook of Python reaches."""
-
-    async def dial():
-        loop = asyncio.get_running_loop()
-        transport, _ = await loop.create_connection(asyncio.Protocol, HOST, port)
-        return transport
-
-    safe = safedial.wrap(dial, address=(HOST, port) if held else None, policy=None)
-    if not held:
-        safe = dial
-    count = 0
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        for _ in range(times):
-            with contextlib.suppress(OSError):
-                transport = runner.run(safe())
-                count += testing.is_self_connected(transport)
-                transport.abort()
-                runner.run(asyncio.sleep(0))
-    return count
-
-
 async def wait_for(dialing):
     return await dialing
 
@@ -491,45 +468,3 @@ class TestDialsLater:
         manager = kind(connection if kind is contextlib.contextmanager else async_connection)
         with pytest.raises(TypeError, match="guard the code in that function"):
             MADE_SAFE[safe](manager)()
-
-
-class TestHold:
-    def test_kernel_never_draws_the_port(self):
-        namespace.require()
-        assert namespace.call(dial_with_uvloop, 40000, True, 200, port_range=(40000, 40001)) == 0
-        assert namespace.call(dial_with_uvloop, 40000, False, 200, port_range=(40000, 40001)) > 0
-
-    @pytest.mark.parametrize("host", [HOST, "::1", "localhost", "0.0.0.0", "::"])
-    def test_dials_are_refused_inside(self, host, dead_port):
-        with safedial.hold((host, dead_port)), pytest.raises(ConnectionRefusedError):
-            socket.create_connection((host, dead_port), 5)
-
-    def test_ends_with_the_block(self, dead_port):
-        with safedial.hold((HOST, dead_port)), socket.socket() as sock, pytest.raises(OSError, match="in use"):
-            sock.bind((HOST, dead_port))
-        faults.assert_server_can_bind(HOST, dead_port)
-
-    def test_server_that_reuses_addresses_can_start(self, dead_port):
-        with safedial.hold((HOST, dead_port)), socket.create_server((HOST, dead_port)) as server:
-            socket.create_connection(server.getsockname()).close()
-
-    def test_two_may_hold(self, dead_port):
-        with safedial.hold((HOST, dead_port)), safedial.hold((HOST, dead_port)):
-            pass
-
-    def test_server_that_listens_is_not_disturbed(self, server):
-        with safedial.hold(server.getsockname()):
-            socket.create_connection(server.getsockname()).close()
-
-    def test_other_hosts_are_not_held(self, caplog):
-        caplog.set_level(logging.DEBUG, "safedial")
-        with safedial.hold(("192.0.2.1", 5432)):
-            pass
-        assert "not held: 192.0.2.1 port 5432" in caplog.text
-
-    @pytest.mark.parametrize(
-        ("address", "error"), [("db", TypeError), ((HOST, -1), ValueError), ((HOST, 1.5), TypeError)]
-    )
-    def test_bad_arguments(self, address, error):
-        with pytest.raises(error, match="address"), safedial.hold(address):
-            pass

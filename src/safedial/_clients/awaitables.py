@@ -10,7 +10,7 @@ Run: TypeAlias = Callable[[Step], Coroutine[Any, Any, Any]]
 
 
 def dials_later(returned: Any) -> bool:
-    """Return whether *returned* is no connection yet, but must be awaited or entered for one."""
+    """Return whether *returned* must be awaited or entered to get a connection."""
     if isinstance(returned, Coroutine):
         return True
     if isinstance(returned, contextlib.ContextDecorator | contextlib.AsyncContextDecorator):

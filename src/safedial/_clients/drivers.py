@@ -23,7 +23,7 @@ def name_of(factory: Any) -> str:
 
 
 def finder_for(factory: Any) -> Finder | None:
-    """Return the finder for the arguments of *factory*, None if it is no known driver's. Raise TypeError for a pool."""
+    """Return the finder for the arguments of *factory*, None for an unknown driver. Raise TypeError for a pool."""
     if isinstance(factory, functools.partial):
         find = finder_for(factory.func)
         return find and functools.partial(find, *factory.args, **factory.keywords)
@@ -100,5 +100,5 @@ FINDERS: dict[str, Finder] = {
     "psycopg2": _psycopg2,
 }
 
-# Drivers whose connect() is no coroutine function, but returns an object to await or enter.
+# Drivers whose connect() is a plain function that returns an object to await or enter.
 DIAL_LATER = frozenset({"aiomysql", "asyncmy"})

@@ -22,7 +22,7 @@ def hold(address: Address) -> Generator[None]:
     that sets SO_REUSEADDR (PostgreSQL does, most do) can bind the port and listen; any other gets EADDRINUSE.
 
     Args:
-        address: (host, port); a name is resolved, blocking.
+        address: (host, port). Resolving a name blocks.
 
     Raises:
         OSError: the resolver's.
@@ -37,7 +37,7 @@ def hold(address: Address) -> Generator[None]:
                     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 holder.bind(sockaddr)
             except OSError as error:
-                # EADDRNOTAVAIL: the address is another host's. EADDRINUSE: the port is taken, mostly by a server.
+                # EADDRNOTAVAIL: the address is another host's. EADDRINUSE: the port is taken, usually by a server.
                 # EACCES: a port below 1024, which the kernel never draws.
                 logger.debug("not held: %s port %s: %s", sockaddr[0], sockaddr[1], error)
         yield

@@ -39,11 +39,11 @@ def wrap(
     held, as by `hold`.
 
     ===============  =====================================================================================
-    a driver         ``wrap(pymysql.connect)``, which includes ``ping(reconnect=True)``, and so for others
+    a driver         ``wrap(pymysql.connect)``; also makes ``ping(reconnect=True)`` safe
     psycopg, async   ``wrap(psycopg.AsyncConnection.connect)``
     psycopg_pool     ``ConnectionPool(connection_class=wrap(psycopg.Connection))``
     asyncpg's pool   ``create_pool(connect=wrap(asyncpg.connect))``
-    aiomysql's pool  `install`; and so for pymongo, which dials in threads of its own
+    aiomysql's pool  `install`; likewise pymongo, which dials in threads of its own
     SQLAlchemy       `safedial.adapters.sqlalchemy.protect`
     ===============  =====================================================================================
 

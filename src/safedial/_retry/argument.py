@@ -28,7 +28,7 @@ _good_classes: set[type] = set()
 
 
 def check_policy(policy: Any) -> Any:
-    """Return *policy*, or raise TypeError if it is no policy."""
+    """Return *policy*, or raise TypeError if it is not a policy."""
     if policy is None or policy is DEFAULT or type(policy) in _good_classes:
         return policy
     from tenacity import AsyncRetrying, Retrying  # late: most programs never give a policy

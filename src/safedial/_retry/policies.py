@@ -28,7 +28,7 @@ def redial(attempts: int = 3) -> Retrying:
     """Return the default policy: dial again only if the error says nothing about the server.
 
     After a self-connect it dials again at once. If local ports are exhausted (transient EADDRNOTAVAIL), it waits for a
-    random time from 0.5 s to 1 s, then to 2, 4 and at most 5 s. On other systems than Linux the first of these waits is
+    random time from 0.5 s to 1 s, then to 2, 4 and at most 5 s. Outside Linux the first of these waits is
     0, because the kernel may just have picked a port already in use. A refused connection is final.
 
     Args:

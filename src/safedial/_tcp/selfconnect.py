@@ -26,8 +26,8 @@ def is_self_connected(sock: "HasFileno | int") -> bool:
         not connected, and for other families and types.
 
     Raises:
-        TypeError: *sock* is none of these. Of an asyncio writer or transport, pass ``get_extra_info("socket")``.
-        OSError: the descriptor is closed or is no socket.
+        TypeError: *sock* is none of these. For an asyncio writer or transport, pass ``get_extra_info("socket")``.
+        OSError: the descriptor is closed or is not a socket.
     """
     if isinstance(sock, socket.socket):
         return _to_itself(sock)
@@ -46,7 +46,7 @@ def duplicate(number: int) -> socket.socket:
         # non-blocking too, because both share one open file description.
         return socket.socket(type=socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0), fileno=copy)
     except BaseException:
-        socket.close(copy)  # it is no socket
+        socket.close(copy)  # it is not a socket
         raise
 
 

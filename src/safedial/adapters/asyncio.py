@@ -1,4 +1,4 @@
-"""asyncio and uvloop: in one line, no TCP connection of a whole program connects to itself.
+"""asyncio and uvloop: one line makes all TCP connections of a program safe.
 
 `open_connection` and `create_connection` are for programs that dial for themselves.
 """

@@ -52,7 +52,7 @@ class Contender:
 PLAIN = Contender(
     "create_connection",
     "trusts the socket that it gets, as most reconnect loops do",
-    "The loop holds the port, and waits for words from itself.",
+    "The loop holds the port, and waits for data from itself.",
     socket.create_connection,
 )
 # Go's dialTCP (src/net/tcpsock_posix.go): compare the addresses, close, dial again.
