@@ -19,7 +19,7 @@ def listed(answer: Any) -> list[Any]:
 
 
 def checked_answer(answer: Any, family: int) -> Sequence[AddrInfo]:
-    """Return the addresses in *answer* that have *family*; all of them for 0.
+    """Return the addresses in *answer* that have *family*; all of them for 0. Raises OSError if there are none.
 
     Raises TypeError or ValueError naming the resolver if an address could not be dialed.
     """
@@ -33,7 +33,10 @@ def checked_answer(answer: Any, family: int) -> Sequence[AddrInfo]:
             raise ValueError(
                 f"resolver must return (family, SOCK_STREAM, proto, canonname, (address, port, ...)), not {info!r}"
             )
-    return of_families(infos, (family,)) if family else infos
+    usable = of_families(infos, (family,)) if family else infos
+    if not usable:
+        raise OSError("the resolver returned no address")
+    return usable
 
 
 def _can_be_dialed(family: Any, kind: Any, proto: Any, _canonname: Any, sockaddr: Any) -> bool:

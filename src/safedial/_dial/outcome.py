@@ -11,11 +11,10 @@ def last_error(errors: Sequence[OSError]) -> OSError:
 
 
 def combined_error(errors: Sequence[OSError]) -> OSError:
-    """Choose the error that asyncio's ``create_connection`` would raise.
+    """Choose the error that asyncio's ``create_connection`` would raise: the first, or one that lists all messages.
 
-    That is the only error, or the first of several with one message, or one that lists them all. Unlike
-    asyncio's, the list keeps an errno that all share, so ``except ConnectionRefusedError`` works for a
-    name with two addresses. Exceptions of safedial's own classes stay as they are.
+    Unlike asyncio's, the list keeps an errno that all share, so ``except ConnectionRefusedError`` works for a name
+    with two addresses. Exceptions of safedial's own classes stay as they are.
     """
     first = errors[0]
     texts = [str(error) for error in errors]
@@ -29,8 +28,7 @@ def combined_error(errors: Sequence[OSError]) -> OSError:
 
 
 def _with_others(error: OSError, others: Sequence[OSError]) -> OSError:
-    # Policies must see a transient error of one address behind a permanent one of another, but the
-    # caller must get the one exception that the stdlib would raise.
+    # Policies must see a transient error of one address behind a permanent one of another.
     if others:
         error._other_addresses = tuple(others)  # type: ignore[attr-defined]  # errors_of reads it
     return error

@@ -11,10 +11,7 @@ _LONGEST_WAIT = 86_400.0
 
 
 def run(
-    race: Race,
-    make: Callable[[int], Attempt],
-    failed: Callable[[int, OSError], object],
-    clock: Callable[[], float],
+    race: Race, make: Callable[[int], Attempt], failed: Callable[[int, OSError], object], clock: Callable[[], float]
 ) -> Attempt | None:
     """Return the first attempt that succeeds, None if all fail. The other sockets are closed.
 
@@ -58,8 +55,7 @@ def run(
                 return None
             seconds = race.wait(now)
             ready = selector.select(_LONGEST_WAIT if seconds is None else min(seconds, _LONGEST_WAIT))
-            numbers: list[int] = sorted(key.data for key, _ in ready)
-            for number in numbers:
+            for number in sorted(key.data for key, _ in ready):
                 attempt = remove(number)
                 try:
                     if attempt.arrived():

@@ -7,8 +7,7 @@ from typing import Any, TypeAlias, TypeVar
 from safedial._dial.race import Race
 
 T = TypeVar("T")
-# Gets an attempt's number and its limit in seconds. Returns its result, or tells the race that it
-# failed and returns None.
+# Gets an attempt's number and its limit in seconds. Returns its result; if it fails, tells the race and returns None.
 Attempting: TypeAlias = Callable[[int, float | None], Coroutine[Any, Any, T | None]]
 
 

@@ -1,10 +1,8 @@
-"""The record of one dial: its rounds and failures, its events, and the error that it ends with.
-
-Shared by the blocking and the asyncio half.
-"""
+"""The record of one dial: its rounds and failures, its events, and the error that it ends with."""
 
 import errno
 import logging
+import socket
 import time
 from collections.abc import Sequence
 
@@ -18,11 +16,10 @@ _MOST_NOTES = 1000
 
 
 class Record:
-    """One dial so far. Most dials succeed at once, so what a failure needs is made when one happens."""
+    """One dial so far. Most dials succeed at once, so the state for failures is made at the first one."""
 
     round = 1
-    # The errors of the newest round, one for each address.
-    errors: Sequence[OSError] = ()
+    deadline = NO_DEADLINE
     # The addresses whose attempts were still waiting when another one succeeded.
     losers: Sequence[SockAddr] = ()
     # The last error, unless it only said that time was up.
@@ -31,13 +28,13 @@ class Record:
     # a day needs no more memory than one of a minute.
     _said: dict[tuple[SockAddr | Host, type, int | None], tuple[int, int, str]] | None = None
 
-    deadline = NO_DEADLINE
-
     def __init__(self, host: Host, port: Port, on_event: OnEvent | None, total_timeout: float | None = None) -> None:
         self.host = host
         self.port = port
         self.on_event = on_event
         self.started = time.monotonic()
+        # The errors of the newest round, by the number of the address.
+        self.errors: dict[int, OSError] = {}
         if total_timeout is not None:
             self.deadline = Deadline(total_timeout, self.started)
 
@@ -51,14 +48,25 @@ class Record:
         """Whether somebody looks on: a hook, the log at DEBUG, or after a failed round at INFO."""
         return self.on_event is not None or self.round > 1 or logger.isEnabledFor(logging.DEBUG)
 
-    def connected(self, sockaddr: SockAddr) -> None:
-        """Report that *sockaddr* answered, and which addresses had not yet."""
-        for loser in self.losers:
-            self._emit("lost", loser)
-        self._emit("connected", sockaddr)
+    @property
+    def failures(self) -> list[OSError]:
+        """The errors of the newest round, in the order of the addresses."""
+        return [self.errors[number] for number in sorted(self.errors)]
 
-    def failed(self, where: SockAddr | Host, error: OSError) -> None:
-        """Keep and report *error*: of the socket address *where*, or of the resolver for a host."""
+    def connected(self, sock: socket.socket, sockaddr: SockAddr) -> None:
+        """Report that *sockaddr* answered, and which addresses had not yet. If a hook raises, close *sock*."""
+        try:
+            for loser in self.losers:
+                self._emit("lost", loser)
+            self._emit("connected", sockaddr)
+        except BaseException:
+            sock.close()
+            raise
+
+    def failed(self, where: SockAddr | Host, error: OSError, number: int | None = None) -> None:
+        """Keep and report *error*: of the address *number* with the socket address *where*, or of resolving a host."""
+        if number is not None:
+            self.errors[number] = error
         if self._said is None:
             self._said = {}
         said = self._said
@@ -87,7 +95,7 @@ class Record:
         """
         outcome: Exception = error
         if all_errors and self.errors:
-            outcome = ExceptionGroup("create_connection failed", self.errors)
+            outcome = ExceptionGroup("create_connection failed", self.failures)
             outcome.__suppress_context__ = True  # *error* is a member of the group
         if self.deadline.met:
             outcome = self._out_of_time(self._last if outcome is error else outcome)
@@ -104,14 +112,12 @@ class Record:
 
     def close(self) -> None:
         """Forget the errors: their tracebacks hold frames that hold this record."""
-        self.errors = ()
+        self.errors.clear()
         self._last = None
 
     def _out_of_time(self, cause: Exception | None) -> TimeoutError:
-        text = (
-            f"Timed out: {describe(self.host, self.port)} could not be reached within total_timeout, "
-            f"{self.deadline.total:g} s"
-        )
+        total = f"total_timeout, {self.deadline.total:g} s"
+        text = f"Timed out: {describe(self.host, self.port)} could not be reached within {total}"
         if self.deadline.refused is not None:
             text += f"; the wait before the next round, {self.deadline.refused:.3f} s, would have ended too late"
         error = TimeoutError(errno.ETIMEDOUT, text)

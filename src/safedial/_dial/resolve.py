@@ -4,7 +4,7 @@ import functools
 import inspect
 import socket
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from safedial._address import AddrInfo, Host, Port, describe
 from safedial._deadline import NO_DEADLINE
@@ -20,18 +20,19 @@ if TYPE_CHECKING:
 def resolve(record: Record, resolver: Resolver | None, family: int) -> Sequence[AddrInfo]:
     """Return the addresses of the dial's host. Blocks for as long as the resolver does."""
     host, port = record.host, record.port
+    infos: Sequence[AddrInfo]
     try:
-        infos: Sequence[AddrInfo]
         if resolver is None:
             infos = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
-            _some(infos, "getaddrinfo returns an empty list")
+            if not infos:
+                raise OSError("getaddrinfo returns an empty list")
         else:
             answer = resolver(host, port, family=family, type=socket.SOCK_STREAM, proto=0, flags=0)
             if inspect.isawaitable(answer):
                 if inspect.iscoroutine(answer):
                     answer.close()
                 raise TypeError("resolver: its answer must be awaited, which a blocking dial can't do")
-            infos = _some(checked_answer(answer, family))
+            infos = checked_answer(answer, family)
         if record.deadline is not NO_DEADLINE:
             record.deadline.limit(None)  # the resolver could not be interrupted
     except Exception as error:
@@ -41,13 +42,11 @@ def resolve(record: Record, resolver: Resolver | None, family: int) -> Sequence[
 
 
 async def resolve_async(
-    loop: "AbstractEventLoop", record: Record, host: Host, port: Port, resolver: Resolver | None, **hints: int
+    loop: "AbstractEventLoop", record: Record, host: Host, port: Port, resolver: Resolver | None, hints: dict[str, int]
 ) -> Sequence[AddrInfo]:
     """Return the addresses of *host*. Blocking code runs in a thread. *hints* are getaddrinfo's."""
     try:
-        return await within(
-            record.deadline.cap(None), _ask(loop, host, port, resolver, {**hints, "type": socket.SOCK_STREAM})
-        )
+        return await within(record.deadline.cap(None), _ask(loop, host, port, resolver, hints))
     except Exception as error:
         _explain(error, record, host, port, resolver)
         raise
@@ -57,13 +56,15 @@ async def _ask(
     loop: "AbstractEventLoop", host: Host, port: Port, resolver: Resolver | None, hints: dict[str, int]
 ) -> Sequence[AddrInfo]:
     if resolver is None:
-        infos: Any = await loop.getaddrinfo(host, port, **hints)
-        return _some(infos, "getaddrinfo() returned empty list")
-    ask = functools.partial(resolver, host, port, **hints)
+        infos: Any = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, **hints)
+        if not infos:
+            raise OSError("getaddrinfo() returned empty list")
+        return cast("Sequence[AddrInfo]", infos)
+    ask = functools.partial(resolver, host, port, type=socket.SOCK_STREAM, **hints)
     answer: Any = ask() if inspect.iscoroutinefunction(resolver) else await loop.run_in_executor(None, _in_thread, ask)
     if inspect.isawaitable(answer):
         answer = await answer
-    return _some(checked_answer(answer, hints["family"]))
+    return checked_answer(answer, hints["family"])
 
 
 def _in_thread(ask: Callable[[], Any]) -> Any:
@@ -73,12 +74,6 @@ def _in_thread(ask: Callable[[], Any]) -> Any:
     except StopIteration as error:
         # A Future can't hold StopIteration: before Python 3.12, asyncio waits for ever.
         raise RuntimeError("the resolver raised StopIteration") from error
-
-
-def _some(infos: Sequence[AddrInfo], complaint: str = "the resolver returned no address") -> Sequence[AddrInfo]:
-    if not infos:
-        raise OSError(complaint)
-    return infos
 
 
 def _explain(error: Exception, record: Record, host: Host, port: Port, resolver: Resolver | None) -> None:
