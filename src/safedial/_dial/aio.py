@@ -10,9 +10,8 @@ from typing import NamedTuple, TypeAlias
 from safedial._address import AddrInfo, Host, Port, SockAddr, interleave, numeric, of_families
 from safedial._dial import race_tasks
 from safedial._dial.attempt import Attempt
-from safedial._dial.outcome import combined_error
 from safedial._dial.race import Race
-from safedial._dial.record import Record
+from safedial._dial.record import Record, combined_error
 from safedial._dial.resolve import resolve_async
 from safedial._dial.settings import Resolver, Settings
 from safedial._retry.argument import DEFAULT, policy_after
@@ -36,10 +35,7 @@ class Target(NamedTuple):
 
 
 async def dial(settings: Settings, target: Target, *, all_errors: bool) -> socket.socket:
-    """Return a connected non-blocking socket; see `safedial.open_connection`.
-
-    On loopback it may never wait. A transport takes a turn of the loop to set up; other callers must give one.
-    """
+    """Return a connected non-blocking socket. On loopback this may never wait: let the loop take a turn afterwards."""
     record = Record(target.host, target.port, settings.on_event, settings.total_timeout)
     once = functools.partial(_round, settings, target, record)
     try:
@@ -63,7 +59,7 @@ async def dial(settings: Settings, target: Target, *, all_errors: bool) -> socke
 
 async def _round(settings: Settings, target: Target, record: Record) -> socket.socket:
     """Try every address once: in a race, or one after the other."""
-    record.errors.clear()
+    record.errors = {}
     loop = asyncio.get_running_loop()
     infos = await _addresses(loop, target, record, target.host, target.port, settings.resolver)
     sources: Sequence[AddrInfo] = ()
@@ -150,17 +146,14 @@ async def _attempt(
 def _bind_one(sock: socket.socket, sources: Sequence[AddrInfo]) -> None:
     """Bind *sock* to the first of *sources* that has its family and can be bound."""
     failure: OSError | None = None
-    for family, _, _, _, source in sources:
-        if family != sock.family:
-            continue
+    for *_, source in of_families(sources, (sock.family,)):
         try:
             bind_source(sock, source)
+            return
         except OSError as error:
             # asyncio's message, because programs match it.
             words = f"error while attempting to bind on address {source!r}: {(error.strerror or str(error)).lower()}"
             failure = OSError(error.errno, words)
-        else:
-            return
     if failure is None:
         failure = OSError(f"no matching local address with family={sock.family!r} found")  # asyncio's message
         failure.add_note(f"safedial: the source address is {', '.join(source[0] for *_, source in sources)}")

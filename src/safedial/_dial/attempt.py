@@ -31,12 +31,11 @@ class Attempt:
         self, settings: Settings, timeout: Timeout, source: SockAddr | None, bind: Bind | None, info: AddrInfo
     ) -> None:
         """Make the socket with *timeout*. *source* is the address that *bind* gives it, if any."""
-        family, kind, proto, _, sockaddr = info
-        self.sockaddr = sockaddr
+        family, kind, proto, _, self.sockaddr = info
         if family not in INET or (source and source[1]):
             self._sides = connect.UNGUARDED  # no TCP, or the caller chose the source port
         else:
-            self._sides = steering.side_options(sockaddr[1]) if settings.steer else steering.UNSTEERED
+            self._sides = steering.side_options(self.sockaddr[1]) if settings.steer else steering.UNSTEERED
         self.sock = socket.socket(family, kind, proto)
         try:
             if timeout is not DEFAULT:

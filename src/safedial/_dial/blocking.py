@@ -10,9 +10,8 @@ from typing import Any, TypeAlias
 from safedial._address import AddrInfo, SockAddr, checked, family_of, interleave, of_families
 from safedial._dial import race_sockets
 from safedial._dial.attempt import Attempt
-from safedial._dial.outcome import last_error
 from safedial._dial.race import Race
-from safedial._dial.record import Record
+from safedial._dial.record import Record, last_error
 from safedial._dial.resolve import resolve
 from safedial._dial.settings import Settings, Timeout
 from safedial._retry.argument import DEFAULT, policy_after
@@ -82,7 +81,7 @@ def _round(
 
 
 async def _round_async(settings: Settings, record: Record, *args: Any) -> socket.socket:
-    record.errors.clear()
+    record.errors = {}
     return _round(settings, record, *args)
 
 

@@ -40,8 +40,7 @@ class Dialer(Settings):
             IP_LOCAL_PORT_RANGE, the dial is checked but not steered. Default: none.
         happy_eyeballs_delay: seconds until the next address is tried while the one before still connects (RFC 8305
             section 5); at once if that one fails. Families alternate (section 4). The first to connect wins, the
-            others are closed. Default: 0.25, as the RFC recommends. None: one after the other, in the resolver's
-            order.
+            others are closed. None: one after the other, in the resolver's order. Default: 0.25, as in the RFC.
         resolver: called in every round, unless host and port are numbers, as ``resolver(host, port, family=...,
             type=..., proto=..., flags=...)``; returns a list as `socket.getaddrinfo` does. For `dial_async` it may be
             a coroutine function; any other callable runs in a thread there. An OSError is a failed resolution; other
@@ -60,17 +59,11 @@ class Dialer(Settings):
     """
 
     def dial(self, address: _Address, *, all_errors: bool = False) -> socket.socket:
-        """Connect to *address*, a (host, port) pair, and return a blocking socket.
-
-        Raises the errors of `safe_connect`; *all_errors* is explained there.
-        """
+        """Connect to *address*, a (host, port) pair, and return a blocking socket. See `safe_connect`."""
         return blocking.dial(self, address, self.timeout, self.source_address, all_errors)
 
     async def dial_async(self, address: _Address, *, all_errors: bool = False) -> socket.socket:
-        """Connect to *address*, a (host, port) pair, and return a non-blocking socket.
-
-        Runs in any asyncio event loop. Raises the errors of `open_connection`; *all_errors* is explained there.
-        """
+        """Connect in any asyncio event loop, and return a non-blocking socket. See `dial` and `open_connection`."""
         import asyncio  # late: blocking dials import this module too
 
         from safedial._dial import aio
@@ -104,9 +97,7 @@ def safe_connect(
     all_errors: bool = False,
     **options: Unpack[ConnectOptions],
 ) -> socket.socket:
-    """Connect to *address* as `socket.create_connection` does, and never to itself.
-
-    A drop-in: the same arguments have the same meaning, and the same errors are raised.
+    """Connect to *address* as `socket.create_connection` does, with the same arguments and errors, and never to itself.
 
     Args:
         address: a (host, port) pair. A numeric host skips the resolver.

@@ -9,6 +9,8 @@ import math
 # Seconds. If there are too many addresses for each to get so much, the last ones get nothing. As in Go's
 # partialDeadline (src/net/dial.go).
 _SHORTEST_SHARE = 2.0
+# Seconds. epoll_wait(2) takes at most 24 days; asyncio wakes once a day too.
+_LONGEST_WAIT = 86_400.0
 
 
 def fair_share(left: float, addresses: int) -> float:
@@ -61,12 +63,12 @@ class Race:
         """Return the attempts whose time is up."""
         return [number for number, end in self.running.items() if end <= now]
 
-    def wait(self, now: float) -> float | None:
-        """Return the seconds until an attempt starts or is overdue, None if none will."""
+    def wait(self, now: float) -> float:
+        """Return the seconds until an attempt starts or is overdue, at most a day."""
         wake = min(self.running.values(), default=math.inf)
         if self._next < self._addresses:
             wake = min(wake, self._due)
-        return None if wake == math.inf else max(0.0, wake - now)
+        return max(0.0, min(wake - now, _LONGEST_WAIT))
 
     @property
     def alone(self) -> bool:

@@ -4,11 +4,12 @@ import errno
 import logging
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from safedial._address import Host, Port, SockAddr, describe
 from safedial._deadline import NO_DEADLINE, Deadline
-from safedial.errors import SelfConnectError
+from safedial.errors import PortsExhaustedError, SelfConnectError
 from safedial.events import DialEvent, EventKind, OnEvent, emit, logger
 
 # A resolver may return other addresses in each round; 1000 notes are enough.
@@ -20,6 +21,8 @@ class Record:
 
     round = 1
     deadline = NO_DEADLINE
+    # The errors of the newest round, by the number of the address.
+    errors: Mapping[int, OSError] = MappingProxyType({})
     # The addresses whose attempts were still waiting when another one succeeded.
     losers: Sequence[SockAddr] = ()
     # The last error, unless it only said that time was up.
@@ -33,8 +36,6 @@ class Record:
         self.port = port
         self.on_event = on_event
         self.started = time.monotonic()
-        # The errors of the newest round, by the number of the address.
-        self.errors: dict[int, OSError] = {}
         if total_timeout is not None:
             self.deadline = Deadline(total_timeout, self.started)
 
@@ -66,7 +67,7 @@ class Record:
     def failed(self, where: SockAddr | Host, error: OSError, number: int | None = None) -> None:
         """Keep and report *error*: of the address *number* with the socket address *where*, or of resolving a host."""
         if number is not None:
-            self.errors[number] = error
+            self.errors = {**self.errors, number: error}
         if self._said is None:
             self._said = {}
         said = self._said
@@ -112,7 +113,7 @@ class Record:
 
     def close(self) -> None:
         """Forget the errors: their tracebacks hold frames that hold this record."""
-        self.errors.clear()
+        self.errors = {}
         self._last = None
 
     def _out_of_time(self, cause: Exception | None) -> TimeoutError:
@@ -129,3 +130,31 @@ class Record:
     ) -> None:
         elapsed = time.monotonic() - self.started
         emit(DialEvent(kind, self.host, self.port, sockaddr, self.round, elapsed, error, wait), self.on_event)
+
+
+def last_error(errors: Sequence[OSError]) -> OSError:
+    """Choose the error that `socket.create_connection` would raise: the last address's."""
+    return _with_others(errors[-1], errors[:-1])
+
+
+def combined_error(errors: Sequence[OSError]) -> OSError:
+    """Choose the error that asyncio's ``create_connection`` would raise: the first, or one that lists all messages.
+
+    Unlike asyncio's, the list keeps an errno that all share, so ``except ConnectionRefusedError`` works for a name
+    with two addresses. Exceptions of safedial's own classes stay as they are.
+    """
+    first = errors[0]
+    texts = [str(error) for error in errors]
+    ours = isinstance(first, SelfConnectError | PortsExhaustedError)
+    if all(text == texts[0] for text in texts) or (ours and all(type(error) is type(first) for error in errors)):
+        return _with_others(first, errors[1:])
+    summary = f"Multiple exceptions: {', '.join(texts)}"
+    shared = first.errno is not None and all(error.errno == first.errno for error in errors)
+    return _with_others(OSError(first.errno, summary) if shared else OSError(summary), errors)
+
+
+def _with_others(error: OSError, others: Sequence[OSError]) -> OSError:
+    # Policies must see a transient error of one address behind a permanent one of another.
+    if others:
+        error._other_addresses = tuple(others)  # type: ignore[attr-defined]  # errors_of reads it
+    return error

@@ -122,7 +122,7 @@ def _checked_seconds(name: str, value: Any) -> float | None:
 def _checked_socket_options(options: Any) -> tuple[SocketOption, ...]:
     if options is None:
         return ()  # urllib3's default
-    if isinstance(options, str | bytes) or not isinstance(options, Iterable):
+    if isinstance(options, str | bytes) or not hasattr(options, "__iter__"):
         raise TypeError(f"socket_options must be an iterable of (level, option, value), not {options!r}")
     found: list[SocketOption] = []
     for option in options:

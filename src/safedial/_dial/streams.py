@@ -52,9 +52,8 @@ async def open_connection(
         host: the host; a numeric one skips the resolver.
         port: the port or service name.
         limit: buffer limit of the reader, in bytes. Default: 64 KiB.
-        **kwds: the keyword arguments of `safedial.adapters.asyncio.create_connection`: asyncio's own, such as *ssl*
-            and *happy_eyeballs_delay*, and *timeout*, *total_timeout*, *resolver*, *policy*, *on_event*, *steer* and
-            *socket_options*, which `Dialer` documents.
+        **kwds: the keyword arguments of `safedial.adapters.asyncio.create_connection`: asyncio's own, such as *ssl*,
+            and *timeout*, *total_timeout*, *resolver*, *policy*, *on_event*, *steer* and *socket_options*.
 
     Returns:
         A (reader, writer) pair.
@@ -85,18 +84,12 @@ async def create_connection(
         protocol_factory: called once, when the socket is connected.
         host: the host; a numeric one skips the resolver.
         port: the port or service name.
-        **kwds: keyword arguments of the loop's ``create_connection``, and some of `Dialer`.
-            ssl: True or an SSLContext for TLS.
-            family: `socket.AF_INET` or `socket.AF_INET6` to use that family alone. Default: 0, both.
-            proto, flags: for the resolver. Default: 0, any protocol, no AI_ flags.
+        **kwds: keyword arguments of the loop's ``create_connection``, with its defaults, and some of `Dialer`.
+            ssl, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout: TLS, as in asyncio.
+            family, proto, flags, interleave: the addresses and their order, as in asyncio.
             sock: a connected socket; it is used as it is, without a check.
             local_addr: (host, port) to bind to; with a port other than 0 nothing is guarded.
-            server_hostname: the name that the certificate must have. Default: *host*.
-            ssl_handshake_timeout, ssl_shutdown_timeout: in seconds. Default: asyncio's 60 and 30.
-            happy_eyeballs_delay: seconds until the next address is tried while the one before still connects (RFC
-                8305). Default: None, one after the other, as in asyncio.
-            interleave: how many addresses of the first family come first before families alternate. Default: 1 with
-                *happy_eyeballs_delay*, else the resolver's order.
+            happy_eyeballs_delay: seconds, as in `Dialer`. Default: None, one address after the other.
             all_errors: raise an ExceptionGroup of each address's last error instead of one error.
             timeout: seconds for one attempt at one address. Default: None, no limit.
             total_timeout: seconds for the whole dial, without the TLS handshake. Default: None, no limit.
@@ -106,9 +99,7 @@ async def create_connection(
         A (transport, protocol) pair.
 
     Raises:
-        SelfConnectError: nobody listens there, and the kernel connected the socket to itself.
-        PortsExhaustedError: no local port is free to reach the destination.
-        TimeoutError: an attempt took longer than *timeout*, or the dial longer than *total_timeout*.
+        SelfConnectError, PortsExhaustedError, TimeoutError: as `safedial.safe_connect` does.
         OSError: asyncio's: the only error, or one that lists all. If all have the same errno, it has that errno too,
             unlike asyncio's. Notes say what failed and in which rounds.
         TypeError, ValueError: an argument is invalid; the message names it.
