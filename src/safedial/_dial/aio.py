@@ -59,7 +59,7 @@ async def dial(settings: Settings, target: Target, *, all_errors: bool) -> socke
 
 async def _round(settings: Settings, target: Target, record: Record) -> socket.socket:
     """Try every address once: in a race, or one after the other."""
-    record.errors = {}
+    record.errors = None
     loop = asyncio.get_running_loop()
     infos = await _addresses(loop, target, record, target.host, target.port, settings.resolver)
     sources: Sequence[AddrInfo] = ()

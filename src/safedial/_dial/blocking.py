@@ -81,7 +81,7 @@ def _round(
 
 
 async def _round_async(settings: Settings, record: Record, *args: Any) -> socket.socket:
-    record.errors = {}
+    record.errors = None
     return _round(settings, record, *args)
 
 

@@ -4,8 +4,7 @@ import errno
 import logging
 import socket
 import time
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 
 from safedial._address import Host, Port, SockAddr, describe
 from safedial._deadline import NO_DEADLINE, Deadline
@@ -22,7 +21,7 @@ class Record:
     round = 1
     deadline = NO_DEADLINE
     # The errors of the newest round, by the number of the address.
-    errors: Mapping[int, OSError] = MappingProxyType({})
+    errors: dict[int, OSError] | None = None
     # The addresses whose attempts were still waiting when another one succeeded.
     losers: Sequence[SockAddr] = ()
     # The last error, unless it only said that time was up.
@@ -52,7 +51,8 @@ class Record:
     @property
     def failures(self) -> list[OSError]:
         """The errors of the newest round, in the order of the addresses."""
-        return [self.errors[number] for number in sorted(self.errors)]
+        errors = self.errors or {}
+        return [errors[number] for number in sorted(errors)]
 
     def connected(self, sock: socket.socket, sockaddr: SockAddr) -> None:
         """Report that *sockaddr* answered, and which addresses had not yet. If a hook raises, close *sock*."""
@@ -67,7 +67,8 @@ class Record:
     def failed(self, where: SockAddr | Host, error: OSError, number: int | None = None) -> None:
         """Keep and report *error*: of the address *number* with the socket address *where*, or of resolving a host."""
         if number is not None:
-            self.errors = {**self.errors, number: error}
+            self.errors = self.errors or {}
+            self.errors[number] = error
         if self._said is None:
             self._said = {}
         said = self._said
@@ -113,7 +114,7 @@ class Record:
 
     def close(self) -> None:
         """Forget the errors: their tracebacks hold frames that hold this record."""
-        self.errors = {}
+        self.errors = None
         self._last = None
 
     def _out_of_time(self, cause: Exception | None) -> TimeoutError:
