@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 import safedial
-from safedial._dial.outcome import combined_error, last_error
+from safedial._dial.record import combined_error, last_error
 from safedial._retry.transient import is_spurious
 
 SELF = safedial.SelfConnectError.at("127.0.0.1", 80)

@@ -47,11 +47,11 @@ def in_tasks(race, attempts):
             try:
                 async with asyncio.timeout(limit):
                     await asyncio.sleep(seconds)
-            except TimeoutError as error:
-                race.failed(number, error, loop.time())
+            except TimeoutError:
+                race.failed(number, loop.time())
                 return None
             if not wins:
-                race.failed(number, REFUSED, loop.time())
+                race.failed(number, loop.time())
             return number if wins else None
 
         winner = await race_tasks.run(race, attempt, discarded.append)
@@ -125,7 +125,7 @@ class World:
 def with_a_selector(race, attempts):
     """Do as `in_tasks` does, with the driver for blocking sockets."""
     world = World(attempts)
-    failed = lambda number, error: race.failed(number, error, world.now)  # noqa: E731
+    failed = lambda number, error: race.failed(number, world.now)  # noqa: E731
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("selectors.DefaultSelector", lambda: world)
         winner = race_sockets.run(race, world.make, failed, lambda: world.now)

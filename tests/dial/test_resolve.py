@@ -8,7 +8,7 @@ import threading
 import pytest
 
 import safedial
-from safedial._dial.answers import checked_answer
+from safedial._dial.resolve import checked_answer
 from tests.support import dials, faults
 from tests.support.resolvers import hosts
 

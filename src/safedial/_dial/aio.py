@@ -4,23 +4,22 @@ import asyncio
 import functools
 import math
 import socket
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, TypeAlias
 
 from safedial._address import AddrInfo, Host, Port, SockAddr, interleave, numeric, of_families
 from safedial._dial import race_tasks
 from safedial._dial.attempt import Attempt
-from safedial._dial.outcome import combined_error
 from safedial._dial.race import Race
-from safedial._dial.record import Record
+from safedial._dial.record import Record, combined_error
 from safedial._dial.resolve import resolve_async
-from safedial._dial.settings import Settings
+from safedial._dial.settings import Resolver, Settings
 from safedial._retry.argument import DEFAULT, policy_after
 from safedial._tcp.connect import bind_source
 from safedial.events import HookError
 
 # Connects to one address within a limit in seconds.
-_Attempting: TypeAlias = Callable[[AddrInfo, float | None], Coroutine[Any, Any, Attempt]]
+_Connecting: TypeAlias = Callable[[AddrInfo, float | None], Awaitable[Attempt]]
 
 
 class Target(NamedTuple):
@@ -34,17 +33,9 @@ class Target(NamedTuple):
     local_addr: SockAddr | None = None
     interleave: int | None = None
 
-    @property
-    def hints(self) -> dict[str, int]:
-        """The keyword arguments of getaddrinfo."""
-        return {"family": self.family, "proto": self.proto, "flags": self.flags}
-
 
 async def dial(settings: Settings, target: Target, *, all_errors: bool) -> socket.socket:
-    """Return a connected non-blocking socket; see `safedial.open_connection`.
-
-    On loopback it may never wait. A transport takes a turn of the loop to set up; other callers must give one.
-    """
+    """Return a connected non-blocking socket. On loopback this may never wait: let the loop take a turn afterwards."""
     record = Record(target.host, target.port, settings.on_event, settings.total_timeout)
     once = functools.partial(_round, settings, target, record)
     try:
@@ -54,13 +45,10 @@ async def dial(settings: Settings, target: Target, *, all_errors: bool) -> socke
             policy = policy_after(settings.policy, error)
             if policy is None:
                 raise
-            first = error
-        from safedial._retry import loop  # late, because it loads tenacity
+            from safedial._retry import loop  # late, because it loads tenacity
 
-        try:
-            return await loop.rounds(policy, record, first, once, blocking=False)
-        finally:
-            del first  # its traceback holds this frame: break the cycle
+            rounds = loop.rounds(policy, record, error, once, blocking=False)
+        return await rounds  # here, so that *error* is not the context of later errors
     except OSError as error:
         raise record.outcome(error, all_errors=all_errors)  # noqa: B904  # it is *error*, or has it
     except HookError as hook:
@@ -71,14 +59,15 @@ async def dial(settings: Settings, target: Target, *, all_errors: bool) -> socke
 
 async def _round(settings: Settings, target: Target, record: Record) -> socket.socket:
     """Try every address once: in a race, or one after the other."""
-    record.errors = ()
+    record.errors = None
     loop = asyncio.get_running_loop()
-    infos = _known(target, target.host, target.port)
-    if not infos:
-        infos = await resolve_async(loop, record, target.host, target.port, settings.resolver, **target.hints)
-    sources = None
+    infos = await _addresses(loop, target, record, target.host, target.port, settings.resolver)
+    sources: Sequence[AddrInfo] = ()
     if target.local_addr is not None:
-        sources = await _sources(loop, target, record)
+        host, port, *scope = target.local_addr
+        sources = await _addresses(loop, target, record, host, port, None)
+        if scope:  # the flow label and the scope id of an IPv6 source
+            sources = [(*source[:4], (*source[4][:2], *scope)) for source in sources]
         infos = of_families(infos, {source[0] for source in sources}) or infos
     limit = None if settings.timeout is DEFAULT else settings.timeout  # asyncio has no default timeout
     if len(infos) == 1:
@@ -87,8 +76,7 @@ async def _round(settings: Settings, target: Target, record: Record) -> socket.s
                 limit = record.deadline.limit(limit)
             won = await _attempt(loop, settings, sources, infos[0], limit)
         except OSError as error:
-            record.errors = [error]
-            record.failed(infos[0][4], error)
+            record.failed(infos[0][4], error, 0)
             raise
     else:
         record.deadline.limit(None)
@@ -96,25 +84,17 @@ async def _round(settings: Settings, target: Target, record: Record) -> socket.s
         delay = None if sources and sources[0][4][1] else settings.happy_eyeballs_delay
         # asyncio's rule: a race interleaves the addresses, unless the caller says 0.
         infos = interleave(infos, int(delay is not None) if target.interleave is None else target.interleave)
-        won = await _first_of(loop, record, infos, functools.partial(_attempt, loop, settings, sources), delay, limit)
+        won = await _first_of(record, infos, functools.partial(_attempt, loop, settings, sources), delay, limit)
     if record.observed:
-        try:
-            record.connected(won.sockaddr)
-        except BaseException:
-            won.sock.close()
-            raise
+        record.connected(won.sock, won.sockaddr)
     return won.sock
 
 
 async def _first_of(
-    loop: asyncio.AbstractEventLoop,
-    record: Record,
-    infos: Sequence[AddrInfo],
-    attempt: _Attempting,
-    delay: float | None,
-    limit: float | None,
+    record: Record, infos: Sequence[AddrInfo], attempt: _Connecting, delay: float | None, limit: float | None
 ) -> Attempt:
     """Connect to the address that answers first. Without *delay*, try one after the other."""
+    loop = asyncio.get_running_loop()
     left = record.deadline.cap(None)
     race = Race(len(infos), delay, limit, math.inf if left is None else loop.time() + left)
 
@@ -123,47 +103,37 @@ async def _first_of(
         try:
             return await attempt(info, limit)
         except OSError as error:
-            race.failed(number, error, loop.time())
-            record.failed(info[4], error)
+            race.failed(number, loop.time())
+            record.failed(info[4], error, number)
         return None
 
-    try:
-        winner = await race_tasks.run(race, attempt_numbered, lambda late: late.sock.close())
-        if winner is None:
-            record.errors = race.failures()
-            raise combined_error(record.errors)
-        record.losers = [infos[number][4] for number in race.running if infos[number][4] is not winner.sockaddr]
-        return winner
-    finally:
-        race.errors.clear()  # their tracebacks hold this frame: break the cycle
+    winner = await race_tasks.run(race, attempt_numbered, lambda late: late.sock.close())
+    if winner is None:
+        raise combined_error(record.failures)
+    record.losers = [infos[number][4] for number in race.running if infos[number][4] is not winner.sockaddr]
+    return winner
 
 
-def _known(target: Target, host: Host, port: Port) -> Sequence[AddrInfo]:
+async def _addresses(
+    loop: asyncio.AbstractEventLoop, target: Target, record: Record, host: Host, port: Port, resolver: Resolver | None
+) -> Sequence[AddrInfo]:
     infos = numeric(host, port, target.family)
-    # asyncio's rule for the protocols that need no resolver.
-    return infos if target.proto in (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP) else ()
-
-
-async def _sources(loop: asyncio.AbstractEventLoop, target: Target, record: Record) -> Sequence[AddrInfo]:
-    """Return the source addresses."""
-    assert target.local_addr is not None
-    host, port, *scope = target.local_addr
-    infos = _known(target, host, port) or await resolve_async(loop, record, host, port, None, **target.hints)
-    if scope:  # the flow label and the scope id of an IPv6 source
-        infos = [(*info[:4], (*info[4][:2], *scope)) for info in infos]
-    return infos
+    if infos and target.proto in (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP):  # asyncio's rule
+        return infos
+    hints = {"family": target.family, "proto": target.proto, "flags": target.flags}
+    return await resolve_async(loop, record, host, port, resolver, hints)
 
 
 async def _attempt(
     loop: asyncio.AbstractEventLoop,
     settings: Settings,
-    sources: Sequence[AddrInfo] | None,
+    sources: Sequence[AddrInfo],
     info: AddrInfo,
     limit: float | None,
 ) -> Attempt:
-    bind = None if sources is None else functools.partial(_bind_one, sources=sources)
+    source, bind = (sources[0][4], functools.partial(_bind_one, sources=sources)) if sources else (None, None)
     try:
-        attempt = Attempt(settings, 0, sources[0][4] if sources else None, bind, info)
+        attempt = Attempt(settings, 0, source, bind, info)
         await attempt.connect_async(loop, limit)
     except OSError:
         # A refusal on loopback takes no wait. Without a turn of the loop, a bare reconnect loop would starve all
@@ -176,17 +146,14 @@ async def _attempt(
 def _bind_one(sock: socket.socket, sources: Sequence[AddrInfo]) -> None:
     """Bind *sock* to the first of *sources* that has its family and can be bound."""
     failure: OSError | None = None
-    for family, _, _, _, source in sources:
-        if family != sock.family:
-            continue
+    for *_, source in of_families(sources, (sock.family,)):
         try:
             bind_source(sock, source)
+            return
         except OSError as error:
             # asyncio's message, because programs match it.
             words = f"error while attempting to bind on address {source!r}: {(error.strerror or str(error)).lower()}"
             failure = OSError(error.errno, words)
-        else:
-            return
     if failure is None:
         failure = OSError(f"no matching local address with family={sock.family!r} found")  # asyncio's message
         failure.add_note(f"safedial: the source address is {', '.join(source[0] for *_, source in sources)}")

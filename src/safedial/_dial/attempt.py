@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from safedial._address import INET, AddrInfo, SockAddr
-from safedial._dial.settings import Settings, SocketOption, Timeout
+from safedial._dial.settings import Settings, Timeout
 from safedial._retry.argument import DEFAULT
 from safedial._steps import within
 from safedial._tcp import connect, steering
@@ -28,28 +28,25 @@ class Attempt:
     __slots__ = ("_own", "_sides", "sock", "sockaddr")
 
     def __init__(
-        self,
-        settings: Settings,
-        timeout: Timeout,
-        source: SockAddr | None,
-        bind: Bind | None,
-        info: AddrInfo,
+        self, settings: Settings, timeout: Timeout, source: SockAddr | None, bind: Bind | None, info: AddrInfo
     ) -> None:
         """Make the socket with *timeout*. *source* is the address that *bind* gives it, if any."""
-        family, kind, proto, _, sockaddr = info
-        self.sockaddr = sockaddr
+        family, kind, proto, _, self.sockaddr = info
         if family not in INET or (source and source[1]):
             self._sides = connect.UNGUARDED  # no TCP, or the caller chose the source port
         else:
-            self._sides = steering.side_options(sockaddr[1]) if settings.steer else steering.UNSTEERED
+            self._sides = steering.side_options(self.sockaddr[1]) if settings.steer else steering.UNSTEERED
         self.sock = socket.socket(family, kind, proto)
         try:
             if timeout is not DEFAULT:
                 self.sock.settimeout(timeout if timeout is None or timeout < _LONGEST else _LONGEST)
             self._own = self.sock.gettimeout()
-            if settings.socket_options:
-                for option in settings.socket_options:
-                    self._set(option)
+            for option in settings.socket_options or ():
+                try:
+                    self.sock.setsockopt(*option)
+                except OSError as error:
+                    error.add_note(f"safedial: socket_options: setsockopt{option} failed")
+                    raise
             if bind is not None:
                 bind(self.sock)
         except BaseException as error:
@@ -91,18 +88,14 @@ class Attempt:
         try:
             if not connect.begin_async(self.sock, self.sockaddr, self._sides):
                 await within(limit, connect.connect_async(loop, self.sock, self.sockaddr, self._sides))
-            return
         except BaseException as error:
-            if not connect.is_shortage(error, self._sides):
-                self.close(error)
+            try:
+                if connect.is_shortage(error, self._sides):
+                    # In a thread: counting thousands of ports takes a tenth of a second.
+                    raise await loop.run_in_executor(None, self._closed, error)
                 raise
-            failure = error
-        try:
-            # In a thread: counting thousands of ports takes a tenth of a second.
-            raise await loop.run_in_executor(None, self._closed, failure)
-        finally:
-            self.close(failure)
-            del failure  # its traceback holds this frame: break the cycle
+            finally:
+                self.close(error)
 
     def close(self, error: BaseException | None = None) -> None:
         """Close the socket, and release it if it connected to itself just before."""
@@ -116,13 +109,6 @@ class Attempt:
             return error
         finally:
             self.close(error)
-
-    def _set(self, option: SocketOption) -> None:
-        try:
-            self.sock.setsockopt(*option)
-        except OSError as error:
-            error.add_note(f"safedial: socket_options: setsockopt{option} failed")
-            raise
 
     def _settled(self, connected: bool) -> bool:
         if connected:

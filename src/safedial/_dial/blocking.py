@@ -5,20 +5,21 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from safedial._address import AddrInfo, SockAddr, checked, family_of, interleave, of_families
 from safedial._dial import race_sockets
 from safedial._dial.attempt import Attempt
-from safedial._dial.outcome import last_error
 from safedial._dial.race import Race
-from safedial._dial.record import Record
+from safedial._dial.record import Record, last_error
 from safedial._dial.resolve import resolve
 from safedial._dial.settings import Settings, Timeout
 from safedial._retry.argument import DEFAULT, policy_after
 from safedial._steps import finish
 from safedial._tcp.connect import bind_source
 from safedial.events import HookError, logger
+
+_Make: TypeAlias = Callable[[AddrInfo], Attempt]
 
 
 def dial(
@@ -34,14 +35,11 @@ def dial(
             policy = policy_after(settings.policy, error)
             if policy is None:
                 raise
-            first = error
-        from safedial._retry import loop  # late, because it loads tenacity
+            from safedial._retry import loop  # late, because it loads tenacity
 
-        try:
             once = functools.partial(_round_async, settings, record, known, timeout, source)
-            return finish(loop.rounds(policy, record, first, once, blocking=True))
-        finally:
-            del first  # its traceback holds this frame: break the cycle
+            rounds = loop.rounds(policy, record, error, once, blocking=True)
+        return finish(rounds)  # here, so that *error* is not the context of later errors
     except OSError as error:
         raise record.outcome(error, all_errors=all_errors)  # noqa: B904  # it is *error*, or has it
     except HookError as hook:
@@ -54,7 +52,6 @@ def _round(
     settings: Settings, record: Record, known: tuple[AddrInfo, ...], timeout: Timeout, source: SockAddr | None
 ) -> socket.socket:
     """Try every address once: in a race, or one after the other."""
-    record.errors = ()
     infos = known or resolve(record, settings.resolver, settings.family)
     bind = None
     if source:
@@ -69,8 +66,7 @@ def _round(
             attempt = Attempt(settings, timeout, source, bind, infos[0])
             attempt.connect(limit)
         except OSError as error:
-            record.errors = [error]
-            record.failed(infos[0][4], error)
+            record.failed(infos[0][4], error, 0)
             raise
     else:
         record.deadline.limit(None)
@@ -78,42 +74,29 @@ def _round(
         # A timeout of 0 is the stdlib's non-blocking connect, which raises EINPROGRESS: nothing to race.
         # Two sockets can't have one source port at the same time.
         delay = None if limit == 0 or (source and source[1]) else settings.happy_eyeballs_delay
-        attempt = _first_of(record, infos, make, delay, limit)
+        attempt = _first_of(record, interleave(infos, int(delay is not None)), make, delay, limit)
     if record.on_event is not None or record.round > 1 or logger.isEnabledFor(logging.DEBUG):
-        try:
-            record.connected(attempt.sockaddr)
-        except BaseException:
-            attempt.sock.close()
-            raise
+        record.connected(attempt.sock, attempt.sockaddr)
     return attempt.sock
 
 
-async def _round_async(*args: Any) -> socket.socket:
-    return _round(*args)
+async def _round_async(settings: Settings, record: Record, *args: Any) -> socket.socket:
+    record.errors = None
+    return _round(settings, record, *args)
 
 
 def _first_of(
-    record: Record,
-    infos: Sequence[AddrInfo],
-    make: Callable[[AddrInfo], Attempt],
-    delay: float | None,
-    limit: float | None,
+    record: Record, infos: Sequence[AddrInfo], make: _Make, delay: float | None, limit: float | None
 ) -> Attempt:
     """Connect to the address that answers first. Without *delay*, try one after the other."""
-    if delay is not None:
-        infos = interleave(infos, 1)
     race = Race(len(infos), delay, limit, record.deadline.end)
 
     def failed(number: int, error: OSError) -> None:
-        race.failed(number, error, time.monotonic())
-        record.failed(infos[number][4], error)
+        race.failed(number, time.monotonic())
+        record.failed(infos[number][4], error, number)
 
-    try:
-        winner = race_sockets.run(race, lambda number: make(infos[number]), failed, time.monotonic)
-        if winner is None:
-            record.errors = race.failures()
-            raise last_error(record.errors)
-        record.losers = [infos[number][4] for number in race.running if infos[number][4] is not winner.sockaddr]
-        return winner
-    finally:
-        race.errors.clear()  # their tracebacks hold this frame: break the cycle
+    winner = race_sockets.run(race, lambda number: make(infos[number]), failed, time.monotonic)
+    if winner is None:
+        raise last_error(record.failures)
+    record.losers = [infos[number][4] for number in race.running if infos[number][4] is not winner.sockaddr]
+    return winner

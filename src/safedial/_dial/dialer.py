@@ -6,14 +6,7 @@ from typing import TypeAlias, Unpack
 
 from safedial._address import Host, Port, checked
 from safedial._dial import blocking
-from safedial._dial.settings import (
-    BlockingResolver,
-    DialOptions,
-    Settings,
-    Timeout,
-    check_source,
-    checked_timeout,
-)
+from safedial._dial.settings import BlockingResolver, DialOptions, Settings, Timeout, check_source, checked_timeout
 from safedial._retry.argument import DEFAULT
 
 _Address: TypeAlias = tuple[Host, Port]
@@ -26,62 +19,51 @@ class Dialer(Settings):
     Frozen and without state: threads, tasks and forked children can share one.
 
     Attributes:
-        timeout: seconds for one attempt at one address. In a race each attempt has all of it. It stays on
-            a blocking socket, as in `socket.create_connection`, cut to the 24 days that a socket takes.
-            For `dial`, 0 is the stdlib's non-blocking connect, and nothing races. None: no limit.
-            Default: `socket.getdefaulttimeout()` for `dial`, no limit for `dial_async`.
-        total_timeout: seconds for the whole dial: resolution, every attempt, every wait and every round.
-            Each attempt gets a fair share of the time left: that time divided by the addresses left, at
-            least 2 s, and never past the end (Go's partial deadline, src/net/dial.go). No wait begins
-            that would end later. When time is up, a `TimeoutError` with errno ETIMEDOUT is raised, with
-            the last real failure as its cause (the group of all, with *all_errors*) and notes. A
-            blocking ``getaddrinfo()``, resolver, hook or sleep function can't be interrupted: the dial
-            waits for it, and its time counts. asyncio interrupts all of these but hooks; code in a
-            thread runs on, and `asyncio.run` waits for it at its end. Default: None, no limit.
-        source_address: (host, port) to bind to before connecting. With port 0 the kernel chooses the port,
-            and the dial is guarded. With any other port it is neither steered nor checked, so that a
-            deliberate simultaneous open works, and nothing races, because two sockets can't have one
-            port. Addresses of another family than a numeric source are skipped. Default: None, the
-            kernel chooses both.
+        timeout: seconds for one attempt at one address, also in a race. It stays on a blocking socket, as in
+            `socket.create_connection`, cut to the 24 days that a socket takes. For `dial`, 0 is the stdlib's
+            non-blocking connect, and nothing races. None: no limit. Default: `socket.getdefaulttimeout()` for
+            `dial`, no limit for `dial_async`.
+        total_timeout: seconds for the whole dial: resolution, every attempt, every wait and every round. Each attempt
+            gets a fair share of the time left: that time divided by the addresses left, at least 2 s, and never past
+            the end (Go's partial deadline, src/net/dial.go). No wait begins that would end later. When time is up, a
+            `TimeoutError` with errno ETIMEDOUT is raised, with the last real failure as its cause (the group of all,
+            with *all_errors*) and notes. A blocking ``getaddrinfo()``, resolver, hook or sleep function can't be
+            interrupted: the dial waits for it, and its time counts. asyncio interrupts all of these but hooks; code
+            in a thread runs on, and `asyncio.run` waits for it at its end. Default: None, no limit.
+        source_address: (host, port) to bind to before connecting. With port 0 the kernel chooses the port, and the
+            dial is guarded. With any other port it is neither steered nor checked, so that a deliberate simultaneous
+            open works, and nothing races, because two sockets can't have one port. Addresses of another family than
+            a numeric source are skipped. Default: None, the kernel chooses both.
         family: `socket.AF_INET` or `socket.AF_INET6` to use that family alone. Default: 0, both.
-        socket_options: (level, option, value) each, the arguments of ``setsockopt()``, set before bind and
-            connect, such as (IPPROTO_TCP, TCP_NODELAY, 1) or (SOL_SOCKET, SO_KEEPALIVE, 1). If one of
-            them is IP_LOCAL_PORT_RANGE, the dial is checked but not steered. Default: none.
-        happy_eyeballs_delay: seconds until the next address is tried while the one before still connects
-            (RFC 8305 section 5); at once if that one fails. Families alternate (section 4). The first
-            to connect wins, the others are closed. Default: 0.25, as the RFC recommends. None: one after
-            the other, in the resolver's order.
-        resolver: called in every round, unless host and port are numbers, as
-            ``resolver(host, port, family=..., type=..., proto=..., flags=...)``; returns what
-            `socket.getaddrinfo` returns. For `dial_async` it may be a coroutine function; any other
-            callable runs in a thread there. An OSError is a failed resolution; other exceptions end the
-            dial. It is not asked for the source address. Default: None, the system's.
-        policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying` that decides on another round. Both kinds
-            work in blocking and in asyncio dials, and are copied for each dial. The last real exception
-            is raised, whatever ``reraise`` and ``retry_error_callback`` say. A strategy or hook that awaits
-            raises TypeError in a blocking dial. A blocking dial replaces an async sleep function by
-            `time.sleep`; asyncio runs a blocking one in a thread, which a cancellation can't end early.
-            Default: `redial()`. None: a single round.
+        socket_options: (level, option, value) each, the arguments of ``setsockopt()``, set before bind and connect,
+            such as (IPPROTO_TCP, TCP_NODELAY, 1) or (SOL_SOCKET, SO_KEEPALIVE, 1). If one of them is
+            IP_LOCAL_PORT_RANGE, the dial is checked but not steered. Default: none.
+        happy_eyeballs_delay: seconds until the next address is tried while the one before still connects (RFC 8305
+            section 5); at once if that one fails. Families alternate (section 4). The first to connect wins, the
+            others are closed. None: one after the other, in the resolver's order. Default: 0.25, as in the RFC.
+        resolver: called in every round, unless host and port are numbers, as ``resolver(host, port, family=...,
+            type=..., proto=..., flags=...)``; returns a list as `socket.getaddrinfo` does. For `dial_async` it may be
+            a coroutine function; any other callable runs in a thread there. An OSError is a failed resolution; other
+            exceptions end the dial. It is not asked for the source address. Default: None, the system's.
+        policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying` that decides on another round. Both kinds work in
+            blocking and in asyncio dials, and are copied for each dial. The last real exception is raised, whatever
+            ``reraise`` and ``retry_error_callback`` say. A strategy or hook that awaits raises TypeError in a
+            blocking dial. A blocking dial replaces an async sleep function by `time.sleep`; asyncio runs a blocking
+            one in a thread, which a cancellation can't end early. Default: `redial()`. None: a single round.
         on_event: called with each `DialEvent`. Its exceptions end the dial. Default: None.
-        steer: keep the kernel off the destination's port (Linux with IP_LOCAL_PORT_RANGE). False leaves
-            the check and the release. Default: True.
+        steer: keep the kernel off the destination's port (Linux with IP_LOCAL_PORT_RANGE). False leaves the check
+            and the release. Default: True.
 
     Raises:
         TypeError, ValueError: an argument is invalid; the message names it.
     """
 
     def dial(self, address: _Address, *, all_errors: bool = False) -> socket.socket:
-        """Connect to *address*, a (host, port) pair, and return a blocking socket.
-
-        Raises the errors of `safe_connect`; *all_errors* is explained there.
-        """
+        """Connect to *address*, a (host, port) pair, and return a blocking socket. See `safe_connect`."""
         return blocking.dial(self, address, self.timeout, self.source_address, all_errors)
 
     async def dial_async(self, address: _Address, *, all_errors: bool = False) -> socket.socket:
-        """Connect to *address*, a (host, port) pair, and return a non-blocking socket.
-
-        Runs in any asyncio event loop. Raises the errors of `open_connection`; *all_errors* is explained there.
-        """
+        """Connect in any asyncio event loop, and return a non-blocking socket. See `dial` and `open_connection`."""
         import asyncio  # late: blocking dials import this module too
 
         from safedial._dial import aio
@@ -101,7 +83,6 @@ class ConnectOptions(DialOptions, total=False):
     """The keyword options of `safe_connect`."""
 
     family: int
-    happy_eyeballs_delay: float | None
     resolver: BlockingResolver | None
 
 
@@ -116,17 +97,15 @@ def safe_connect(
     all_errors: bool = False,
     **options: Unpack[ConnectOptions],
 ) -> socket.socket:
-    """Connect to *address* as `socket.create_connection` does, and never to itself.
-
-    A drop-in: the same arguments have the same meaning, and the same errors are raised.
+    """Connect to *address* as `socket.create_connection` does, with the same arguments and errors, and never to itself.
 
     Args:
         address: a (host, port) pair. A numeric host skips the resolver.
         timeout: seconds for one attempt at one address; it stays on the returned socket. None: no limit.
             Default: `socket.getdefaulttimeout()`.
         source_address: (host, port) to bind to; with a port other than 0 nothing is guarded.
-        all_errors: raise an ExceptionGroup of each address's last error instead of one error. If
-            *total_timeout* ends the dial, the group is the TimeoutError's cause.
+        all_errors: raise an ExceptionGroup of each address's last error instead of one error. If *total_timeout*
+            ends the dial, the group is the TimeoutError's cause.
         **options: *total_timeout*, *family*, *socket_options*, *happy_eyeballs_delay*, *resolver*, *policy*,
             *on_event* and *steer*, with the meanings and defaults that `Dialer` documents.
 
@@ -137,13 +116,11 @@ def safe_connect(
         SelfConnectError: nobody listens there, and the kernel connected the socket to itself.
         PortsExhaustedError: no local port is free to reach the destination.
         TimeoutError: an attempt took longer than *timeout*, or the dial longer than *total_timeout*.
-        OSError: the kernel's or the resolver's own error, of the last address, with a note for each
-            address that says what failed and in which rounds.
+        OSError: the kernel's or the resolver's own error, of the last address, with a note for each address that
+            says what failed and in which rounds.
         TypeError, ValueError: an argument is invalid; the message names it.
     """
-    settings = _PLAIN
-    if options:
-        settings = Settings.of("safe_connect", options)
+    settings = Settings.of("safe_connect", options) if options else _PLAIN
     if timeout is not DEFAULT:
         timeout = checked_timeout(timeout)
     if source_address:

@@ -1,23 +1,21 @@
 """Racing addresses: when each attempt starts (RFC 8305 section 5), and how long it may take.
 
-Decisions only: no socket, no task, no clock. A driver says what time it is and which attempt failed, and
-is told which attempt to start and how long to wait. `race_sockets` drives it with a selector,
-`race_tasks` in asyncio. Imports nothing of safedial.
+Decisions only: no socket, no task, no clock. A driver passes the time and the failures, and asks which attempt
+to start and how long to wait. The drivers are `race_sockets` (a selector) and `race_tasks` (asyncio).
 """
 
 import math
 
-# Seconds. An address gets at least this much of a total_timeout, even if there are too many addresses
-# for all to have it; the last ones then get nothing. As in Go's partialDeadline (src/net/dial.go).
-SHORTEST_SHARE = 2.0
+# Seconds. If there are too many addresses for each to get so much, the last ones get nothing. As in Go's
+# partialDeadline (src/net/dial.go).
+_SHORTEST_SHARE = 2.0
+# Seconds. epoll_wait(2) takes at most 24 days; asyncio wakes once a day too.
+_LONGEST_WAIT = 86_400.0
 
 
 def fair_share(left: float, addresses: int) -> float:
-    """Return the seconds that one attempt may take if *left* seconds are left for *addresses* attempts.
-
-    That is an equal part, but at least `SHORTEST_SHARE`, and never more than *left*.
-    """
-    return max(0.0, min(left, max(left / addresses, SHORTEST_SHARE)))
+    """Return the seconds that one attempt may take if *left* seconds are left for *addresses* attempts."""
+    return max(0.0, min(left, max(left / addresses, _SHORTEST_SHARE)))
 
 
 class Race:
@@ -27,7 +25,7 @@ class Race:
     if it fails. Each may take *timeout* seconds, and its fair share of the time until *end*.
     """
 
-    __slots__ = ("_addresses", "_delay", "_due", "_end", "_ends", "_next", "_timeout", "errors")
+    __slots__ = ("_addresses", "_delay", "_due", "_end", "_next", "_timeout", "running")
 
     def __init__(
         self, addresses: int, delay: float | None = None, timeout: float | None = None, end: float = math.inf
@@ -38,8 +36,8 @@ class Race:
         self._end = end
         self._next = 0
         self._due = -math.inf  # when the next attempt starts
-        self._ends: dict[int, float] = {}  # when each running attempt is overdue
-        self.errors: dict[int, OSError] = {}
+        # The attempts that have started and not failed, and when each is overdue.
+        self.running: dict[int, float] = {}
 
     def start(self, now: float) -> tuple[int, float | None] | None:
         """Return the attempt that starts *now* and its limit in seconds, None if none does."""
@@ -52,37 +50,27 @@ class Race:
         limit = self._timeout
         if self._end != math.inf:
             limit = min(limit, fair_share(self._end - now, self._addresses - number))
-        self._ends[number] = now + limit
+        self.running[number] = now + limit
         return number, None if limit == math.inf else limit
 
-    def failed(self, number: int, error: OSError, now: float) -> None:
+    def failed(self, number: int, now: float) -> None:
         """Note that attempt *number* failed. If it was the newest, the next one is due."""
-        del self._ends[number]
-        self.errors[number] = error
+        del self.running[number]
         if number == self._next - 1:
             self._due = now
 
     def overdue(self, now: float) -> list[int]:
         """Return the attempts whose time is up."""
-        return [number for number, end in self._ends.items() if end <= now]
+        return [number for number, end in self.running.items() if end <= now]
 
-    def wait(self, now: float) -> float | None:
-        """Return the seconds until an attempt starts or is overdue, None if none will."""
-        wake = min(self._ends.values(), default=math.inf)
+    def wait(self, now: float) -> float:
+        """Return the seconds until an attempt starts or is overdue, at most a day."""
+        wake = min(self.running.values(), default=math.inf)
         if self._next < self._addresses:
             wake = min(wake, self._due)
-        return None if wake == math.inf else max(0.0, wake - now)
+        return max(0.0, min(wake - now, _LONGEST_WAIT))
 
     @property
     def alone(self) -> bool:
         """Whether no other attempt runs or starts before the running one ends."""
-        return len(self._ends) == 1 and (self._next == self._addresses or self._due == math.inf)
-
-    @property
-    def running(self) -> list[int]:
-        """The attempts that have started and not failed."""
-        return list(self._ends)
-
-    def failures(self) -> list[OSError]:
-        """Return the errors in the order of the addresses."""
-        return [self.errors[number] for number in sorted(self.errors)]
+        return len(self.running) == 1 and (self._next == self._addresses or self._due == math.inf)

@@ -6,15 +6,9 @@ from collections.abc import Callable
 from safedial._dial.attempt import Attempt
 from safedial._dial.race import Race
 
-# Seconds. epoll_wait(2) takes at most 24 days; asyncio wakes once a day too.
-_LONGEST_WAIT = 86_400.0
-
 
 def run(
-    race: Race,
-    make: Callable[[int], Attempt],
-    failed: Callable[[int, OSError], object],
-    clock: Callable[[], float],
+    race: Race, make: Callable[[int], Attempt], failed: Callable[[int, OSError], object], clock: Callable[[], float]
 ) -> Attempt | None:
     """Return the first attempt that succeeds, None if all fail. The other sockets are closed.
 
@@ -56,9 +50,7 @@ def run(
                 continue
             if selector is None or not waiting:
                 return None
-            seconds = race.wait(now)
-            ready = selector.select(_LONGEST_WAIT if seconds is None else min(seconds, _LONGEST_WAIT))
-            numbers: list[int] = sorted(key.data for key, _ in ready)
+            numbers: list[int] = sorted(key.data for key, _ in selector.select(race.wait(now)))
             for number in numbers:
                 attempt = remove(number)
                 try:

@@ -7,8 +7,7 @@ from typing import Any, TypeAlias, TypeVar
 from safedial._dial.race import Race
 
 T = TypeVar("T")
-# Gets an attempt's number and its limit in seconds. Returns its result, or tells the race that it
-# failed and returns None.
+# Gets an attempt's number and its limit in seconds. Returns its result; if it fails, tells the race and returns None.
 Attempting: TypeAlias = Callable[[int, float | None], Coroutine[Any, Any, T | None]]
 
 
@@ -22,10 +21,26 @@ async def run(race: Race, attempt: Attempting[T], discard: Callable[[T], object]
         if not task.cancelled() and task.exception() is None and (won := task.result()) is not None:
             discard(won)
 
+    clock = asyncio.get_running_loop().time
     running: dict[asyncio.Task[T | None], int] = {}
     winner: T | None = None
     try:
-        winner = await _first_to_succeed(race, attempt, running)
+        while winner is None:
+            now = clock()
+            if (started := race.start(now)) is not None:
+                steps = attempt(*started)
+                if race.alone:
+                    winner = await steps
+                else:
+                    running[asyncio.create_task(steps)] = started[0]
+            elif running:
+                await asyncio.wait(running, timeout=race.wait(now), return_when=asyncio.FIRST_COMPLETED)
+                done = sorted((task for task in running if task.done()), key=running.__getitem__)
+                while done and winner is None:
+                    del running[done[0]]
+                    winner = done.pop(0).result()  # no name for the task: its exception holds this frame, a cycle
+            else:
+                break
     finally:
         for task in running:
             task.add_done_callback(discard_result)
@@ -38,27 +53,3 @@ async def run(race: Race, attempt: Attempting[T], discard: Callable[[T], object]
                 discard(winner)
             raise
     return winner
-
-
-async def _first_to_succeed(
-    race: Race, attempt: Attempting[T], running: "dict[asyncio.Task[T | None], int]"
-) -> T | None:
-    clock = asyncio.get_running_loop().time
-    while True:
-        now = clock()
-        if (started := race.start(now)) is not None:
-            steps = attempt(*started)
-            if not race.alone:
-                running[asyncio.create_task(steps)] = started[0]
-            elif (winner := await steps) is not None:
-                return winner
-        elif not running:
-            return None
-        else:
-            await asyncio.wait(running, timeout=race.wait(now), return_when=asyncio.FIRST_COMPLETED)
-            done = sorted((task for task in running if task.done()), key=running.__getitem__)
-            while done:
-                del running[done[0]]
-                # No name for the task: its exception holds this frame, which would make a cycle.
-                if (winner := done.pop(0).result()) is not None:
-                    return winner

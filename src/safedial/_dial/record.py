@@ -1,16 +1,14 @@
-"""The record of one dial: its rounds and failures, its events, and the error that it ends with.
-
-Shared by the blocking and the asyncio half.
-"""
+"""The record of one dial: its rounds and failures, its events, and the error that it ends with."""
 
 import errno
 import logging
+import socket
 import time
 from collections.abc import Sequence
 
 from safedial._address import Host, Port, SockAddr, describe
 from safedial._deadline import NO_DEADLINE, Deadline
-from safedial.errors import SelfConnectError
+from safedial.errors import PortsExhaustedError, SelfConnectError
 from safedial.events import DialEvent, EventKind, OnEvent, emit, logger
 
 # A resolver may return other addresses in each round; 1000 notes are enough.
@@ -18,11 +16,12 @@ _MOST_NOTES = 1000
 
 
 class Record:
-    """One dial so far. Most dials succeed at once, so what a failure needs is made when one happens."""
+    """One dial so far. Most dials succeed at once, so the state for failures is made at the first one."""
 
     round = 1
-    # The errors of the newest round, one for each address.
-    errors: Sequence[OSError] = ()
+    deadline = NO_DEADLINE
+    # The errors of the newest round, by the number of the address.
+    errors: dict[int, OSError] | None = None
     # The addresses whose attempts were still waiting when another one succeeded.
     losers: Sequence[SockAddr] = ()
     # The last error, unless it only said that time was up.
@@ -30,8 +29,6 @@ class Record:
     # For each place and kind of error: the first round, the last round, and the last message. A loop of
     # a day needs no more memory than one of a minute.
     _said: dict[tuple[SockAddr | Host, type, int | None], tuple[int, int, str]] | None = None
-
-    deadline = NO_DEADLINE
 
     def __init__(self, host: Host, port: Port, on_event: OnEvent | None, total_timeout: float | None = None) -> None:
         self.host = host
@@ -51,14 +48,27 @@ class Record:
         """Whether somebody looks on: a hook, the log at DEBUG, or after a failed round at INFO."""
         return self.on_event is not None or self.round > 1 or logger.isEnabledFor(logging.DEBUG)
 
-    def connected(self, sockaddr: SockAddr) -> None:
-        """Report that *sockaddr* answered, and which addresses had not yet."""
-        for loser in self.losers:
-            self._emit("lost", loser)
-        self._emit("connected", sockaddr)
+    @property
+    def failures(self) -> list[OSError]:
+        """The errors of the newest round, in the order of the addresses."""
+        errors = self.errors or {}
+        return [errors[number] for number in sorted(errors)]
 
-    def failed(self, where: SockAddr | Host, error: OSError) -> None:
-        """Keep and report *error*: of the socket address *where*, or of the resolver for a host."""
+    def connected(self, sock: socket.socket, sockaddr: SockAddr) -> None:
+        """Report that *sockaddr* answered, and which addresses had not yet. If a hook raises, close *sock*."""
+        try:
+            for loser in self.losers:
+                self._emit("lost", loser)
+            self._emit("connected", sockaddr)
+        except BaseException:
+            sock.close()
+            raise
+
+    def failed(self, where: SockAddr | Host, error: OSError, number: int | None = None) -> None:
+        """Keep and report *error*: of the address *number* with the socket address *where*, or of resolving a host."""
+        if number is not None:
+            self.errors = self.errors or {}
+            self.errors[number] = error
         if self._said is None:
             self._said = {}
         said = self._said
@@ -87,7 +97,7 @@ class Record:
         """
         outcome: Exception = error
         if all_errors and self.errors:
-            outcome = ExceptionGroup("create_connection failed", self.errors)
+            outcome = ExceptionGroup("create_connection failed", self.failures)
             outcome.__suppress_context__ = True  # *error* is a member of the group
         if self.deadline.met:
             outcome = self._out_of_time(self._last if outcome is error else outcome)
@@ -104,14 +114,12 @@ class Record:
 
     def close(self) -> None:
         """Forget the errors: their tracebacks hold frames that hold this record."""
-        self.errors = ()
+        self.errors = None
         self._last = None
 
     def _out_of_time(self, cause: Exception | None) -> TimeoutError:
-        text = (
-            f"Timed out: {describe(self.host, self.port)} could not be reached within total_timeout, "
-            f"{self.deadline.total:g} s"
-        )
+        total = f"total_timeout, {self.deadline.total:g} s"
+        text = f"Timed out: {describe(self.host, self.port)} could not be reached within {total}"
         if self.deadline.refused is not None:
             text += f"; the wait before the next round, {self.deadline.refused:.3f} s, would have ended too late"
         error = TimeoutError(errno.ETIMEDOUT, text)
@@ -123,3 +131,31 @@ class Record:
     ) -> None:
         elapsed = time.monotonic() - self.started
         emit(DialEvent(kind, self.host, self.port, sockaddr, self.round, elapsed, error, wait), self.on_event)
+
+
+def last_error(errors: Sequence[OSError]) -> OSError:
+    """Choose the error that `socket.create_connection` would raise: the last address's."""
+    return _with_others(errors[-1], errors[:-1])
+
+
+def combined_error(errors: Sequence[OSError]) -> OSError:
+    """Choose the error that asyncio's ``create_connection`` would raise: the first, or one that lists all messages.
+
+    Unlike asyncio's, the list keeps an errno that all share, so ``except ConnectionRefusedError`` works for a name
+    with two addresses. Exceptions of safedial's own classes stay as they are.
+    """
+    first = errors[0]
+    texts = [str(error) for error in errors]
+    ours = isinstance(first, SelfConnectError | PortsExhaustedError)
+    if all(text == texts[0] for text in texts) or (ours and all(type(error) is type(first) for error in errors)):
+        return _with_others(first, errors[1:])
+    summary = f"Multiple exceptions: {', '.join(texts)}"
+    shared = first.errno is not None and all(error.errno == first.errno for error in errors)
+    return _with_others(OSError(first.errno, summary) if shared else OSError(summary), errors)
+
+
+def _with_others(error: OSError, others: Sequence[OSError]) -> OSError:
+    # Policies must see a transient error of one address behind a permanent one of another.
+    if others:
+        error._other_addresses = tuple(others)  # type: ignore[attr-defined]  # errors_of reads it
+    return error

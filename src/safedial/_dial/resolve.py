@@ -1,4 +1,4 @@
-"""Resolve a host: with the system's resolver, or one that the user gives."""
+"""Resolve a host: with the system's resolver, or one that the user gives and whose answer is checked."""
 
 import functools
 import inspect
@@ -6,9 +6,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from safedial._address import AddrInfo, Host, Port, describe
-from safedial._deadline import NO_DEADLINE
-from safedial._dial.answers import checked_answer, listed
+from safedial._address import AddrInfo, Host, Port, describe, of_families
 from safedial._dial.record import Record
 from safedial._dial.settings import Resolver
 from safedial._steps import within
@@ -16,24 +14,27 @@ from safedial._steps import within
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
+# The largest port, flow label (RFC 8200 section 6) and scope id of a socket address.
+_LARGEST = {socket.AF_INET: (2**16 - 1,), socket.AF_INET6: (2**16 - 1, 2**20 - 1, 2**32 - 1)}
+_LARGEST_INT = 2**31 - 1
+
 
 def resolve(record: Record, resolver: Resolver | None, family: int) -> Sequence[AddrInfo]:
     """Return the addresses of the dial's host. Blocks for as long as the resolver does."""
     host, port = record.host, record.port
     try:
-        infos: Sequence[AddrInfo]
         if resolver is None:
-            infos = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
-            _some(infos, "getaddrinfo returns an empty list")
+            infos: Sequence[AddrInfo] = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+            if not infos:
+                raise OSError("getaddrinfo returns an empty list")
         else:
             answer = resolver(host, port, family=family, type=socket.SOCK_STREAM, proto=0, flags=0)
             if inspect.isawaitable(answer):
                 if inspect.iscoroutine(answer):
                     answer.close()
                 raise TypeError("resolver: its answer must be awaited, which a blocking dial can't do")
-            infos = _some(checked_answer(answer, family))
-        if record.deadline is not NO_DEADLINE:
-            record.deadline.limit(None)  # the resolver could not be interrupted
+            infos = checked_answer(answer, family)
+        record.deadline.limit(None)  # the resolver could not be interrupted
     except Exception as error:
         _explain(error, record, host, port, resolver)
         raise
@@ -41,13 +42,11 @@ def resolve(record: Record, resolver: Resolver | None, family: int) -> Sequence[
 
 
 async def resolve_async(
-    loop: "AbstractEventLoop", record: Record, host: Host, port: Port, resolver: Resolver | None, **hints: int
+    loop: "AbstractEventLoop", record: Record, host: Host, port: Port, resolver: Resolver | None, hints: dict[str, int]
 ) -> Sequence[AddrInfo]:
     """Return the addresses of *host*. Blocking code runs in a thread. *hints* are getaddrinfo's."""
     try:
-        return await within(
-            record.deadline.cap(None), _ask(loop, host, port, resolver, {**hints, "type": socket.SOCK_STREAM})
-        )
+        return await within(record.deadline.cap(None), _ask(loop, host, port, resolver, hints))
     except Exception as error:
         _explain(error, record, host, port, resolver)
         raise
@@ -57,13 +56,15 @@ async def _ask(
     loop: "AbstractEventLoop", host: Host, port: Port, resolver: Resolver | None, hints: dict[str, int]
 ) -> Sequence[AddrInfo]:
     if resolver is None:
-        infos: Any = await loop.getaddrinfo(host, port, **hints)
-        return _some(infos, "getaddrinfo() returned empty list")
-    ask = functools.partial(resolver, host, port, **hints)
+        infos: Sequence[AddrInfo] = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, **hints)
+        if not infos:
+            raise OSError("getaddrinfo() returned empty list")
+        return infos
+    ask = functools.partial(resolver, host, port, type=socket.SOCK_STREAM, **hints)
     answer: Any = ask() if inspect.iscoroutinefunction(resolver) else await loop.run_in_executor(None, _in_thread, ask)
     if inspect.isawaitable(answer):
         answer = await answer
-    return _some(checked_answer(answer, hints["family"]))
+    return checked_answer(answer, hints["family"])
 
 
 def _in_thread(ask: Callable[[], Any]) -> Any:
@@ -75,12 +76,6 @@ def _in_thread(ask: Callable[[], Any]) -> Any:
         raise RuntimeError("the resolver raised StopIteration") from error
 
 
-def _some(infos: Sequence[AddrInfo], complaint: str = "the resolver returned no address") -> Sequence[AddrInfo]:
-    if not infos:
-        raise OSError(complaint)
-    return infos
-
-
 def _explain(error: Exception, record: Record, host: Host, port: Port, resolver: Resolver | None) -> None:
     """Record a failed resolution; add a note to an exception that ends the dial."""
     if isinstance(error, OSError):
@@ -89,3 +84,51 @@ def _explain(error: Exception, record: Record, host: Host, port: Port, resolver:
         error.add_note(f"safedial: the address {host!r} can't be a host name")
     elif resolver is not None:
         error.add_note(f"safedial: raised by the resolver for {describe(host, port)}")
+
+
+def listed(answer: Any) -> list[Any]:
+    """Return *answer* as a list, or raise TypeError naming the resolver."""
+    if isinstance(answer, str | bytes) or not hasattr(answer, "__iter__"):
+        raise TypeError(f"resolver must return a list of 5-tuples, as getaddrinfo() does, not {answer!r}")
+    return list(answer)
+
+
+def checked_answer(answer: Any, family: int) -> Sequence[AddrInfo]:
+    """Return the addresses in *answer* that have *family*; all of them for 0. Raises OSError if there are none.
+
+    Raises TypeError or ValueError naming the resolver if an address could not be dialed.
+    """
+    infos = listed(answer)
+    for info in infos:
+        try:
+            valid = _can_be_dialed(*info)
+        except (TypeError, ValueError, AttributeError, KeyError, OSError):
+            valid = False
+        if not valid:
+            raise ValueError(
+                f"resolver must return (family, SOCK_STREAM, proto, canonname, (address, port, ...)), not {info!r}"
+            )
+    usable = of_families(infos, (family,)) if family else infos
+    if not usable:
+        raise OSError("the resolver returned no address")
+    return usable
+
+
+def _can_be_dialed(family: Any, kind: Any, proto: Any, _canonname: Any, sockaddr: Any) -> bool:
+    host, *numbers = sockaddr
+    largest = _LARGEST[family]
+    address, _, zone = host.partition("%")  # as in fe80::1%eth0
+    socket.inet_pton(family, address)
+    if zone and not zone.isdigit():
+        socket.if_nametoindex(zone)  # connect() would ask the DNS for an unknown name
+    return (
+        isinstance(sockaddr, tuple)
+        and not (zone and family == socket.AF_INET)
+        and kind == socket.SOCK_STREAM
+        and 1 <= len(numbers) <= len(largest)
+        and all(map(_fits, (kind, proto, *numbers), (_LARGEST_INT, _LARGEST_INT, *largest)))
+    )
+
+
+def _fits(number: Any, largest: int) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number <= largest

@@ -1,14 +1,11 @@
-"""The settings of a dial, checked before any packet leaves.
-
-A frozen record without state, so threads, tasks and forked children can share it.
-"""
+"""The settings of a dial, checked before any packet leaves."""
 
 import inspect
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Literal, Self, TypeAlias, TypedDict, cast
+from typing import Any, Final, Literal, Self, TypeAlias, TypedDict
 
 from safedial._address import AddrInfo, check_host, check_port, pair, seconds
 from safedial._retry.argument import DEFAULT, Default, PolicyArgument, check_policy
@@ -30,6 +27,7 @@ class DialOptions(TypedDict, total=False):
 
     total_timeout: float | None
     socket_options: Iterable[SocketOption] | None
+    happy_eyeballs_delay: float | None
     policy: PolicyArgument
     on_event: OnEvent | None
     steer: bool
@@ -37,7 +35,7 @@ class DialOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What stays the same from dial to dial. `safedial.Dialer` documents each field."""
+    """The settings that dials share. `safedial.Dialer` documents each field."""
 
     timeout: Timeout = DEFAULT
     total_timeout: float | None = None
@@ -107,22 +105,14 @@ def check_family(family: Any) -> Any:
     return family
 
 
-def _check_callable(name: str, value: Any) -> Any:
-    if value is not None and not callable(value):
-        raise TypeError(f"{name} must be callable or None, not {value!r}")
+def _is_hook(value: Any) -> bool:
+    return value is None or (callable(value) and not inspect.iscoroutinefunction(value))
+
+
+def _check(name: str, wanted: str, valid: Callable[[Any], bool], value: Any) -> Any:
+    if not valid(value):
+        raise TypeError(f"{name} must be {wanted}, not {value!r}")
     return value
-
-
-def _check_on_event(on_event: Any) -> Any:
-    if inspect.iscoroutinefunction(on_event):
-        raise TypeError(f"on_event is called, not awaited: {on_event!r} is a coroutine function")
-    return _check_callable("on_event", on_event)
-
-
-def _check_steer(steer: Any) -> Any:
-    if not isinstance(steer, bool):
-        raise TypeError(f"steer must be True or False, not {steer!r}")
-    return steer
 
 
 def _checked_seconds(name: str, value: Any) -> float | None:
@@ -132,18 +122,17 @@ def _checked_seconds(name: str, value: Any) -> float | None:
 def _checked_socket_options(options: Any) -> tuple[SocketOption, ...]:
     if options is None:
         return ()  # urllib3's default
-    if isinstance(options, str | bytes) or not isinstance(options, Iterable):
+    if isinstance(options, str | bytes) or not hasattr(options, "__iter__"):
         raise TypeError(f"socket_options must be an iterable of (level, option, value), not {options!r}")
     found: list[SocketOption] = []
-    for option in cast("list[Any]", options):
-        if not isinstance(option, tuple | list) or len(cast("Sequence[Any]", option)) != 3:
-            raise TypeError(f"socket_options: each must be (level, option, value), not {option!r}")
-        level, number, value = cast("Sequence[Any]", option)
-        if not (isinstance(level, int) and isinstance(number, int) and isinstance(value, int | bytes)):
-            raise TypeError(f"socket_options: the arguments of setsockopt() are int, int, int or bytes, not {option!r}")
+    for option in options:
+        match option:
+            case [int() as level, int() as number, (int() | bytes()) as value]:
+                found.append((level, number, value))
+            case _:
+                raise TypeError(f"socket_options: each must be (int, int, int or bytes), not {option!r}")
         if isinstance(value, int) and not -(2**31) <= value < 2**31:
             raise ValueError(f"socket_options: {value} is no C int; give it as bytes, struct.pack('=I', {value})")
-        found.append((level, number, value))
     return tuple(found)
 
 
@@ -155,8 +144,8 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "family": check_family,
     "socket_options": _checked_socket_options,
     "happy_eyeballs_delay": partial(_checked_seconds, "happy_eyeballs_delay"),
-    "resolver": partial(_check_callable, "resolver"),
+    "resolver": partial(_check, "resolver", "callable or None", lambda value: value is None or callable(value)),
     "policy": check_policy,
-    "on_event": _check_on_event,
-    "steer": _check_steer,
+    "on_event": partial(_check, "on_event", "callable, but no coroutine function, or None", _is_hook),
+    "steer": partial(_check, "steer", "True or False", lambda value: isinstance(value, bool)),
 }

@@ -1,7 +1,4 @@
-"""`open_connection` and `create_connection` for any asyncio event loop.
-
-The dial is safedial's. Transports, TLS and streams are the loop's own, on the checked socket.
-"""
+"""`open_connection` and `create_connection`: safedial's dial with the transports, TLS and streams of any event loop."""
 
 import asyncio
 import ssl as ssl_module
@@ -30,16 +27,15 @@ class ConnectionOptions(DialOptions, total=False):
     server_hostname: str | None
     ssl_handshake_timeout: float | None
     ssl_shutdown_timeout: float | None
-    happy_eyeballs_delay: float | None
     interleave: int | None
     all_errors: bool
     timeout: float | None
     resolver: Resolver | None
 
 
-_OWN = frozenset(DialOptions.__annotations__) | {"timeout", "resolver", "happy_eyeballs_delay"}
+_OWN = frozenset(DialOptions.__annotations__) | {"timeout", "resolver"}
 _PLAIN = Settings(timeout=None, happy_eyeballs_delay=None)
-_TLS = ("ssl", "ssl_handshake_timeout", "ssl_shutdown_timeout")
+_TLS = ("ssl", "server_hostname", "ssl_handshake_timeout", "ssl_shutdown_timeout")
 _TARGET = ("family", "proto", "flags", "local_addr", "interleave")
 
 
@@ -56,16 +52,15 @@ async def open_connection(
         host: the host; a numeric one skips the resolver.
         port: the port or service name.
         limit: buffer limit of the reader, in bytes. Default: 64 KiB.
-        **kwds: the keyword arguments of `safedial.adapters.asyncio.create_connection`: asyncio's own, such
-            as *ssl* and *happy_eyeballs_delay*, and *timeout*, *total_timeout*, *resolver*, *policy*,
-            *on_event*, *steer* and *socket_options*, which `Dialer` documents.
+        **kwds: the keyword arguments of `safedial.adapters.asyncio.create_connection`: asyncio's own, such as *ssl*,
+            and *timeout*, *total_timeout*, *resolver*, *policy*, *on_event*, *steer* and *socket_options*.
 
     Returns:
         A (reader, writer) pair.
 
     Raises:
-        OSError, TypeError, ValueError: the errors of `create_connection`: `SelfConnectError`,
-            `PortsExhaustedError`, `TimeoutError`, and asyncio's own.
+        OSError, TypeError, ValueError: as `create_connection` does; among them `SelfConnectError`,
+            `PortsExhaustedError` and `TimeoutError`.
     """
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=limit, loop=loop)
@@ -82,27 +77,19 @@ async def create_connection(
 ) -> tuple[asyncio.Transport, P]:
     """Connect as the running loop's ``create_connection`` does, and never to itself.
 
-    A drop-in: the same arguments have the same meaning. The check comes before TLS and before any byte.
-    The policy covers the dial, not the TLS handshake. This function calls the loop's own
-    ``create_connection`` with the connected socket, so it can't be put in its place.
+    A drop-in: the same arguments have the same meaning. The check comes before TLS and before any byte. The policy
+    covers the dial, not the TLS handshake. Don't assign it to the loop's own ``create_connection``, which it calls.
 
     Args:
         protocol_factory: called once, when the socket is connected.
         host: the host; a numeric one skips the resolver.
         port: the port or service name.
-        **kwds: keyword arguments of the loop's ``create_connection``, and some of `Dialer`.
-            ssl: True or an SSLContext for TLS.
-            family: `socket.AF_INET` or `socket.AF_INET6` to use that family alone. Default: 0, both.
-            proto, flags: for the resolver. Default: 0, any protocol, no AI_ flags.
+        **kwds: keyword arguments of the loop's ``create_connection``, with its defaults, and some of `Dialer`.
+            ssl, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout: TLS, as in asyncio.
+            family, proto, flags, interleave: the addresses and their order, as in asyncio.
             sock: a connected socket; it is used as it is, without a check.
             local_addr: (host, port) to bind to; with a port other than 0 nothing is guarded.
-            server_hostname: the name that the certificate must have. Default: *host*.
-            ssl_handshake_timeout: seconds for the TLS handshake. Default: asyncio's 60.
-            ssl_shutdown_timeout: seconds for the TLS shutdown. Default: asyncio's 30.
-            happy_eyeballs_delay: seconds until the next address is tried while the one before still connects (RFC
-                8305). Default: None, one after the other, as in asyncio.
-            interleave: how many addresses of the first family come first before families alternate. Default: 1 with
-                *happy_eyeballs_delay*, else the resolver's order.
+            happy_eyeballs_delay: seconds, as in `Dialer`. Default: None, one address after the other.
             all_errors: raise an ExceptionGroup of each address's last error instead of one error.
             timeout: seconds for one attempt at one address. Default: None, no limit.
             total_timeout: seconds for the whole dial, without the TLS handshake. Default: None, no limit.
@@ -112,11 +99,9 @@ async def create_connection(
         A (transport, protocol) pair.
 
     Raises:
-        SelfConnectError: nobody listens there, and the kernel connected the socket to itself.
-        PortsExhaustedError: no local port is free to reach the destination.
-        TimeoutError: an attempt took longer than *timeout*, or the dial longer than *total_timeout*.
-        OSError: asyncio's: the only error, or one that lists all. If all have the same errno, it has
-            that errno too, unlike asyncio's. Notes say what failed and in which rounds.
+        SelfConnectError, PortsExhaustedError, TimeoutError: as `safedial.safe_connect` does.
+        OSError: asyncio's: the only error, or one that lists all. If all have the same errno, it has that errno too,
+            unlike asyncio's. Notes say what failed and in which rounds.
         TypeError, ValueError: an argument is invalid; the message names it.
     """
     loop = asyncio.get_running_loop()
@@ -126,58 +111,45 @@ async def create_connection(
         if unknown := kwds.keys() - ConnectionOptions.__annotations__.keys():
             raise TypeError(unexpected("create_connection", unknown.pop(), ConnectionOptions.__annotations__))
         # None is asyncio's "not given".
-        given |= {
+        given = {
             name: value for name, value in kwds.items() if value is not None or name in DialOptions.__annotations__
         }
         own = {name: given[name] for name in given if name in _OWN}
         tls = {name: given[name] for name in _TLS if name in given}
         if own:
             settings = Settings.of("create_connection", {"happy_eyeballs_delay": None, **own})
-        if tls or "server_hostname" in given:
-            _check_tls(host, given.get("server_hostname"), **tls)
-    server_hostname = given.get("server_hostname")
+        if tls:
+            _check_tls(host, **tls)
     sock = given.get("sock")
     if sock is not None or (host is None and port is None):
         own.pop("happy_eyeballs_delay", None)
         if own:
             raise ValueError(f"{', '.join(own)}: only for a dial to host and port")
         # Nothing to dial. The loop raises the error if the arguments are wrong.
-        ends: dict[str, Any] = {"host": host, "port": port, "sock": sock, "server_hostname": server_hostname}
+        ends: dict[str, Any] = {"host": host, "port": port, "sock": sock}
         return await loop.create_connection(protocol_factory, **ends, **tls)
-    target = _target(host, port, given)
-    sock = await aio.dial(settings, target, all_errors=given.get("all_errors", False))
+    sock = await aio.dial(settings, _target(host, port, given), all_errors=given.get("all_errors", False))
     try:
         protocol = protocol_factory()
     except BaseException:
         sock.close()
         raise
-    if tls.get("ssl") and server_hostname is None:
-        server_hostname = host.decode("idna") if isinstance(host, bytes | bytearray) else host
+    if tls.get("ssl"):
+        tls.setdefault("server_hostname", host.decode("idna") if isinstance(host, bytes) else host)
     # From here on the transport owns the socket, and closes it if the handshake fails.
-    return await loop.create_connection(lambda: protocol, sock=sock, server_hostname=server_hostname, **tls)
+    return await loop.create_connection(lambda: protocol, sock=sock, **tls)
 
 
-def _check_tls(
-    host: Any,
-    server_hostname: Any,
-    ssl: Any = None,
-    ssl_handshake_timeout: Any = None,
-    ssl_shutdown_timeout: Any = None,
-) -> None:
+def _check_tls(host: Any, ssl: Any = None, **others: Any) -> None:
     """Raise before the dial the errors that asyncio would raise after it, or that would leak the socket."""
     if ssl and not isinstance(ssl, bool | ssl_module.SSLContext):
         raise TypeError(f"ssl must be a bool, an SSLContext or None, not {ssl!r}")
-    if server_hostname is not None and not ssl:
-        raise ValueError("server_hostname is only meaningful with ssl")
-    if server_hostname is None and ssl and not host:
+    if ssl and not host and "server_hostname" not in others:
         raise ValueError("You must set server_hostname when using ssl without a host")
-    times = {"ssl_handshake_timeout": ssl_handshake_timeout, "ssl_shutdown_timeout": ssl_shutdown_timeout}
-    for name, value in times.items():
-        if value is None:
-            continue
+    for name, value in others.items():
         if not ssl:
             raise ValueError(f"{name} is only meaningful with ssl")
-        if not seconds(name, value):
+        if name != "server_hostname" and not seconds(name, value):
             raise ValueError(f"{name} must be positive, not {value!r}")
 
 
