@@ -37,33 +37,48 @@ DIALS_PER_GUARD = 20
 
 def bare(addr, side=None):
     """Dial with a bare socket, the least that Python can do; with *side* of the range, steer and check, too."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    sock.settimeout(5)
-    if side is not None:
-        sock.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, side)
-    sock.connect(addr)
-    assert side is None or sock.getsockname() != addr
+    host, port = addr
+    if host == "localhost":
+        host = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0]
+    sock = socket.socket(socket.AF_INET if ":" not in host else socket.AF_INET6, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(5)
+        if side is not None:
+            sock.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, side)
+        sock.connect((host, port))
+        assert side is None or sock.getsockname()[1] != port
+    except OSError:
+        sock.close()
+        raise
     return sock
 
 
+def larger_side(port):
+    """Return IP_LOCAL_PORT_RANGE for the larger part of the ephemeral range beside *port*."""
+    ports = steering.read_range()
+    low, high = (ports.low, port - 1) if port - ports.low > ports.high - port else (port + 1, ports.high)
+    return struct.unpack("=i", struct.pack("=I", high << 16 | low))[0]
+
+
+PLAIN = "`socket.create_connection(addr, timeout=5)`"
+
+
 def plain(addr):
-    dialer = Dialer(timeout=5)
+    dialer, side = Dialer(timeout=5), larger_side(addr[1])
     return {
-        "`socket.create_connection(addr, timeout=5)`": lambda: socket.create_connection(addr, timeout=5),
+        PLAIN: lambda: socket.create_connection(addr, timeout=5),
         "`safe_connect(addr, timeout=5)`": lambda: safe_connect(addr, timeout=5),
         "`Dialer(timeout=5).dial(addr)`": lambda: dialer.dial(addr),
+        "bare socket": lambda: bare(addr),
+        "the floor: a bare socket, steered and checked": lambda: bare(addr, side),
     }
 
 
 def with_options(addr):
-    ports, port = steering.read_range(), addr[1]
-    larger = (ports.low, port - 1) if port - ports.low > ports.high - port else (port + 1, ports.high)
-    (side,) = struct.unpack("=i", struct.pack("=I", larger[1] << 16 | larger[0]))
     policy, nodelay = reconnect(), [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
     dialer = Dialer(timeout=5, total_timeout=20, policy=policy)
-    return plain(addr) | {
-        "bare socket": lambda: bare(addr),
-        "bare socket, steered and checked: the floor": lambda: bare(addr, side),
+    return {
+        PLAIN: lambda: socket.create_connection(addr, timeout=5),
         "`safe_connect(addr, timeout=5.0)`": lambda: safe_connect(addr, timeout=5.0),
         "`safe_connect(addr, 5)`": lambda: safe_connect(addr, 5),
         "`safe_connect`, with a shared `policy=reconnect()`": lambda: safe_connect(addr, timeout=5, policy=policy),
@@ -109,7 +124,10 @@ def streams(port):
 
 
 def other_libraries(port):
-    found = {}
+    async def dialed_before():
+        return await asyncio.open_connection(sock=bare((HOST, port), larger_side(port)))
+
+    found = {"the floor: a bare socket, steered and checked, with asyncio's streams": dialed_before}
     with contextlib.suppress(ImportError):
         start_connection = importlib.import_module("aiohappyeyeballs").start_connection
         infos = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (HOST, port))]
@@ -190,7 +208,8 @@ def main():
         addr, name, dead_addr = (HOST, port), ("localhost", port), (HOST, dead_port)
         localhost = " and ".join(dict.fromkeys(info[4][0] for info in socket.getaddrinfo(*name)))
         reached, refused = partial(time_dial, server), partial(time_dial, None)
-        table.add("Blocking, numeric address, all with `timeout=5`", in_turn(with_options(addr), rounds, reached))
+        table.add("Blocking, numeric address", in_turn(plain(addr), rounds, reached))
+        table.add("The same with options", in_turn(with_options(addr), rounds, reached))
         table.add(f"By name: localhost, which is {localhost}", in_turn(plain(name), rounds, reached))
         table.add("Refused", in_turn(plain(dead_addr), rounds, refused))
         table.add("`socket.create_connection(addr, timeout=5)`", run_guards(addr, rounds, server))
@@ -199,7 +218,8 @@ def main():
         table.add("asyncio, refused", run_loop(streams(dead_port), rounds, None))
         with contextlib.suppress(ImportError):
             uvloop = importlib.import_module("uvloop")
-            table.add("uvloop", run_loop(streams(port), rounds, server, uvloop.new_event_loop))
+            contenders = dict(list((streams(port) | other_libraries(port)).items())[:5])
+            table.add("uvloop", run_loop(contenders, rounds, server, uvloop.new_event_loop))
         many.add_rows(table, server, given.at_once, -(-rounds // 500))
 
 

@@ -7,13 +7,17 @@ from pathlib import Path
 
 from tests.support import namespace
 
+PLAIN = [
+    "socket.create_connection(addr, timeout=5)",
+    "safe_connect(addr, timeout=5)",
+    "Dialer(timeout=5).dial(addr)",
+    "bare socket",
+    "the floor: a bare socket, steered and checked",
+]
 DIAL = {
-    "Blocking, numeric address, all with timeout=5": [
+    "Blocking, numeric address": PLAIN,
+    "The same with options": [
         "socket.create_connection(addr, timeout=5)",
-        "safe_connect(addr, timeout=5)",
-        "Dialer(timeout=5).dial(addr)",
-        "bare socket",
-        "bare socket, steered and checked: the floor",
         "safe_connect(addr, timeout=5.0)",
         "safe_connect(addr, 5)",
         "safe_connect, with a shared policy=reconnect()",
@@ -22,16 +26,8 @@ DIAL = {
         "safe_connect, with socket_options",
         "safe_connect, with steer=False",
     ],
-    "By name: localhost, which is <addresses>": [
-        "socket.create_connection(addr, timeout=5)",
-        "safe_connect(addr, timeout=5)",
-        "Dialer(timeout=5).dial(addr)",
-    ],
-    "Refused": [
-        "socket.create_connection(addr, timeout=5)",
-        "safe_connect(addr, timeout=5)",
-        "Dialer(timeout=5).dial(addr)",
-    ],
+    "By name: localhost, which is <addresses>": PLAIN,
+    "Refused": PLAIN,
     "socket.create_connection(addr, timeout=5)": [
         "no guard",
         "under install()",
@@ -49,6 +45,7 @@ DIAL = {
         "open_connection(host, port)",
         "asyncio.open_connection, inside asyncio.timeout(5)",
         "open_connection, with timeout=5",
+        "the floor: a bare socket, steered and checked, with asyncio's streams",
         "aiohappyeyeballs.start_connection, with asyncio's streams",
         "anyio.connect_tcp(host, port)",
     ],
@@ -63,6 +60,7 @@ DIAL = {
         "open_connection(host, port)",
         "asyncio.open_connection, inside asyncio.timeout(5)",
         "open_connection, with timeout=5",
+        "the floor: a bare socket, steered and checked, with asyncio's streams",
     ],
     "20 dials at once in asyncio: wall time": ["asyncio.open_connection", "open_connection"],
     "20 dials at once in asyncio: peak memory": ["asyncio.open_connection", "open_connection"],
