@@ -1,5 +1,6 @@
-"""The time limit of a whole dial. Imports nothing of safedial."""
+"""The time limit of a whole dial, and its error. Imports nothing of safedial."""
 
+import errno
 import math
 import time
 
@@ -39,6 +40,13 @@ class Deadline:
     def met(self) -> bool:
         """Whether time is up."""
         return self.end != math.inf and (self.refused is not None or self.end - time.monotonic() < _TICK)
+
+    def error(self, dialed: str) -> TimeoutError:
+        """Return the error of a dial of *dialed*, a host and port in words, that this time limit ended."""
+        text = f"Timed out: {dialed} could not be reached within total_timeout, {self.total:g} s"
+        if self.refused is not None:
+            text += f"; the wait before the next round, {self.refused:.3f} s, would have ended too late"
+        return TimeoutError(errno.ETIMEDOUT, text)
 
 
 NO_DEADLINE = Deadline(None, 0.0)  # shared by all dials without a limit

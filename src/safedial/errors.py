@@ -56,7 +56,8 @@ class PortUsage:
 class PortsExhaustedError(OSError):
     """No local port is free to reach the destination. ``errno`` is EADDRNOTAVAIL.
 
-    If this host lacks an address (a wrong source address, IPv6 switched off), the kernel's own `OSError` is raised.
+    If this host lacks an address (a wrong source address, IPv6 switched off), the kernel's own `OSError` is raised
+    instead; `_tcp.exhaustion` tells them apart.
 
     Attributes:
         host: the dialed address, as text.

@@ -12,7 +12,7 @@ from safedial._address import SockAddr, same_endpoint
 from safedial._clients import patch
 from safedial._clients.awaitables import Step, made_later
 from safedial._clients.patch import Below
-from safedial._tcp import connect, steering
+from safedial._tcp import connect, exhaustion, steering
 from safedial._tcp.selfconnect import peer_of
 from safedial.errors import SelfConnectError
 from safedial.events import logger
@@ -58,8 +58,8 @@ class _Layer:
             logger.warning("%s", error.strerror)
             raise
         except OSError as error:
-            if connect.is_shortage(error, sides) and not _has_port(sock):  # the caller bound no port
-                raise connect.explained(sock, address, sides, error)  # noqa: B904  # has it as its cause, or is it
+            if exhaustion.may_be_exhausted(error, sides) and not _has_port(sock):  # the caller bound no port
+                raise exhaustion.explained(sock, address, sides, error)  # noqa: B904  # has it as its cause, or is it
             raise
 
 

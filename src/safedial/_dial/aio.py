@@ -1,4 +1,7 @@
-"""The asyncio dial: resolve, race the addresses, run on under the policy."""
+"""The asyncio dial: resolve, race the addresses, run on under the policy.
+
+If it is cancelled, `Attempt` closes its socket, and `race_tasks` cancels the other attempts and closes late results.
+"""
 
 import asyncio
 import functools

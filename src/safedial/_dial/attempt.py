@@ -8,7 +8,7 @@ from safedial._address import INET, AddrInfo, SockAddr
 from safedial._dial.settings import Settings, Timeout
 from safedial._retry.argument import DEFAULT
 from safedial._steps import within
-from safedial._tcp import connect, steering
+from safedial._tcp import connect, exhaustion, steering
 from safedial._tcp.selfconnect import close_unfinished
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Attempt:
                 await within(limit, connect.connect_async(loop, self.sock, self.sockaddr, self._sides))
         except BaseException as error:
             try:
-                if connect.is_shortage(error, self._sides):
+                if exhaustion.may_be_exhausted(error, self._sides):
                     # In a thread: counting thousands of ports takes a tenth of a second.
                     raise await loop.run_in_executor(None, self._closed, error)
                 raise
@@ -104,8 +104,8 @@ class Attempt:
     def _closed(self, error: BaseException) -> BaseException:
         """Close the socket and return the error to raise for *error*."""
         try:
-            if connect.is_shortage(error, self._sides):
-                return connect.explained(self.sock, self.sockaddr, self._sides, cast("OSError", error))
+            if exhaustion.may_be_exhausted(error, self._sides):
+                return exhaustion.explained(self.sock, self.sockaddr, self._sides, cast("OSError", error))
             return error
         finally:
             self.close(error)

@@ -1,6 +1,5 @@
 """The record of one dial: its rounds and failures, its events, and the error that it ends with."""
 
-import errno
 import logging
 import socket
 import time
@@ -100,7 +99,9 @@ class Record:
             outcome = ExceptionGroup("create_connection failed", self.failures)
             outcome.__suppress_context__ = True  # *error* is a member of the group
         if self.deadline.met:
-            outcome = self._out_of_time(self._last if outcome is error else outcome)
+            cause = self._last if outcome is error else outcome
+            outcome = self.deadline.error(describe(self.host, self.port))
+            outcome.__cause__ = cause
         rounds = "1 round" if self.round == 1 else f"{self.round} rounds"
         outcome.add_note(
             f"safedial: gave up dialing {describe(self.host, self.port)} after {rounds}, "
@@ -116,15 +117,6 @@ class Record:
         """Forget the errors: their tracebacks hold frames that hold this record."""
         self.errors = None
         self._last = None
-
-    def _out_of_time(self, cause: Exception | None) -> TimeoutError:
-        total = f"total_timeout, {self.deadline.total:g} s"
-        text = f"Timed out: {describe(self.host, self.port)} could not be reached within {total}"
-        if self.deadline.refused is not None:
-            text += f"; the wait before the next round, {self.deadline.refused:.3f} s, would have ended too late"
-        error = TimeoutError(errno.ETIMEDOUT, text)
-        error.__cause__ = cause
-        return error
 
     def _emit(
         self, kind: EventKind, sockaddr: SockAddr | None, error: OSError | None = None, wait: float | None = None

@@ -19,33 +19,30 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn, TypeAlias, cast
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from safedial._address import INET, SockAddr, describe
-from safedial._tcp import procnet, steering
+from safedial._tcp import steering
 from safedial._tcp.selfconnect import reached_itself, release
-from safedial.errors import PortsExhaustedError, SelfConnectError
+from safedial._tcp.steering import Sides
+from safedial.errors import SelfConnectError
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-# Values of IP_LOCAL_PORT_RANGE to try in turn: `steering.side_options`, `steering.UNSTEERED` or `UNGUARDED`.
-Sides: TypeAlias = tuple[int, ...]
 # The caller chose the source port: neither steer nor check.
 UNGUARDED: Sides = ()
 # Asks the kernel for a connection. Returns False if the handshake goes on.
 Ask: TypeAlias = Callable[[socket.socket, SockAddr], bool | None]
-# Addresses that nobody is connected to.
-_UNKNOWN: dict[int, SockAddr] = {socket.AF_INET: ("255.255.255.255", 0), socket.AF_INET6: ("ff00::", 0)}
 
 
 def connect(sock: socket.socket, sockaddr: SockAddr, sides: Sides, ask: Ask | None = None) -> bool:
     """Connect *sock*, never to itself, trying one side after the other until one has a free port.
 
     *ask* is ``sock.connect`` by default. Returns False only if *ask* does. Raises SelfConnectError, after which the
-    socket is closed, or the kernel's error. EADDRNOTAVAIL may mean two things: see `explained`.
+    socket is closed, or the kernel's error. EADDRNOTAVAIL may mean two things: see `exhaustion`.
     """
-    shortage = None
+    unavailable = None
     for side in sides or steering.UNSTEERED:
         if side:
             steering.steer(sock, side)
@@ -57,7 +54,7 @@ def connect(sock: socket.socket, sockaddr: SockAddr, sides: Sides, ask: Ask | No
         except OSError as error:
             if error.errno != errno.EADDRNOTAVAIL or not sides:
                 raise
-            shortage = error.with_traceback(None)  # a traceback would hold this frame in a cycle
+            unavailable = error.with_traceback(None)  # a traceback would hold this frame in a cycle
         else:
             if sides and reached_itself(sock, sockaddr[1]):
                 raise_self_connect(sock, sockaddr)
@@ -65,11 +62,11 @@ def connect(sock: socket.socket, sockaddr: SockAddr, sides: Sides, ask: Ask | No
     moved = steering.side_options_now(sockaddr[1], sides)
     if moved:
         return connect(sock, sockaddr, moved, ask)
-    assert shortage is not None, "there is at least one side"
+    assert unavailable is not None, "there is at least one side"
     try:
-        raise shortage
+        raise unavailable
     finally:
-        del shortage  # as above
+        del unavailable  # as above
 
 
 def arrived(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
@@ -134,39 +131,6 @@ def raise_self_connect(sock: socket.socket, sockaddr: SockAddr) -> NoReturn:
     release(sock)
     host: str | bytes = sockaddr[0]  # under the guard, a client's own address may be bytes
     raise SelfConnectError.at(host.decode(errors="replace") if isinstance(host, bytes) else host, sockaddr[1])
-
-
-def is_shortage(error: BaseException, sides: Sides) -> bool:
-    """Return whether *error* is EADDRNOTAVAIL of a connect whose port the kernel chose."""
-    return isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL and bool(sides)
-
-
-def explained(sock: socket.socket, sockaddr: SockAddr, sides: Sides, shortage: OSError) -> OSError:
-    """Return the error to raise for *shortage*, an `is_shortage`. Counting many ports takes a tenth of a second.
-
-    *shortage* is permanent, and returned as it is, if this host lacks an address to reach *sockaddr* from (IPv6 is
-    switched off). Exhausted ports, or a port in use that the kernel picked, are transient: PortsExhaustedError.
-    """
-    reached = _address_reached(sock.family, sockaddr)
-    if reached is None:
-        return shortage
-    own = steering.own_range(sock) if sides == steering.UNSTEERED else None
-    error = PortsExhaustedError.at(sockaddr[0], sockaddr[1], procnet.usage(reached, own or steering.read_range()))
-    error.__cause__ = shortage
-    return error
-
-
-def _address_reached(family: int, sockaddr: SockAddr) -> SockAddr | None:
-    """Return *sockaddr* in numbers; None if this host has no address to reach it from."""
-    # connect() of a datagram socket chooses a local address in the same way, sends nothing, and draws its port from
-    # another pool. So it fails only if the address is missing.
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect(sockaddr)
-            return cast("SockAddr", probe.getpeername())
-    except OSError as error:
-        # Other errors concern the address itself, such as a name that no longer resolves.
-        return None if error.errno == errno.EADDRNOTAVAIL else _UNKNOWN.get(family, sockaddr)
 
 
 def bind_source(sock: socket.socket, source: SockAddr) -> None:

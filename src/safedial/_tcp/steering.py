@@ -9,13 +9,15 @@ import socket
 import sys
 import time
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 # linux/in.h. Python has no name for the first, and for the second (Linux 4.2) only if its C library had one.
 IP_LOCAL_PORT_RANGE = 51
 IP_BIND_ADDRESS_NO_PORT = 24
 # These numbers mean other options on other systems.
 ON_LINUX = sys.platform == "linux"
+# Values of IP_LOCAL_PORT_RANGE to try in turn.
+Sides: TypeAlias = tuple[int, ...]
 # The value 0 leaves the range as it is.
 UNSTEERED = (0,)
 
