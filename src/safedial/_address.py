@@ -40,7 +40,8 @@ def pair(address: Any, name: str = "address") -> tuple[Any, Any]:
 def check_host(host: Any, name: str = "host") -> None:
     """Raise TypeError or ValueError naming *name* if *host* can't be a host."""
     if not isinstance(host, str | bytes | None):
-        raise TypeError(f"{name}: the host must be str, bytes or None, not {host!r}")
+        hint = "; give host and port as two arguments" if isinstance(host, tuple) else ""
+        raise TypeError(f"{name}: the host must be str, bytes or None, not {host!r}{hint}")
     if host and ("\0" in host if isinstance(host, str) else 0 in host):
         raise ValueError(f"{name}: the host must not contain a null character: {host!r}")
 

@@ -71,11 +71,11 @@ class Settings:
 
 def unexpected(function: str, name: str, known: Iterable[str]) -> str:
     """Return the message of the TypeError for a keyword argument *name* that *function* does not take."""
-    return f"{function}() got an unexpected keyword argument {name!r}; it also takes {', '.join(sorted(known))}"
+    return f"{function}() got an unexpected keyword argument {name!r}; it takes {', '.join(sorted(known))}"
 
 
 def checked_timeout(timeout: Any) -> Timeout:
-    """Return *timeout*, or raise TypeError or ValueError if it is no time."""
+    """Return *timeout*, or raise TypeError or ValueError if it is not a time."""
     if timeout is None or timeout is DEFAULT:
         return timeout
     return DEFAULT if timeout is _STDLIB_DEFAULT_TIMEOUT else seconds("timeout", timeout)
@@ -90,7 +90,7 @@ def check_source(source: Any) -> Any:
     # bind() takes the flow label and scope of an IPv6 source too.
     host, port = pair(source[:2], "source_address")
     if host is None or not isinstance(port, int):
-        raise TypeError(f"source_address must be a host and an int, not {source!r}")
+        raise TypeError(f"source_address must be a (host, port) tuple with an int as its port, not {source!r}")
     check_host(host, "source_address")
     check_port(port, "source_address")
     return source
@@ -130,9 +130,11 @@ def _checked_socket_options(options: Any) -> tuple[SocketOption, ...]:
             case [int() as level, int() as number, (int() | bytes()) as value]:
                 found.append((level, number, value))
             case _:
-                raise TypeError(f"socket_options: each must be (int, int, int or bytes), not {option!r}")
+                raise TypeError(
+                    f"socket_options: each must be (level, option, value), ints, or bytes as the value, not {option!r}"
+                )
         if isinstance(value, int) and not -(2**31) <= value < 2**31:
-            raise ValueError(f"socket_options: {value} is no C int; give it as bytes, struct.pack('=I', {value})")
+            raise ValueError(f"socket_options: {value} does not fit in a C int; give it as bytes")
     return tuple(found)
 
 

@@ -124,7 +124,7 @@ async def create_connection(
     if sock is not None or (host is None and port is None):
         own.pop("happy_eyeballs_delay", None)
         if own:
-            raise ValueError(f"{', '.join(own)}: only for a dial to host and port")
+            raise ValueError(f"{', '.join(own)}: can only be given with host and port")
         # Nothing to dial. The loop raises the error if the arguments are wrong.
         ends: dict[str, Any] = {"host": host, "port": port, "sock": sock}
         return await loop.create_connection(protocol_factory, **ends, **tls)
