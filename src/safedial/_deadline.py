@@ -14,7 +14,7 @@ class Deadline:
     def __init__(self, total: float | None, started: float) -> None:
         self.total = total
         self.end = math.inf if total is None else started + total
-        self.refused: float | None = None  # the wait that would have ended too late, if there was one
+        self.late_wait: float | None = None  # the wait that would have ended too late, if there was one
 
     def limit(self, seconds: float | None) -> float | None:
         """Return *seconds* or the time left, whichever is less. Raise TimeoutError if time is up."""
@@ -24,28 +24,28 @@ class Deadline:
         return left if seconds is None or left < seconds else seconds
 
     def cap(self, seconds: float | None) -> float | None:
-        """Return *seconds* or the time left, whichever is less. None is no limit."""
+        """Return *seconds* or the time left, whichever is less, 0 if time is up. None is no limit."""
         if self.end == math.inf:
             return seconds
         left = max(0.0, self.end - time.monotonic())
         return left if seconds is None else min(seconds, left)
 
-    def refuse(self, wait: float) -> bool:
-        """Return whether a wait of *wait* seconds would end too late. If so, the dial is over."""
+    def ends_before(self, wait: float) -> bool:
+        """Return whether the deadline ends before a wait of *wait* seconds would. If so, the dial is over."""
         if time.monotonic() + wait > self.end - _TICK:
-            self.refused = wait
-        return self.refused is not None
+            self.late_wait = wait
+        return self.late_wait is not None
 
     @property
-    def met(self) -> bool:
+    def passed(self) -> bool:
         """Whether time is up."""
-        return self.end != math.inf and (self.refused is not None or self.end - time.monotonic() < _TICK)
+        return self.end != math.inf and (self.late_wait is not None or self.end - time.monotonic() < _TICK)
 
     def error(self, dialed: str) -> TimeoutError:
         """Return the error of a dial of *dialed*, a host and port in words, that this time limit ended."""
         text = f"Timed out: {dialed} could not be reached within total_timeout, {self.total:g} s"
-        if self.refused is not None:
-            text += f"; the wait before the next round, {self.refused:.3f} s, would have ended too late"
+        if self.late_wait is not None:
+            text += f"; the wait before the next round, {self.late_wait:.3f} s, would have ended too late"
         return TimeoutError(errno.ETIMEDOUT, text)
 
 

@@ -57,7 +57,7 @@ class PortsExhaustedError(OSError):
     """No local port is free to reach the destination. ``errno`` is EADDRNOTAVAIL.
 
     If this host lacks an address (a wrong source address, IPv6 switched off), the kernel's own `OSError` is raised
-    instead; `_tcp.exhaustion` tells them apart.
+    instead.
 
     Attributes:
         host: the dialed address, as text.
@@ -65,6 +65,7 @@ class PortsExhaustedError(OSError):
         usage: the range and the ports in use when the dial failed.
     """
 
+    # safedial._tcp.exhaustion tells the two cases apart.
     host: str = ""
     port: int = 0
     usage: PortUsage = PortUsage()

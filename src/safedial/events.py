@@ -76,4 +76,5 @@ def _sentence(event: DialEvent) -> str:
         return f"{dialed}: still connecting when another address answered, round {event.round}, {event.elapsed:.3f} s"
     if event.kind == "retry":
         return f"{dialed}: round {event.round} failed, next round in {event.wait:.3f} s"
-    return f"{dialed}: attempt failed in round {event.round}: {event.error}"
+    failed = "attempt" if event.address else "resolving"
+    return f"{dialed}: {failed} failed in round {event.round}: {event.error}"

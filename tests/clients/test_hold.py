@@ -60,9 +60,10 @@ def test_server_that_reuses_addresses_can_start(dead_port):
         socket.create_connection(server.getsockname()).close()
 
 
-def test_two_may_hold(dead_port):
+def test_two_may_hold(dead_port, caplog):
+    caplog.set_level(logging.DEBUG, "safedial")
     with safedial.hold((HOST, dead_port)), safedial.hold((HOST, dead_port)):
-        pass
+        assert "not held" not in caplog.text
 
 
 def test_server_that_listens_is_not_disturbed(server):

@@ -81,7 +81,7 @@ def _will_reach_itself(sock: socket.socket, address: SockAddr) -> bool:
     peer = local if address[0] in ("", "0.0.0.0", "::") else address  # noqa: S104  # nothing listens on them
     with contextlib.suppress(OSError):
         peer = peer_of(sock)
-    with contextlib.suppress(OSError, TypeError):  # a host name; only systems that connect later leave one here
+    with contextlib.suppress(OSError, TypeError):  # the address is a host name, and the socket has no peer yet
         return same_endpoint(local, peer)
     return False
 

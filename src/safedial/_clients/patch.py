@@ -150,7 +150,7 @@ def _code_through(layers: tuple[Layer, ...], connect_ex: Any, sock: socket.socke
 
 
 def _tcp_address(sock: socket.socket, address: Any) -> Any:
-    """Return *address* with an int as its port; None if *sock* is not TCP or the address is no such tuple."""
+    """Return *address* with an int as its port; None if *sock* is not TCP or *address* is not such a tuple."""
     try:
         kind, family = _type(sock), _family(sock)
     except TypeError:  # gevent's sockets are of a class of their own

@@ -135,7 +135,8 @@ class _Call:
     async def dial(self, step: Step | None, first: Any = None) -> Any:
         """Return a connection, or raise once the policy is done.
 
-        Without *step* it blocks, and returns an object that dials later as it is. *first* is one for the first round.
+        If *step* is None, block, and return an object that dials later unchanged. *first* is such an object, which the
+        first round uses in place of a call.
         """
         failures = Failures()
 
@@ -186,6 +187,7 @@ class _Call:
                     await closing
                 elif isinstance(closing, Coroutine):
                     closing.close()  # a blocking caller can't await it
+            logger.warning("%s", error.strerror)
             raise error
         if self.round > 1:
             logger.info("%s: connected in round %d", self.name, self.round)

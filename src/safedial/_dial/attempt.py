@@ -18,7 +18,7 @@ Bind: TypeAlias = Callable[[socket.socket], object]
 
 # Seconds. The longest timeout of a socket: poll(2) counts milliseconds in a C int.
 _LONGEST = 2_147_483.0
-# Seconds, for a limit of 0. With 0 itself the socket would not block, and connect() answer EINPROGRESS.
+# Seconds, in place of a limit of 0, which would make the socket non-blocking: connect() would fail with EINPROGRESS.
 _SHORTEST = 0.001
 
 

@@ -1,7 +1,7 @@
 """Racing addresses: when each attempt starts (RFC 8305 section 5), and how long it may take.
 
-Decisions only: no socket, no task, no clock. A driver passes the time and the failures, and asks which attempt
-to start and how long to wait. The drivers are `race_sockets` (a selector) and `race_tasks` (asyncio).
+Decisions only: no socket, no task, no clock. The caller passes the time and the failures, and asks which attempt
+to start and how long to wait. The callers are `race_sockets` (a selector) and `race_tasks` (asyncio).
 """
 
 import math

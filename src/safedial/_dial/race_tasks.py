@@ -38,7 +38,7 @@ async def run(race: Race, attempt: Attempting[T], discard: Callable[[T], object]
                 done = sorted((task for task in running if task.done()), key=running.__getitem__)
                 while done and winner is None:
                     del running[done[0]]
-                    winner = done.pop(0).result()  # no name for the task: its exception holds this frame, a cycle
+                    winner = done.pop(0).result()  # don't bind the task: its exception holds this frame, a cycle
             else:
                 break
     finally:

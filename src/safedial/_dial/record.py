@@ -44,7 +44,7 @@ class Record:
 
     @property
     def observed(self) -> bool:
-        """Whether somebody looks on: a hook, the log at DEBUG, or after a failed round at INFO."""
+        """Whether events are wanted: by a hook, by the log at DEBUG, or by the log at INFO after a failed round."""
         return self.on_event is not None or self.round > 1 or logger.isEnabledFor(logging.DEBUG)
 
     @property
@@ -64,7 +64,7 @@ class Record:
             raise
 
     def failed(self, where: SockAddr | Host, error: OSError, number: int | None = None) -> None:
-        """Keep and report *error*: of the address *number* with the socket address *where*, or of resolving a host."""
+        """Record and report *error*. *where* is the attempt's socket address, or the host that was not resolved."""
         if number is not None:
             self.errors = self.errors or {}
             self.errors[number] = error
@@ -77,7 +77,7 @@ class Record:
         if len(said) > _MOST_NOTES:
             del said[next(iter(said))]
         # A timeout without errno comes from safedial, one with errno from the kernel.
-        if error.errno is not None or not self.deadline.met:
+        if error.errno is not None or not self.deadline.passed:
             self._last = error
         itself = isinstance(error, SelfConnectError)
         if itself or self.observed:
@@ -98,7 +98,7 @@ class Record:
         if all_errors and self.errors:
             outcome = ExceptionGroup("create_connection failed", self.failures)
             outcome.__suppress_context__ = True  # *error* is a member of the group
-        if self.deadline.met:
+        if self.deadline.passed:
             cause = self._last if outcome is error else outcome
             outcome = self.deadline.error(describe(self.host, self.port))
             outcome.__cause__ = cause

@@ -138,7 +138,6 @@ def _checked_socket_options(options: Any) -> tuple[SocketOption, ...]:
     return tuple(found)
 
 
-# In the order of the checks.
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "timeout": checked_timeout,
     "total_timeout": partial(_checked_seconds, "total_timeout"),
@@ -148,6 +147,6 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "happy_eyeballs_delay": partial(_checked_seconds, "happy_eyeballs_delay"),
     "resolver": partial(_check, "resolver", "callable or None", lambda value: value is None or callable(value)),
     "policy": check_policy,
-    "on_event": partial(_check, "on_event", "callable, but no coroutine function, or None", _is_hook),
+    "on_event": partial(_check, "on_event", "callable (but not a coroutine function) or None", _is_hook),
     "steer": partial(_check, "steer", "True or False", lambda value: isinstance(value, bool)),
 }

@@ -1,4 +1,4 @@
 """Which errors are transient, the policies, and the loop that runs under a policy. Knows nothing of sockets.
 
-May import `_tcp` and the modules beside the packages.
+May import the modules beside the packages.
 """

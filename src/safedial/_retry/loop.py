@@ -77,7 +77,7 @@ class _Retries:
             return None
         if not wait >= 0:
             raise ValueError(f"policy: a wait must be 0 or more seconds, not {wait}")
-        if self._record.deadline.refuse(wait):
+        if self._record.deadline.ends_before(wait):
             return None
         self._record.retrying(error, wait)
         self._state.prepare_for_next_attempt()
@@ -85,7 +85,7 @@ class _Retries:
 
     async def begin_round(self) -> bool:
         """Begin the next round. Return False if a stop event was set or the deadline passed meanwhile."""
-        if any(event.is_set() for event in self._stops) or self._record.deadline.met:
+        if any(event.is_set() for event in self._stops) or self._record.deadline.passed:
             return False
         self._record.round += 1
         await self._step()
@@ -114,7 +114,7 @@ async def rounds(
     *,
     blocking: bool,
 ) -> T:
-    """Await *once* until it returns, or *policy* stops; then raise its last error. *error* is that of the first round.
+    """Await *once* until it returns, or *policy* stops; then raise its last error. *error* is the first round's.
 
     Only *failures* are passed to the policy. Other exceptions come from the user's own code, and end the dial.
     """

@@ -25,11 +25,11 @@ failure of the resolver (EAI_AGAIN): the errors of a server that is down and may
 
 
 def redial(attempts: int = 3) -> Retrying:
-    """Return the default policy: dial again only if the error says nothing about the server.
+    """Return the default policy: another round only if the error says nothing about the server.
 
-    After a self-connect it dials again at once. If local ports are exhausted (transient EADDRNOTAVAIL), it waits for a
-    random time from 0.5 s to 1 s, then to 2, 4 and at most 5 s. Outside Linux the first of these waits is
-    0, because the kernel may just have picked a port already in use. A refused connection is final.
+    After a self-connect the next round begins at once. If local ports are exhausted (transient EADDRNOTAVAIL), it waits
+    for a random time from 0.5 s to 1 s; the upper bound doubles with each round, up to 5 s. Outside Linux the first
+    wait is 0, because the kernel may just have picked a port already in use. A refused connection is final.
 
     Args:
         attempts: the number of rounds, at least 1. Each round tries every address. Default: 3, as in Go's dialTCP.

@@ -60,7 +60,7 @@ def errors_of(error: BaseException) -> list[BaseException]:
 
 def _is_the_kernels(error: BaseException) -> bool:
     """Return whether *error* is the kernel's own, so that its context says nothing about it."""
-    # aiohttp's OSErrors are not: they have the errno of their cause, and nothing else of it.
+    # aiohttp's OSErrors copy only the errno of their cause, so look at the cause too.
     return (
         isinstance(error, OSError)
         and (error.errno is not None or isinstance(error, TimeoutError))

@@ -83,7 +83,7 @@ def arrived(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
 
 
 def begin_async(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
-    """Do as `begin` does, with asyncio's messages. Outside Linux, do nothing."""
+    """Do as `begin` does, with asyncio's messages. Outside Linux, or unguarded, return False and do nothing."""
     return steering.ON_LINUX and bool(sides) and connect(sock, sockaddr, sides, _begin_for_asyncio)
 
 

@@ -7,10 +7,7 @@ from typing import cast
 from safedial._address import SockAddr
 from safedial._tcp import procnet, steering
 from safedial._tcp.steering import Sides
-from safedial.errors import PortsExhaustedError
-
-# Addresses that nobody is connected to.
-_UNKNOWN: dict[int, SockAddr] = {socket.AF_INET: ("255.255.255.255", 0), socket.AF_INET6: ("ff00::", 0)}
+from safedial.errors import PortsExhaustedError, PortUsage
 
 
 def may_be_exhausted(error: BaseException, sides: Sides) -> bool:
@@ -24,23 +21,23 @@ def explained(sock: socket.socket, sockaddr: SockAddr, sides: Sides, unavailable
     *unavailable* is permanent, and returned as it is, if this host lacks an address to reach *sockaddr* from (IPv6 is
     switched off). Exhausted ports, or a port in use that the kernel picked, are transient: PortsExhaustedError.
     """
-    reached = _address_reached(sock.family, sockaddr)
-    if reached is None:
-        return unavailable
     own = steering.own_range(sock) if sides == steering.UNSTEERED else None
-    error = PortsExhaustedError.at(sockaddr[0], sockaddr[1], procnet.usage(reached, own or steering.read_range()))
-    error.__cause__ = unavailable
-    return error
+    ports = own or steering.read_range()
+    try:
+        usage = procnet.usage(_address_reached(sock.family, sockaddr), ports)
+    except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            return unavailable
+        usage = PortUsage(*(ports or ()))  # such as a name that no longer resolves: nothing can be counted
+    exhausted = PortsExhaustedError.at(sockaddr[0], sockaddr[1], usage)
+    exhausted.__cause__ = unavailable
+    return exhausted
 
 
-def _address_reached(family: int, sockaddr: SockAddr) -> SockAddr | None:
-    """Return *sockaddr* in numbers; None if this host has no address to reach it from."""
+def _address_reached(family: int, sockaddr: SockAddr) -> SockAddr:
+    """Return *sockaddr* in numbers. Raise EADDRNOTAVAIL if this host has no address to reach it from."""
     # connect() of a datagram socket chooses a local address in the same way, sends nothing, and draws its port from
     # another pool. So it fails only if the address is missing.
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect(sockaddr)
-            return cast("SockAddr", probe.getpeername())
-    except OSError as error:
-        # Other errors concern the address itself, such as a name that no longer resolves.
-        return None if error.errno == errno.EADDRNOTAVAIL else _UNKNOWN.get(family, sockaddr)
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect(sockaddr)
+        return cast("SockAddr", probe.getpeername())

@@ -41,6 +41,7 @@ If there is no such method, or TLS and greetings are in it, put `safedial.wrap` 
         return client
 
 Mark each private name of the library with a comment that begins with "Private:", and list it in docs/clients.md.
+Adapters may import everything but `testing`, `cli` and the plugin.
 """
 
 import contextlib
@@ -107,8 +108,8 @@ def _takes(right: str, wrong: str, why: str = "") -> Callable[[F], F]:
         @functools.wraps(function)
         def checked(*args: Any, **kwds: Any) -> Any:
             if wrong in kwds and (kwds.pop(wrong) is not None or wrong == "policy"):  # policy=None is one round
-                named = cast("Any", type(args[0]) if function.__name__ == "__init__" else function)
-                raise TypeError(f"{named.__module__}.{named.__qualname__}() takes {right}, not {wrong}={why}")
+                name = type(args[0]).__name__ if function.__name__ == "__init__" else function.__name__
+                raise TypeError(f"{name}() takes {right}, not {wrong}={why}")
             return function(*args, **kwds)
 
         return cast("F", checked)

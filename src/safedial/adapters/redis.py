@@ -10,8 +10,8 @@ One line makes a client safe. The client, its pool and its own retries stay as t
 **Two retries.** A client of redis 8 has a `redis.retry.Retry`, and dials again 10 times if the server refuses. A pool
 that you make yourself has none, unless you give it ``retry=``. `protect` keeps the client's Retry,
 ``redis.Redis(connection_pool=...)`` drops it. redis 5.1 retries only after time-outs, and if a connection was there
-before. The Dialer's policy works inside each of these dials. The default, `redial()`, dials again only after a
-self-connect or a lack of ports. `safedial.reconnect` multiplies: ``Retry(backoff, 10)`` around
+before. The Dialer's policy works inside each of these dials. The default, `redial()`, starts another round only
+after a self-connect or exhausted ports. `safedial.reconnect` multiplies: ``Retry(backoff, 10)`` around
 ``reconnect(within=60)`` waits 11 times 60 seconds. So let only one of them wait: redis's Retry, or
 ``Dialer(policy=reconnect())`` with ``retry=Retry(NoBackoff(), 0)``. In asyncio *socket_connect_timeout*, 5 seconds in
 redis 8, limits the whole dial with all its rounds, unless the Dialer has a timeout.

@@ -68,6 +68,6 @@ class SafeHTTPAdapter(TakesDialer, HTTPAdapter):
     def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
         is_new = proxy not in self.proxy_manager
         manager = super().proxy_manager_for(proxy, **proxy_kwargs)
-        if is_new and isinstance(manager, ProxyManager):  # the manager for SOCKS is none
+        if is_new and isinstance(manager, ProxyManager):  # the manager for SOCKS is not a ProxyManager
             protect_manager(manager, dialer=self.dialer)
         return manager

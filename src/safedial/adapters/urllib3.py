@@ -70,13 +70,13 @@ class SafeHTTPSConnection(SafeHTTPConnection, connection.HTTPSConnection):
 class SafeHTTPConnectionPool(urllib3.HTTPConnectionPool):
     """A pool of safe connections. It takes *dialer* too."""
 
-    ConnectionCls = SafeHTTPConnection  # pyright: ignore[reportAssignmentType]  # nor does it take urllib3's own
+    ConnectionCls = SafeHTTPConnection  # pyright: ignore[reportAssignmentType]  # typeshed rejects urllib3's own class here too
 
 
 class SafeHTTPSConnectionPool(urllib3.HTTPSConnectionPool):
     """A pool of safe connections with TLS. It takes *dialer* too."""
 
-    ConnectionCls = SafeHTTPSConnection  # pyright: ignore[reportAssignmentType]  # nor does it take urllib3's own
+    ConnectionCls = SafeHTTPSConnection  # pyright: ignore[reportAssignmentType]  # typeshed rejects urllib3's own class here too
 
 
 _SAFE: dict[Any, Any] = {connection.HTTPConnection: SafeHTTPConnection, connection.HTTPSConnection: SafeHTTPSConnection}
