@@ -9,6 +9,7 @@ import selectors
 import socket
 import sys
 import threading
+import tracemalloc  # noqa: F401  # pytest imports it for a warning; an interrupt must not hit that import
 import weakref
 
 import pytest
