@@ -1,6 +1,7 @@
 """Coroutines run without an event loop, and within a time limit."""
 
 import asyncio
+import unittest.mock
 
 import pytest
 
@@ -26,6 +27,13 @@ async def fail(error):
 class TestFinish:
     def test_result_is_returned(self):
         assert finish(answer(7)) == 7
+
+    def test_stop_iteration_of_a_plain_function_is_raised(self):
+        async def call(function):
+            return function()
+
+        with pytest.raises(StopIteration, match="mock"):
+            finish(call(unittest.mock.Mock(side_effect=StopIteration("mock"))))
 
     def test_exception_is_raised(self):
         with pytest.raises(LookupError, match="no such"):

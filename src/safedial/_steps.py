@@ -15,6 +15,11 @@ def finish(steps: Coroutine[Any, Any, T], otherwise: str = "a blocking dial can'
         steps.send(None)
     except StopIteration as done:
         return cast("T", done.value)
+    except RuntimeError as error:
+        # A plain function may raise StopIteration; a coroutine turns it into RuntimeError (PEP 479).
+        if isinstance(error.__cause__, StopIteration) and error.args == ("coroutine raised StopIteration",):
+            raise error.__cause__ from None
+        raise
     steps.close()
     raise TypeError(otherwise)
 

@@ -1,9 +1,11 @@
 """aiohttp under the guard, compared with plain aiohttp, on asyncio's loop and on uvloop."""
 
 import functools
+import gc
 import socket
 import subprocess
 import sys
+import weakref
 
 import aiohttp
 import pytest
@@ -312,3 +314,16 @@ def test_missing_library_names_the_extra():
     code = "import sys; sys.modules['aiohttp'] = None; import safedial.adapters.aiohttp"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert "ImportError: safedial.adapters.aiohttp needs aiohttp: pip install 'safedial[aiohttp]'" in done.stderr
+
+
+def test_connector_leaves_no_reference_cycle():
+    async def main():
+        connector = SafeTCPConnector()
+        await connector.close()
+        return weakref.ref(connector)
+
+    gc.disable()
+    try:
+        assert dials.run(main())() is None
+    finally:
+        gc.enable()

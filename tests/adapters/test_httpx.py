@@ -444,8 +444,12 @@ class TestSettings:
         assert used.socket_options[-2:] == ((*KEEPALIVE, 0), (*KEEPALIVE, 1))
 
     def test_socket_option_that_a_dialer_does_not_take(self, dialing):
-        with web.serve() as server, pytest.raises(TypeError, match="socket_options: each must be"):
-            dialing.ask(through(dialing.ours, socket_options=[(*KEEPALIVE, None, 4)]), server.url)
+        """httpcore's fourth form: no value and its length, which only some options take."""
+        device = (socket.SOL_SOCKET, socket.SO_BINDTODEVICE, None, 0)
+        with web.serve() as server:
+            assert dialing.ask(through(dialing.ours, socket_options=[device]), server.url)
+            client = through(dialing.ours, socket_options=[(socket.SOL_SOCKET, 9999, None, 0)])
+            assert type(dialing.failure(client, server.url)) is httpx.ConnectError
 
     def test_option_that_fails_leaves_nothing(self, dialing):
         with web.serve() as server:

@@ -254,6 +254,18 @@ class TestSockets:
             with pytest.raises(safedial.SelfConnectError if itself else BlockingIOError):
                 guard._layer.connect(sock, (host, dead_port), in_progress)
 
+    @pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "audit"), TimeoutError(errno.ETIMEDOUT, "alarm")])
+    def test_exception_from_within_connect_ex_is_raised(self, server, error, monkeypatch):
+        """Such as that of an audit hook or a signal handler: only answers of connect(2) are returned."""
+
+        def interrupted(sock, address):
+            raise error
+
+        monkeypatch.setattr(socket.socket, "connect_ex", interrupted, raising=False)
+        with safedial.guard(), socket.socket() as sock, pytest.raises(OSError) as caught:  # noqa: PT011  # it is *error*
+            sock.connect_ex(server.getsockname())
+        assert caught.value is error
+
 
 class TestPatches:
     def test_foreign_patch_on_top_stays(self, monkeypatch):

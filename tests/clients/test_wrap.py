@@ -468,3 +468,20 @@ class TestDialsLater:
         manager = kind(connection if kind is contextlib.contextmanager else async_connection)
         with pytest.raises(TypeError, match="guard the code in that function"):
             MADE_SAFE[safe](manager)()
+
+
+def test_address_is_found_once_and_outside_the_policy(dead_port):
+    calls = []
+
+    def address(target):
+        calls.append(target)
+        return target
+
+    policy = safedial.redial().copy(retry=tenacity.retry_always)
+    connect = safedial.wrap(socket.create_connection, policy=policy, address=address)
+    with pytest.raises(ConnectionRefusedError):
+        connect((HOST, dead_port))
+    assert calls == [(HOST, dead_port)]
+    with pytest.raises(TypeError, match="address") as caught:
+        safedial.wrap(print, policy=tenacity.Retrying(stop=tenacity.stop_after_attempt(2)), address=lambda: "db")()
+    assert not hasattr(caught.value, "__notes__")

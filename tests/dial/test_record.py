@@ -1,5 +1,6 @@
 """The notes on the error of a dial."""
 
+import asyncio
 import re
 import socket
 
@@ -55,3 +56,27 @@ def test_many_equal_rounds_share_a_note(dead_port):
         safedial.safe_connect(("127.0.0.1", dead_port), policy=retrying(500))
     assert len(caught.value.__notes__) == 2
     assert "rounds 1 to 500" in caught.value.__notes__[1]
+
+
+def test_failure_is_reported_before_a_cancellation(dead_port):
+    events = []
+
+    async def main():
+        def report(event):
+            events.append(event.kind)
+            task.cancel()
+
+        task = asyncio.ensure_future(safedial.open_connection("127.0.0.1", dead_port, on_event=report))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    dials.run(main())
+    assert events == ["failed"]
+
+
+def test_no_time_is_no_failed_attempt(dial, dead_port):
+    events = []
+    with pytest.raises(TimeoutError) as caught:
+        dial("127.0.0.1", dead_port, total_timeout=0, on_event=events.append)
+    assert events == []
+    assert len(caught.value.__notes__) == 1

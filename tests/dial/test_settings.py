@@ -1,5 +1,6 @@
 """Invalid arguments raise TypeError or ValueError that names them, before a socket is made."""
 
+import dataclasses
 from decimal import Decimal
 
 import pytest
@@ -203,3 +204,13 @@ def test_invalid_family_is_an_error(no_sockets, family, error):
     no_sockets()
     with pytest.raises(error, match="family"):
         safedial.safe_connect(("127.0.0.1", 80), family=family)
+
+
+def test_a_subclass_may_have_fields_of_its_own():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Named(safedial.Dialer):
+        name: str = ""
+
+    assert Named(name="db", timeout=3).timeout == 3
+    with pytest.raises(TypeError, match="steer"):
+        Named(name="db", steer=3)

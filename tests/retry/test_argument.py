@@ -3,6 +3,7 @@
 import pytest
 import tenacity
 
+import safedial
 from safedial._retry import policies
 
 
@@ -20,3 +21,19 @@ def test_policy_that_cannot_be_copied_is_an_error(dial):
 
     with pytest.raises(TypeError, match=r"policy: Uncopied\.copy\(\)"):
         dial("127.0.0.1", 1, policy=Uncopied(3))
+
+
+def test_each_policy_is_checked():
+    class Sometimes(tenacity.Retrying):
+        broken = False
+
+        def copy(self, *args, **kwds):
+            if self.broken:
+                raise TypeError("broken")
+            return super().copy(*args, **kwds)
+
+    good, bad = Sometimes(), Sometimes()
+    bad.broken = True
+    safedial.Dialer(policy=good)
+    with pytest.raises(TypeError, match=r"Sometimes\.copy\(\) must work"):
+        safedial.Dialer(policy=bad)

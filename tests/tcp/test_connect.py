@@ -1,7 +1,10 @@
 """The guarded connect on the real kernel: self-connects, and the two meanings of EADDRNOTAVAIL."""
 
+import asyncio
+import concurrent.futures
 import errno
 import socket
+import threading
 
 import pytest
 
@@ -205,3 +208,32 @@ def test_exhausted_ports_towards_every_address_are_explained(dial, steer):
         options = {"resolver": servers(one, two), "socket_options": [faults.option(held, held)]}
         with pytest.raises(safedial.PortsExhaustedError):
             dial("db", 1, steer=steer, policy=None, **options)
+
+
+@pytest.mark.skipif(not faults.kernel_steers(), reason="this kernel has no IP_LOCAL_PORT_RANGE (Linux 6.3)")
+@pytest.mark.parametrize("option", ["timeout", "total_timeout"])
+def test_busy_executor_delays_no_explanation(option):
+    """The figures are counted in a thread. If none is free within the limit, the error has no figures."""
+    over = threading.Event()
+
+    async def main(port, held):
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(1))
+        busy = loop.run_in_executor(None, over.wait)
+        try:
+            await safedial.open_connection(
+                "127.0.0.1", port, policy=None, socket_options=[faults.option(held, held)], **{option: 0.05}
+            )
+        finally:
+            over.set()
+            await busy
+
+    with (
+        testing.refused_port() as held,
+        faults.listener() as server,
+        pytest.raises((safedial.PortsExhaustedError, TimeoutError)) as caught,
+    ):
+        dials.run(main(server.getsockname()[1], held))
+    error = caught.value if option == "timeout" else caught.value.__cause__ or caught.value
+    assert isinstance(error, safedial.PortsExhaustedError)
+    assert error.usage.in_use is None

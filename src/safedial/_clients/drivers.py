@@ -42,11 +42,11 @@ def no_addresses(*_: Any, **__: Any) -> Iterable[Address]:
     return ()
 
 
-def _mysql(host: Any = None, *_: Any, **kwds: Any) -> Iterable[Address]:
+def _mysql(*args: Any, **kwds: Any) -> Iterable[Address]:
     # mysql-connector may have more servers to fall back on.
-    for server in ({**kwds, "host": host}, *(kwds.get("failover") or ())):
+    for server in (kwds, *(kwds.get("failover") or ())):
         if not server.get("unix_socket"):
-            yield server.get("host") or "localhost", server.get("port") or 3306
+            yield server.get("host") or (args[0] if args else "localhost"), server.get("port") or 3306
 
 
 def _psycopg(conninfo: str = "", *_: Any, **kwds: Any) -> Iterable[Address]:
@@ -60,7 +60,7 @@ def _psycopg2(dsn: str | None = None, *_: Any, **kwds: Any) -> Iterable[Address]
     return _libpq(extensions.parse_dsn(dsn or "") | {name: value for name, value in kwds.items() if value is not None})
 
 
-def _asyncpg(dsn: str | None = None, *, host: Any = None, port: Any = None, **_: Any) -> Iterable[Address]:
+def _asyncpg(dsn: str | None = None, *_: Any, host: Any = None, port: Any = None, **__: Any) -> Iterable[Address]:
     url = urlsplit(dsn or "")
     query = {name: values[-1] for name, values in parse_qs(url.query).items()}
     hosts: list[str] = []

@@ -135,17 +135,27 @@ def _through(layers: tuple[Layer, ...], below: Below, sock: socket.socket, addre
 
 
 def _code_through(layers: tuple[Layer, ...], connect_ex: Any, sock: socket.socket, address: Any) -> int:
+    raised: list[
+        BaseException
+    ] = []  # by connect_ex() itself, such as the errors of getaddrinfo and of a signal handler
+
     def below(sock: socket.socket, address: Any) -> None:
-        if code := connect_ex(sock, address):
+        try:
+            code = connect_ex(sock, address)
+        except BaseException as error:
+            raised.append(error)
+            raise
+        if code:
             raise OSError(code, os.strerror(code))
 
     try:
         _through(layers, below, sock, address)
     except OSError as error:
-        # connect_ex() raises the errors of getaddrinfo and of a wrong address, and returns those of connect(2).
-        if isinstance(error, socket.gaierror) or not error.errno:
+        if not error.errno or any(error is each for each in raised):
             raise
         return error.errno
+    finally:
+        raised.clear()  # their tracebacks hold this frame: break the cycle
     return 0
 
 

@@ -138,6 +138,7 @@ class _Call:
         If *step* is None, block, and return an object that dials later unchanged. *first* is such an object, which the
         first round uses in place of a call.
         """
+        self.target = self.target or tuple(self.find())
         failures = Failures()
 
         async def dial_once(first: Any = None) -> Any:
@@ -169,7 +170,6 @@ class _Call:
             del failure  # its traceback holds this frame: break the cycle
 
     async def _round(self, step: Step | None, first: Any) -> Any:
-        self.target = tuple(self.find())
         # This call does not dial yet, and is made in a loop, which a resolver must not block.
         later = step is None and self.name.partition(".")[0] in DIAL_LATER
         with guard(), contextlib.ExitStack() as stack, kernel_error_as_cause():

@@ -74,12 +74,13 @@ async def _round(settings: Settings, target: Target, record: Record) -> socket.s
         infos = of_families(infos, {source[0] for source in sources}) or infos
     limit = None if settings.timeout is DEFAULT else settings.timeout  # asyncio has no default timeout
     if len(infos) == 1:
+        if settings.total_timeout is not None:
+            limit = record.deadline.limit(limit)
         try:
-            if settings.total_timeout is not None:
-                limit = record.deadline.limit(limit)
             won = await _attempt(loop, settings, sources, infos[0], limit)
         except OSError as error:
             record.failed(infos[0][4], error, 0)
+            await _turn()
             raise
     else:
         record.deadline.limit(None)
@@ -108,6 +109,7 @@ async def _first_of(
         except OSError as error:
             race.failed(number, loop.time())
             record.failed(info[4], error, number)
+        await _turn()
         return None
 
     winner = await race_tasks.run(race, attempt_numbered, lambda late: late.sock.close())
@@ -135,15 +137,16 @@ async def _attempt(
     limit: float | None,
 ) -> Attempt:
     source, bind = (sources[0][4], functools.partial(_bind_one, sources=sources)) if sources else (None, None)
-    try:
-        attempt = Attempt(settings, 0, source, bind, info)
-        await attempt.connect_async(loop, limit)
-    except OSError:
-        # A refusal on loopback takes no wait. Without a turn of the loop, a bare reconnect loop would starve all
-        # other tasks and could not be cancelled.
-        await asyncio.sleep(0)
-        raise
+    attempt = Attempt(settings, 0, source, bind, info)
+    await attempt.connect_async(loop, limit)
     return attempt
+
+
+async def _turn() -> None:
+    """Give the loop a turn after a failure: a refusal on loopback takes no wait, and a bare reconnect loop would starve
+    all other tasks and could not be cancelled.
+    """
+    await asyncio.sleep(0)
 
 
 def _bind_one(sock: socket.socket, sources: Sequence[AddrInfo]) -> None:

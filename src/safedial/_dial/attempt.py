@@ -1,5 +1,6 @@
 """One attempt at one address: its socket is made, prepared and connected, or closed."""
 
+import functools
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias, cast
@@ -91,11 +92,20 @@ class Attempt:
         except BaseException as error:
             try:
                 if exhaustion.may_be_exhausted(error, self._sides):
-                    # In a thread: counting thousands of ports takes a tenth of a second.
-                    raise await loop.run_in_executor(None, self._closed, error)
+                    raise await self._explained_async(loop, limit, error)
                 raise
             finally:
                 self.close(error)
+
+    async def _explained_async(
+        self, loop: "AbstractEventLoop", limit: float | None, error: BaseException
+    ) -> BaseException:
+        explain = functools.partial(exhaustion.explained, self.sock, self.sockaddr, self._sides, cast("OSError", error))
+        try:
+            # In a thread: counting thousands of ports takes a tenth of a second, and the threads may be busy.
+            return await within(limit, loop.run_in_executor(None, explain))
+        except TimeoutError:
+            return explain(count=False)
 
     def close(self, error: BaseException | None = None) -> None:
         """Close the socket, and release it if it connected to itself just before."""

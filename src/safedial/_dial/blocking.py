@@ -60,9 +60,9 @@ def _round(
         bind = functools.partial(bind_source, source=source)
     limit = socket.getdefaulttimeout() if timeout is DEFAULT else timeout
     if len(infos) == 1:
+        if settings.total_timeout is not None:
+            limit = record.deadline.limit(limit)
         try:
-            if settings.total_timeout is not None:
-                limit = record.deadline.limit(limit)
             attempt = Attempt(settings, timeout, source, bind, infos[0])
             attempt.connect(limit)
         except OSError as error:

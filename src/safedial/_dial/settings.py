@@ -49,7 +49,7 @@ class Settings:
     steer: bool = True
 
     def __post_init__(self) -> None:
-        self.__dict__.update(Settings.of("Dialer", self.__dict__).__dict__)
+        self.__dict__.update(Settings.of("Dialer", {name: getattr(self, name) for name in _CHECKS}).__dict__)
 
     @classmethod
     def of(cls, function: str, options: Mapping[str, Any]) -> Self:

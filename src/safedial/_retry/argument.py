@@ -23,13 +23,13 @@ class Default(enum.Enum):
 
 DEFAULT: Final = Default.DEFAULT
 PolicyArgument: TypeAlias = "Policy | Literal[Default.DEFAULT] | None"
-# Policies of these classes can be copied. Checked once for each class, because a copy costs half a dial.
-_good_classes: set[type] = set()
+# tenacity's own classes, once they are loaded. Their policies can be copied; a copy costs half a dial, so none is made.
+_plain_classes: set[type] = set()
 
 
 def check_policy(policy: Any) -> Any:
     """Return *policy*, or raise TypeError if it is not a policy."""
-    if policy is None or policy is DEFAULT or type(policy) in _good_classes:
+    if policy is None or policy is DEFAULT or type(policy) in _plain_classes:
         return policy
     from tenacity import AsyncRetrying, Retrying  # late: most programs never give a policy
 
@@ -38,11 +38,12 @@ def check_policy(policy: Any) -> Any:
             f"policy must be a tenacity.Retrying or AsyncRetrying, such as safedial.reconnect(), "
             f"or None for a single round, not {shown(policy)}"
         )
-    try:
-        policy.copy()  # each dial works on a copy
-    except TypeError as error:
-        raise TypeError(f"policy: {type(policy).__name__}.copy() must work, but raised: {error}") from error
-    _good_classes.add(type(policy))
+    _plain_classes.update((Retrying, AsyncRetrying))
+    if type(policy) not in _plain_classes:
+        try:
+            policy.copy()  # each dial works on a copy
+        except TypeError as error:
+            raise TypeError(f"policy: {type(policy).__name__}.copy() must work, but raised: {error}") from error
     return policy
 
 

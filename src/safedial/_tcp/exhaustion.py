@@ -15,8 +15,10 @@ def may_be_exhausted(error: BaseException, sides: Sides) -> bool:
     return isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL and bool(sides)
 
 
-def explained(sock: socket.socket, sockaddr: SockAddr, sides: Sides, unavailable: OSError) -> OSError:
-    """Return the error to raise for *unavailable*, EADDRNOTAVAIL. Counting many ports takes a tenth of a second.
+def explained(
+    sock: socket.socket, sockaddr: SockAddr, sides: Sides, unavailable: OSError, *, count: bool = True
+) -> OSError:
+    """Return the error to raise for *unavailable*, EADDRNOTAVAIL. To *count* many ports takes a tenth of a second.
 
     *unavailable* is permanent, and returned as it is, if this host lacks an address to reach *sockaddr* from (IPv6 is
     switched off). Exhausted ports, or a port in use that the kernel picked, are transient: PortsExhaustedError.
@@ -24,7 +26,8 @@ def explained(sock: socket.socket, sockaddr: SockAddr, sides: Sides, unavailable
     own = steering.own_range(sock) if sides == steering.UNSTEERED else None
     ports = own or steering.read_range()
     try:
-        usage = procnet.usage(_address_reached(sock.family, sockaddr), ports)
+        reached = _address_reached(sock.family, sockaddr)
+        usage = procnet.usage(reached, ports) if count else PortUsage(*(ports or ()))
     except OSError as error:
         if error.errno == errno.EADDRNOTAVAIL:
             return unavailable

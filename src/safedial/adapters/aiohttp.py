@@ -7,6 +7,8 @@ pool, limits, timeouts, proxies, TLS and socket options stay aiohttp's own.
 import types
 from typing import Any, TypeVar
 
+from typing_extensions import override
+
 from safedial._address import shown
 from safedial._clients.wrap import wrap
 from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy
@@ -14,6 +16,7 @@ from safedial.adapters import needs, takes_policy
 
 with needs("aiohttp"):
     import aiohttp
+    from aiohttp.client_proto import ResponseHandler
 
 S = TypeVar("S", bound=aiohttp.ClientSession | aiohttp.TCPConnector)
 
@@ -49,10 +52,13 @@ def protect(session: S, *, policy: PolicyArgument = DEFAULT) -> S:
 
 
 class SafeTCPConnector(aiohttp.TCPConnector):
-    """An `aiohttp.TCPConnector` that `protect` has made safe. It takes aiohttp's arguments, and *policy*."""
+    """An `aiohttp.TCPConnector` that is safe as by `protect`. It takes aiohttp's arguments, and *policy*."""
 
     @takes_policy
     def __init__(self, *, policy: PolicyArgument = DEFAULT, **kwds: Any) -> None:
-        check_policy(policy)
+        self._dial_policy = check_policy(policy)
         super().__init__(**kwds)  # pyright: ignore[reportUnknownMemberType]  # a tuple[Unknown] in socket_factory
-        protect(self, policy=policy)
+
+    @override
+    async def _create_connection(self, *args: Any, **kwds: Any) -> ResponseHandler:
+        return await wrap(super()._create_connection, policy=self._dial_policy)(*args, **kwds)

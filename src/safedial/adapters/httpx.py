@@ -109,7 +109,8 @@ class _Backend(TakesDialer, httpcore.SyncBackend):
     @override
     def connect_tcp(self, host: str, port: int, *args: Any, **kwds: Any) -> httpcore.NetworkStream:
         with _httpcore_errors():
-            return SyncStream(_with(self.dialer, *args, **kwds).dial((host, port)))
+            sock = _with(self.dialer, *args, **kwds).dial((host, port))
+            return SyncStream(_prepared(sock, *args, **kwds))
 
 
 class _AsyncBackend(TakesDialer, AnyIOBackend):
@@ -131,7 +132,7 @@ class _AsyncBackend(TakesDialer, AnyIOBackend):
         if own_counts and dialer.total_timeout is None:
             dialer = replace(dialer, total_timeout=timeout)
         with _httpcore_errors(UnicodeError):  # anyio raises this for an invalid host
-            sock = await dialer.dial_async((host, port))
+            sock = _prepared(await dialer.dial_async((host, port)), timeout, *args, **kwds)
             try:
                 return AnyIOStream(await SocketStream.from_socket(sock))
             except ValueError as error:  # anyio raises this for a reset connection
@@ -145,9 +146,28 @@ def _with(
     """Return *dialer* with the arguments that httpcore gives to ``connect_tcp()``."""
     source = None if local_address is None else (local_address, 0)
     # A Dialer takes bytes in place of httpcore's bytearray.
-    own = [(*names, bytes(value) if isinstance(value, bytearray) else value) for *names, value in socket_options or ()]
+    own = [
+        (*option[:2], option[2] if isinstance(option[2], int) else bytes(option[2]))
+        for option in _plain(socket_options)
+    ]
     given = timeout not in _NOT_GIVEN
     return merged(dialer, timeout, given=given, source=source, options=own, defaults=[_NODELAY])
+
+
+def _plain(options: Any) -> list[Any]:
+    return [option for option in options or () if len(option) == 3]
+
+
+def _prepared(sock: socket.socket, *_: Any, socket_options: Any = None, **__: Any) -> socket.socket:
+    """Set the *socket_options* that a Dialer does not take, (level, option, None, length), as httpcore does."""
+    try:
+        for option in socket_options or ():
+            if len(option) != 3:
+                sock.setsockopt(*option)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 @contextlib.contextmanager
