@@ -18,7 +18,7 @@ AddrInfo: TypeAlias = tuple[int, int, int, str, SockAddr]
 INET = (socket.AF_INET, socket.AF_INET6)
 V4_MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291 section 2.5.5.2
 # The longest timeout that Python's clocks take, in seconds: 292 years, on Windows 49 days.
-_MAX_SECONDS = threading.TIMEOUT_MAX
+MAX_SECONDS = threading.TIMEOUT_MAX
 
 
 def shown(value: object) -> str:
@@ -68,11 +68,11 @@ def seconds(name: str, value: Any) -> float:
             wanted = "a number of seconds" if name == "within" else "a number of seconds or None"
             raise TypeError(f"{name} must be {wanted}, not {value!r}")
         value = value if isinstance(value, float) else operator.index(value)
-    if 0 <= value <= _MAX_SECONDS:  # false for NaN
+    if 0 <= value <= MAX_SECONDS:  # false for NaN
         number: float = value
         return number
     hint = "; use None to wait without limit" if value == math.inf and "timeout" in name else ""
-    raise ValueError(f"{name} must be from 0 to {_MAX_SECONDS:.0f} seconds, not {value!r}{hint}")
+    raise ValueError(f"{name} must be from 0 to {MAX_SECONDS:.0f} seconds, not {value!r}{hint}")
 
 
 # Each dial calls this first. typed=True, or the port 80.0 would be taken for the cached port 80.
@@ -99,7 +99,8 @@ def numeric(host: Host, port: Port, family: int) -> tuple[AddrInfo, ...]:
 
 def checked(address: Any, family: int) -> tuple[Host, Port, tuple[AddrInfo, ...]]:
     """Return the checked host and port of *address*, and the answer of `numeric` for them."""
-    host, port = pair(address)
+    plain = address.__class__ is tuple and len(address) == 2  # spares most dials a call
+    host, port = address if plain else pair(address)
     try:
         return host, port, numeric(host, port, family)
     except (TypeError, ValueError):
