@@ -1,4 +1,7 @@
-"""The record of one dial: its rounds and failures, its events, and the error that it ends with."""
+"""The record of one dial: its rounds and failures, its events, and the error that it ends with.
+
+`safedial.events` passes the events to the hook and to the log.
+"""
 
 import logging
 import socket

@@ -47,7 +47,7 @@ def protect(session: S, *, policy: PolicyArgument = DEFAULT) -> S:
         )
     # Private: the method that BaseConnector leaves to its subclasses. Name, dial, proxy and TLS are all in it.
     create = types.MethodType(type(connector)._create_connection, connector)  # pyright: ignore[reportPrivateUsage]
-    connector._create_connection = wrap(create, policy=policy)  # type: ignore[method-assign]
+    connector._create_connection = wrap(create, policy=policy)  # type: ignore[method-assign]  # on purpose
     return session
 
 

@@ -100,7 +100,7 @@ class _DialingSMTP(smtplib.SMTP):
     # Private: smtplib.SMTP._get_socket, which SMTP_SSL overrides to start TLS on the socket;
     # and _print_debug, the log of its dials.
     @override
-    def _get_socket(self, host: str, port: int, timeout: Any) -> socket.socket:  # type: ignore[misc]
+    def _get_socket(self, host: str, port: int, timeout: Any) -> socket.socket:  # type: ignore[misc]  # not in typeshed
         if timeout is not None and not timeout:
             raise ValueError("Non-blocking socket (timeout=0) is not supported")
         if self.debuglevel > 0:
