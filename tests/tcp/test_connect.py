@@ -222,7 +222,7 @@ def test_busy_executor_delays_no_explanation(option):
         busy = loop.run_in_executor(None, over.wait)
         try:
             await safedial.open_connection(
-                "127.0.0.1", port, policy=None, socket_options=[faults.option(held, held)], **{option: 0.05}
+                "127.0.0.1", port, policy=None, socket_options=[faults.option(held, held)], **{option: 1}
             )
         finally:
             over.set()
