@@ -41,7 +41,7 @@ OURS = {
 
 
 @dataclass(frozen=True)
-class Face:
+class Flavor:
     """One way to run a client: blocking, or in an event loop."""
 
     run: object = None
@@ -76,22 +76,22 @@ async def _ask(client, urls, look, kwds):
         return [look(await client.get(url, **kwds)) for url in urls]
 
 
-FACES = {"sync": Face()}
+FLAVORS = {"sync": Flavor()}
 for name, factory in dials.LOOPS.items():
-    FACES[name] = Face(lambda asking, factory=factory: dials.run(asking(), factory))
-BY_DIALER = list(FACES)
-FACES["trio"] = Face(lambda asking: trio.run(asking))
+    FLAVORS[name] = Flavor(lambda asking, factory=factory: dials.run(asking(), factory))
+BY_DIALER = list(FLAVORS)
+FLAVORS["trio"] = Flavor(lambda asking: trio.run(asking))
 
 
-@pytest.fixture(params=FACES)
-def face(request):
-    return FACES[request.param]
+@pytest.fixture(params=FLAVORS)
+def flavor(request):
+    return FLAVORS[request.param]
 
 
 @pytest.fixture(params=BY_DIALER)
 def dialing(request):
     """The ways to run a client in which a Dialer dials."""
-    return FACES[request.param]
+    return FLAVORS[request.param]
 
 
 @pytest.fixture(autouse=True)
@@ -155,13 +155,13 @@ WAYS = {
 
 
 class TestSelfConnect:
-    def test_is_httpxs_own_refused(self, face, force, steering):
+    def test_is_httpxs_own_refused(self, flavor, force, steering):
         for way, (make, url) in WAYS.items():
             with testing.refused_port() as refused:
-                expected = face.failure(make(face.theirs, refused), url.format(host=HOST, port=refused))
+                expected = flavor.failure(make(flavor.theirs, refused), url.format(host=HOST, port=refused))
             port = testing.dead_port()
             fault = force(port)
-            error = face.failure(make(face.ours, port), url.format(host=HOST, port=port))
+            error = flavor.failure(make(flavor.ours, port), url.format(host=HOST, port=port))
             assert fault.triggered, way
             assert type(error) is type(expected) is httpx.ConnectError, way
             testing.assert_no_self_connects()
@@ -172,15 +172,15 @@ class TestSelfConnect:
         error = dialing.failure(through(dialing.ours), f"http://{HOST}:{dead_port}/")
         assert any(isinstance(each, SelfConnectError) for each in transient.errors_of(error))
 
-    def test_is_retried_by_httpxs_own_retries(self, face, force, steering, monkeypatch):
+    def test_is_retried_by_httpxs_own_retries(self, flavor, force, steering, monkeypatch):
         with testing.Outage(serve_once) as outage:
             outage.stop()
             monkeypatch.setattr(httpcore.SyncBackend, "sleep", lambda self, seconds: outage.start())
             monkeypatch.setattr(httpcore.AnyIOBackend, "sleep", lambda self, seconds: started(outage))
             fault = force(outage.port, times=1)
             # A round of the Dialer's own would come before httpx's.
-            client = through(face.ours, retries=1, dialer=Dialer(policy=None))
-            assert face.ask(client, f"http://{HOST}:{outage.port}/") == ["once"]
+            client = through(flavor.ours, retries=1, dialer=Dialer(policy=None))
+            assert flavor.ask(client, f"http://{HOST}:{outage.port}/") == ["once"]
             assert fault.triggered == 1
 
     def test_is_dialed_again_by_the_dialer(self, dialing, force, steering):
@@ -192,7 +192,7 @@ class TestSelfConnect:
 
 
 class TestErrors:
-    def test_are_httpxs_own(self, face):
+    def test_are_httpxs_own(self, flavor):
         soon = httpx.Timeout(5, connect=0.05)
         with testing.refused_port() as refused, faults.full_listener() as full, web.serve("https") as untrusted:
             for url, trusting, expected in [
@@ -203,25 +203,25 @@ class TestErrors:
                 (f"https://{HOST}:{full.getsockname()[1]}/", verify(), httpx.ConnectTimeout),
                 (untrusted.url, True, httpx.ConnectError),
             ]:
-                clients = [library.Client(transport=library.Transport(verify=trusting)) for library in face.both]
+                clients = [library.Client(transport=library.Transport(verify=trusting)) for library in flavor.both]
                 limit = soon if str(full.getsockname()[1]) in url else 5  # TLS, or a name server, takes longer
-                said = [type(face.failure(client, url, timeout=limit)) for client in clients]
+                said = [type(flavor.failure(client, url, timeout=limit)) for client in clients]
                 assert said[0] is said[1], url
                 assert said[1] is expected or issubclass(said[1], ssl.SSLError), url
 
-    def test_invalid_host(self, face):
+    def test_invalid_host(self, flavor):
         """Blocking httpx raises the resolver's own error."""
         said = []
-        for library in face.both:
+        for library in flavor.both:
             with pytest.raises((httpx.ConnectError, UnicodeError)) as caught:
-                face.ask(library.Client(transport=library.Transport()), f"http://{'a' * 64}.example/")
+                flavor.ask(library.Client(transport=library.Transport()), f"http://{'a' * 64}.example/")
             said.append(type(caught.value))
         assert said[0] is said[1]
 
-    def test_refused_is_retried_until_the_server_is_up(self, face, impatient):
+    def test_refused_is_retried_until_the_server_is_up(self, flavor, impatient):
         with testing.Outage(serve_once) as outage:
             outage.refuse_for(dials=2)
-            assert face.ask(through(face.ours, retries=2), f"http://{HOST}:{outage.port}/") == ["once"]
+            assert flavor.ask(through(flavor.ours, retries=2), f"http://{HOST}:{outage.port}/") == ["once"]
 
     def test_exhausted_ports_are_no_connection(self, dialing, server):
         port = server.getsockname()[1]
@@ -263,12 +263,12 @@ CLIENT = httpx.Client(verify=verify())
 
 
 class TestNormalUse:
-    def test_reuses_connections(self, face):
+    def test_reuses_connections(self, flavor):
         with web.serve() as server:
-            assert face.ask(through(face.ours), *[server.url] * 3) == ["hello"] * 3
+            assert flavor.ask(through(flavor.ours), *[server.url] * 3) == ["hello"] * 3
             assert server.connections == 1
 
-    def test_notices_a_connection_that_the_server_closed(self, face):
+    def test_notices_a_connection_that_the_server_closed(self, flavor):
         closed = threading.Semaphore(0)
 
         def breaks_its_promise(sock, *_):
@@ -279,7 +279,7 @@ class TestNormalUse:
 
         with testing.Outage(breaks_its_promise) as outage:
             urls = [f"http://{HOST}:{outage.port}/"] * 3
-            assert face.ask(through(face.ours), *urls, look=lambda _: closed.acquire(timeout=5)) == [True] * 3
+            assert flavor.ask(through(flavor.ours), *urls, look=lambda _: closed.acquire(timeout=5)) == [True] * 3
 
     def test_pool_is_limited(self, dialing):
         limits = httpx.Limits(max_connections=1)
@@ -298,34 +298,34 @@ class TestNormalUse:
 
             dialing.run(main)
 
-    def test_tls(self, face):
+    def test_tls(self, flavor):
         with web.serve("https") as server:
             urls = [f"https://{host}:{server.port}/" for host in (HOST, "localhost")]
-            assert face.ask(through(face.ours), *urls) == ["hello"] * 2
+            assert flavor.ask(through(flavor.ours), *urls) == ["hello"] * 2
 
-    def test_proxy(self, face):
+    def test_proxy(self, flavor):
         with web.serve() as plain, web.serve("https") as tls, web.serve() as proxy:
             for client in (
-                through(face.ours, proxy=proxy.url),
-                face.ours.safe(face.ours.Client(verify=verify(), proxy=proxy.url)),
+                through(flavor.ours, proxy=proxy.url),
+                flavor.ours.safe(flavor.ours.Client(verify=verify(), proxy=proxy.url)),
             ):
-                assert face.ask(client, plain.url, tls.url) == ["hello"] * 2
+                assert flavor.ask(client, plain.url, tls.url) == ["hello"] * 2
             assert [seen[0] for seen in proxy.seen] == ["GET", "CONNECT"] * 2
 
-    def test_proxy_over_tls(self, face):
+    def test_proxy_over_tls(self, flavor):
         with web.serve("https") as proxy:
-            clients = [through(each, proxy=httpx.Proxy(proxy.url, ssl_context=verify())) for each in face.both]
+            clients = [through(each, proxy=httpx.Proxy(proxy.url, ssl_context=verify())) for each in flavor.both]
             try:
-                expected = face.ask(clients[0], FAR)
+                expected = flavor.ask(clients[0], FAR)
             except (httpx.ConnectError, ssl.SSLError):  # httpx 0.27.0, async: the context is not passed on
                 pytest.skip("this httpx knows no TLS proxy with a context of its own")
-            assert face.ask(clients[1], FAR) == expected == ["hello"]
+            assert flavor.ask(clients[1], FAR) == expected == ["hello"]
 
-    def test_unix_socket_is_left_alone(self, face, tmp_path):
+    def test_unix_socket_is_left_alone(self, flavor, tmp_path):
         with unix_server(str(tmp_path / "web")) as path:
-            assert face.ask(through(face.ours, uds=path), "http://unix.invalid/") == ["once"]
+            assert flavor.ask(through(flavor.ours, uds=path), "http://unix.invalid/") == ["once"]
 
-    def test_dead_first_address_is_skipped(self, face):
+    def test_dead_first_address_is_skipped(self, flavor):
         with web.serve() as server, pytest.MonkeyPatch.context() as patch:
             real = socket.getaddrinfo
 
@@ -335,9 +335,9 @@ class TestNormalUse:
 
             patch.setattr(socket, "getaddrinfo", both)
             # uvloop resolves in C, and trio does not use a Dialer.
-            dialer = Dialer(resolver=both) if face is FACES.get("uvloop") else None
-            client = through(face.ours, dialer=dialer)
-            assert face.ask(client, f"http://two.invalid:{server.port}/") == ["hello"]
+            dialer = Dialer(resolver=both) if flavor is FLAVORS.get("uvloop") else None
+            client = through(flavor.ours, dialer=dialer)
+            assert flavor.ask(client, f"http://two.invalid:{server.port}/") == ["hello"]
 
     def test_silent_first_address_is_raced(self, dialing):
         with faults.black_hole_and_server() as (_, listening), contextlib.ExitStack() as stack:
@@ -353,11 +353,11 @@ class TestNormalUse:
             with ours.protect(httpx.Client(transport=double)) as client:
                 assert client._transport is double
 
-    def test_no_proxy_is_no_transport(self, face):
+    def test_no_proxy_is_no_transport(self, flavor):
         with web.serve() as server, web.serve() as proxy:
-            library = face.ours
+            library = flavor.ours
             given = {"all://": library.Transport(proxy=proxy.url), f"all://{HOST}": None}
-            assert face.ask(library.safe(library.Client(verify=verify(), mounts=given)), server.url) == ["hello"]
+            assert flavor.ask(library.safe(library.Client(verify=verify(), mounts=given)), server.url) == ["hello"]
             assert not proxy.seen
 
 
@@ -378,7 +378,7 @@ def unix_server(path):
         thread.join(5)
 
 
-def dialed(face, *, timeout=None, **given):
+def dialed(flavor, *, timeout=None, **given):
     """Return the Dialer of one request, and (host, TCP_NODELAY, SO_KEEPALIVE) of its socket."""
     used, socks = [], []
 
@@ -398,7 +398,7 @@ def dialed(face, *, timeout=None, **given):
 
     given["dialer"] = Noting(**given.pop("dialer", {}))
     with web.serve() as server:
-        face.ask(through(face.ours, **given), server.url, look=look, timeout=timeout)
+        flavor.ask(through(flavor.ours, **given), server.url, look=look, timeout=timeout)
     return used[0], socks[0]
 
 
@@ -461,9 +461,9 @@ class TestSettings:
             raise ValueError("the socket must be connected")
 
         monkeypatch.setattr(SocketStream, "from_socket", reset)
-        face = FACES["asyncio"]
+        flavor = FLAVORS["asyncio"]
         with web.serve() as server:
-            assert type(face.failure(through(face.ours), server.url)) is httpx.ConnectError
+            assert type(flavor.failure(through(flavor.ours), server.url)) is httpx.ConnectError
 
 
 def test_missing_library_names_the_extra():

@@ -46,7 +46,7 @@ class Kind:
     asynchronous: bool
 
     @property
-    def face(self):
+    def module(self):
         return self.library.asyncio if self.asynchronous else self.library
 
     @property
@@ -54,12 +54,12 @@ class Kind:
         return self.adapter.SafeAsyncConnection if self.asynchronous else self.adapter.SafeConnection
 
     def retry(self, retries=0):
-        face = self.library.asyncio.retry if self.asynchronous else self.library.retry
-        return face.Retry(self.library.backoff.NoBackoff(), retries)
+        module = self.library.asyncio.retry if self.asynchronous else self.library.retry
+        return module.Retry(self.library.backoff.NoBackoff(), retries)
 
     def client(self, port, **kwargs):
         kwargs = {"host": HOST, "port": port, "retry": self.retry(), "socket_timeout": 5} | kwargs
-        return self.face.Redis(**kwargs)
+        return self.module.Redis(**kwargs)
 
     def safe(self, port, dialer=None, **kwargs):
         return self.adapter.protect(self.client(port, **kwargs), dialer=dialer)
@@ -174,14 +174,14 @@ class TestSelfConnect:
         if way in ("client", "TLS"):
             return kind.safe(port, ssl=way == "TLS")
         if way == "connection_class":
-            pool = kind.face.ConnectionPool(connection_class=kind.connection_class, **where)
+            pool = kind.module.ConnectionPool(connection_class=kind.connection_class, **where)
         elif way == "from_url":
             url = f"{kind.library.__name__}://{HOST}:{port}"
-            pool = kind.face.ConnectionPool.from_url(url, connection_class=kind.connection_class)
+            pool = kind.module.ConnectionPool.from_url(url, connection_class=kind.connection_class)
         else:
             pool_class = "ConnectionPool" if way == "pool" else way
-            pool = kind.adapter.protect(getattr(kind.face, pool_class)(**where))
-        return kind.face.Redis(connection_pool=pool)
+            pool = kind.adapter.protect(getattr(kind.module, pool_class)(**where))
+        return kind.module.Redis(connection_pool=pool)
 
     def test_is_dialed_again(self, kind, force, dead_port, tmp_path):
         """The default policy hides a single self-connect."""
@@ -218,14 +218,14 @@ class TestNormalUse:
         dialed = []
 
         def make():
-            pool = kind.face.ConnectionPool(
+            pool = kind.module.ConnectionPool(
                 connection_class=kind.connection_class,
                 dialer=safedial.Dialer(on_event=dialed.append, socket_options=[]),
                 host=HOST,
                 port=up.port,
                 max_connections=1,
             )
-            return kind.face.Redis(connection_pool=pool)
+            return kind.module.Redis(connection_pool=pool)
 
         ids = kind.use(make, *[("CLIENT", "ID")] * 5)
         assert len(set(ids)) == 1
@@ -235,7 +235,7 @@ class TestNormalUse:
         more = {"socket_keepalive": True, "socket_keepalive_options": {socket.TCP_KEEPIDLE: 77}, "socket_timeout": 3}
         more["socket_connect_timeout"] = 4
         # redis 5.1 and valkey need the name of the command.
-        command = inspect.signature(kind.face.ConnectionPool.get_connection).parameters["command_name"]
+        command = inspect.signature(kind.module.ConnectionPool.get_connection).parameters["command_name"]
         wanted = ["PING"] if command.default is inspect.Parameter.empty else []
 
         async def look(client):
@@ -300,17 +300,17 @@ class TestNormalUse:
 
     def test_url_with_tls_gets_a_safe_class_with_tls(self, kind):
         url = f"{kind.library.__name__}s://localhost"
-        given = [kind.adapter.protect(kind.face.ConnectionPool.from_url(url)).connection_class]
+        given = [kind.adapter.protect(kind.module.ConnectionPool.from_url(url)).connection_class]
         if not kind.asynchronous:
             given.append(kind.adapter.SafeConnectionPool.from_url(url).connection_class)
         for each in given:
-            assert issubclass(each, kind.face.SSLConnection)
+            assert issubclass(each, kind.module.SSLConnection)
             assert getattr(kind.adapter, each.__name__) is each
             assert issubclass(each, kind.connection_class)
 
     def test_unix_socket_is_left_alone(self, kind):
         def make():
-            client = kind.adapter.protect(kind.face.Redis(unix_socket_path="/no/such/socket", retry=kind.retry()))
+            client = kind.adapter.protect(kind.module.Redis(unix_socket_path="/no/such/socket", retry=kind.retry()))
             assert client.connection_pool.connection_class.__name__ == "UnixDomainSocketConnection"
             return client
 
@@ -382,7 +382,7 @@ class TestSentinel:
     """The client asks Sentinel for the host."""
 
     def manager(self, kind, port):
-        return kind.adapter.protect(kind.face.Sentinel([(HOST, port)], sentinel_kwargs={"retry": kind.retry()}))
+        return kind.adapter.protect(kind.module.Sentinel([(HOST, port)], sentinel_kwargs={"retry": kind.retry()}))
 
     def closing(self, kind, port):
         """Return a client for the master that also closes its Sentinel's clients."""
@@ -420,9 +420,9 @@ class TestSentinel:
 class TestCluster:
     def make(self, kind, port):
         if kind.asynchronous:
-            return kind.adapter.protect(kind.face.RedisCluster(host=HOST, port=port))
+            return kind.adapter.protect(kind.module.RedisCluster(host=HOST, port=port))
         url = f"{kind.library.__name__}://{HOST}:{port}"
-        return kind.face.RedisCluster.from_url(url, connection_pool_class=kind.adapter.SafeConnectionPool)
+        return kind.module.RedisCluster.from_url(url, connection_pool_class=kind.adapter.SafeConnectionPool)
 
     def test_answers(self, kind, node):
         assert kind.use(lambda: self.make(kind, node.port)) == [True]
@@ -434,9 +434,9 @@ class TestCluster:
         def make():
             dialer = safedial.Dialer(on_event=told.append)
             if kind.asynchronous:
-                return kind.adapter.protect(kind.face.RedisCluster(host=HOST, port=node.port), dialer=dialer)
+                return kind.adapter.protect(kind.module.RedisCluster(host=HOST, port=node.port), dialer=dialer)
             pool = functools.partial(kind.adapter.SafeConnectionPool, dialer=dialer)
-            return kind.face.RedisCluster.from_url(f"{kind.name}://{HOST}:{node.port}", connection_pool_class=pool)
+            return kind.module.RedisCluster.from_url(f"{kind.name}://{HOST}:{node.port}", connection_pool_class=pool)
 
         assert kind.use(make) == [True]
         assert {event.address for event in told} == {node.address}
@@ -444,7 +444,7 @@ class TestCluster:
 
     @pytest.mark.parametrize("kind", [kind for kind in kinds() if not kind.asynchronous], ids=lambda kind: kind.name)
     def test_blocking_cluster_has_dialed_already(self, kind, node):
-        with contextlib.closing(kind.face.RedisCluster(host=HOST, port=node.port)) as client:
+        with contextlib.closing(kind.module.RedisCluster(host=HOST, port=node.port)) as client:
             with pytest.raises(TypeError, match=r"dialed already\. Use \w+Cluster\.from_url\(url, connection_pool"):
                 kind.adapter.protect(client)
             client.disconnect_connection_pools()
@@ -462,11 +462,11 @@ class TestPrecedence:
     """How a given value is told from a default; the rest is in test_precedence.py."""
 
     def settings(self, kind, dialer=None, **given):
-        client = kind.adapter.protect(kind.face.Redis(**given), dialer=safedial.Dialer(**(dialer or {})))
+        client = kind.adapter.protect(kind.module.Redis(**given), dialer=safedial.Dialer(**(dialer or {})))
         return client.connection_pool.make_connection()._settings()
 
     def test_timeout_that_equals_the_default_was_not_given(self, kind):
-        default = inspect.signature(kind.face.Redis).parameters["socket_connect_timeout"].default
+        default = inspect.signature(kind.module.Redis).parameters["socket_connect_timeout"].default
         assert self.settings(kind, {"timeout": 3}, socket_connect_timeout=default).timeout == 3
 
     def test_socket_timeout_is_not_a_given_connect_timeout(self, kind):
@@ -474,7 +474,7 @@ class TestPrecedence:
 
     def test_keepalive(self, kind):
         option = (socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        default = bool(kind.face.Connection().socket_keepalive)
+        default = bool(kind.module.Connection().socket_keepalive)
         for given, dialer, expected in [
             ({}, [], default),
             ({}, [(*option, not default)], not default),

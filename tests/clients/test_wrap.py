@@ -1,5 +1,6 @@
 """wrap(): other people's factories, sync and async."""
 
+import _socket
 import asyncio
 import contextlib
 import errno
@@ -485,3 +486,18 @@ def test_address_is_found_once_and_outside_the_policy(dead_port):
     with pytest.raises(TypeError, match="address") as caught:
         safedial.wrap(print, policy=tenacity.Retrying(stop=tenacity.stop_after_attempt(2)), address=lambda: "db")()
     assert not hasattr(caught.value, "__notes__")
+
+
+def test_self_connect_that_was_made_in_c_is_logged(dead_port, caplog):
+    def dial_in_c():
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((HOST, dead_port))
+        _socket.socket.connect(sock, (HOST, dead_port))  # past every patch, as a C library
+        return sock
+
+    with pytest.raises(safedial.SelfConnectError):
+        safedial.wrap(dial_in_c, policy=None)()
+    (record,) = [record for record in caplog.records if record.name == "safedial"]
+    assert record.levelname == "WARNING"
+    assert str(dead_port) in record.getMessage()

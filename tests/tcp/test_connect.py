@@ -10,7 +10,7 @@ import pytest
 
 import safedial
 from safedial import testing
-from safedial._tcp import connect, selfconnect, steering
+from safedial._tcp import connect, exhaustion, selfconnect, steering
 from tests.support import dials, faults, namespace
 from tests.support.resolvers import hosts, servers
 
@@ -219,7 +219,7 @@ def test_busy_executor_delays_no_explanation(option):
     async def main(port, held):
         loop = asyncio.get_running_loop()
         loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(1))
-        busy = loop.run_in_executor(None, over.wait)
+        busy = loop.run_in_executor(None, over.wait, 10)
         try:
             await safedial.open_connection(
                 "127.0.0.1", port, policy=None, socket_options=[faults.option(held, held)], **{option: 1}
@@ -237,3 +237,13 @@ def test_busy_executor_delays_no_explanation(option):
     error = caught.value if option == "timeout" else caught.value.__cause__ or caught.value
     assert isinstance(error, safedial.PortsExhaustedError)
     assert error.usage.in_use is None
+
+
+def test_figures_that_cannot_be_counted_are_unknown():
+    """A name under the guard may no longer resolve when its failed connect is explained."""
+    unavailable = OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+    with socket.socket() as sock:
+        error = exhaustion.explained(sock, ("no.such.host.invalid", 80), steering.UNSTEERED, unavailable)
+    assert isinstance(error, safedial.PortsExhaustedError)
+    assert (error.usage.in_use, error.usage.time_wait) == (None, None)
+    assert error.__cause__ is unavailable
