@@ -29,13 +29,7 @@ class ClientError(Exception):
     """Some library's own."""
 
 
-class LoginError(Exception):
-    """Some library's own, in the table as redis's."""
-
-    __module__ = "redis.exceptions"
-    __qualname__ = __name__ = "AuthenticationError"
-
-
+# The table has it as redis's.
 Login = type("AuthenticationError", (ClientError,), {"__module__": "redis.exceptions"})
 
 
@@ -110,7 +104,7 @@ def test_verdict_and_type(error, expected, name):
     assert is_spurious(error) == (error in (SELF, EXHAUSTED))
 
 
-class Holder(Exception):
+class HolderError(Exception):
     """Holds the errors behind it in an attribute."""
 
     def __init__(self, **attributes):
@@ -123,13 +117,13 @@ WRAPPERS = {
     "context": lambda error: raised(ClientError(), context=error),
     "suppressed context": lambda error: raised(ClientError(), context=error, suppressed=True),
     "group": lambda error: BaseExceptionGroup("all", [error]),
-    "list": lambda error: Holder(errors=[error]),
-    "tuple": lambda error: Holder(errors=(error,)),
-    "dict": lambda error: Holder(errors={("127.0.0.1", 22): error}),
+    "list": lambda error: HolderError(errors=[error]),
+    "tuple": lambda error: HolderError(errors=(error,)),
+    "dict": lambda error: HolderError(errors={("127.0.0.1", 22): error}),
     "args": lambda error: ClientError("failed", error),
     "pairs in args": lambda error: ClientError("failed", [(error, ("127.0.0.1", 22))]),
     "OSError": lambda error: raised(OSError("all attempts failed"), cause=error),
-    "other addresses": lambda error: Holder(_other_addresses=(error,)),
+    "other addresses": lambda error: HolderError(_other_addresses=(error,)),
 }
 
 
@@ -155,7 +149,7 @@ class TestBehind:
     def test_names_are_given_for_what_is_not_known(self, wrap):
         assert error_type(wrap(RuntimeError())) in {
             "tests.retry.test_transient.ClientError",
-            "tests.retry.test_transient.Holder",
+            "tests.retry.test_transient.HolderError",
             "ExceptionGroup",
             "OSError",
         }
@@ -194,15 +188,15 @@ class TestPrecedence:
         # As anyio's BrokenResourceError, which has an IndexError for a context.
         assert verdict(ClientError(raised(kind(), context=REFUSED))) is TRANSIENT
         assert verdict(raised(ClientError(), cause=REFUSED, context=kind())) is TRANSIENT
-        assert verdict(ClientError(kind("[Errno 111] in its words"))) is UNKNOWN
+        assert verdict(raised(ClientError(), cause=kind("[Errno 111] in its words"))) is UNKNOWN
 
     def test_mistakes_that_are_os_errors_are_none(self):
         assert verdict(tls(ssl.SSLCertVerificationError, "CERTIFICATE_VERIFY_FAILED")) is PERMANENT
 
-        class Refused(ConnectionRefusedError, ValueError):
+        class RefusedError(ConnectionRefusedError, ValueError):
             pass
 
-        assert verdict(Refused()) is TRANSIENT
+        assert verdict(RefusedError()) is TRANSIENT
 
     def test_address_that_says_nothing_leaves_it_to_the_others(self):
         no_ipv6 = OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
@@ -253,7 +247,7 @@ class TestWords:
         assert not is_spurious(OSError(f"Multiple exceptions: {REFUSED}, {REFUSED}"))
 
 
-class Raising(Exception):
+class RaisingError(Exception):
     """Raises whatever is asked of it."""
 
     def __getattr__(self, name):
@@ -263,15 +257,15 @@ class Raising(Exception):
         raise RuntimeError("no text")
 
 
-class Inventing(Exception):
+class InventingError(Exception):
     """Has any attribute, as a mock."""
 
     def __getattr__(self, name):
-        return Inventing()
+        return InventingError()
 
 
 class TestOddErrors:
-    @pytest.mark.parametrize("kind", [Raising, Inventing])
+    @pytest.mark.parametrize("kind", [RaisingError, InventingError])
     def test_attributes_and_texts_of_others_may_fail(self, kind):
         error = raised(kind(), cause=REFUSED)
         assert verdict(error) is TRANSIENT
@@ -304,7 +298,7 @@ class TestOddErrors:
     def test_shared_errors_are_seen_once(self):
         error = REFUSED
         for _ in range(200):  # 2 ** 200 paths
-            error = raised(ClientError(error, error), cause=error, context=error)
+            error = raised(HolderError(errors=[error, error]), cause=error, context=error)
         assert verdict(error) is TRANSIENT
         assert errors_of(error).count(REFUSED) == 1
 

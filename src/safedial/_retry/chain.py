@@ -6,7 +6,7 @@ from typing import Any, cast
 
 # Exceptions looked at. A chain of this length is a fault; to walk it all would stop an event loop.
 LIMIT = 500
-# Lists in lists: ldap3 has pairs of an error and an address in a list among the arguments.
+# ldap3 has pairs of an error and an address, in a list among the arguments.
 _DEPTH = 3
 
 
@@ -28,28 +28,31 @@ def text_of(error: BaseException) -> str:
 
 def other_addresses(error: BaseException) -> list[BaseException]:
     """Return the errors of the other addresses of the dial that raised *error*."""
-    return list(_errors_in(attribute(error, "_other_addresses")))
+    return list(_errors_among(attribute(error, "_other_addresses")))
 
 
 def linked(error: BaseException, more: Iterable[str] = ()) -> list[BaseException]:
     """Return the errors that *error* has at hand; *more* names further attributes that its class keeps them in."""
     if isinstance(error, BaseExceptionGroup):
-        return list(_errors_in(cast("BaseExceptionGroup[BaseException]", error).exceptions))
+        return list(_errors_among(cast("BaseExceptionGroup[BaseException]", error).exceptions))
     # Suppressed contexts too: "from None" hides an error from people, but it is still the reason.
     found = [each for each in (error.__cause__, error.__context__) if each is not None]
-    # paramiko's errors are a dict, asyncio's and trio's a list. urllib3, requests and httpcore keep the reason in args.
-    for name in ("errors", "args", *more):
-        found += _errors_in(attribute(error, name))
+    # paramiko's errors are a dict, others' a list. urllib3, requests and httpcore keep the reason in args.
+    for name in ("errors", "args"):
+        found += _errors_among(attribute(error, name))
+    for name in more:
+        value = attribute(error, name)
+        found += [value] if isinstance(value, BaseException) else _errors_among(value)
     return found
 
 
-def _errors_in(value: Any, depth: int = _DEPTH) -> Iterator[BaseException]:
-    if isinstance(value, BaseException):
-        yield value
-        return
+def _errors_among(values: Any, depth: int = _DEPTH) -> Iterator[BaseException]:
     # Of exactly these types: others may do anything when they are read.
-    if type(value) is dict:
-        value = tuple(cast("Mapping[Any, Any]", value).values())
-    if type(value) in (list, tuple) and depth:
-        for each in islice(cast("Iterable[Any]", value), LIMIT):
-            yield from _errors_in(each, depth - 1)
+    if type(values) is dict:
+        values = tuple(cast("Mapping[Any, Any]", values).values())
+    if type(values) in (list, tuple) and depth:
+        for value in islice(cast("Iterable[Any]", values), LIMIT):
+            if isinstance(value, BaseException):
+                yield value
+            else:
+                yield from _errors_among(value, depth - 1)

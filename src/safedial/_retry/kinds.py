@@ -156,6 +156,8 @@ def by_words(text: str) -> Kind | None:
     kinds = [kind for words, kind in SPURIOUS_WORDS.items() if words in text]
     if "CERTIFICATE_VERIFY_FAILED" in text:
         kinds.append(CERTIFICATE)
+    if "rejected SSL upgrade" in text:  # asyncpg's ConnectionError, if the server has no TLS
+        kinds.append(TLS)
     return strongest([*kinds, *(_numbered(int(number)) for number in _NUMBER.findall(text))])
 
 

@@ -120,13 +120,12 @@ def _judged(error: BaseException, own: Kind | None, behind: list[Kind | None]) -
     best = strongest([own, *behind])
     if own is not None or _is_mistake(error):
         return best
-    text = text_of(error)
-    said = clients.by_words(error, text)
+    said = clients.by_words(error)
     # What was being handled may be behind it: a lost connection, while the login fails.
     if said is not None and (said.verdict is Verdict.PERMANENT or _is_vague(best)):
         return strongest([said, best])
     if _is_vague(best):
-        best = strongest([kinds.by_words(text), best])
+        best = strongest([kinds.by_words(text_of(error)), best])
     return best or clients.by_default(error) or kinds.by_base(error)
 
 

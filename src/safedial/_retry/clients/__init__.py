@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from safedial._retry.chain import text_of
 from safedial._retry.clients.row import Client
 from safedial._retry.clients.table import BY_PACKAGE
 from safedial._retry.kinds import Kind, Verdict, by_strerror, strongest
@@ -20,11 +21,12 @@ def by_class_or_code(error: BaseException) -> Kind | None:
     return _first(names, client.classes)
 
 
-def by_words(error: BaseException, text: str) -> Kind | None:
-    """Return the kind that the table has for words in *text*, the message of *error*."""
+def by_words(error: BaseException) -> Kind | None:
+    """Return the kind that the table has for words in the message of *error*."""
     client, _ = _row(error)
     if client is None or not client.words:
         return None
+    text = text_of(error)
     found = [kind for words, kind in client.words.items() if words in text]
     if client.in_c and (kind := by_strerror(text)):
         found.append(kind)

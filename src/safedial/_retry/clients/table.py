@@ -21,7 +21,6 @@ from safedial._retry.kinds import (
     REFUSED,
     RESET,
     TIMED_OUT,
-    TLS,
     UNAVAILABLE,
 )
 
@@ -63,7 +62,6 @@ _AMQP: dict[str, Any] = {
 BY_PACKAGE: Mapping[str, Client] = {
     **DATABASES,
     # Python's own.
-    "builtins": Client(words=each(TLS, "rejected SSL upgrade")),  # asyncpg raises a ConnectionError
     "http": Client(classes=each(CLOSED, "RemoteDisconnected")),
     "smtplib": Client(
         code=lambda error: error.smtp_code,
