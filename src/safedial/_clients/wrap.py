@@ -53,8 +53,8 @@ def wrap(
             `websockets.connect`, is guarded and retried too. A client or pool that dials when it is used is not: see
             `install`. A driver's class with a method ``connect`` becomes a subclass that is safe whenever it connects.
         policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying` that decides on another call. It sees the error of
-            *factory*; safedial's predicates look for the kernel's error behind it. A server's answer, such as
-            PostgreSQL's "starting up", is not retried unless the policy says so. Default: `redial()`. None: one call.
+            *factory*; safedial's predicates know what each client makes of the kernel's error, and the server's answers
+            that pass by themselves, such as PostgreSQL's "starting up". Default: `redial()`. None: one call.
         address: the (host, port) that *factory* dials, or a function that takes the call's arguments and returns it.
             The port is held, for other C libraries (grpc, uvloop) and for addresses that only a driver can find (a
             service file). Default: None, as above.

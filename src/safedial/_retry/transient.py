@@ -120,6 +120,8 @@ def _judged(error: BaseException, own: Kind | None, behind: list[Kind | None]) -
     best = strongest([own, *behind])
     if own is not None or _is_mistake(error):
         return best
+    if best is not None and best.verdict is not Verdict.PERMANENT and clients.is_answer(error):
+        best = None
     said = clients.by_words(error)
     # What was being handled may be behind it: a lost connection, while the login fails.
     if said is not None and (said.verdict is Verdict.PERMANENT or _is_vague(best)):
