@@ -177,7 +177,7 @@ def test_silent_server_and_new_event_loop(loop_factory):
     """The loop's own ``create_connection`` is bound by the Dialer's total_timeout too."""
 
     async def main():
-        with pytest.raises(TimeoutError, match="within total_timeout, 0.2 s"):
+        with pytest.raises(TimeoutError, match="within total_timeout"):
             await asyncio.open_connection(*address, ssl=web.client_context())
 
     dialer = safedial.Dialer(total_timeout=0.2)
@@ -226,7 +226,7 @@ def test_all_errors_has_the_handshakes(loop_factory):
 
 class TestProtocols:
     def test_each_handshake_has_a_new_protocol(self, loop_factory):
-        made = []
+        made, received = [], None
 
         class Protocol(asyncio.Protocol):
             def __init__(self):
@@ -238,13 +238,15 @@ class TestProtocols:
 
             def data_received(self, data):
                 self.calls.append(data)
+                received.set()
 
         async def main():
+            nonlocal received
+            received = asyncio.Event()
             options = {"ssl": web.client_context(), "policy": retrying(9, retry=again)}
             async with nothing_left(address):
                 transport, protocol = await adapter.create_connection(Protocol, *address, **options)
-                while len(protocol.calls) < 2:
-                    await asyncio.sleep(0.005)
+                await received.wait()
                 transport.abort()
                 return protocol
 
