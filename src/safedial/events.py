@@ -15,7 +15,9 @@ from safedial._address import Host, Port, SockAddr, describe
 
 logger = logging.getLogger("safedial")
 
-EventKind: TypeAlias = Literal["resolved", "connected", "lost", "failed", "self_connect", "retry", "gave_up", "disconnected"]
+EventKind: TypeAlias = Literal[
+    "resolved", "connected", "lost", "failed", "self_connect", "retry", "gave_up", "disconnected"
+]
 Reason: TypeAlias = Literal["policy", "permanent", "unrecognised", "time"]
 
 

@@ -49,7 +49,8 @@ class _Layer:
 
     def connect(self, sock: socket.socket, address: SockAddr, below: Below) -> None:
         if not _hooks:
-            return self._connect(sock, address, below)
+            self._connect(sock, address, below)
+            return
         began = time.monotonic()
         try:
             self._connect(sock, address, below)
@@ -88,9 +89,8 @@ _hooks = 0  # how many entries have a hook
 def _tell(kind: EventKind, address: SockAddr, began: float, error: OSError | None) -> None:
     """Tell the hooks of this context, and `install`'s, about an attempt."""
     seconds = time.monotonic() - began
-    event = DialEvent(
-        kind, address[0], address[1], address, 1, seconds, error, None, seconds, error and error_type(error)
-    )
+    named = None if error is None else error_type(error)
+    event = DialEvent(kind, address[0], address[1], address, 1, seconds, error, None, seconds, named)
     for entry in (*_inside.get(), _everywhere):
         if entry is not None and entry.open and entry.on_event is not None:
             tell(entry.on_event, event)

@@ -69,16 +69,18 @@ async def close_async(connection: Any, *, at_once: bool) -> None:
     """Close *connection* in asyncio or trio, *at_once* if it is broken, else after what was written."""
     writer = connection[1] if issubclass(type(connection), tuple) and len(connection) > 1 else connection
     abort = getattr(getattr(writer, "transport", None), "abort", None)
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception):  # it may be broken already
         if at_once and callable(abort):
             abort()
         closing = close(connection)
         if closing is None and hasattr(writer, "wait_closed"):
             closing = writer.wait_closed()
         if inspect.isawaitable(closing):
-            await within(_CLOSING, closing)
-    if callable(abort):
-        abort()  # it did not close in time
+            try:
+                await within(_CLOSING, closing)
+            except TimeoutError:
+                if callable(abort):
+                    abort()
 
 
 def close(connection: Any) -> Any:

@@ -19,7 +19,7 @@ from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy, poli
 from safedial._retry.progress import Progress
 from safedial._steps import finish, in_thread
 from safedial.errors import SelfConnectError
-from safedial.events import OnEvent, check_hook, logger
+from safedial.events import EventKind, OnEvent, check_hook, logger
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -185,7 +185,7 @@ class Call(Progress):
             failures.detach(error)
             self.recovering = True
             if self.observed:
-                kind = "self_connect" if isinstance(error, SelfConnectError) else "failed"
+                kind: EventKind = "self_connect" if isinstance(error, SelfConnectError) else "failed"
                 self.report(kind, error=error, duration=time.monotonic() - began)
             raise
         if self.observed and not (step is None and dials_later(returned)):
@@ -223,4 +223,4 @@ async def _hold(address: Any, stack: contextlib.ExitStack, *, blocking: bool) ->
             stack.enter_context(hold(address))
             return
         for *_, sockaddr in await in_thread(functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)):
-            stack.enter_context(hold(sockaddr[:2]))
+            stack.enter_context(hold(cast("Address", sockaddr[:2])))

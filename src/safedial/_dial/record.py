@@ -10,7 +10,7 @@ from safedial._address import Host, Port, SockAddr, describe
 from safedial._deadline import Deadline
 from safedial._retry.progress import Progress
 from safedial.errors import PortsExhaustedError, SelfConnectError
-from safedial.events import OnEvent
+from safedial.events import EventKind, OnEvent
 
 # A resolver may return other addresses in each round; 1000 notes are enough.
 _MOST_NOTES = 1000
@@ -91,7 +91,8 @@ class Record(Progress):
         self.recovering = True
         if itself or self.observed:
             sockaddr = where if isinstance(where, tuple) else None
-            kind, level = ("self_connect", logging.WARNING) if itself else ("failed", logging.DEBUG)
+            level = logging.WARNING if itself else logging.DEBUG
+            kind: EventKind = "self_connect" if itself else "failed"
             self.report(kind, sockaddr, error, duration=self._duration(where), level=level)
 
     def resolved(self) -> None:

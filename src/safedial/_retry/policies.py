@@ -4,7 +4,7 @@ import math
 import random
 import sys
 from collections.abc import Callable
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import tenacity
 import tenacity.asyncio
@@ -101,15 +101,14 @@ class RetryWhileDown(retry_base):
     """`reconnect`'s strategy: which errors it dials again after."""
 
     def __init__(self, names: bool, also: Also) -> None:
-        given: Any = also
-        self._names, self._also = names, also
-        if isinstance(given, type) and issubclass(given, BaseException):
-            self._also = (given,)
-        elif not callable(given) and not (
-            isinstance(given, tuple)
-            and all(isinstance(each, type) and issubclass(each, BaseException) for each in cast("tuple[Any]", given))
-        ):
-            raise TypeError(f"also must be an exception class, a tuple of them, or a function, not {given!r}")
+        self._names = names
+        if isinstance(also, type):
+            also = (also,)
+        # A function, or the classes.
+        self._wanted = None if isinstance(also, tuple) else also
+        self._classes: tuple[Any, ...] = also if isinstance(also, tuple) else ()
+        if not (all(map(_is_error_class, self._classes)) and (self._wanted is None or callable(self._wanted))):
+            raise TypeError(f"also must be an exception class, a tuple of them, or a function, not {also!r}")
 
     def __call__(self, retry_state: RetryCallState) -> bool:
         error = retry_state.outcome.exception() if retry_state.outcome else None
@@ -117,9 +116,13 @@ class RetryWhileDown(retry_base):
 
     def added(self, error: BaseException) -> bool:
         """Return whether the caller named *error* with *also*."""
-        if isinstance(self._also, tuple):
-            return any(isinstance(each, self._also) for each in errors_of(error))
-        return bool(cast("Callable[[BaseException], bool]", self._also)(error))
+        if self._wanted is not None:
+            return bool(self._wanted(error))
+        return any(isinstance(each, self._classes) for each in errors_of(error))
+
+
+def _is_error_class(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseException)
 
 
 def with_also(policy: Any, wanted: Callable[[BaseException], bool]) -> Any:

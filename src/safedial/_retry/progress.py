@@ -6,7 +6,8 @@ from typing import Any
 
 from safedial._address import Host, Port, SockAddr
 from safedial._deadline import NO_DEADLINE, Deadline
-from safedial._retry.transient import Verdict, error_type, verdict
+from safedial._retry.kinds import Verdict
+from safedial._retry.transient import error_type, verdict
 from safedial.events import DialEvent, EventKind, OnEvent, Reason, emit, logger
 
 
