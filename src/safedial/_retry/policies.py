@@ -2,12 +2,16 @@
 
 import math
 import sys
+from typing import TYPE_CHECKING
 
 import tenacity
 from tenacity import RetryCallState, Retrying, wait_random_exponential
 
 from safedial._retry.transient import errors_of, is_spurious, is_transient
 from safedial.errors import PortsExhaustedError
+
+if TYPE_CHECKING:
+    from safedial._retry.argument import Policy
 
 # Seconds. On loopback a port in TIME_WAIT is free again after 1 s (Linux, tcp_tw_reuse = 2): two waits suffice there.
 _port_backoff = wait_random_exponential(min=0.5, multiplier=1.0, max=5.0)
@@ -80,3 +84,8 @@ def _wait_for_a_port(state: RetryCallState) -> float:
 
 default_policy = redial()
 """The policy that dials without *policy* share. Each dial copies it."""
+
+
+def waits_for_server(policy: "Policy") -> bool:
+    """Return whether *policy* may wait until a server is there: whether it is neither `redial` nor a copy of it."""
+    return policy.retry is not retry_if_spurious
