@@ -87,8 +87,8 @@ def _refuse_waiting(dialer: Dialer | None, who: str | None) -> None:
 
     if waits_for_server(dialer.policy):
         raise ValueError(
-            f"dialer must not wait under {who}: it would wait for the old master, and a write that is answered there is "
-            f"lost. Leave its policy to the default, and give the client retry=Retry(...), which asks {who} again"
+            f"dialer must not wait under {who}: it would wait for the old master, and a write that this one answers "
+            f"is lost. Leave its policy to the default, and give the client retry=Retry(...), which asks {who} again"
         )
 
 
