@@ -24,8 +24,10 @@ class SafeDial(TakesDialer):
         kind: Any = type(self)
         defaults = _defaults(kind).items()
         self._given = {name for name, default in defaults if (kwargs.get(name, default) or None) != (default or None)}
+        who = _asks(kind, kwargs)
+        self.of_sentinel = who == "Sentinel"
         super().__init__(*args, **kwargs)
-        _refuse_waiting(self.dialer, _asks(kind, kwargs))
+        _refuse_waiting(self.dialer, who)
 
     def _settings(self) -> Dialer:
         """Return the Dialer for the next dial. The library may change timeouts and host between two dials."""

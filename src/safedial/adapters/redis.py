@@ -48,6 +48,14 @@ class SafeConnection(SafeDial, redis.Connection):
     def _connect(self) -> socket.socket:
         return self.dial()
 
+    # redis 8 repeats a command whose connection broke on the same server, without asking Sentinel.
+    # Private: Sentinel's _connect_retry, which asks it and dials, once, if there is no connection.
+    @override
+    def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+        if self.of_sentinel:
+            self._connect_retry()  # type: ignore[attr-defined]  # of the class that this one is combined with
+        super().send_packed_command(*args, **kwargs)
+
 
 class SafeSSLConnection(redis.SSLConnection, SafeConnection):
     """A `redis.SSLConnection` like `SafeConnection`. TLS begins after the check."""
@@ -59,6 +67,12 @@ class SafeAsyncConnection(SafeDial, redis.asyncio.Connection):
     @override
     async def _connect(self) -> None:
         self._reader, self._writer = await self.dial_async()
+
+    @override
+    async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+        if self.of_sentinel:
+            await self._connect_retry()  # type: ignore[attr-defined]  # as above
+        await super().send_packed_command(*args, **kwargs)
 
 
 class SafeAsyncSSLConnection(redis.asyncio.SSLConnection, SafeAsyncConnection):
