@@ -4,10 +4,11 @@ The `safedial` logger gets DEBUG for each attempt, INFO for a recovery after ret
 Messages name hosts and ports, never payloads.
 """
 
+import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from safedial._address import Host, Port, SockAddr, describe
 
@@ -51,6 +52,14 @@ class HookError(Exception):
     def __init__(self, error: OSError) -> None:
         super().__init__(error)
         self.error = error
+
+
+def check_hook(on_event: Any) -> OnEvent | None:
+    """Return *on_event*, or raise TypeError if it can't be called, or would have to be awaited."""
+    if on_event is not None and (not callable(on_event) or inspect.iscoroutinefunction(on_event)):
+        raise TypeError(f"on_event must be callable (but not a coroutine function) or None, not {on_event!r}")
+    hook: OnEvent | None = on_event
+    return hook
 
 
 def emit(event: DialEvent, on_event: OnEvent | None) -> None:

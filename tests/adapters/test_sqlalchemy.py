@@ -27,6 +27,8 @@ class TestProtect:
             protect("postgresql://")
         with pytest.raises(TypeError, match="policy"):
             protect(sqlalchemy.create_engine("sqlite://"), policy=3)
+        with pytest.raises(TypeError, match="on_event"):
+            protect(sqlalchemy.create_engine("sqlite://"), on_event=3)
 
     def test_dialer_is_rejected(self):
         engine = sqlalchemy.create_engine("sqlite://")
@@ -58,6 +60,28 @@ class TestProtect:
         with engine.connect() as connection:
             assert connection.scalar(sqlalchemy.text("SELECT 42")) == 42
         engine.dispose()
+
+    def test_events(self, mariadb, refused_port, events):
+        def make(port, scheme="mysql+pymysql", make=sqlalchemy.create_engine):
+            return protect(make(f"{scheme}://{USER}@{HOST}:{port}/"), on_event=events.append, policy=retrying(2))
+
+        async def connect_async(port):
+            engine = make(port, "mysql+aiomysql", create_async_engine)
+            try:
+                async with engine.connect():
+                    pass
+            finally:
+                await engine.dispose()
+
+        def connect(port):
+            make(port).connect().close()
+
+        for dial in (connect, lambda port: asyncio.run(connect_async(port))):
+            dial(mariadb.port)
+            with pytest.raises(sqlalchemy.exc.OperationalError):
+                dial(refused_port)
+            assert [event.kind for event in events] == ["connected", "failed", "retry", "failed", "gave_up"]
+            events.clear()
 
     def test_earlier_listeners_set_arguments(self, mariadb):
         engine = sqlalchemy.create_engine(f"mysql+pymysql://nobody@{HOST}:{mariadb.port}/")

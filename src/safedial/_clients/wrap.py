@@ -19,7 +19,7 @@ from safedial._clients.sockets import close, self_connect_of
 from safedial._deadline import NO_DEADLINE, Deadline
 from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy, policy_after
 from safedial._steps import finish
-from safedial.events import logger
+from safedial.events import OnEvent, check_hook, logger
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,6 +30,7 @@ def wrap(
     *,
     policy: PolicyArgument = DEFAULT,
     address: Address | Callable[P, Address] | None = None,
+    on_event: OnEvent | None = None,
 ) -> Callable[P, T]:
     """Return *factory*, any client's connection factory, made safe: guarded, checked and retried.
 
@@ -58,6 +59,8 @@ def wrap(
         address: the (host, port) that *factory* dials, or a function that takes the call's arguments and returns it.
             The port is held, for other C libraries (grpc, uvloop) and for addresses that only a driver can find (a
             service file). Default: None, as above.
+        on_event: called with each `DialEvent` of a call: ``connected``, ``failed``, ``self_connect``, ``retry``,
+            ``gave_up``. Each round is one attempt. If it raises an Exception, that is logged once. Default: None.
 
     Raises:
         TypeError, ValueError: *factory* is pymongo's or makes a pool, or an argument is wrong; the message names it.
@@ -71,13 +74,14 @@ def wrap(
     if not callable(factory):
         raise TypeError(f"factory must be callable, not a {type(factory).__name__}")  # a URL may have a password
     check_policy(policy)
+    check_hook(on_event)
     known = finder_for(factory)
     if address is not None and not callable(address):
         checked(address, 0)
     find = (known or no_addresses) if address is None else functools.partial(_given, address)
     if known and isinstance(factory, type) and hasattr(factory, "connect"):
-        return cast("Callable[P, T]", _safe_class(factory, find, policy))
-    return cast("Callable[P, T]", wrapped(factory, find, policy))
+        return cast("Callable[P, T]", _safe_class(factory, find, policy, on_event))
+    return cast("Callable[P, T]", wrapped(factory, find, policy, on_event))
 
 
 def _given(address: Any, /, *args: Any, **kwds: Any) -> Iterable[Address]:
@@ -86,7 +90,7 @@ def _given(address: Any, /, *args: Any, **kwds: Any) -> Iterable[Address]:
     return [target]
 
 
-def _safe_class(kind: type, find: Finder, policy: Any) -> type:
+def _safe_class(kind: type, find: Finder, policy: Any, on_event: OnEvent | None) -> type:
     """Return a subclass of *kind* whose ``connect`` is wrapped."""
     dial: Any = inspect.getattr_static(kind, "connect")
 
@@ -95,19 +99,22 @@ def _safe_class(kind: type, find: Finder, policy: Any) -> type:
             kwds = {"host": connection.server_host, "port": connection.server_port} | kwds
         return find(*args, **kwds)
 
-    safe: Any = wrapped(getattr(dial, "__func__", dial), find_for, policy)
+    safe: Any = wrapped(getattr(dial, "__func__", dial), find_for, policy, on_event)
     safe = classmethod(safe) if isinstance(dial, classmethod) else safe
     return type(kind.__name__, (kind,), {"connect": safe, "__doc__": kind.__doc__, "__module__": kind.__module__})
 
 
-def wrapped(factory: Callable[..., Any], find: Finder, policy: Any) -> Callable[..., Any]:
+def wrapped(
+    factory: Callable[..., Any], find: Finder, policy: Any, on_event: OnEvent | None = None
+) -> Callable[..., Any]:
     """Return *factory*, guarded, checked and retried. The ports of the addresses that *find* returns are held."""
     asynchronous = inspect.iscoroutinefunction(factory)
     name = name_of(factory)
 
     @functools.wraps(factory)
     def connect(*args: Any, **kwds: Any) -> Any:
-        call = _Call(name, functools.partial(factory, *args, **kwds), functools.partial(find, *args, **kwds), policy)
+        make, look = functools.partial(factory, *args, **kwds), functools.partial(find, *args, **kwds)
+        call = _Call(name, make, look, policy, on_event=on_event)
         if asynchronous:
             return call.dial(wait)
         returned: Any = finish(call.dial(None))
@@ -128,6 +135,7 @@ class _Call:
     round: int = 1
     started: float = field(default_factory=time.monotonic)
     deadline: Deadline = NO_DEADLINE
+    on_event: OnEvent | None = None
 
     def retrying(self, error: Exception, wait: float) -> None:
         logger.debug("%s: round %d failed: %s; next round in %.3f s", self.name, self.round, error, wait)
