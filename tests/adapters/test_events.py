@@ -103,6 +103,13 @@ class TestAiohttp:
         assert [event.kind for event in events] == ["failed", "retry", "failed", "gave_up"]
         assert {event.error.errno for event in events} == {errno.ECONNREFUSED}
 
-    def test_wrong_hook(self, make, refused):
+
+def test_wrong_hook_of_aiohttp():
+    async def make():
         with pytest.raises(TypeError, match="on_event must be callable"):
-            self.get(make, refused.url, on_event=5)
+            SafeTCPConnector(on_event=5)
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(TypeError, match="on_event must be callable"):
+                protect(session, on_event=5)
+
+    asyncio.run(make())
