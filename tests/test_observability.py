@@ -22,11 +22,17 @@ HOST = "127.0.0.1"
 PAGE = (Path(__file__).parents[1] / "docs" / "observability.md").read_text()
 
 
+def blocks(language, text=PAGE):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def section(heading):
+    return PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
 def code(heading):
     """Run the code under *heading*, and return its names."""
-    (text,) = re.findall(
-        r"^```python\n(.*?)^```", PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0], re.MULTILINE | re.DOTALL
-    )
+    (text,) = blocks("python", section(heading))
     names = {}
     exec(text, names)
     return names
@@ -137,24 +143,18 @@ def log_of_an_outage():
 
 
 def shape(line):
-    return re.sub(
-        r"(db\.internal|10\.0\.0\.7|127\.0\.0\.1)", "HOST", re.sub(r"\d+(\.\d+)? s\b|port \d+|round \d+", "N", line)
-    )
+    numbers = re.sub(r"\d+(\.\d+)? s\b|port \d+|round \d+", "N", line)
+    # A numeric host is not said twice.
+    return re.sub(r"db\.internal|10\.0\.0\.7|127\.0\.0\.1", "HOST", numbers).replace("HOST N at HOST N", "HOST N")
 
 
 class TestLog:
     def test_lines_are_as_shown(self):
         _, messages = namespace.call_outside(log_of_an_outage)
-        shown = [
-            line
-            for block in re.findall(r"^```text\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-            for line in block.splitlines()
-        ]
         rounds = [re.search(r"round (\d+)", line)[1] for line in messages]
         assert rounds == ["1", "2", "4", "6", "1", "2"]
-        # A numeric host is not said twice.
-        expected = [shape(line).replace("HOST N at HOST N", "HOST N") for line in shown]
-        assert [shape(line) for line in [*messages[:4], messages[-1]]] == expected
+        shown = "".join(blocks("text")).splitlines()
+        assert [shape(line) for line in [*messages[:4], messages[-1]]] == [shape(line) for line in shown]
 
     def test_json_has_the_fields(self):
         lines, messages = namespace.call_outside(log_of_an_outage)
@@ -194,5 +194,4 @@ class TestHook:
     def test_page_names_every_adapter(self):
         from tests.adapters.test_adapters import ADAPTERS
 
-        table = PAGE.partition("## The hook")[2].partition("\n## ")[0]
-        assert [name for name in ADAPTERS if not re.search(rf"\b{name}\b", table)] == []
+        assert [name for name in ADAPTERS if not re.search(rf"\b{name}\b", section("The hook"))] == []
