@@ -135,6 +135,24 @@ def test_dialer_may_wait_for_the_only_server(kind):
     assert kind.safe(1, dialer).connection_pool.make_connection().dialer is dialer
 
 
+@pytest.mark.parametrize("kind", [kind for kind in kinds() if kind.asynchronous], ids=lambda kind: kind.name)
+def test_dialer_of_the_event_loop_does_not_dial_for_a_protected_client(kind, refused_port, events):
+    """So a loop whose dials wait does no harm to it."""
+
+    async def ping():
+        client = kind.safe(refused_port)
+        try:
+            with pytest.raises(kind.library.ConnectionError):
+                await client.ping()
+        finally:
+            await kind.close(client)
+
+    dialer = safedial.Dialer(on_event=events.append)
+    with asyncio.Runner(loop_factory=lambda: safedial.adapters.asyncio.new_event_loop(dialer=dialer)) as runner:
+        runner.run(ping())
+    assert events == []
+
+
 # Seconds between two rounds of a client's Retry, and their number.
 PAUSE, ROUNDS = 0.05, 300
 

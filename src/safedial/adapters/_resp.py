@@ -71,6 +71,12 @@ class SafeDial(TakesDialer):
                 sock.close()
                 raise
 
+    # Private: _connect_retry, which each of Sentinel's own classes has.
+    def ask_sentinel(self) -> Any:
+        """If there is no connection, dial once the server that Sentinel names now. For asyncio, return an awaitable."""
+        own: Any = self
+        return own._connect_retry()
+
 
 def _asks(connection_class: Any, arguments: dict[str, Any]) -> str | None:
     """Return who names the server of a connection: "Sentinel", "Cluster", or None if it is always the same server."""

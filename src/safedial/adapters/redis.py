@@ -48,13 +48,14 @@ class SafeConnection(SafeDial, redis.Connection):
     def _connect(self) -> socket.socket:
         return self.dial()
 
-    # redis 8 repeats a command whose connection broke on the same server, without asking Sentinel.
-    # Private: Sentinel's _connect_retry, which asks it and dials, once, if there is no connection.
+    # redis 8 repeats a command whose connection broke on the same server, without asking Sentinel. What the old master
+    # answers, if it comes back, is lost.
     @override
     def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
         if self.of_sentinel:
-            self._connect_retry()  # type: ignore[attr-defined]  # of the class that this one is combined with
-        super().send_packed_command(*args, **kwargs)
+            self.ask_sentinel()
+        below: Any = super()  # untyped
+        below.send_packed_command(*args, **kwargs)
 
 
 class SafeSSLConnection(redis.SSLConnection, SafeConnection):
@@ -71,7 +72,7 @@ class SafeAsyncConnection(SafeDial, redis.asyncio.Connection):
     @override
     async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
         if self.of_sentinel:
-            await self._connect_retry()  # type: ignore[attr-defined]  # as above
+            await self.ask_sentinel()
         await super().send_packed_command(*args, **kwargs)
 
 

@@ -30,6 +30,9 @@ def protect(engine: E, *, policy: PolicyArgument = DEFAULT, on_event: OnEvent | 
     listeners of ``do_connect`` before: later ones are not called, since this one makes the connection. An engine with
     a ``creator`` calls no such listener: wrap the creator.
 
+    SQLAlchemy does not retry a connection by itself. If the URL has several hosts, or ``connect_args`` a ``failover``,
+    a round is the driver's whole turn through them, so the policy waits only when all have failed.
+
     Args:
         engine: the result of ``create_engine`` or ``create_async_engine``.
         policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying`, as for `safedial.wrap`. An AsyncEngine waits without
