@@ -159,3 +159,8 @@ def _wait_for_a_port(state: RetryCallState) -> float:
 
 default_policy = redial()
 """The policy that dials without *policy* share. Each dial copies it."""
+
+
+def waits_for_server(policy: Retrying | AsyncRetrying) -> bool:
+    """Return whether *policy* may wait until a server is there: whether it is neither `redial` nor a copy of it."""
+    return policy.retry is not retry_if_spurious
