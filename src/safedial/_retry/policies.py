@@ -107,7 +107,7 @@ class RetryWhileDown(retry_base):
         # A function, or the classes.
         self._wanted = None if isinstance(also, tuple) else also
         self._classes: tuple[Any, ...] = also if isinstance(also, tuple) else ()
-        if not (all(map(_is_error_class, self._classes)) and (self._wanted is None or callable(self._wanted))):
+        if not (all(map(_is_error_class, self._classes)) if isinstance(also, tuple) else callable(also)):
             raise TypeError(f"also must be an exception class, a tuple of them, or a function, not {also!r}")
 
     def __call__(self, retry_state: RetryCallState) -> bool:
