@@ -120,7 +120,7 @@ class TestFailingResolver:
             dial("db", 1, resolver=resolver, on_event=events.append)
         assert type(caught.value) is type(error)  # asyncio copies a TimeoutError from a thread
         assert any("resolving 'db'" in note for note in caught.value.__notes__)
-        assert [(event.kind, event.address) for event in events] == [("failed", None)]
+        assert [(event.kind, event.address) for event in events] == [("failed", None), ("gave_up", None)]
 
     def test_temporary_failure_is_retried(self, dial, server):
         def resolver(*args, **hints):
