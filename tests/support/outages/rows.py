@@ -1,0 +1,72 @@
+"""What a row of the matrix is: a client, used by one line of the docs."""
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from safedial._steps import finish
+
+# Seconds. What a client may take to connect, and to answer: so short that a silent server is found soon.
+CONNECT, ANSWER = 2, 5
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a client dials, and how.
+
+    Attributes:
+        host, port: the address.
+        policy: the policy of the line.
+        ca: a file with the authority to trust; None without TLS.
+        user, password, database: what a database wants to know.
+    """
+
+    host: str
+    port: int
+    policy: Any
+    ca: str | None = None
+    user: str | None = None
+    password: str | None = None
+    database: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A client, used by one line of the docs.
+
+    Attributes:
+        client: its name in the table.
+        line: the line, as the table shows it.
+        server: the kind of its server.
+        connect: takes a `Place`; returns a connection, or a client that dials when it is used.
+        write: takes the connection and a key; writes one record, and has the server's word that it is there.
+        close: takes the connection.
+        keeps: whether users go on with the same object after the server was away.
+    """
+
+    client: str
+    line: str
+    server: str
+    connect: Callable[[Place], Any]
+    write: Callable[[Any, str], Any]
+    close: Callable[[Any], Any]
+    keeps: bool = False
+
+    @property
+    def name(self):
+        return f"{self.client}: {self.line}"
+
+    @property
+    def is_async(self):
+        return inspect.iscoroutinefunction(self.write)
+
+    def run(self, steps):
+        """Run *steps*, a coroutine that awaits this client alone."""
+        return asyncio.run(steps) if self.is_async else finish(steps, "a blocking client awaits")
+
+
+async def settled(result):
+    """Return *result*, awaited if it must be."""
+    return await result if inspect.isawaitable(result) else result
