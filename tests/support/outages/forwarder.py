@@ -24,6 +24,7 @@ class Forwarder:
         self.mode, self.accepted = mode, 0
         self._to = to
         self._ready = threading.Event()
+        self._silent = set()
 
     def __enter__(self):
         self._listener = socket.create_server((HOST, 0))
@@ -37,12 +38,22 @@ class Forwarder:
         self._loop.call_soon_threadsafe(self._over.set)
         self._thread.join()
 
+    def recover(self):
+        """Pass connections on, and hang up on those that wait for an answer."""
+        self.mode = "pass"
+        for writer in list(self._silent):
+            self._loop.call_soon_threadsafe(writer.close)
+
     async def _serve(self):
         self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
         server = await asyncio.start_server(self._handle, sock=self._listener)
         self._ready.set()
         await self._over.wait()
-        server.close()  # asyncio.run() cancels the connections that are left
+        server.close()
+        await asyncio.sleep(0)  # the last connection may have no task yet
+        for task in (tasks := asyncio.all_tasks() - {asyncio.current_task()}):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _handle(self, reader, writer):
         self.accepted += 1
@@ -51,6 +62,7 @@ class Forwarder:
             if self.mode == "pass":
                 await self._forward(reader, writer)
             elif self.mode == "silent":
+                self._silent.add(writer)
                 await reader.read()
             elif self.mode == "fin":
                 writer.write_eof()

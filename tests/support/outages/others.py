@@ -114,8 +114,8 @@ def resp_rows():
         factory = (resp_factory_async if asynchronous else resp_factory)(make)
         protect = getattr(ADAPTERS, name.partition(",")[0]).protect
         yield Row(name, FACTORY, "Redis", factory, write, end)
-        line = "protect(client, dialer=Dialer(policy=…))"
-        yield Row(name, line, "Redis", resp_protected(make, protect), write, end, keeps=True)
+        options = {"covers": "dial", "keeps": True, "blind": name == "redis, async"}
+        yield Row(name, "protect(client, dialer=…)", "Redis", resp_protected(make, protect), write, end, **options)
 
 
 def pymemcache_(place):
@@ -354,22 +354,24 @@ async def close_streams(streams):
 
 # --- The rows --------------------------------------------------------------------------------------------
 
-_DIALER = "protect({}, dialer=Dialer(policy=…))"
 ROWS = [
-    Row("socket", "safe_connect(…, policy=…)", "lines", safe_connect, tell, close),
+    Row("socket", "safe_connect(…, policy=…)", "lines", safe_connect, tell, close, covers="dial"),
     Row("socket", FACTORY, "lines", socket_factory, tell, close),
-    Row("asyncio", "open_connection(…, policy=…)", "lines", open_connection, tell_streams, close_streams),
+    Row(
+        *("asyncio", "open_connection(…, policy=…)", "lines", open_connection, tell_streams, close_streams),
+        covers="TLS",
+    ),
     Row("asyncio", FACTORY, "lines", streams_factory, tell_streams, close_streams),
     *resp_rows(),
     Row("pymemcache", FACTORY, "Memcached", pymemcache_, increment_memcached, close),
     Row("requests", FACTORY, "HTTP", requests_factory, post_requests, close),
-    Row("requests", _DIALER.format("session"), "HTTP", requests_protected, post_requests, close, keeps=True),
+    Row("requests", "protect(session, dialer=…)", "HTTP", requests_protected, post_requests, close, covers="dial", keeps=True),
     Row("httpx", FACTORY, "HTTP", httpx_factory, post_httpx, close),
-    Row("httpx", _DIALER.format("client"), "HTTP", httpx_protected, post_httpx, close, keeps=True),
+    Row("httpx", "protect(client, dialer=…)", "HTTP", httpx_protected, post_httpx, close, covers="dial", keeps=True),
     Row("httpx, async", FACTORY, "HTTP", httpx_async_factory, post_httpx_async, aclose),
-    Row("httpx, async", _DIALER.format("client"), "HTTP", httpx_async_protected, post_httpx_async, aclose, keeps=True),
+    Row("httpx, async", "protect(client, dialer=…)", "HTTP", httpx_async_protected, post_httpx_async, aclose, covers="dial", keeps=True),
     Row("aiohttp", FACTORY, "HTTP", aiohttp_factory, post_aiohttp, close_async),
-    Row("aiohttp", "protect(session, policy=…)", "HTTP", aiohttp_protected, post_aiohttp, close_async, keeps=True),
+    Row("aiohttp", "protect(session, policy=…)", "HTTP", aiohttp_protected, post_aiohttp, close_async, covers="TLS", keeps=True),
     Row("websockets", "wrap(websockets.sync.client.connect, policy=…)", "WebSocket", websockets_, send, close),
     Row("websockets, async", "wrap(websockets.connect, policy=…)", "WebSocket", websockets_async, send_async, close_async),
     Row("pika", "wrap(pika.BlockingConnection, policy=…)", "AMQP", pika_, publish, close),

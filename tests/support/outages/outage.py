@@ -42,6 +42,8 @@ class Outage:
             the same port of themselves at a time.
         servers: the kinds of servers that can have it; empty: all.
         by_name: whether clients must see names of ours.
+        stage: the first of `rows.STAGES` that fails.
+        endless: the clients that have no time limit for it. It does not go on until they have met it.
     """
 
     name: str
@@ -51,6 +53,8 @@ class Outage:
     one_by_one: bool = False
     servers: tuple[str, ...] = ()
     by_name: bool = False
+    stage: str = "dial"
+    endless: tuple[str, ...] = ()
 
 
 def at(begin):
@@ -82,11 +86,7 @@ def behind_forwarder(mode, *, tls=False):
     @contextlib.contextmanager
     def scene(server, directory):
         with Forwarder(server.tls_port if tls else server.port, mode) as forwarder:
-
-            def begin():
-                return lambda: setattr(forwarder, "mode", "pass")
-
-            yield Scene(HOST, forwarder.port, begin, server.ca if tls else None)
+            yield Scene(HOST, forwarder.port, lambda: forwarder.recover, server.ca if tls else None)
 
     return scene
 
@@ -124,17 +124,19 @@ OUTAGES = [
     Outage("refused", at(refuse)),
     Outage("crash, restart", at(crash), session=True),
     Outage("orderly restart", at(lambda server: server.end_in_order()), session=True),
-    Outage("starting up", at(lambda server: server.start_slowly()), servers=("PostgreSQL", "Redis")),
+    Outage("starting up", at(lambda server: server.start_slowly()), servers=("PostgreSQL", "Redis"), stage="handshake"),
     Outage(
         "too many clients",
         at(lambda server: server.fill()),
         servers=("PostgreSQL", "MariaDB", "Redis", "Memcached"),
+        stage="handshake",
     ),
-    Outage("accepts, then FIN", behind_forwarder("fin")),
-    Outage("accepts, then RST", behind_forwarder("rst")),
+    Outage("accepts, then FIN", behind_forwarder("fin"), stage="handshake"),
+    Outage("accepts, then RST", behind_forwarder("rst"), stage="handshake"),
     Outage("no such name", nameless, by_name=True),
     Outage("two addresses", two_addresses, by_name=True),
     Outage("self-connect", to_itself, rounds=1, one_by_one=True),
     Outage("frozen", at(freeze), rounds=1),
-    Outage("TLS silent", behind_forwarder("silent", tls=True), rounds=1),
+    Outage("TLS silent", behind_forwarder("silent", tls=True), rounds=1, stage="TLS", endless=("aiomysql",)),
 ]
+BY_NAME = {outage.name: outage for outage in OUTAGES}

@@ -37,7 +37,7 @@ async def amqp(reader, writer):
 
     if await reader.read(8) != b"AMQP\x00\x00\x09\x01":
         return
-    told = {"capabilities": {"authentication_failure_close": True, "publisher_confirms": True}}
+    told = {"capabilities": {"authentication_failure_close": True, "publisher_confirms": True, "basic.nack": True}}
     send(0, spec.Connection.Start(server_properties=told, mechanisms=b"PLAIN", locales=b"en_US"))
     replies = {
         spec.Connection.StartOk: lambda: spec.Connection.Tune(channel_max=10, frame_max=131072, heartbeat=0),

@@ -12,6 +12,10 @@ from safedial._steps import finish
 CONNECT, ANSWER = 2, 5
 
 
+# What happens until a client can be used. HTTP has no handshake; a request takes its place.
+STAGES = ("dial", "TLS", "handshake")
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a client dials, and how.
@@ -43,7 +47,9 @@ class Row:
         connect: takes a `Place`; returns a connection, or a client that dials when it is used.
         write: takes the connection and a key; writes one record, and has the server's word that it is there.
         close: takes the connection.
+        covers: the last of `STAGES` that the policy of the line covers.
         keeps: whether users go on with the same object after the server was away.
+        blind: whether it does not see that its open connection is dead until it uses it.
     """
 
     client: str
@@ -52,7 +58,9 @@ class Row:
     connect: Callable[[Place], Any]
     write: Callable[[Any, str], Any]
     close: Callable[[Any], Any]
+    covers: str = "handshake"
     keeps: bool = False
+    blind: bool = False
 
     @property
     def name(self):

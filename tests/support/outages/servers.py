@@ -1,11 +1,13 @@
 """The real servers. Each has an `Outage` on a stable port, a port with TLS, and counts the records in it."""
 
 import contextlib
+import functools
 import os
 import signal
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import psycopg
 import pymemcache
@@ -20,6 +22,7 @@ from tests.support.databases import HOST, USER
 WITHIN = 20
 # A user who needs a password, and the password. A wrong password has "wrong" in it.
 LOCKED, PASSWORD = "locked", "secret"
+_NOT_LET_IN = {"wrong password": {"user": LOCKED, "password": "wrong"}, "unknown database": {"database": "nowhere"}}
 # Microseconds that redis takes to load a key: 2,000 keys take 40 s, if nobody tells it to hurry.
 _KEY_LOAD_DELAY, _KEYS = 20_000, 2_000
 
@@ -32,9 +35,12 @@ class Server:
         tls_port: where it speaks TLS, with a certificate for localhost and 127.0.0.1.
         ca: the file with the certificate of the authority.
         durable: whether a crash loses no record.
+        wrong: for "wrong password" and "unknown database", what a client gives instead of what is right, as arguments
+            of `rows.Place`. Empty: it asks for neither.
     """
 
     durable = True
+    wrong: ClassVar = {}
 
     def __init__(self, directory, outage, tls_port=None):
         self.directory, self.outage = directory, outage
@@ -60,7 +66,7 @@ class Server:
         """Make what clients need. Raises as long as the server is not ready."""
 
     def lock(self):
-        """Make a user who needs a password."""
+        """Ask for a password: of everybody, or of the user `LOCKED`."""
 
     def count(self, key):
         """Return how often the record *key* is there."""
@@ -92,9 +98,10 @@ def until(function):
             time.sleep(0.02)
 
 
-def fill_up(connect, refused):
-    """Connect until the server raises *refused*. Return a function that closes the connections."""
+def fill_up(server, connect, refused):
+    """Connect until *server* raises *refused*. Return a function that closes the connections."""
     with contextlib.ExitStack() as stack:
+        stack.callback(until, server.prepare)  # it takes a moment to see that they are closed
         for _ in range(200):
             try:
                 stack.callback(connect().close)
@@ -113,6 +120,11 @@ def certify(directory):
 
 
 class Redis(Server):
+    wrong: ClassVar = {
+        "wrong password": {"password": "wrong"},
+        "unknown database": {"password": PASSWORD, "database": 99},  # it has 16
+    }
+
     def __init__(self, directory):
         files, tls_port = certify(directory), dead_port()
         words = {
@@ -172,6 +184,18 @@ class Redis(Server):
 
 
 class Postgres(Server):
+    wrong = _NOT_LET_IN
+
+    def __exit__(self, *error):
+        # A "fast" shutdown: it waits for no session.
+        with contextlib.suppress(OSError, IndexError):
+            os.kill(self._pid(), signal.SIGINT)
+        super().__exit__(*error)
+        (self._data / "recovery.signal").unlink(missing_ok=True)  # other tests use the same data
+
+    def _pid(self):
+        return int((self._data / "postmaster.pid").read_text().split()[0])
+
     def __init__(self, command):
         self._data = Path(command[command.index("-D") + 1])
         self._recovered = self._data / "recovered"
@@ -202,7 +226,7 @@ class Postgres(Server):
             return connection.execute("SELECT count(*) FROM records WHERE key = %s", [key]).fetchone()[0]
 
     def fill(self):
-        return fill_up(self._connect, psycopg.OperationalError)
+        return fill_up(self, self._connect, psycopg.OperationalError)
 
     def end_in_order(self):
         session = self._connect()
@@ -212,7 +236,7 @@ class Postgres(Server):
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
         )
-        os.kill(int((self._data / "postmaster.pid").read_text().split()[0]), signal.SIGTERM)
+        os.kill(self._pid(), signal.SIGTERM)
 
         def end():
             session.close()
@@ -237,6 +261,8 @@ class Postgres(Server):
 
 
 class MariaDB(Server):
+    wrong = _NOT_LET_IN
+
     def __init__(self, command):
         data = next(word.partition("=")[2] for word in command if word.startswith("--datadir"))
         super().__init__(data, Outage(command, within=WITHIN))
@@ -261,7 +287,7 @@ class MariaDB(Server):
 
     def fill(self):
         self._run("SET GLOBAL max_connections = 10")  # the smallest number that it takes
-        return fill_up(self._connect, pymysql.OperationalError)
+        return fill_up(self, self._connect, pymysql.OperationalError)
 
 
 class Memcached(Server):
@@ -289,13 +315,15 @@ class Memcached(Server):
             return int(client.get(key) or 0)
 
     def fill(self):
-        return fill_up(self._connect, Exception)  # the error has many names
+        return fill_up(self, self._connect, Exception)  # the error has many names
 
 
 class Peer(Server):
     """A server of `peers`."""
 
     def __init__(self, kind, directory):
+        if kind == "amqp":
+            self.wrong = {"wrong password": {"password": "wrong"}, "unknown database": {"database": "nowhere"}}
         certify(directory)
         tls_port = dead_port()
         script = str(Path(__file__).with_name("peers.py"))
@@ -305,3 +333,17 @@ class Peer(Server):
 
     def count(self, key):
         return self._records.read_text().split().count(key) if self._records.exists() else 0
+
+
+KINDS = {
+    "PostgreSQL": Postgres,
+    "MariaDB": MariaDB,
+    "Redis": Redis,
+    "Memcached": Memcached,
+    "HTTP": functools.partial(Peer, "http"),
+    "WebSocket": functools.partial(Peer, "websocket"),
+    "AMQP": functools.partial(Peer, "amqp"),
+    "lines": functools.partial(Peer, "lines"),
+}
+# What makes the data directory of a database, once for the session. It is given to its class.
+TEMPLATES = {"PostgreSQL": databases.make_postgres, "MariaDB": databases.make_mariadb}
