@@ -11,7 +11,12 @@ SHOWN = matrix.shown()
 FIXTURES = {"PostgreSQL": "postgres_command", "MariaDB": "mariadb_command"}
 # Each kind of server and each outage once: the rest runs in `make storm`.
 QUICK = {
-    *[("refused", "HTTP"), ("crash, restart", "Redis"), ("orderly restart", "PostgreSQL"), ("starting up", "PostgreSQL")],
+    *[
+        ("refused", "HTTP"),
+        ("crash, restart", "Redis"),
+        ("orderly restart", "PostgreSQL"),
+        ("starting up", "PostgreSQL"),
+    ],
     *[("too many clients", "MariaDB"), ("accepts, then FIN", "AMQP"), ("accepts, then RST", "WebSocket")],
     *[("no such name", "MariaDB"), ("two addresses", "lines"), ("self-connect", "Memcached")],
     *[("frozen", "lines"), ("TLS silent", "HTTP")],

@@ -2,7 +2,7 @@
 
 ``python -m tests.support.outages`` runs it and writes the tables of docs/clients.md.
 
-`rows` has the clients (those of `drivers` and `others`), `servers` the real servers, `outage` the outages, `run` lets
-all clients of one server live through one outage at once, `permanent` has the failures that no wait mends, and `table`
-writes what came of it all.
+`plain`, `stores`, `web` and `drivers` have the clients, each a row as in `rows`. `servers` has the real servers and
+`outage` the outages. `run` lets all clients of one server live through one outage at once, `permanent` lets them fail
+by what no wait mends. `matrix` says what is right, and makes the tables.
 """

@@ -1,7 +1,6 @@
 """The rows of PostgreSQL's and MariaDB's drivers, and of SQLAlchemy over them."""
 
 import contextlib
-import ssl
 
 import aiomysql
 import asyncpg
@@ -16,15 +15,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 import safedial
 from safedial.adapters.sqlalchemy import protect
 from tests.support.databases import USER
-from tests.support.outages.rows import ANSWER, CONNECT, Row
+from tests.support.outages.rows import CONNECT, Row, close, close_async, trusting
 
-_PG_INSERT = "INSERT INTO records VALUES ('{}')"
-_MY_INSERT = "INSERT INTO records VALUES ('{}')"
-
-
-def trusting(place):
-    """Return the SSLContext that trusts the server's authority; None without TLS."""
-    return ssl.create_default_context(cafile=place.ca) if place.ca else None
+_INSERT = "INSERT INTO records VALUES ('{}')"
 
 
 def login(place, default, **names):
@@ -62,7 +55,7 @@ def pg8000_(place):
 
 def execute(connection, key):
     with contextlib.closing(connection.cursor()) as cursor:
-        cursor.execute(_PG_INSERT.format(key))
+        cursor.execute(_INSERT.format(key))
 
 
 async def psycopg_async(place):
@@ -76,14 +69,12 @@ async def asyncpg_(place):
 
 
 async def execute_async(connection, key):
-    await connection.execute(_PG_INSERT.format(key))
+    await connection.execute(_INSERT.format(key))
 
 
 def engine_psycopg(place):
     url = sqlalchemy.URL.create("postgresql+psycopg")
-    return protect(
-        sqlalchemy.create_engine(url, connect_args=libpq(place), pool_pre_ping=True), policy=place.policy
-    )
+    return protect(sqlalchemy.create_engine(url, connect_args=libpq(place), pool_pre_ping=True), policy=place.policy)
 
 
 def engine_asyncpg(place):
@@ -94,12 +85,12 @@ def engine_asyncpg(place):
 
 def execute_engine(engine, key):
     with engine.begin() as connection:
-        connection.execute(sqlalchemy.text(_PG_INSERT.format(key)))
+        connection.execute(sqlalchemy.text(_INSERT.format(key)))
 
 
 async def execute_async_engine(engine, key):
     async with engine.begin() as connection:
-        await connection.execute(sqlalchemy.text(_PG_INSERT.format(key)))
+        await connection.execute(sqlalchemy.text(_INSERT.format(key)))
 
 
 # --- MariaDB ---------------------------------------------------------------------------------------------
@@ -128,14 +119,9 @@ def mysql_connector(*, pure):
     return connect
 
 
-def execute_mysql(connection, key):
-    with contextlib.closing(connection.cursor()) as cursor:
-        cursor.execute(_MY_INSERT.format(key))
-
-
 async def execute_aiomysql(connection, key):
     async with connection.cursor() as cursor:
-        await cursor.execute(_MY_INSERT.format(key))
+        await cursor.execute(_INSERT.format(key))
 
 
 def engine_pymysql(place):
@@ -146,14 +132,6 @@ def engine_pymysql(place):
 
 
 # --- The rows --------------------------------------------------------------------------------------------
-
-
-def close(connection):
-    connection.close()
-
-
-async def close_async(connection):
-    await connection.close()
 
 
 def dispose(engine):
@@ -183,9 +161,9 @@ ROWS = [
         *("SQLAlchemy, asyncpg", _ASYNC_ENGINE, "PostgreSQL", engine_asyncpg, execute_async_engine, dispose_async),
         keeps=True,
     ),
-    wrapped("PyMySQL", pymysql_, "MariaDB", "pymysql.connect", execute_mysql),
+    wrapped("PyMySQL", pymysql_, "MariaDB", "pymysql.connect", execute),
     wrapped("aiomysql", aiomysql_, "MariaDB", "aiomysql.connect", execute_aiomysql),
-    wrapped("mysql-connector", mysql_connector(pure=True), "MariaDB", "mysql.connector.connect", execute_mysql),
-    wrapped("mysql-connector, C", mysql_connector(pure=False), "MariaDB", "mysql.connector.connect", execute_mysql),
+    wrapped("mysql-connector", mysql_connector(pure=True), "MariaDB", "mysql.connector.connect", execute),
+    wrapped("mysql-connector, C", mysql_connector(pure=False), "MariaDB", "mysql.connector.connect", execute),
     Row("SQLAlchemy, PyMySQL", _ENGINE, "MariaDB", engine_pymysql, execute_engine, dispose, keeps=True),
 ]

@@ -25,6 +25,7 @@ class Forwarder:
         self._to = to
         self._ready = threading.Event()
         self._silent = set()
+        self._tasks = set()  # asyncio refers to tasks and readers weakly: a collection would take them away
 
     def __enter__(self):
         self._listener = socket.create_server((HOST, 0))
@@ -51,12 +52,13 @@ class Forwarder:
         await self._over.wait()
         server.close()
         await asyncio.sleep(0)  # the last connection may have no task yet
-        for task in (tasks := asyncio.all_tasks() - {asyncio.current_task()}):
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks)
 
     async def _handle(self, reader, writer):
         self.accepted += 1
+        self._tasks.add(asyncio.current_task())
         # CancelledError: at the end. In Python 3.11 asyncio reports a handler that was cancelled.
         with contextlib.closing(writer), contextlib.suppress(OSError, asyncio.CancelledError):
             if self.mode == "pass":

@@ -6,17 +6,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.support.outages import drivers, hosts, others, permanent, servers
+from tests.support.outages import drivers, hosts, permanent, plain, servers, stores, web
 from tests.support.outages.outage import OUTAGES
 from tests.support.outages.rows import STAGES
 from tests.support.outages.run import MOST_DIALS, live_through
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "clients.md"
-ROWS = [*others.ROWS, *drivers.ROWS]
-YES, NO, NOT_THERE = "✓", "✗", "–"
+ROWS = [*plain.ROWS, *stores.ROWS, *web.ROWS, *drivers.ROWS]
+YES, NO, NOT_THERE = "✓", "✗", "-"
 AFTER, BLIND, ENDLESS = "a", "b", "c"
 NOTES = {
-    AFTER: "The dial succeeds, so no policy for the dial can help. What fails comes later: the client's handshake, TLS, "
+    AFTER: "The dial succeeds, so no policy for the dial can help. What fails comes later: TLS, the client's handshake "
     "or the request. Use the row with `wrap`.",
     BLIND: "The command that finds its open connection dead fails. It is not sent again. The next command dials.",
     ENDLESS: "The client has no time limit for the server's greeting. It dials again when the silent server hangs up.",
@@ -143,4 +143,4 @@ def main():
 
 def tell(row, what, found):
     if found:
-        print(f"{what} | {row.name}", *found, sep="\n    ", file=sys.stderr, flush=True)
+        sys.stderr.write("\n    ".join([f"{what} | {row.name}", *found]) + "\n")

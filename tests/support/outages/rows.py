@@ -2,14 +2,20 @@
 
 import asyncio
 import inspect
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import safedial
 from safedial._steps import finish
 
 # Seconds. What a client may take to connect, and to answer: so short that a silent server is found soon.
 CONNECT, ANSWER = 2, 5
+# Seconds for all rounds of a Dialer's dial.
+TOTAL = 60
+# The line for a function of the user's own that makes a client, uses it once, and returns it.
+FACTORY = "wrap(connect, policy=…)"
 
 
 # What happens until a client can be used. HTTP has no handshake; a request takes its place.
@@ -78,3 +84,25 @@ class Row:
 async def settled(result):
     """Return *result*, awaited if it must be."""
     return await result if inspect.isawaitable(result) else result
+
+
+def trusting(place):
+    """Return the SSLContext that trusts the server's authority; None without TLS."""
+    return ssl.create_default_context(cafile=place.ca) if place.ca else None
+
+
+def dialer(place):
+    """Return the Dialer that waits. The async adapters say that a client's own limit bounds all rounds, if it counts."""
+    return safedial.Dialer(timeout=CONNECT, total_timeout=TOTAL, policy=place.policy)
+
+
+def close(connection):
+    connection.close()
+
+
+async def close_async(connection):
+    await connection.close()
+
+
+async def aclose(client):
+    await client.aclose()
