@@ -63,8 +63,8 @@ class Postgres(Server):
 
     def end_in_order(self):
         session = self._connect()
-        # A "smart" shutdown waits for this session, and refuses new ones. Those of the clients are ended, as by a "fast"
-        # shutdown, which is over too soon to be seen.
+        # A "smart" shutdown waits for this session, and refuses new ones. The clients' sessions are ended, as by a
+        # "fast" shutdown, which is over too soon for the clients to see it.
         session.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"

@@ -92,7 +92,7 @@ def trusting(place):
 
 
 def dialer(place):
-    """Return the Dialer that waits. The async adapters say that a client's own limit bounds all rounds, if it counts."""
+    """Return the Dialer that waits; without *total_timeout* the timeout of an async httpx would end all rounds."""
     return safedial.Dialer(timeout=CONNECT, total_timeout=TOTAL, policy=place.policy)
 
 

@@ -98,7 +98,7 @@ def fill_up(server, connect, refused):
 
 
 def certify(directory):
-    """Write a certificate that `web.authority` has signed to ``cert.pem``, its key, and the authority's to ``ca.pem``."""
+    """Write a certificate, its key, and that of its authority, `web.authority`; return their files."""
     issued = web.authority().issue_cert("localhost", HOST)
     issued.private_key_pem.write_to_path(str(Path(directory, "key.pem")))
     issued.cert_chain_pems[0].write_to_path(str(Path(directory, "cert.pem")))

@@ -28,9 +28,14 @@ class Redis(Server):
     def __init__(self, directory):
         files, tls_port = certify(directory), dead_port()
         words = {
-            **{"port": "{port}", "tls-port": tls_port, "tls-auth-clients": "no", "tls-ca-cert-file": files["ca"]},
-            **{"tls-cert-file": files["cert"], "tls-key-file": files["key"], "key-load-delay": _KEY_LOAD_DELAY},
-            "loading-process-events-interval-bytes": 1024,
+            "port": "{port}",
+            "tls-port": tls_port,
+            "tls-auth-clients": "no",
+            "tls-ca-cert-file": files["ca"],
+            "tls-cert-file": files["cert"],
+            "tls-key-file": files["key"],
+            "key-load-delay": _KEY_LOAD_DELAY,
+            "loading-process-events-interval-bytes": 1024,  # it answers after each key
         }
         pairs = [word for name, value in words.items() for word in (f"--{name}", str(value))]
         super().__init__(directory, redis_server.server(directory, *pairs, durable=True), tls_port)

@@ -85,7 +85,7 @@ def resp_rows():
         asynchronous = name.endswith("async")
         write, end = (increment_async, aclose) if asynchronous else (increment, close)
         factory = (resp_factory_async if asynchronous else resp_factory)(make)
-        protect = getattr(ADAPTERS, name.partition(",")[0]).protect
+        protect = getattr(safedial.adapters, name.partition(",")[0]).protect
         yield Row(name, FACTORY, "Redis", factory, write, end)
         options = {"covers": "dial", "keeps": True, "blind": name == "redis, async"}
         yield Row(name, "protect(client, dialer=…)", "Redis", resp_protected(make, protect), write, end, **options)
