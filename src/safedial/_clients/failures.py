@@ -1,11 +1,8 @@
 """The failures of other people's code, prepared for a policy."""
 
-import contextlib
-import os
 import sys
-from collections.abc import Generator
 
-from safedial._retry.transient import TRANSIENT_ERRNOS, errors_of
+from safedial._retry.transient import errors_of
 
 
 class Failures:
@@ -34,19 +31,3 @@ class Failures:
     def clear(self) -> None:
         """Drop the exceptions: their tracebacks hold frames that hold this object."""
         self._handled = self._last = None
-
-
-@contextlib.contextmanager
-def kernel_error_as_cause() -> Generator[None]:
-    """Make the kernel's error the cause of psycopg's, so that policies find it: libpq gives it only as text."""
-    try:
-        yield
-    except Exception as error:
-        if error.__cause__ is None and type(error).__module__.startswith("psycopg"):
-            text = str(error)
-            code = next((code for code in sorted(TRANSIENT_ERRNOS) if os.strerror(code) in text), None)
-            if code is not None:
-                error.__cause__ = OSError(code, os.strerror(code))
-            elif "timeout expired" in text:
-                error.__cause__ = TimeoutError(text)
-        raise

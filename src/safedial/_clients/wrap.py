@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from safedial._address import checked
 from safedial._clients.awaitables import Step, dials_later, made_later, wait
 from safedial._clients.drivers import DIAL_LATER, Finder, finder_for, name_of, no_addresses
-from safedial._clients.failures import Failures, kernel_error_as_cause
+from safedial._clients.failures import Failures
 from safedial._clients.guard import guard
 from safedial._clients.hold import Address, hold
 from safedial._clients.sockets import close, self_connect_of
@@ -172,7 +172,7 @@ class _Call:
     async def _round(self, step: Step | None, first: Any) -> Any:
         # This call does not dial yet, and is made in a loop, which a resolver must not block.
         later = step is None and self.name.partition(".")[0] in DIAL_LATER
-        with guard(), contextlib.ExitStack() as stack, kernel_error_as_cause():
+        with guard(), contextlib.ExitStack() as stack:
             for address in () if later else self.target:
                 await _hold(address, stack, blocking=step is None)
             returned = self.factory() if first is None else first

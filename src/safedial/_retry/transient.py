@@ -1,68 +1,137 @@
-"""Which errors are transient: worth another round. Pure functions over an exception, for sync and async code."""
+"""Transient or permanent: what a failed connection means. Pure functions over an exception, for sync and async code.
 
-import errno
-import socket
-from typing import cast
+The first that says something about an error decides:
 
+1. the kernel's number, or the code and class that `safedial._retry.clients` knows: nobody asks what is behind it;
+2. the errors behind it, and of these a permanent one before a transient one: a login that failed at the second address
+   must not be tried again because the first one was refused;
+3. its words, if its library keeps nothing else.
+"""
+
+from safedial._retry import clients, kinds
+from safedial._retry.chain import LIMIT, attribute, linked, other_addresses, text_of
+from safedial._retry.kinds import Kind, Verdict, strongest
 from safedial.errors import PortsExhaustedError, SelfConnectError
 
-# connect(2)'s errors for a server that is down, starting or unreachable.
-TRANSIENT_ERRNOS = frozenset(
-    {errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.ETIMEDOUT}
-    | {errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN}
-)
-_OWN_MODULES = frozenset({"builtins", "safedial.errors", "socket", "ssl"})
 _SPURIOUS = (SelfConnectError, PortsExhaustedError)
+# The user's own mistakes. Outermost they decide, whatever was handled when they were raised.
+_MISTAKES = (TypeError, ValueError, LookupError, AttributeError, NameError, AssertionError, ArithmeticError)
+
+
+def verdict(error: BaseException) -> Verdict:
+    """Return what an operator would say of *error*, with which a connection failed."""
+    found = _kind(error)
+    return Verdict.UNKNOWN if found is None else found.verdict
+
+
+def error_type(error: BaseException) -> str:
+    """Return the kind of *error* in a word or two for logs and metrics, as in OpenTelemetry's ``error.type``.
+
+    Such as connection_refused or name_resolution_error. It is that of the error that decides on the verdict. If nothing
+    is known of it: the name of the class with its module.
+    """
+    if (found := _kind(error)) is not None:
+        return found.name
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def is_transient(error: BaseException, *, names: bool = False) -> bool:
+    """Return whether a later round may succeed after *error*, the error of a server that may come back.
+
+    If *names* is set, so may a name that does not resolve, and a source address that this host does not have.
+    Otherwise they count only if they are known to have been there (`mark_as_known`).
+    """
+    found = verdict(error)
+    if found is Verdict.ABSENT:
+        return names or any(attribute(each, "_was_there") is True for each in errors_of(error))
+    return found is Verdict.TRANSIENT
 
 
 def is_spurious(error: BaseException) -> bool:
     """Return whether *error* says nothing about the server: a self-connect, or exhausted local ports."""
-    return any(isinstance(each, _SPURIOUS) for each in errors_of(error))
+    if kinds.kernels(error) is not None and attribute(error, "_other_addresses") is None:
+        return isinstance(error, _SPURIOUS)  # most errors
+    return any(map(_is_spurious, errors_of(error))) and verdict(error) is not Verdict.PERMANENT
 
 
-def is_transient(error: BaseException) -> bool:
-    """Return whether a later round may succeed after *error*, the error of a server that may come back."""
-    return any(_is_transient(each) for each in errors_of(error))
-
-
-def _is_transient(error: BaseException) -> bool:
-    if isinstance(error, socket.gaierror):
-        # Its errno is an EAI_ code, which may equal an errno with another meaning.
-        return error.errno == socket.EAI_AGAIN
-    if isinstance(error, TimeoutError | PortsExhaustedError):  # socket timeouts carry no errno
-        return True
-    return isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS  # a SelfConnectError too
+def mark_as_known(error: BaseException) -> None:
+    """Mark *error*, a name or an address that is not there, as one that was there before in this process."""
+    error._was_there = True  # type: ignore[attr-defined]  # is_transient reads it
 
 
 def errors_of(error: BaseException) -> list[BaseException]:
     """Return *error*, those of the other addresses of its dial, and the kernel's error behind another library's."""
-    if _is_the_kernels(error) and not hasattr(error, "_other_addresses"):
+    if (kinds.kernels(error) is not None) and attribute(error, "_other_addresses") is None:
         return [error]  # most errors
-    found: list[BaseException] = []
-    todo: list[BaseException | None] = [error]
-    known: set[int] = set()  # a chain may be a ring
+    found = {id(error): error}  # a chain may be a ring
+    todo = [error]
+    for each in todo:  # grows meanwhile
+        behind = other_addresses(each)
+        if kinds.kernels(each) is None:
+            behind += linked(each, clients.links(each))
+        for one in behind:
+            if id(one) not in found and len(found) < LIMIT:
+                found[id(one)] = one
+                todo.append(one)
+    return [each for each in todo if not isinstance(each, BaseExceptionGroup)]
+
+
+def _is_spurious(error: BaseException) -> bool:
+    if isinstance(error, _SPURIOUS):
+        return True
+    # asyncio keeps only the texts if all addresses of a name fail.
+    return kinds.kernels(error) is None and kinds.says_spurious(text_of(error))
+
+
+def _kind(error: BaseException) -> Kind | None:
+    """Return the kind of *error*, None if nothing is known of it."""
+    if (own := kinds.kernels(error)) is not None and attribute(error, "_other_addresses") is None:
+        return own  # most errors
+    # Depth first, without recursion, because a chain may be as long as a program likes. Each error comes up twice:
+    # first for its own kind, then for that of the errors behind it. A ring finds the first.
+    found: dict[int, Kind | None] = {}
+    alive: list[BaseException] = []  # so that no id is used again
+    todo: list[tuple[BaseException, bool, list[BaseException] | None]] = [(error, True, None)]
     while todo:
-        each = todo.pop(0)
-        if each is None or id(each) in known:
-            continue
-        known.add(id(each))
-        if isinstance(each, BaseExceptionGroup):
-            todo += cast("BaseExceptionGroup[BaseException]", each).exceptions
-            continue
-        found.append(each)
-        todo += getattr(each, "_other_addresses", ())
-        if not _is_the_kernels(each):
-            todo.append(each.__cause__ or (None if each.__suppress_context__ else each.__context__))
-            # urllib3, and requests above it, keep the reason among the arguments.
-            todo += [reason for reason in each.args if isinstance(reason, BaseException)]
-    return found
+        each, outermost, behind = todo.pop()
+        if behind is not None:
+            found[id(each)] = _judged(each, found[id(each)], [found.get(id(one)) for one in behind])
+        elif id(each) not in found and len(found) < LIMIT:
+            alive.append(each)
+            own = found[id(each)] = _own_kind(each, outermost=outermost)
+            behind = other_addresses(each)
+            if own is None:
+                behind += linked(each, clients.links(each))
+            todo.append((each, outermost, behind))
+            inside = outermost and isinstance(each, BaseExceptionGroup)
+            todo += [(one, inside, None) for one in reversed(behind)]
+    return found[id(error)]
 
 
-def _is_the_kernels(error: BaseException) -> bool:
-    """Return whether *error* is the kernel's own, so that its context says nothing about it."""
-    # aiohttp's OSErrors copy only the errno of their cause, so look at the cause too.
-    return (
-        isinstance(error, OSError)
-        and (error.errno is not None or isinstance(error, TimeoutError))
-        and type(error).__module__ in _OWN_MODULES
-    )
+def _own_kind(error: BaseException, *, outermost: bool) -> Kind | None:
+    if outermost and _is_mistake(error):
+        return Kind(Verdict.PERMANENT, type(error).__qualname__)
+    return kinds.kernels(error) or clients.by_class_or_code(error)
+
+
+def _judged(error: BaseException, own: Kind | None, behind: list[Kind | None]) -> Kind | None:
+    """Return the kind of *error* from its *own*, those *behind* it, and its words."""
+    best = strongest([own, *behind])
+    if own is not None or _is_mistake(error):
+        return best
+    said = clients.by_words(error)
+    # What was being handled may be behind it: a lost connection, while the login fails.
+    if said is not None and (said.verdict is Verdict.PERMANENT or _is_vague(best)):
+        return strongest([said, best])
+    if _is_vague(best):
+        best = strongest([kinds.by_words(text_of(error)), best])
+    return best or clients.by_default(error) or kinds.by_base(error)
+
+
+def _is_vague(kind: Kind | None) -> bool:
+    return kind is None or kind.verdict is Verdict.UNKNOWN
+
+
+def _is_mistake(error: BaseException) -> bool:
+    return isinstance(error, _MISTAKES) and not isinstance(error, OSError | EOFError)

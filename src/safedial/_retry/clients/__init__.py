@@ -1,0 +1,73 @@
+"""Reads the table of the clients: what a library's own code, class or words say of a failed connection."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from safedial._retry.chain import text_of
+from safedial._retry.clients.row import Client
+from safedial._retry.clients.table import BY_PACKAGE
+from safedial._retry.kinds import Kind, Verdict, by_strerror, strongest
+
+
+def by_class_or_code(error: BaseException) -> Kind | None:
+    """Return the kind that the table has for the code of *error*, or else for its class or the nearest base."""
+    client, names = _row(error)
+    if client is None:
+        return None
+    code = _code(client, error)
+    # A SQLSTATE's first two characters are its class.
+    for part in (code, code[:2] if len(code) == 5 else ""):
+        if part in client.codes:
+            return client.codes[part]
+    return _first(names, client.classes)
+
+
+def by_words(error: BaseException) -> Kind | None:
+    """Return the kind that the table has for words in the message of *error*."""
+    client, _ = _row(error)
+    if client is None or not client.words:
+        return None
+    text = text_of(error)
+    found = [kind for words, kind in client.words.items() if words in text]
+    if client.in_c and (kind := by_strerror(text)):
+        found.append(kind)
+    answers: list[str] = client.answers.findall(text) if client.answers else []
+    if not all(any(words in answer for words in client.words) for answer in answers):
+        # In the server's language, unknown here. It may be a failed login, whatever the other lines say.
+        found = [kind for kind in found if kind and kind.verdict is Verdict.PERMANENT]
+    return strongest(found)
+
+
+def by_default(error: BaseException) -> Kind | None:
+    """Return the kind that the table has for the class of *error* if nothing else is known of it."""
+    client, names = _row(error)
+    if client is None:
+        return None
+    return _first([_code(client, error), *names], client.defaults)
+
+
+def links(error: BaseException) -> Iterable[str]:
+    """Return the names of the attributes in which the library of *error* keeps the errors behind it."""
+    client, _ = _row(error)
+    return client.links if client else ()
+
+
+def _row(error: BaseException) -> tuple[Client | None, Iterator[str]]:
+    """Return the client that *error* is of, and the names of its classes there, the nearest first."""
+    # A class of the user's own may be derived from the library's.
+    for place, kind in enumerate(mro := type(error).__mro__):
+        package = str(kind.__module__).partition(".")[0]
+        if client := BY_PACKAGE.get(package):
+            return client, (each.__name__ for each in mro[place:] if each.__module__.partition(".")[0] == package)
+    return None, iter(())
+
+
+def _code(client: Client, error: BaseException) -> str:
+    try:
+        code = client.code(error)
+    except Exception:
+        return ""  # an error of the same library without a code
+    return str(code) if isinstance(code, int | str) else ""
+
+
+def _first(keys: Iterable[str], kinds: Mapping[str, Kind | None]) -> Kind | None:
+    return next((kinds[key] for key in keys if key in kinds), None)
