@@ -8,7 +8,7 @@ import functools
 import math
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from safedial._address import AddrInfo, Host, Port, SockAddr, interleave, numeric, of_families
 from safedial._dial import race_tasks
@@ -18,11 +18,14 @@ from safedial._dial.record import Record, combined_error
 from safedial._dial.resolve import resolve_async
 from safedial._dial.settings import Resolver, Settings
 from safedial._retry.argument import DEFAULT, policy_after
+from safedial._steps import within
 from safedial._tcp.connect import bind_source
 from safedial.events import HookError
 
 # Connects to one address within a limit in seconds.
 _Connecting: TypeAlias = Callable[[AddrInfo, float | None], Awaitable[Attempt]]
+# The last step of a round: takes over the connected socket, and returns what has a ``close()``.
+Handshake: TypeAlias = Callable[[socket.socket], Awaitable[Any]]
 
 
 class Target(NamedTuple):
@@ -37,10 +40,13 @@ class Target(NamedTuple):
     interleave: int | None = None
 
 
-async def dial(settings: Settings, target: Target, *, all_errors: bool) -> socket.socket:
-    """Return a connected non-blocking socket. On loopback this may never wait: let the loop take a turn afterwards."""
+async def dial(settings: Settings, target: Target, *, all_errors: bool, handshake: Handshake | None = None) -> Any:
+    """Return a connected non-blocking socket, or what *handshake* makes of it.
+
+    On loopback a dial without a handshake may never wait: let the loop take a turn afterwards.
+    """
     record = Record(target.host, target.port, settings.on_event, settings.total_timeout)
-    once = functools.partial(_round, settings, target, record)
+    once = functools.partial(_round, settings, target, record, handshake)
     try:
         try:
             return await once()
@@ -60,8 +66,8 @@ async def dial(settings: Settings, target: Target, *, all_errors: bool) -> socke
         record.close()
 
 
-async def _round(settings: Settings, target: Target, record: Record) -> socket.socket:
-    """Try every address once: in a race, or one after the other."""
+async def _round(settings: Settings, target: Target, record: Record, handshake: Handshake | None) -> Any:
+    """Try every address once, in a race or one after the other; then shake hands with the one that answered."""
     record.errors = None
     loop = asyncio.get_running_loop()
     infos = await _addresses(loop, target, record, target.host, target.port, settings.resolver)
@@ -89,9 +95,18 @@ async def _round(settings: Settings, target: Target, record: Record) -> socket.s
         # asyncio's rule: a race interleaves the addresses, unless the caller says 0.
         infos = interleave(infos, int(delay is not None) if target.interleave is None else target.interleave)
         won = await _first_of(record, infos, functools.partial(_attempt, loop, settings, sources), delay, limit)
+    made: Any = won.sock
+    if handshake is not None:
+        try:
+            made = await within(record.deadline.cap(None), handshake(made))
+        except OSError as error:
+            number = next(number for number, info in enumerate(infos) if info[4] is won.sockaddr)
+            record.failed(won.sockaddr, error, number)
+            await _turn()
+            raise
     if record.observed:
-        record.connected(won.sock, won.sockaddr)
-    return won.sock
+        record.connected(made, won.sockaddr)
+    return made
 
 
 async def _first_of(

@@ -1,9 +1,12 @@
 """`open_connection` and `create_connection`: safedial's dial with the transports, TLS and streams of any event loop."""
 
 import asyncio
+import contextlib
+import functools
+import socket
 import ssl as ssl_module
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, Unpack
+from typing import Any, NamedTuple, TypeVar, Unpack
 
 from safedial._address import check_host, check_port, pair, seconds
 from safedial._dial import aio
@@ -63,9 +66,16 @@ async def open_connection(
             `PortsExhaustedError` and `TimeoutError`.
     """
     loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=limit, loop=loop)
-    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
-    transport, _ = await create_connection(lambda: protocol, host, port, **kwds)
+    if limit <= 0:
+        raise ValueError("Limit cannot be <= 0")  # asyncio's words, before the dial
+    reader: asyncio.StreamReader
+
+    def streams() -> asyncio.StreamReaderProtocol:
+        nonlocal reader
+        reader = asyncio.StreamReader(limit=limit, loop=loop)
+        return asyncio.StreamReaderProtocol(reader, loop=loop)
+
+    transport, protocol = await create_connection(streams, host, port, **kwds)
     return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
@@ -128,16 +138,62 @@ async def create_connection(
         # Nothing to dial. The loop raises the error if the arguments are wrong.
         ends: dict[str, Any] = {"host": host, "port": port, "sock": sock}
         return await loop.create_connection(protocol_factory, **ends, **tls)
-    sock = await aio.dial(settings, _target(host, port, given), all_errors=given.get("all_errors", False))
+    target, all_errors = _target(host, port, given), given.get("all_errors", False)
+    if tls.get("ssl"):
+        tls.setdefault("server_hostname", host.decode("idna") if isinstance(host, bytes) else host)
+        handshake = functools.partial(_shake_hands, loop, protocol_factory, tls)
+        secured: _Secured = await aio.dial(settings, target, all_errors=all_errors, handshake=handshake)
+        return secured.transport, secured.protocol
+    sock = await aio.dial(settings, target, all_errors=all_errors)
     try:
         protocol = protocol_factory()
     except BaseException:
         sock.close()
         raise
-    if tls.get("ssl"):
-        tls.setdefault("server_hostname", host.decode("idna") if isinstance(host, bytes) else host)
-    # From here on the transport owns the socket, and closes it if the handshake fails.
+    # From here on the transport owns the socket.
     return await loop.create_connection(lambda: protocol, sock=sock, **tls)
+
+
+class _Secured(NamedTuple):
+    """A connection whose TLS handshake is done."""
+
+    transport: asyncio.Transport
+    protocol: Any
+
+    def close(self) -> None:
+        """End the connection, without waiting for the peer's answer."""
+        self.transport.abort()
+
+
+async def _shake_hands(
+    loop: asyncio.AbstractEventLoop, protocol_factory: Callable[[], Any], tls: dict[str, Any], sock: socket.socket
+) -> _Secured:
+    """Make the TLS handshake over *sock*. A failure or a cancellation closes *sock*."""
+    try:
+        protocol = protocol_factory()
+        # What makes the loop raise here, such as a name that IDNA can't encode, makes it leave the socket open
+        # (github.com/python/cpython/issues/153133).
+        context = _plain_context() if tls["ssl"] is True else tls["ssl"]
+        context.wrap_bio(ssl_module.MemoryBIO(), ssl_module.MemoryBIO(), server_hostname=tls["server_hostname"] or None)
+    except BaseException:
+        sock.close()
+        raise
+    try:
+        # The transport owns the socket, and closes it if the handshake fails.
+        return _Secured(*await loop.create_connection(lambda: protocol, sock=sock, **tls))
+    except BaseException:
+        # If it is cancelled before the handshake has begun, asyncio's transport goes on.
+        with contextlib.suppress(OSError):  # closed already
+            sock.shutdown(socket.SHUT_RDWR)
+        raise
+
+
+@functools.cache
+def _plain_context() -> ssl_module.SSLContext:
+    """Return a context to check a server's name with; ``ssl=True`` would load all certificates once more."""
+    context = ssl_module.SSLContext(ssl_module.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False  # as the loop does without a name
+    return context
 
 
 def _check_tls(host: Any, ssl: Any = None, **others: Any) -> None:
