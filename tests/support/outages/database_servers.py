@@ -35,9 +35,10 @@ class Postgres(Server):
         access = self._data / "pg_hba.conf"
         if LOCKED not in access.read_text():
             access.write_text(f"host all {LOCKED} all scram-sha-256\n{access.read_text()}")
-        # PostgreSQL is "starting up" for as long as this runs. Only a start with recovery.signal runs it.
+        # PostgreSQL is "starting up" for as long as this runs, and with hot_standby until it is over. Only a start with
+        # recovery.signal runs it.
         restore = f"restore_command=while [ ! -e {self._recovered} ]; do sleep 0.05; done; false"
-        super().__init__(self._data, Outage([*command, "-c", restore], within=WITHIN))
+        super().__init__(self._data, Outage([*command, "-c", restore, "-c", "hot_standby=off"], within=WITHIN))
         self.ca = str(self._data / "ca.crt")
 
     def _connect(self):

@@ -113,10 +113,17 @@ def mysql_connector(*, pure):
     def connect(place):
         tls = {"ssl_ca": place.ca, "ssl_verify_cert": True} if place.ca else {"ssl_disabled": True}
         connect = safedial.wrap(mysql.connector.connect, policy=place.policy)
-        options = {"connection_timeout": CONNECT, "use_pure": pure, "autocommit": True}
+        options = {"connection_timeout": CONNECT, "use_pure": pure}
         return connect(**login(place, USER), **options, **tls)
 
     return connect
+
+
+def execute_and_commit(connection, key):
+    # In the C extension autocommit and commit() wait for the server while they hold the GIL, which the forwarder needs.
+    with contextlib.closing(connection.cursor()) as cursor:
+        cursor.execute(_INSERT.format(key))
+        cursor.execute("COMMIT")
 
 
 async def execute_aiomysql(connection, key):
@@ -163,7 +170,9 @@ ROWS = [
     ),
     wrapped("PyMySQL", pymysql_, "MariaDB", "pymysql.connect", execute),
     wrapped("aiomysql", aiomysql_, "MariaDB", "aiomysql.connect", execute_aiomysql),
-    wrapped("mysql-connector", mysql_connector(pure=True), "MariaDB", "mysql.connector.connect", execute),
-    wrapped("mysql-connector, C", mysql_connector(pure=False), "MariaDB", "mysql.connector.connect", execute),
+    wrapped("mysql-connector", mysql_connector(pure=True), "MariaDB", "mysql.connector.connect", execute_and_commit),
+    wrapped(
+        "mysql-connector, C", mysql_connector(pure=False), "MariaDB", "mysql.connector.connect", execute_and_commit
+    ),
     Row("SQLAlchemy, PyMySQL", _ENGINE, "MariaDB", engine_pymysql, execute_engine, dispose, keeps=True),
 ]

@@ -1,77 +1,97 @@
-"""A port forwarder, as docker-proxy or a load balancer is one: it accepts even if nobody is behind it."""
+"""A port forwarder, as docker-proxy or a load balancer is one: it accepts even if nobody is behind it.
+
+It is a process of its own, ``python -I forwarder.py TO MODE PORTS``, because a client may hold the GIL while it waits
+for an answer that must be forwarded (mysql-connector's C extension does). It prints its ports, and the number of
+connections that each has had, after each line that it reads.
+"""
 
 import asyncio
 import contextlib
+import os
 import socket
-import threading
-
-from safedial._tcp.selfconnect import RESET
+import struct
+import subprocess
+import sys
 
 HOST = "127.0.0.1"
 # Seconds that a client has to close its end after ours: what it still sends would turn the FIN into a reset.
 _LINGER = 0.5
+# SO_LINGER, on, for 0 s: close with a reset.
+_RESET = struct.pack("ii", 1, 0)
 
 
 class Forwarder:
-    """Forwards connections to port *to*.
+    """Forwards connections to port *to*, in *mode*: ``pass``, ``fin``, ``rst``, or ``silent``, which never answers.
 
     Attributes:
-        mode: what happens to the next connection: ``pass``, ``fin``, ``rst``, or ``silent``, which is never answered.
-        accepted: how many connections there were.
+        ports: where it listens; all do the same.
     """
 
-    def __init__(self, to, mode="pass"):
-        self.mode, self.accepted = mode, 0
-        self._to = to
-        self._ready = threading.Event()
-        self._silent = set()
-        self._tasks = set()  # asyncio refers to tasks and readers weakly: a collection would take them away
+    def __init__(self, to, mode="pass", ports=1):
+        self._command = [sys.executable, "-I", __file__, str(to), mode, str(ports)]
 
     def __enter__(self):
-        self._listener = socket.create_server((HOST, 0))
-        self.port = self._listener.getsockname()[1]
-        self._thread = threading.Thread(target=asyncio.run, args=[self._serve()], name="forwarder")
-        self._thread.start()
-        self._ready.wait()
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.ports = self._read()
         return self
 
     def __exit__(self, *error):
-        self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join()
+        with self._process:  # it ends at the end of its input
+            self._process.communicate()
 
     def recover(self):
-        """Pass connections on, and hang up on those that wait for an answer."""
-        self.mode = "pass"
-        for writer in list(self._silent):
-            self._loop.call_soon_threadsafe(writer.close)
+        """Forward from now on, and hang up on those that wait for an answer."""
+        self._tell("pass")
 
-    async def _serve(self):
-        self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
-        server = await asyncio.start_server(self._handle, sock=self._listener)
-        self._ready.set()
-        await self._over.wait()
-        server.close()
-        await asyncio.sleep(0)  # the last connection may have no task yet
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks)
+    def accepted(self):
+        """Return how many connections each port has had."""
+        return self._tell("")
 
-    async def _handle(self, reader, writer):
-        self.accepted += 1
+    def _tell(self, mode):
+        self._process.stdin.write(f"{mode}\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def _read(self):
+        return list(map(int, self._process.stdout.readline().split()))
+
+
+class _Process:
+    """The other side."""
+
+    def __init__(self, to, mode, ports):
+        self._to, self._mode = int(to), mode
+        self._accepted = [0] * int(ports)
+        # asyncio refers to tasks weakly: a garbage collection would take them away.
+        self._tasks, self._silent = set(), set()
+
+    async def serve(self):
+        servers = [
+            await asyncio.start_server(lambda *ends, place=place: self._handle(place, *ends), HOST, 0)
+            for place in range(len(self._accepted))
+        ]
+        print(*[server.sockets[0].getsockname()[1] for server in servers], flush=True)  # noqa: T201  # the protocol
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            self._mode = line.strip() or self._mode
+            for writer in self._silent if self._mode == "pass" else ():
+                writer.close()
+            print(*self._accepted, flush=True)  # noqa: T201
+
+    async def _handle(self, place, reader, writer):
+        self._accepted[place] += 1
         self._tasks.add(asyncio.current_task())
-        # CancelledError: at the end. In Python 3.11 asyncio reports a handler that was cancelled.
-        with contextlib.closing(writer), contextlib.suppress(OSError, asyncio.CancelledError):
-            if self.mode == "pass":
+        with contextlib.closing(writer), contextlib.suppress(OSError):
+            if self._mode == "pass":
                 await self._forward(reader, writer)
-            elif self.mode == "silent":
+            elif self._mode == "silent":
                 self._silent.add(writer)
                 await reader.read()
-            elif self.mode == "fin":
+            elif self._mode == "fin":
                 writer.write_eof()
                 async with asyncio.timeout(_LINGER):
                     await reader.read()
             else:
-                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 writer.transport.abort()
 
     async def _forward(self, reader, writer):
@@ -85,3 +105,9 @@ async def _pump(reader, writer):
         writer.write(data)
         await writer.drain()
     writer.write_eof()
+
+
+if __name__ == "__main__":
+    process = _Process(*sys.argv[1:])
+    asyncio.new_event_loop().run_until_complete(process.serve())
+    os._exit(0)  # with all connections that are left

@@ -86,7 +86,7 @@ def behind_forwarder(mode, *, tls=False):
     @contextlib.contextmanager
     def scene(server, directory):
         with Forwarder(server.tls_port if tls else server.port, mode) as forwarder:
-            yield Scene(HOST, forwarder.port, lambda: forwarder.recover, server.ca if tls else None)
+            yield Scene(HOST, forwarder.ports[0], lambda: forwarder.recover, server.ca if tls else None)
 
     return scene
 

@@ -41,25 +41,29 @@ def failures_of(server):
 
 def dial_in_vain(failure, rows, server):
     """Let *rows* dial *server*, which is up, and fail by *failure*. Return a `Verdict` for each row's name."""
-    with ThreadPoolExecutor(len(rows)) as pool, tempfile.TemporaryDirectory() as directory:
-        stranger = str(Path(directory, "stranger.pem"))
+    with contextlib.ExitStack() as stack:
+        stranger = str(Path(stack.enter_context(tempfile.TemporaryDirectory()), "stranger.pem"))
         trustme.CA().cert_pem.write_to_path(stranger)
-        settings = dict(server.wrong.get(failure, {}), ca=stranger if failure == CERTIFICATE else None)
-        verdicts = pool.map(lambda row: judge(row, failure, server, settings), rows)
-        return dict(zip([row.name for row in rows], verdicts, strict=True))
+        more = server.wrong.get(failure, {}) | {"ca": stranger if failure == CERTIFICATE else None}
+        to = server.tls_port if failure == CERTIFICATE else server.port
+        forwarder = stack.enter_context(Forwarder(to, ports=len(rows)))
+        # A port that no client takes: a TypeError or a ValueError, in whatever way the client says so.
+        ports = [["no port"]] * len(rows) if failure == ARGUMENT else forwarder.ports
+        pool = stack.enter_context(ThreadPoolExecutor(len(rows)))
+        failed = list(pool.map(lambda row, port: fail(row, port, more), rows, ports))
+        counts = forwarder.accepted()
+        return {row.name: Verdict(count, *how) for row, count, how in zip(rows, counts, failed, strict=True)}
 
 
-def judge(row, failure, server, settings):
+def fail(row, port, more):
+    """Dial; return the errors after which the policy went on, and the error that came out, with its module."""
     again = []
     policy = safedial.reconnect(within=2).copy(after=lambda state: again.append(one_line(state.outcome.exception())))
-    with Forwarder(server.tls_port if failure == CERTIFICATE else server.port) as forwarder:
-        # A port that none of them takes: a TypeError or a ValueError, in whatever way the client says so.
-        place = Place(HOST, ["no port"] if failure == ARGUMENT else forwarder.port, policy, **settings)
-        try:
-            row.run(use(row, place))
-        except Exception as error:
-            return Verdict(forwarder.accepted, tuple(again), one_line(error), type(error).__module__)
-    return Verdict(forwarder.accepted, tuple(again), "", "")
+    try:
+        row.run(use(row, Place(HOST, port, policy, **more)))
+    except Exception as error:
+        return tuple(again), one_line(error), type(error).__module__
+    return tuple(again), "", ""
 
 
 async def use(row, place):
