@@ -7,6 +7,8 @@ from tests.support.outages import hosts, matrix, permanent, servers
 from tests.support.outages.outage import BY_NAME, OUTAGES
 from tests.support.outages.run import live_through
 
+# Some clients leave the socket of a failed handshake to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 SHOWN = matrix.shown()
 FIXTURES = {"PostgreSQL": "postgres_command", "MariaDB": "mariadb_command"}
 # Each kind of server and each outage once: the rest runs in `make storm`.

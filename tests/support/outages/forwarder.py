@@ -40,7 +40,7 @@ class Forwarder:
             self._process.communicate()
 
     def recover(self):
-        """Forward from now on, and hang up on those that wait for an answer."""
+        """Forward from now on, and reset the connections that wait for an answer."""
         self._tell("pass")
 
     def accepted(self):
@@ -74,7 +74,7 @@ class _Process:
         while line := await asyncio.to_thread(sys.stdin.readline):
             self._mode = line.strip() or self._mode
             for writer in self._silent if self._mode == "pass" else ():
-                writer.close()
+                _reset(writer)
             print(*self._accepted, flush=True)  # noqa: T201
 
     async def _handle(self, place, reader, writer):
@@ -91,13 +91,18 @@ class _Process:
                 async with asyncio.timeout(_LINGER):
                     await reader.read()
             else:
-                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                writer.transport.abort()
+                _reset(writer)
 
     async def _forward(self, reader, writer):
         far_reader, far_writer = await asyncio.open_connection(HOST, self._to)
         with contextlib.closing(far_writer):
             await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+
+
+def _reset(writer):
+    with contextlib.suppress(OSError):  # it is closed
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    writer.transport.abort()
 
 
 async def _pump(reader, writer):

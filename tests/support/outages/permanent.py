@@ -47,8 +47,7 @@ def dial_in_vain(failure, rows, server):
         more = server.wrong.get(failure, {}) | {"ca": stranger if failure == CERTIFICATE else None}
         to = server.tls_port if failure == CERTIFICATE else server.port
         forwarder = stack.enter_context(Forwarder(to, ports=len(rows)))
-        # A port that no client takes: a TypeError or a ValueError, in whatever way the client says so.
-        ports = [["no port"]] * len(rows) if failure == ARGUMENT else forwarder.ports
+        ports = ["no port"] * len(rows) if failure == ARGUMENT else forwarder.ports
         pool = stack.enter_context(ThreadPoolExecutor(len(rows)))
         failed = list(pool.map(lambda row, port: fail(row, port, more), rows, ports))
         counts = forwarder.accepted()

@@ -45,8 +45,8 @@ def tell(sock, line):
 
 
 async def open_connection(place):
-    limits = {"timeout": CONNECT, "policy": place.policy}
-    return await safedial.open_connection(place.host, place.port, ssl=trusting(place), **limits)
+    tls = {"ssl": trusting(place), "ssl_handshake_timeout": CONNECT} if place.ca else {}
+    return await safedial.open_connection(place.host, place.port, timeout=CONNECT, policy=place.policy, **tls)
 
 
 async def streams_factory(place):

@@ -126,7 +126,8 @@ async def post_aiohttp(session, key):
 
 def websockets_(place):
     connect = safedial.wrap(websockets.sync.client.connect, policy=place.policy)
-    return connect(url(place, "ws"), ssl=trusting(place), open_timeout=CONNECT, close_timeout=CONNECT, proxy=None)
+    limits = {"open_timeout": CONNECT, "close_timeout": CONNECT}
+    return connect(url(place, "ws"), ssl=trusting(place), proxy=None, **limits).__enter__()  # as `with` does
 
 
 async def websockets_async(place):
