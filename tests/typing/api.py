@@ -66,7 +66,7 @@ async def main() -> None:
 def hook(event: safedial.DialEvent) -> None:
     assert_type(event.round, int)
     assert_type(event.elapsed, float)
-    assert_type(event.error, OSError | None)
+    assert_type(event.error, Exception | None)
     assert_type(event.wait, float | None)
 
 
