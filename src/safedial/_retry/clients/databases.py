@@ -1,5 +1,6 @@
 """The databases' rows of the table."""
 
+import errno
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -63,6 +64,7 @@ _POSTGRES_WORDS = (
         "is not permitted to log in",
         "permission denied for database",
         "no such user",
+        'FATAL:  role "',  # does not exist
     )
     | each(NO_DATABASE, '" does not exist', "is not currently accepting connections", "no such database")
 )
@@ -112,7 +114,10 @@ _MYSQL: dict[str, Any] = {
     | each(NO_DATABASE, "1049"),
     "words": each(CERTIFICATE, "certificate verify failed", "self-signed certificate", "self signed certificate")
     | each(UNAVAILABLE, "starting")
-    | each(CLOSED, "SSL connection error: unexpected eof", "SSL connection error: Connection reset"),
+    | each(CLOSED, "SSL connection error: unexpected eof", "SSL connection error: Connection reset")
+    # The C library's number of the kernel's error.
+    | each(RESET, f"({errno.ECONNRESET})", f"system error: {errno.ECONNRESET}")
+    | each(TIMED_OUT, f"({errno.ETIMEDOUT})", f"system error: {errno.ETIMEDOUT}"),
     # Of the client, which adds the cause if it has one.
     "defaults": each(REFUSED, "2002", "2003") | each(CLOSED, "2006", "2013", "2055") | each(NO_NAME, "2005"),
 }
