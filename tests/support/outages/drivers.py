@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 import safedial
 from safedial.adapters.sqlalchemy import protect
 from tests.support.databases import USER
-from tests.support.outages.rows import CONNECT, Row, close, close_async, trusting
+from tests.support.outages.rows import CONNECT, ENDLESS, Row, close, close_async, trusting
 
 _INSERT = "INSERT INTO records VALUES ('{}')"
 
@@ -149,8 +149,8 @@ async def dispose_async(engine):
     await engine.dispose()
 
 
-def wrapped(client, connect, server, names, write, close=close):
-    return Row(client, f"wrap({names}, policy=…)", server, connect, write, close)
+def wrapped(client, connect, server, name, write, close=close, **more):
+    return Row(client, f"wrap({name}, policy=…)", server, connect, write, close, **more)
 
 
 _ENGINE = "protect(create_engine(…), policy=…)"
@@ -169,7 +169,7 @@ ROWS = [
         keeps=True,
     ),
     wrapped("PyMySQL", pymysql_, "MariaDB", "pymysql.connect", execute),
-    wrapped("aiomysql", aiomysql_, "MariaDB", "aiomysql.connect", execute_aiomysql),
+    wrapped("aiomysql", aiomysql_, "MariaDB", "aiomysql.connect", execute_aiomysql, notes={"TLS silent": ENDLESS}),
     wrapped("mysql-connector", mysql_connector(pure=True), "MariaDB", "mysql.connector.connect", execute_and_commit),
     wrapped(
         "mysql-connector, C", mysql_connector(pure=False), "MariaDB", "mysql.connector.connect", execute_and_commit

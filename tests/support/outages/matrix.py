@@ -8,18 +8,19 @@ from pathlib import Path
 
 from tests.support.outages import drivers, hosts, permanent, plain, servers, stores, web
 from tests.support.outages.outage import OUTAGES
-from tests.support.outages.rows import STAGES
+from tests.support.outages.rows import AFTER, DEAD, DISGUISED, ENDLESS, STAGES
 from tests.support.outages.run import MOST_DIALS, live_through
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "clients.md"
 ROWS = [*plain.ROWS, *stores.ROWS, *web.ROWS, *drivers.ROWS]
 YES, NO, NOT_THERE = "✓", "✗", "-"
-AFTER, BLIND, ENDLESS = "a", "b", "c"
 NOTES = {
     AFTER: "The dial succeeds, so no policy for the dial can help. What fails comes later: TLS, the client's handshake "
     "or the request. Use the row with `wrap`.",
-    BLIND: "The command that finds its open connection dead fails. It is not sent again. The next command dials.",
+    DEAD: "The command that finds its open connection dead fails. It is not sent again. The next command dials.",
     ENDLESS: "The client has no time limit for the server's greeting. It dials again when the silent server hangs up.",
+    DISGUISED: "The client raises the same error for a wrong command, so it counts as permanent. Name it: "
+    "`reconnect(also=pymemcache.MemcacheUnknownCommandError)`.",
 }
 
 
@@ -36,9 +37,7 @@ def note_on(row, outage):
     """Return the key of the note that says why *row* does not simply outlive *outage*; empty if it does."""
     if STAGES.index(outage.stage) > STAGES.index(row.covers):
         return AFTER
-    if outage.session and row.blind:
-        return BLIND
-    return ENDLESS if row.client in outage.endless else ""
+    return row.notes.get(outage.name, "")
 
 
 def problems(row, outage, result):

@@ -43,7 +43,6 @@ class Outage:
         servers: the kinds of servers that can have it; empty: all.
         by_name: whether clients must see names of ours.
         stage: the first of `rows.STAGES` that fails.
-        endless: the clients that have no time limit for it. It does not go on until they have met it.
     """
 
     name: str
@@ -54,7 +53,6 @@ class Outage:
     servers: tuple[str, ...] = ()
     by_name: bool = False
     stage: str = "dial"
-    endless: tuple[str, ...] = ()
 
 
 def at(begin):
@@ -137,6 +135,6 @@ OUTAGES = [
     Outage("two addresses", two_addresses, by_name=True),
     Outage("self-connect", to_itself, rounds=1, one_by_one=True),
     Outage("frozen", at(freeze), rounds=1),
-    Outage("TLS silent", behind_forwarder("silent", tls=True), rounds=1, stage="TLS", endless=("aiomysql",)),
+    Outage("TLS silent", behind_forwarder("silent", tls=True), rounds=1, stage="TLS"),
 ]
 BY_NAME = {outage.name: outage for outage in OUTAGES}

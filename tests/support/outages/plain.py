@@ -45,8 +45,12 @@ def tell(sock, line):
 
 
 async def open_connection(place):
-    tls = {"ssl": trusting(place), "ssl_handshake_timeout": CONNECT} if place.ca else {}
-    return await safedial.open_connection(place.host, place.port, timeout=CONNECT, policy=place.policy, **tls)
+    options = {"timeout": CONNECT, "policy": place.policy, **tls_options(place)}
+    return await safedial.open_connection(place.host, place.port, **options)
+
+
+def tls_options(place):
+    return {"ssl": trusting(place), "ssl_handshake_timeout": CONNECT} if place.ca else {}
 
 
 async def streams_factory(place):
@@ -75,6 +79,32 @@ async def close_streams(streams):
         await streams[1].wait_closed()
 
 
+# `connections`, whose blocks tell the server one thing.
+
+
+def itself(place):
+    return place
+
+
+def nothing(place):
+    pass
+
+
+def tell_in_loop(place, key):
+    for connection in safedial.connections((place.host, place.port), timeout=CONNECT, policy=place.policy):
+        with connection as sock, with_tls(place, sock) as tls:
+            tell(tls, key)
+            break
+
+
+async def tell_in_async_loop(place, key):
+    options = {"timeout": CONNECT, "policy": place.policy, **tls_options(place)}
+    async for connection in safedial.connections((place.host, place.port), **options):
+        async with connection as streams:
+            await tell_streams(streams, key)
+            break
+
+
 def pika_(place):
     tls = {"ssl_options": pika.SSLOptions(trusting(place), place.host)} if place.ca else {}
     login = pika.PlainCredentials(place.user or "guest", place.password or "guest")
@@ -91,8 +121,10 @@ def publish(connection, key):
     channel.basic_publish("", "records", key.encode())
 
 
+LOOP = "{} … in connections(address, policy=…)"
 ROWS = [
     Row("socket", "safe_connect(…, policy=…)", "lines", safe_connect, tell, close, covers="dial"),
+    Row("socket", LOOP.format("for"), "lines", itself, tell_in_loop, nothing),
     Row("socket", FACTORY, "lines", socket_factory, tell, close),
     Row(
         "asyncio",
@@ -103,6 +135,7 @@ ROWS = [
         close_streams,
         covers="TLS",
     ),
+    Row("asyncio", LOOP.format("async for"), "lines", itself, tell_in_async_loop, nothing),
     Row("asyncio", FACTORY, "lines", streams_factory, tell_streams, close_streams),
     Row("pika", "wrap(pika.BlockingConnection, policy=…)", "AMQP", pika_, publish, close),
 ]

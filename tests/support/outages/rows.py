@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import safedial
@@ -20,6 +20,10 @@ FACTORY = "wrap(connect, policy=…)"
 
 # What happens until a client can be used. HTTP has no handshake; a request takes its place.
 STAGES = ("dial", "TLS", "handshake")
+
+
+# Keys of the notes under the table: why a client does not simply outlive an outage.
+AFTER, DEAD, ENDLESS, DISGUISED = "a", "b", "c", "d"
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Row:
         close: takes the connection.
         covers: the last of `STAGES` that the policy of the line covers.
         keeps: whether users go on with the same object after the server was away.
-        blind: whether it does not see that its open connection is dead until it uses it.
+        notes: by the names of outages, why it does not simply outlive them.
     """
 
     client: str
@@ -66,7 +70,7 @@ class Row:
     close: Callable[[Any], Any]
     covers: str = "handshake"
     keeps: bool = False
-    blind: bool = False
+    notes: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self):

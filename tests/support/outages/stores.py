@@ -12,7 +12,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 import safedial
-from tests.support.outages.rows import CONNECT, FACTORY, Row, aclose, close, dialer, trusting
+from tests.support.outages.rows import CONNECT, DEAD, DISGUISED, FACTORY, Row, aclose, close, dialer, trusting
 
 LIMITS = {"socket_connect_timeout": CONNECT}
 
@@ -87,7 +87,9 @@ def resp_rows():
         factory = (resp_factory_async if asynchronous else resp_factory)(make)
         protect = getattr(safedial.adapters, name.partition(",")[0]).protect
         yield Row(name, FACTORY, "Redis", factory, write, end)
-        options = {"covers": "dial", "keeps": True, "blind": name == "redis, async"}
+        # redis.asyncio does not look whether the connection that it takes from its pool is dead.
+        notes = {"crash, restart": DEAD, "orderly restart": DEAD} if name == "redis, async" else {}
+        options = {"covers": "dial", "keeps": True, "notes": notes}
         yield Row(name, "protect(client, dialer=…)", "Redis", resp_protected(make, protect), write, end, **options)
 
 
@@ -106,4 +108,5 @@ def increment_memcached(client, key):
     assert client.incr(key, 1, noreply=False) == 1
 
 
-ROWS = [*resp_rows(), Row("pymemcache", FACTORY, "Memcached", pymemcache_, increment_memcached, close)]
+FULL = {"too many clients": DISGUISED}
+ROWS = [*resp_rows(), Row("pymemcache", FACTORY, "Memcached", pymemcache_, increment_memcached, close, notes=FULL)]
