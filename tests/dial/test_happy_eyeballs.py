@@ -175,6 +175,8 @@ class TestFaultInOneAttempt:
         first = True
 
         class Short(socket.socket):
+            __module__ = "socket"  # a class with a connect() of its own does not race
+
             def connect(self, address):
                 nonlocal first
                 if first:
@@ -212,6 +214,7 @@ def connects_late(monkeypatch):
     """Make sockets connect at once, but answer EINPROGRESS."""
 
     class Slow(socket.socket):
+        __module__ = "socket"  # a class with a connect() of its own does not race
         begun = False
 
         def connect(self, address):
