@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from safedial._address import INET, AddrInfo, SockAddr
+from safedial._dial import seen
 from safedial._dial.settings import Settings, Timeout
 from safedial._dial.socket_class import can_be_nonblocking
 from safedial._retry.argument import DEFAULT
@@ -51,11 +52,19 @@ class Attempt:
                 except OSError as error:
                     error.add_note(f"safedial: socket_options: setsockopt{option} failed")
                     raise
-            if bind is not None:
-                bind(self.sock)
+            if bind is not None and source is not None:
+                self._bind(bind, source[0])
         except BaseException as error:
             self.close(error)
             raise
+
+    def _bind(self, bind: Bind, source: str) -> None:
+        try:
+            bind(self.sock)
+        except OSError as error:
+            seen.mark(error, source)
+            raise
+        seen.remember(source)
 
     def connect(self, limit: float | None) -> None:
         """Connect within *limit* seconds; the socket keeps its own timeout."""
@@ -118,7 +127,8 @@ class Attempt:
             raise
 
     def _discard(self, connecting: "Future[None]") -> None:
-        connecting.exception()  # so that asyncio does not log it
+        if not connecting.cancelled():
+            connecting.exception()  # so that asyncio does not log it
         self.close()
 
     async def _explained_async(
