@@ -180,6 +180,8 @@ class TestFaultInOneAttempt:
         first = True
 
         class Short(socket.socket):
+            __module__ = "socket"  # a class with a connect() of its own does not race
+
             def connect(self, address):
                 nonlocal first
                 if first:
@@ -218,6 +220,7 @@ def connects_late(monkeypatch):
     """Make sockets connect at once, but answer EINPROGRESS."""
 
     class Slow(socket.socket):
+        __module__ = "socket"  # a class with a connect() of its own does not race
         begun = False
 
         def connect(self, address):
