@@ -1,6 +1,7 @@
 """The class of the sockets: a program may put another one in `socket.socket`'s place. Pure."""
 
 from functools import lru_cache
+from typing import Any
 
 # The modules of the classes whose connect() keeps to non-blocking mode: the stdlib's and gevent's. `patch` replaces the
 # method of the stdlib's class, which stays that class's method.
@@ -9,7 +10,7 @@ _METHODS = ("connect", "setblocking", "settimeout")
 
 
 @lru_cache(maxsize=16)  # spares each asyncio dial a microsecond
-def can_be_nonblocking(kind: type) -> bool:
+def can_be_nonblocking(kind: Any) -> bool:
     """Return whether sockets of the class *kind* connect without waiting if they are told to.
 
     Of a class with such methods of its own, that is not known. PySocks shakes hands with the proxy in connect(), and
