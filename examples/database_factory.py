@@ -6,6 +6,7 @@ dead port, and starts the server again on the same port.
     python examples/database_factory.py
 """
 
+import functools
 import getpass
 import logging
 import shutil
@@ -26,17 +27,14 @@ except ImportError:
 def ask(connect, questions: int, between: float) -> list[int]:
     """Ask *questions* times, and make a new connection whenever the old one is lost."""
     answers: list[int] = []
-    connection = connect()
-    while len(answers) < questions:
-        try:
-            with connection.cursor() as cursor:
+    # Guarded, and dialed again for up to a minute: while nobody listens, and while the server starts.
+    for each in safedial.connections(connect, policy=safedial.reconnect(within=60)):
+        with each as connection, connection.cursor() as cursor:
+            while len(answers) < questions:
                 cursor.execute("SELECT 6 * 7")
                 answers.append(cursor.fetchone()[0])
-            time.sleep(between)
-        except (pymysql.OperationalError, pymysql.InterfaceError) as error:
-            logging.info("lost: %s", error)
-            connection = connect()
-    connection.close()
+                time.sleep(between)
+            break
     return answers
 
 
@@ -48,12 +46,8 @@ def run(directory: str) -> None:
     sockets = [f"--socket={directory}/socket", f"--pid-file={directory}/pid"]
     command = ["mariadbd", *options, *sockets, "--bind-address={host}", "--port={port}"]
     with Outage(command, within=30) as server:
-        # The one line: guarded, and dialed again for up to a minute while nobody listens.
-        factory = safedial.wrap(pymysql.connect, policy=safedial.reconnect(within=60))
-
-        def connect():
-            return factory(host=server.host, port=server.port, user="root", connect_timeout=5)
-
+        address = {"host": server.host, "port": server.port}
+        connect = functools.partial(pymysql.connect, **address, user="root", connect_timeout=5)
         answers: list[int] = []
         client = threading.Thread(target=lambda: answers.extend(ask(connect, questions=10, between=0.05)))
         client.start()

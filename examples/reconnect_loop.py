@@ -42,22 +42,17 @@ class EchoServer(threading.Thread):
 
 def ask(address: tuple[str, int], questions: int, between: float) -> list[bytes]:
     """Ask *questions* times, and connect again whenever the connection is lost."""
-    policy = safedial.reconnect(within=30)  # tenacity's exponential backoff with full jitter, at most 5 s a wait
-    sock = safedial.safe_connect(address, timeout=5, policy=policy)
     answers: list[bytes] = []
-    while len(answers) < questions:
-        try:
-            sock.sendall(b"still there? ")
-            answer = sock.recv(100)
-            if not answer:
-                raise ConnectionResetError("the server is gone")
-            answers.append(answer)
-            time.sleep(between)
-        except OSError as error:
-            logging.info("lost: %s", error)
-            sock.close()
-            sock = safedial.safe_connect(address, timeout=5, policy=policy)
-    sock.close()
+    for connection in safedial.connections(address, timeout=5, policy=safedial.reconnect(within=30)):
+        with connection as sock:  # closed at the end of the block, also if the server resets it
+            while len(answers) < questions:
+                sock.sendall(b"still there? ")
+                answer = sock.recv(100)
+                if not answer:
+                    raise ConnectionResetError("the server is gone")
+                answers.append(answer)
+                time.sleep(between)
+            break
     return answers
 
 

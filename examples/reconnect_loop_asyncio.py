@@ -43,23 +43,18 @@ class EchoServer:
 
 async def ask(host: str, port: int, questions: int, between: float) -> list[bytes]:
     """Ask *questions* times, and connect again whenever the connection is lost."""
-    policy = safedial.reconnect(within=30)
-    reader, writer = await safedial.open_connection(host, port, timeout=5, policy=policy)
     answers: list[bytes] = []
-    while len(answers) < questions:
-        try:
-            writer.write(b"still there? ")
-            await writer.drain()
-            answer = await reader.read(100)
-            if not answer:
-                raise ConnectionResetError("the server is gone")
-            answers.append(answer)
-            await asyncio.sleep(between)
-        except OSError as error:
-            logging.info("lost: %s", error)
-            writer.close()
-            reader, writer = await safedial.open_connection(host, port, timeout=5, policy=policy)
-    writer.close()
+    async for connection in safedial.connections((host, port), timeout=5, policy=safedial.reconnect(within=30)):
+        async with connection as (reader, writer):
+            while len(answers) < questions:
+                writer.write(b"still there? ")
+                await writer.drain()
+                answer = await reader.read(100)
+                if not answer:
+                    raise ConnectionResetError("the server is gone")
+                answers.append(answer)
+                await asyncio.sleep(between)
+            break
     return answers
 
 

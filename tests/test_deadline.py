@@ -11,16 +11,30 @@ from safedial._deadline import NO_DEADLINE, Deadline
 
 
 @given(st.floats(0, 1e6), st.floats(0, 1e6))
-def test_wait_that_would_end_too_late_is_refused(total, wait):
+def test_wait_is_cut_so_that_a_last_round_can_follow(total, wait):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "monotonic", lambda: 0.0)
         deadline = Deadline(total, 0.0)
-        refused = deadline.ends_before(wait)
-        assert refused == (wait > total - 0.002)
-        assert deadline.passed == (refused or total < 0.002)
+        cut = deadline.cut(wait)
+        if wait <= total - 0.002:
+            assert cut == wait
+        elif total:
+            assert cut == total - min(1.0, total / 10)
+        else:
+            assert cut is None
+        assert deadline.passed == (total < 0.002)
         assert deadline.cap(wait) == min(wait, total)
         assert Deadline(total, -total - 1).cap(wait) == 0
-        assert not Deadline(None, 0.0).ends_before(wait)
+        assert Deadline(None, 0.0).cut(wait) == wait
+
+
+def test_no_wait_begins_if_no_time_is_left_for_a_round(monkeypatch):
+    monkeypatch.setattr(time, "monotonic", lambda: 9.5)
+    deadline = Deadline(10, 0.0)
+    assert deadline.cut(0.4) == 0.4
+    assert deadline.cut(1.0) is None
+    assert deadline.passed
+    assert "the wait before the next round, 1.000 s, would have ended too late" in str(deadline.error("db port 1"))
 
 
 @given(st.floats(0, 1e6) | st.none(), st.floats(0, 1e6), st.floats(0.01, 1e6) | st.none())
@@ -41,6 +55,6 @@ def test_limit_is_the_shorter_of_both_until_time_is_up(total, passed, seconds):
 def test_without_a_total_nothing_is_limited():
     assert NO_DEADLINE.cap(None) is None
     assert NO_DEADLINE.cap(5.0) == 5.0
-    assert not NO_DEADLINE.ends_before(1e9)
+    assert NO_DEADLINE.cut(1e9) == 1e9
     assert not NO_DEADLINE.passed
     assert NO_DEADLINE.limit(5.0) == 5.0

@@ -33,9 +33,12 @@ def test_each_failure_and_each_wait_is_an_event(dial, dead_port, events):
     policy = retrying(3, 0.001)
     with pytest.raises(ConnectionRefusedError) as caught:
         dial("127.0.0.1", dead_port, policy=policy, on_event=events.append)
-    assert kinds(events) == ["failed", "retry", "failed", "retry", "failed"]
-    assert [event.round for event in events] == [1, 1, 2, 2, 3]
-    assert [event.wait is not None for event in events] == [False, True] * 2 + [False]
+    assert kinds(events) == ["failed", "retry", "failed", "retry", "failed", "gave_up"]
+    assert [event.round for event in events] == [1, 1, 2, 2, 3, 3]
+    assert [event.wait is not None for event in events] == [False, True] * 2 + [False, False]
+    assert [event.duration is not None for event in events] == [True, False] * 3
+    assert {event.error_type for event in events} == {"connection_refused"}
+    assert [event.reason for event in events] == [None] * 5 + ["policy"]
     assert all(isinstance(event.error, ConnectionRefusedError) for event in events)
     assert events[-1].error is caught.value
     assert [event.elapsed for event in events] == sorted(event.elapsed for event in events)
@@ -44,8 +47,17 @@ def test_each_failure_and_each_wait_is_an_event(dial, dead_port, events):
 def test_resolver_failure_is_an_event(dial, events):
     with pytest.raises(socket.gaierror):
         dial("no.such.host.invalid", 80, on_event=events.append)
-    assert kinds(events) == ["failed"]
+    assert kinds(events) == ["failed", "gave_up"]
     assert events[0].address is None
+    assert events[0].error_type == "name_resolution_error"
+    assert events[0].duration >= 0
+
+
+def test_resolution_is_an_event(dial, server, events):
+    port = server.getsockname()[1]
+    dial("localhost", port, family=socket.AF_INET, on_event=events.append)
+    assert kinds(events) == ["resolved", "connected"]
+    assert all(0 <= event.duration <= event.elapsed for event in events)
 
 
 def test_event_is_frozen_and_survives_pickling():
@@ -80,14 +92,60 @@ class TestLog:
         assert "self-connect" in record.getMessage()
         assert str(dead_port) in record.getMessage()
 
-    def test_each_wait_is_at_debug(self, dial, dead_port, caplog):
+    def test_rounds_1_2_4_8_and_giving_up_are_at_info(self, dial, dead_port, caplog):
         caplog.set_level(logging.DEBUG, "safedial")
-        policy = retrying(2, 0.001)
         with pytest.raises(ConnectionRefusedError):
-            dial("127.0.0.1", dead_port, policy=policy)
-        messages = [record.getMessage() for record in caplog.records if record.name == "safedial"]
-        assert len(messages) == 3
-        assert re.fullmatch(rf"127.0.0.1 port {dead_port}: round 1 failed, next round in 0\.00\d s", messages[1])
+            dial("127.0.0.1", dead_port, policy=retrying(10, 0.001))
+        own = [record for record in caplog.records if record.name == "safedial"]
+        retries = [record for record in own if "next round" in record.msg]
+        assert [record.round for record in retries] == list(range(1, 10))
+        assert [record.round for record in retries if record.levelname == "INFO"] == [1, 2, 4, 8]
+        pattern = (
+            rf"127.0.0.1 port {dead_port}: round 1 failed: \[Errno 111\] Conn.*; next round in 0\.00\d s, 0\.\d s since"
+        )
+        assert re.match(pattern, retries[0].getMessage())
+        assert own[-1].levelname == "INFO"
+        pattern = rf"127.0.0.1 port {dead_port}: gave up after round 10, \d\.\d+ s: .*the policy allows no other round"
+        assert re.match(pattern, own[-1].getMessage())
+
+    def test_records_have_fields_and_one_template_for_each_kind(self, dial, dead_port, refused_port, caplog):
+        caplog.set_level(logging.DEBUG, "safedial")
+        for port in (dead_port, refused_port):
+            with pytest.raises(ConnectionRefusedError):
+                dial("127.0.0.1", port, policy=retrying(3, 0.001))
+        own = [record for record in caplog.records if record.name == "safedial"]
+        assert {record.port for record in own} == {dead_port, refused_port}
+        assert len({record.msg for record in own}) == 3
+        for record in own:
+            assert (record.host, record.error_type) == ("127.0.0.1", "connection_refused")
+            assert record.elapsed >= 0
+            assert (record.wait is not None) == ("next round" in record.msg)
+
+    def test_unrecognised_error_says_how_to_add_it(self, caplog):
+        caplog.set_level(logging.INFO, "safedial")
+
+        def connect(host, port):
+            raise RuntimeError("the server is on fire")
+
+        with pytest.raises(RuntimeError):
+            safedial.wrap(connect, policy=safedial.reconnect())("db", 5432)
+        (record,) = [record for record in caplog.records if record.name == "safedial"]
+        assert record.levelname == "INFO"
+        assert "db port 5432: gave up after round 1" in record.getMessage()
+        assert "the server is on fire" in record.getMessage()
+        assert "safedial.reconnect(also=(RuntimeError,))" in record.getMessage()
+
+    @pytest.mark.parametrize("error", [ValueError, TypeError, KeyError])
+    def test_errors_about_arguments_are_named_without_their_text(self, error, caplog):
+        caplog.set_level(logging.DEBUG, "safedial")
+
+        def connect(url):
+            raise error(f"bad URL: {url}")
+
+        with pytest.raises(error):
+            safedial.wrap(connect, policy=safedial.reconnect())("redis://user:hunter2@db:6379")
+        assert "hunter2" not in caplog.text
+        assert re.search(rf"db port 6379: gave up after round 1, [\d.]+ s: {error.__name__} \(", caplog.text)
 
     @pytest.mark.parametrize("name", ["safe_connect", "Dialer.dial_async"])
     def test_loser_of_a_race_is_at_debug(self, name, caplog):
@@ -95,7 +153,7 @@ class TestLog:
         with faults.black_hole_and_server() as both:
             answers = [faults.tcp(*server.getsockname()[:2]) for server in both]
             dials.DIALS[name]("db", 1, resolver=lambda *args, **hints: answers, happy_eyeballs_delay=0.01)
-        lost, connected = [record.getMessage() for record in caplog.records if record.name == "safedial"]
+        _, lost, connected = [record.getMessage() for record in caplog.records if record.name == "safedial"]
         assert re.search(r"at ::1 port \d+: still connecting when another address answered", lost)
         assert re.search(r"at 127.0.0.1 port \d+: connected", connected)
 
@@ -110,9 +168,10 @@ class TestLog:
         caplog.set_level(logging.INFO, "safedial")
         hook = start_server(dead_port, "retry")
         dial("127.0.0.1", dead_port, policy=safedial.reconnect(30, 0.001), on_event=hook)
-        (record,) = [record for record in caplog.records if record.name == "safedial"]
-        assert record.levelname == "INFO"
-        assert "connected in round 2" in record.getMessage()
+        retry, recovery = [record for record in caplog.records if record.name == "safedial"]
+        assert {retry.levelname, recovery.levelname} == {"INFO"}
+        assert "round 1 failed" in retry.getMessage()
+        assert "connected in round 2" in recovery.getMessage()
 
 
 def test_bytes_hosts_can_be_logged(server):

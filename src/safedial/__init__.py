@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from safedial._clients.guard import guard, install, uninstall
     from safedial._clients.hold import hold
     from safedial._clients.wrap import wrap
+    from safedial._connections import connections
     from safedial._dial.dialer import Dialer, safe_connect
     from safedial._dial.streams import open_connection
     from safedial._retry.policies import reconnect, redial, retry_if_spurious, retry_if_transient
@@ -26,6 +27,7 @@ __all__ = [
     "PortUsage",
     "PortsExhaustedError",
     "SelfConnectError",
+    "connections",
     "guard",
     "hold",
     "install",
@@ -44,6 +46,7 @@ _HOMES = {
     "_clients.guard": ("guard", "install", "uninstall"),
     "_clients.hold": ("hold",),
     "_clients.wrap": ("wrap",),
+    "_connections": ("connections",),
     "_dial.dialer": ("Dialer", "safe_connect"),
     "_dial.streams": ("open_connection",),
     "_retry.policies": ("reconnect", "redial", "retry_if_spurious", "retry_if_transient"),

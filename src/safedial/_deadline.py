@@ -6,6 +6,8 @@ import time
 
 # Seconds. With less left, time is up: uvloop's timers count milliseconds, and fire up to 2 ms early.
 _TICK = 0.002
+# Seconds. A last round that begins so long before the end has time for a handshake around the world.
+_LAST_ROUND = 1.0
 
 
 class Deadline:
@@ -30,11 +32,21 @@ class Deadline:
         left = max(0.0, self.end - time.monotonic())
         return left if seconds is None else min(seconds, left)
 
-    def ends_before(self, wait: float) -> bool:
-        """Return whether the deadline ends before a wait of *wait* seconds would. If so, the dial is over."""
-        if time.monotonic() + wait > self.end - _TICK:
-            self.late_wait = wait
-        return self.late_wait is not None
+    def cut(self, wait: float) -> float | None:
+        """Return *wait* seconds, or fewer if too little time would be left for another round; None if time is up.
+
+        A wait that is cut leaves a tenth of the time limit for the last round, at most a second.
+        """
+        if self.total is None:
+            return wait
+        left = self.end - time.monotonic()
+        if wait <= left - _TICK:
+            return wait
+        cut = left - min(_LAST_ROUND, self.total / 10)
+        if cut > 0:
+            return cut
+        self.late_wait = wait
+        return None
 
     @property
     def passed(self) -> bool:

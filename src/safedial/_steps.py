@@ -1,9 +1,11 @@
-"""Run a coroutine: without an event loop, or within a time limit. Imports nothing of safedial.
+"""Run a coroutine without an event loop; wait in asyncio or trio, whichever runs. Imports nothing of safedial.
 
-Code that blocking and asyncio dials share is a coroutine. A blocking dial runs it with `finish`: it never suspends.
+Code that blocking and async dials share is a coroutine. A blocking dial runs it with `finish`: it never suspends.
 """
 
-from collections.abc import Awaitable, Coroutine
+import contextlib
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
@@ -28,6 +30,10 @@ async def within(seconds: float | None, steps: Awaitable[T]) -> T:
     """Await *steps* for at most *seconds*; then raise TimeoutError with a blocking socket's message."""
     if seconds is None:
         return await steps
+    if (trio := running_trio()) is not None:
+        with trio.move_on_after(seconds):
+            return await steps
+        raise TimeoutError("timed out")
     import asyncio  # late: blocking dials import this module too
 
     limit = asyncio.timeout(seconds)
@@ -38,3 +44,33 @@ async def within(seconds: float | None, steps: Awaitable[T]) -> T:
         if limit.expired():
             raise TimeoutError("timed out") from None
         raise
+
+
+async def sleep(seconds: float) -> None:
+    """Sleep in the async library that runs."""
+    if (trio := running_trio()) is not None:
+        await trio.sleep(seconds)
+        return
+    import asyncio  # late, as above
+
+    await asyncio.sleep(seconds)
+
+
+async def in_thread(function: Callable[..., T], *args: Any) -> T:
+    """Return the result of the blocking *function*, called in a thread."""
+    if (trio := running_trio()) is not None:
+        result: T = await trio.to_thread.run_sync(function, *args)
+        return result
+    import asyncio  # late, as above
+
+    return await asyncio.to_thread(function, *args)
+
+
+def running_trio() -> Any:
+    """Return the module trio if one of its tasks runs here, else None. A program that runs it has imported it."""
+    trio = sys.modules.get("trio")
+    if trio is not None:
+        with contextlib.suppress(RuntimeError):  # not in a task
+            trio.lowlevel.current_task()
+            return trio
+    return None

@@ -1,19 +1,24 @@
 """The events of a dial: one frozen record for each, passed to the caller's hook and to the log.
 
-The `safedial` logger gets DEBUG for each attempt, INFO for a recovery after retries and WARNING for a self-connect.
-Messages name hosts and ports, never payloads.
+The `safedial` logger gets DEBUG for each attempt, INFO for retries (the 1st, 2nd, 4th, 8th … of a dial), for giving up
+under a policy and for a recovery, and WARNING for a self-connect. Each message has a fixed template, and its values are
+attributes of the log record too. Messages name hosts and ports, never payloads or secrets.
 """
 
+import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from safedial._address import Host, Port, SockAddr, describe
 
 logger = logging.getLogger("safedial")
 
-EventKind: TypeAlias = Literal["connected", "lost", "failed", "self_connect", "retry"]
+EventKind: TypeAlias = Literal[
+    "resolved", "connected", "lost", "failed", "self_connect", "retry", "gave_up", "disconnected"
+]
+Reason: TypeAlias = Literal["policy", "permanent", "unrecognised", "time"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,15 +26,23 @@ class DialEvent:
     """Something that happened during a dial.
 
     Attributes:
-        kind: ``connected``: an attempt succeeded. ``lost``: this attempt was still waiting when another one succeeded
-            (the next event); its socket is closed. ``failed``: an attempt or the resolver failed. ``self_connect``: the
-            socket connected to itself and was released. ``retry``: the policy starts another round after `wait`.
-        host, port: the address that the caller gave.
-        address: the socket address of the attempt; None for a failed resolution and for ``retry``.
+        kind: ``resolved``: the resolver answered. ``connected``: an attempt succeeded. ``lost``: this attempt was still
+            waiting when another one succeeded (the next event); its socket is closed. ``failed``: an attempt or the
+            resolver failed. ``self_connect``: the socket connected to itself and was released. ``retry``: another round
+            starts after `wait`. ``gave_up``: the dial is over without a connection, for `reason`. ``disconnected``: a
+            connection of `safedial.connections` ended, after `duration`.
+        host, port: the address that the caller gave, None if `safedial.wrap` finds none in a factory's arguments.
+        address: the socket address of the attempt; None for what concerns the whole round, and below `safedial.wrap`.
         round: the number of the round, from 1. A round tries every address.
-        elapsed: seconds since the dial began.
-        error: the exception of the attempt or the round; None for ``connected`` and ``lost``.
-        wait: seconds until the next round for ``retry``, else None.
+        elapsed: seconds since the dial began. In `safedial.connections`: since the last stable connection was lost.
+        error: the exception of the attempt, the round or the dial.
+        wait: seconds until the next round, for ``retry``.
+        duration: seconds that the attempt, the resolver or the factory took; None if that was not measured.
+        error_type: the error in a few words of OpenTelemetry's kind: ``connection_refused``, ``timed_out``,
+            ``address_not_available``, ``name_resolution_error``, …; the name of the class for others.
+        reason: why the dial gave up. ``policy``: the policy allows no other round. ``permanent``: the error does not go
+            away by itself. ``unrecognised``: safedial does not know whether it does. ``time``: *total_timeout* is over.
+        client: the name of the factory in `safedial.wrap`, else None.
     """
 
     kind: EventKind
@@ -38,43 +51,104 @@ class DialEvent:
     address: SockAddr | None
     round: int
     elapsed: float
-    error: OSError | None = None
+    error: Exception | None = None
     wait: float | None = None
+    duration: float | None = None
+    error_type: str | None = None
+    reason: Reason | None = None
+    client: str | None = None
 
 
 OnEvent: TypeAlias = Callable[[DialEvent], object]
 
+_WHY: dict[Reason | None, str] = {
+    "policy": "the policy allows no other round",
+    "permanent": "this error does not go away by itself",
+    "unrecognised": "safedial does not know whether this error goes away by itself; if it does, use ",
+    "time": "the time is over",
+}
+# A message of a library is cut after so many characters.
+_LONGEST = 300
+# The hooks that raised, by name: each is reported once.
+_reported: set[str] = set()
 
-class HookError(Exception):
-    """Carries an OSError raised by the user's `on_event` past the code that retries after an OSError."""
 
-    def __init__(self, error: OSError) -> None:
-        super().__init__(error)
-        self.error = error
+def check_hook(on_event: Any) -> OnEvent | None:
+    """Return *on_event*, or raise TypeError if it can't be called, or would have to be awaited."""
+    if on_event is not None and (not callable(on_event) or inspect.iscoroutinefunction(on_event)):
+        raise TypeError(f"on_event must be callable (but not a coroutine function) or None, not {on_event!r}")
+    hook: OnEvent | None = on_event
+    return hook
 
 
-def emit(event: DialEvent, on_event: OnEvent | None) -> None:
-    """Log *event* and pass it to *on_event*, whose exceptions go to the caller of the dial."""
-    recovered = event.kind == "connected" and event.round > 1
-    level = logging.WARNING if event.kind == "self_connect" else logging.INFO if recovered else logging.DEBUG
-    if logger.isEnabledFor(level):
-        logger.log(level, "%s", _sentence(event))
+def emit(event: DialEvent, on_event: OnEvent | None, level: int = logging.DEBUG) -> None:
+    """Log *event* at *level*, if it has one, and pass it to *on_event*."""
+    if level and logger.isEnabledFor(level):
+        template, values = _sentence(event)
+        logger.log(level, template, *values, extra=_fields(event))
     if on_event is not None:
-        try:
-            on_event(event)
-        except OSError as error:
-            raise HookError(error) from None
+        tell(on_event, event)
 
 
-def _sentence(event: DialEvent) -> str:
+def tell(on_event: OnEvent, event: DialEvent) -> None:
+    """Call *on_event* with *event*. If it raises an Exception, log the first one."""
+    try:
+        on_event(event)
+    except Exception:  # monitoring must not end the dial
+        name = getattr(on_event, "__qualname__", type(on_event).__qualname__)
+        if name not in _reported:
+            _reported.add(name)
+            logger.exception("on_event: %s raised; further errors of this hook are not logged", name)
+
+
+def _sentence(event: DialEvent) -> tuple[str, tuple[Any, ...]]:
+    """Return the template for *event* and its values. Log collectors group by the template."""
+    dialed = _dialed(event)
+    if event.kind == "resolved":
+        return "%s: resolved in round %d, in %.3f s", (dialed, event.round, event.duration or 0.0)
+    if event.kind == "connected":
+        return "%s: connected in round %d, %.3f s after the dial began", (dialed, event.round, event.elapsed)
+    if event.kind == "lost":
+        template = "%s: still connecting when another address answered, round %d, %.3f s"
+        return template, (dialed, event.round, event.elapsed)
+    said = _said(event.error)
+    if event.kind == "disconnected":
+        return "%s: disconnected after %.3f s: %s", (dialed, event.duration, said)
+    if event.kind == "retry":
+        template = "%s: round %d failed: %s; next round in %.3f s, %.1f s since the dial began"
+        return template, (dialed, event.round, said, event.wait, event.elapsed)
+    if event.kind == "gave_up":
+        template = "%s: gave up after round %d, %.3f s: %s (%s)"
+        why = _WHY[event.reason]
+        if event.reason == "unrecognised":
+            why += f"safedial.reconnect(also=({type(event.error).__name__},))"
+        return template, (dialed, event.round, event.elapsed, said, why)
+    if event.address is None and event.client is None:
+        return "%s: resolving failed in round %d: %s", (dialed, event.round, said)
+    return "%s: attempt failed in round %d: %s", (dialed, event.round, said)
+
+
+def _fields(event: DialEvent) -> dict[str, Any]:
+    """Return the attributes that the log record gets."""
+    names = ("host", "port", "round", "elapsed", "wait", "error_type")
+    return {name: getattr(event, name) for name in names}
+
+
+def _dialed(event: DialEvent) -> str:
+    if event.host is None and event.port is None:
+        return event.client or describe(None, None)
     dialed = describe(event.host, event.port)
     if event.address and (at := describe(*event.address[:2])) != dialed:
         dialed += f" at {at}"
-    if event.kind == "connected":
-        return f"{dialed}: connected in round {event.round}, {event.elapsed:.3f} s after the dial began"
-    if event.kind == "lost":
-        return f"{dialed}: still connecting when another address answered, round {event.round}, {event.elapsed:.3f} s"
-    if event.kind == "retry":
-        return f"{dialed}: round {event.round} failed, next round in {event.wait:.3f} s"
-    failed = "attempt" if event.address else "resolving"
-    return f"{dialed}: {failed} failed in round {event.round}: {event.error}"
+    return f"{event.client} to {dialed}" if event.client else dialed
+
+
+def _said(error: BaseException | None) -> str:
+    """Return the message of *error* in one line. Errors about arguments may quote a password: only their class."""
+    if error is None:
+        return "no error"
+    kind = type(error).__name__
+    if isinstance(error, TypeError | ValueError | LookupError | AttributeError) or kind == "ProgrammingError":
+        return kind
+    text = " ".join(str(error).split()) or kind
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"

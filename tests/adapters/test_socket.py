@@ -169,6 +169,19 @@ class TestMemcached:
         assert int(pool.stats()[b"total_connections"]) == before
         pool.close()
 
+    def test_hash_client_turns_to_the_next_server(self, memcached, refused_port):
+        def stored(module):
+            servers = [(HOST, refused_port), memcached.address]
+            client = pymemcache.HashClient(servers, socket_module=module, retry_attempts=0, ignore_exc=True)
+            try:
+                # The first key of the dead server is lost, the others go to the next server.
+                return [client.set(f"user:{number}", "ada") and client.get(f"user:{number}") for number in range(20)]
+            finally:
+                client.close()
+
+        assert stored(socket) == stored(stdlib)
+        assert stored(socket).count(b"ada") == 19
+
     def test_its_own_retry_outlasts_an_outage(self, memcached):
         client = pymemcache.Client(memcached.address, socket_module=socket)
         retrying = RetryingClient(client, attempts=4, retry_for=[ConnectionRefusedError])

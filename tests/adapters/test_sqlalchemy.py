@@ -27,6 +27,8 @@ class TestProtect:
             protect("postgresql://")
         with pytest.raises(TypeError, match="policy"):
             protect(sqlalchemy.create_engine("sqlite://"), policy=3)
+        with pytest.raises(TypeError, match="on_event"):
+            protect(sqlalchemy.create_engine("sqlite://"), on_event=3)
 
     def test_dialer_is_rejected(self):
         engine = sqlalchemy.create_engine("sqlite://")
@@ -58,6 +60,56 @@ class TestProtect:
         with engine.connect() as connection:
             assert connection.scalar(sqlalchemy.text("SELECT 42")) == 42
         engine.dispose()
+
+    def test_events(self, mariadb, refused_port, events):
+        def make(port, scheme="mysql+pymysql", make=sqlalchemy.create_engine):
+            return protect(make(f"{scheme}://{USER}@{HOST}:{port}/"), on_event=events.append, policy=retrying(2))
+
+        async def connect_async(port):
+            engine = make(port, "mysql+aiomysql", create_async_engine)
+            try:
+                async with engine.connect():
+                    pass
+            finally:
+                await engine.dispose()
+
+        def connect(port):
+            engine = make(port)
+            try:
+                engine.connect().close()
+            finally:
+                engine.dispose()
+
+        for dial in (connect, lambda port: asyncio.run(connect_async(port))):
+            dial(mariadb.port)
+            with pytest.raises(sqlalchemy.exc.OperationalError):
+                dial(refused_port)
+            assert [event.kind for event in events] == ["connected", "failed", "retry", "failed", "gave_up"]
+            events.clear()
+
+    def test_driver_turns_to_the_next_host_without_a_wait(self, postgres, refused_port, events):
+        hosts = f"host={HOST}:{refused_port}&host={HOST}:{postgres.port}"
+
+        async def connect_async():
+            engine = create_async_engine(f"postgresql+asyncpg://{USER}@/postgres?{hosts}")
+            async with protect(engine, on_event=events.append, policy=retrying(2)).connect():
+                pass
+            await engine.dispose()
+
+        engine = sqlalchemy.create_engine(f"postgresql+psycopg://{USER}@/postgres?{hosts}")
+        protect(engine, on_event=events.append, policy=retrying(2)).connect().close()
+        engine.dispose()
+        asyncio.run(connect_async())
+        assert [event.kind for event in events] == ["connected", "connected"]
+
+    def test_failover_of_mysql_connector_without_a_wait(self, mariadb, refused_port, events):
+        servers = [{"host": HOST, "port": port, "user": USER} for port in (refused_port, mariadb.port)]
+        engine = sqlalchemy.create_engine(
+            "mysql+mysqlconnector://", connect_args={"failover": servers, "use_pure": True}
+        )
+        protect(engine, on_event=events.append, policy=retrying(2)).connect().close()
+        engine.dispose()
+        assert [event.kind for event in events] == ["connected"]
 
     def test_earlier_listeners_set_arguments(self, mariadb):
         engine = sqlalchemy.create_engine(f"mysql+pymysql://nobody@{HOST}:{mariadb.port}/")

@@ -101,9 +101,10 @@ class TestWrap:
         with testing.Outage() as server:
             server.refuse_for(dials=2)
             run(safedial.wrap(factory, policy=retrying(5))(HOST, server.port))
-        said = [record.getMessage() for record in caplog.records if factory.__name__ in record.getMessage()]
-        assert "round 2 failed" in said[1]
-        assert said[-1].endswith("connected in round 3")
+        told = [record for record in caplog.records if factory.__name__ in record.getMessage()]
+        assert [record.levelname for record in told] == ["DEBUG", "INFO", "DEBUG", "INFO", "INFO"]
+        assert f"{HOST} port {server.port}: round 2 failed" in told[3].getMessage()
+        assert "connected in round 3" in told[4].getMessage()
 
     def test_refused_is_not_retried_by_default(self, factory, refused_port):
         with testing.address_not_available(1, None) as counter, pytest.raises(ConnectionRefusedError) as caught:

@@ -110,14 +110,16 @@ class TestLimits:
         assert str(caught.value.__cause__) == "timed out"
         assert events[-1].round > 1
 
-    def test_wait_that_would_end_too_late_does_not_begin(self, dial, dead_port, events):
+    def test_wait_that_would_end_too_late_is_cut(self, dial, dead_port, events):
         policy = retrying(wait=FOREVER)
         with pytest.raises(TimeoutError) as caught:
-            dial("127.0.0.1", dead_port, total_timeout=60, policy=policy, on_event=events.append)
-        assert_out_of_time(caught.value, 60)
+            dial("127.0.0.1", dead_port, total_timeout=0.5, policy=policy, on_event=events.append)
+        assert_out_of_time(caught.value, 0.5)
         assert "the wait before the next round, 3600.000 s, would have ended too late" in str(caught.value)
         assert type(caught.value.__cause__) is ConnectionRefusedError
-        assert [event.kind for event in events] == ["failed"]
+        assert [event.kind for event in events] == ["failed", "retry", "failed", "gave_up"]
+        assert 0.4 < events[1].wait < 0.5
+        assert events[-1].reason == "time"
 
     def test_async_resolver_is_cut_short(self, loop_factory, events):
         async def never(host, port, **hints):

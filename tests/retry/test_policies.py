@@ -72,14 +72,22 @@ class TestReconnect:
             dial("127.0.0.1", dead_port, policy=safedial.reconnect(1, 0.01, 0.05), on_event=events.append)
         assert "retry" in [event.kind for event in events]
 
-    def test_wait_that_would_end_after_within_does_not_begin(self):
-        policy = safedial.reconnect(60)
+    @pytest.mark.parametrize(("passed", "wait", "stops"), [(1, 5, False), (59.5, 0.5, False), (60, 0, True)])
+    def test_last_wait_is_cut_and_a_round_follows(self, passed, wait, stops):
+        policy = safedial.reconnect(60, first=5)
         state = tenacity.RetryCallState(policy, None, (), {})
-        state.start_time, state.outcome_timestamp = 0.0, 59.0
-        state.upcoming_sleep = 0.99
+        state.start_time, state.outcome_timestamp = 0.0, passed
+        assert policy.wait(state) == wait if wait < 2.5 else 2.5 <= policy.wait(state) <= wait
+        assert policy.stop(state) == stops
+
+    @given(st.integers(1, 5000), st.floats(0.001, 100), st.floats(0.001, 1000))
+    def test_wait_is_between_half_and_the_whole_of_the_backoff(self, number, first, cap):
+        policy = safedial.reconnect(None, first, cap)
+        state = tenacity.RetryCallState(policy, None, (), {})
+        state.attempt_number = number
+        longest = min(cap, first * 2.0 ** min(number - 1, 1000))
+        assert longest / 2 <= policy.wait(state) <= longest
         assert not policy.stop(state)
-        state.upcoming_sleep = 1.0
-        assert policy.stop(state)
 
     def test_within_counts_from_the_first_attempt(self, dial, dead_port, events):
         started = []
@@ -183,7 +191,8 @@ def wait_for_a_port():
 def test_retry_if_spurious_gets_the_first_free_port(name, steer):
     namespace.require()
     found = namespace.call(dial_while_ports_come_free, name, steer, port_range=(40000, 40009))
-    assert found == ["failed", "failed", "retry", "failed", "failed", "retry", "failed", "connected"]
+    rounds = [["failed", "failed", "retry"], ["failed", "failed", "retry"], ["failed", "connected"]]
+    assert found == [kind for each in rounds for kind in ("resolved", *each)]
 
 
 def dial_while_ports_come_free(name, steer):
@@ -218,9 +227,19 @@ def test_redial_checks_its_argument(bad):
 
 @pytest.mark.parametrize("name", ["within", "first", "cap"])
 @pytest.mark.parametrize("bad", [0, -1, float("nan"), float("inf"), "1", None, True])
-def test_reconnect_checks_its_arguments(name, bad):
+def test_reconnect_checks_its_times(name, bad):
+    if (name, bad) == ("within", None):
+        return  # without end
     with pytest.raises((TypeError, ValueError), match=name):
         safedial.reconnect(**{name: bad})
+
+
+@pytest.mark.parametrize(
+    "bad", [{"names": None}, {"names": 1}, {"also": None}, {"also": "OSError"}, {"also": (1,)}, {"also": (int,)}]
+)
+def test_reconnect_checks_its_errors(bad):
+    with pytest.raises(TypeError, match=next(iter(bad))):
+        safedial.reconnect(**bad)
 
 
 def test_policies_are_plain_tenacity_objects():

@@ -45,12 +45,13 @@ def tls_server(directory):
     return outage, files["ca"]
 
 
-def sentinel(directory, master):
-    """A Sentinel that watches the server on port *master* as ``mymaster``."""
+def sentinel(directory, master, *settings):
+    """A Sentinel that watches the server on port *master* as ``mymaster``, with settings of it such as "quorum 1"."""
     require()
-    settings = directory / "sentinel.conf"  # Sentinel writes to it
-    settings.write_text(f"sentinel monitor mymaster {HOST} {master} 1\n")
-    return Outage(["redis-server", str(settings), "--sentinel", "--bind", "{host}", "--port", "{port}"])
+    file = directory / "sentinel.conf"  # Sentinel writes to it
+    lines = [f"monitor mymaster {HOST} {master} 1", *settings]
+    file.write_text("".join(f"sentinel {line}\n" for line in lines))
+    return Outage(["redis-server", str(file), "--sentinel", "--bind", "{host}", "--port", "{port}"])
 
 
 @contextlib.contextmanager

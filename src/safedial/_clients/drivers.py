@@ -1,5 +1,6 @@
 """Database drivers: the addresses that they dial, found in their arguments and in PGHOST and the like."""
 
+import contextlib
 import functools
 import importlib
 import itertools
@@ -40,6 +41,24 @@ def finder_for(factory: Any) -> Finder | None:
 def no_addresses(*_: Any, **__: Any) -> Iterable[Address]:
     """Find nothing: the guard is enough for a client that dials in Python."""
     return ()
+
+
+def address_in(factory: Any, args: tuple[Any, ...], kwds: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the host and port that the arguments of a *factory* seem to have, for the log alone; (None, None)."""
+    if isinstance(factory, functools.partial):
+        return address_in(factory.func, factory.args + args, {**factory.keywords, **kwds})
+    host, port = kwds.get("host") or kwds.get("server"), kwds.get("port")
+    first: Any = args[0] if args else None
+    if host is None and issubclass(type(first), tuple) and len(first) == 2:
+        host, port = first
+    elif host is None and isinstance(first, str) and "://" in first:  # a URL may have a password: take the host alone
+        with contextlib.suppress(ValueError):
+            host, port = urlsplit(first).hostname, urlsplit(first).port
+    elif host is None and len(args) > 1:
+        host, port = args[:2]
+    if isinstance(host, str) and isinstance(port, int | None):
+        return host, port
+    return None, None
 
 
 def _mysql(*args: Any, **kwds: Any) -> Iterable[Address]:

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import inspect
 import socket
+import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, TypeVar, cast
@@ -12,10 +13,11 @@ from safedial._address import SockAddr, same_endpoint
 from safedial._clients import patch
 from safedial._clients.awaitables import Step, made_later
 from safedial._clients.patch import Below
+from safedial._retry.transient import error_type
 from safedial._tcp import connect, exhaustion, steering
 from safedial._tcp.selfconnect import peer_of
 from safedial.errors import SelfConnectError
-from safedial.events import logger
+from safedial.events import DialEvent, EventKind, OnEvent, check_hook, logger, tell
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -25,17 +27,20 @@ class _Entry:
 
     open = True
 
+    def __init__(self, on_event: OnEvent | None = None) -> None:
+        self.on_event = on_event
+
 
 # The guards that this context has entered.
 _inside: ContextVar[tuple[_Entry, ...]] = ContextVar("safedial.guard", default=())
-_everywhere = False  # whether `install` is in force
+_everywhere: _Entry | None = None  # the entry of `install`
 
 
 class _Layer:
     """The layer that guards connects: those of the contexts that entered a guard, or all."""
 
     def wanted(self) -> bool:
-        if _everywhere:
+        if _everywhere is not None:
             return True
         for entry in _inside.get():  # noqa: SIM110  # any() makes a generator, which costs as much as the rest
             if entry.open:
@@ -43,6 +48,20 @@ class _Layer:
         return False
 
     def connect(self, sock: socket.socket, address: SockAddr, below: Below) -> None:
+        if not _hooks:
+            self._connect(sock, address, below)
+            return
+        began = time.monotonic()
+        try:
+            self._connect(sock, address, below)
+        except BlockingIOError:
+            raise  # the outcome of a non-blocking connect is not known yet
+        except OSError as error:
+            _tell("self_connect" if isinstance(error, SelfConnectError) else "failed", address, began, error)
+            raise
+        _tell("connected", address, began, None)
+
+    def _connect(self, sock: socket.socket, address: SockAddr, below: Below) -> None:
         sides = steering.side_options(address[1])
         if sides != steering.UNSTEERED and (own := steering.own_option(sock)) and own not in sides:
             sides = steering.UNSTEERED  # the caller narrowed the range
@@ -64,6 +83,23 @@ class _Layer:
 
 
 _layer = _Layer()
+_hooks = 0  # how many entries have a hook
+
+
+def _tell(kind: EventKind, address: SockAddr, began: float, error: OSError | None) -> None:
+    """Tell the hooks of this context, and `install`'s, about an attempt."""
+    seconds = time.monotonic() - began
+    named = None if error is None else error_type(error)
+    event = DialEvent(kind, address[0], address[1], address, 1, seconds, error, None, seconds, named)
+    for entry in (*_inside.get(), _everywhere):
+        if entry is not None and entry.open and entry.on_event is not None:
+            tell(entry.on_event, event)
+
+
+def _count_hook(entry: _Entry, change: int) -> None:
+    global _hooks
+    with patch.lock:
+        _hooks += change * (entry.on_event is not None)
 
 
 def _has_port(sock: socket.socket) -> bool:
@@ -89,12 +125,14 @@ def _will_reach_itself(sock: socket.socket, address: SockAddr) -> bool:
 class Guard:
     """The result of `guard`: a context manager and decorator. It can be entered again, and shared."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_event: OnEvent | None = None) -> None:
+        self._on_event = on_event
         self._entries: list[_Entry] = []
 
     def __enter__(self) -> None:
         patch.put(_layer)
-        entry = _Entry()
+        entry = _Entry(self._on_event)
+        _count_hook(entry, 1)
         self._entries.append(entry)
         _inside.set((*(each for each in _inside.get() if each.open), entry))
 
@@ -103,6 +141,7 @@ class Guard:
         entry = own[-1] if own else self._entries[-1]  # entered in another context
         self._entries.remove(entry)
         entry.open = False
+        _count_hook(entry, -1)
         _inside.set(tuple(each for each in _inside.get() if each.open))
         patch.remove(_layer)
 
@@ -114,26 +153,25 @@ class Guard:
 
             @functools.wraps(function)
             async def guarded_async(*args: Any, **kwds: Any) -> Any:
-                with Guard():
+                with Guard(self._on_event):
                     return await function(*args, **kwds)
 
             return cast("F", guarded_async)
 
         @functools.wraps(function)
         def guarded(*args: Any, **kwds: Any) -> Any:
-            with Guard():
+            with Guard(self._on_event):
                 returned: Any = function(*args, **kwds)
-            return made_later(returned, functools.partial(_guarded, returned))
+            return made_later(returned, functools.partial(self._guarded, returned))
 
         return cast("F", guarded)
 
+    async def _guarded(self, returned: Any, step: Step) -> Any:
+        with Guard(self._on_event):
+            return await step(returned)
 
-async def _guarded(returned: Any, step: Step) -> Any:
-    with Guard():
-        return await step(returned)
 
-
-def guard() -> Guard:
+def guard(*, on_event: OnEvent | None = None) -> Guard:
     """Guard every TCP connect that Python code makes inside, in this thread or task only.
 
     A context manager, and a decorator for functions and coroutine functions. Inside, a connect that reaches itself
@@ -146,22 +184,35 @@ def guard() -> Guard:
     that a client starts for itself is outside, unless it copies the context: see `install`. A task that is started
     inside is guarded until the block ends. With gevent, patch first, and enter the guard in each greenlet.
 
+    Args:
+        on_event: called with a `DialEvent` after each connect: ``connected``, ``failed`` or ``self_connect``. Of a
+            non-blocking connect it gets what is known at once: nothing while the handshake goes on. Default: None.
+
     Example::
 
         with guard():
             client = redis.Redis(host, port)
             client.ping()
     """
-    return Guard()
+    check_hook(on_event)
+    return Guard(on_event)
 
 
-def install() -> None:
-    """Guard the connects of the whole process, in all threads, from now on. One call is enough."""
+def install(*, on_event: OnEvent | None = None) -> None:
+    """Guard the connects of the whole process, in all threads, from now on. One call is enough.
+
+    Args:
+        on_event: as for `guard`. A later call replaces it. Default: None.
+    """
     global _everywhere
+    check_hook(on_event)
     with patch.lock:
-        if not _everywhere:
+        if _everywhere is None:
             patch.put(_layer)
-            _everywhere = True
+        else:
+            _count_hook(_everywhere, -1)
+        _everywhere = _Entry(on_event)
+        _count_hook(_everywhere, 1)
         patch.renew()
 
 
@@ -169,6 +220,7 @@ def uninstall() -> None:
     """Undo `install`. Guards that are entered stay in force."""
     global _everywhere
     with patch.lock:
-        if _everywhere:
-            _everywhere = False
+        if _everywhere is not None:
+            _count_hook(_everywhere, -1)
+            _everywhere = None
             patch.remove(_layer)

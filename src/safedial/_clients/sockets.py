@@ -1,10 +1,12 @@
 """The socket in the object that a client's connection factory returned."""
 
+import contextlib
 import inspect
 import socket
 from types import ModuleType
 from typing import Any
 
+from safedial._steps import within
 from safedial._tcp.selfconnect import RESET, duplicate, is_self_connected
 from safedial.errors import SelfConnectError
 
@@ -12,6 +14,10 @@ from safedial.errors import SelfConnectError
 # and attributes that hold an object with a socket (redis.asyncio, aiomysql · asyncpg · websockets · SQLAlchemy).
 _SOCKETS = ("_sock", "sock", "socket", "_socket", "_usock")
 _HOLDERS = ("_writer", "_transport", "transport", "connection", "dbapi_connection")
+
+
+# Seconds. A farewell to a server that is gone is not awaited for ever.
+_CLOSING = 2.0
 
 
 def socket_of(connection: Any) -> Any:
@@ -57,6 +63,24 @@ def self_connect_of(connection: Any) -> SelfConnectError | None:
             return SelfConnectError.at(*copy.getpeername()[:2])
     except (OSError, TypeError, ValueError):
         return None  # it is closed already, or no socket
+
+
+async def close_async(connection: Any, *, at_once: bool) -> None:
+    """Close *connection* in asyncio or trio, *at_once* if it is broken, else after what was written."""
+    writer = connection[1] if issubclass(type(connection), tuple) and len(connection) > 1 else connection
+    abort = getattr(getattr(writer, "transport", None), "abort", None)
+    with contextlib.suppress(Exception):  # it may be broken already
+        if at_once and callable(abort):
+            abort()
+        closing = close(connection)
+        if closing is None and hasattr(writer, "wait_closed"):
+            closing = writer.wait_closed()
+        if inspect.isawaitable(closing):
+            try:
+                await within(_CLOSING, closing)
+            except TimeoutError:
+                if callable(abort):
+                    abort()
 
 
 def close(connection: Any) -> Any:

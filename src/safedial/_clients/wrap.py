@@ -6,20 +6,21 @@ import inspect
 import socket
 import time
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar, cast
 
 from safedial._address import checked
 from safedial._clients.awaitables import Step, dials_later, made_later, wait
-from safedial._clients.drivers import DIAL_LATER, Finder, finder_for, name_of, no_addresses
+from safedial._clients.drivers import DIAL_LATER, Finder, address_in, finder_for, name_of, no_addresses
 from safedial._clients.failures import Failures
 from safedial._clients.guard import guard
 from safedial._clients.hold import Address, hold
 from safedial._clients.sockets import close, self_connect_of
-from safedial._deadline import NO_DEADLINE, Deadline
 from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy, policy_after
-from safedial._steps import finish
-from safedial.events import logger
+from safedial._retry.multiple import named
+from safedial._retry.progress import Progress
+from safedial._steps import finish, in_thread
+from safedial.errors import SelfConnectError
+from safedial.events import EventKind, OnEvent, check_hook, logger
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,6 +31,7 @@ def wrap(
     *,
     policy: PolicyArgument = DEFAULT,
     address: Address | Callable[P, Address] | None = None,
+    on_event: OnEvent | None = None,
 ) -> Callable[P, T]:
     """Return *factory*, any client's connection factory, made safe: guarded, checked and retried.
 
@@ -53,11 +55,14 @@ def wrap(
             `websockets.connect`, is guarded and retried too. A client or pool that dials when it is used is not: see
             `install`. A driver's class with a method ``connect`` becomes a subclass that is safe whenever it connects.
         policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying` that decides on another call. It sees the error of
-            *factory*; safedial's predicates know what each client makes of the kernel's error, and the server's answers
-            that pass by themselves, such as PostgreSQL's "starting up". Default: `redial()`. None: one call.
+            *factory*; safedial's predicates look for the kernel's error behind it, and know what servers say while they
+            start, stop or are full. What must be fixed, such as a wrong password, is never retried. If the client has
+            a list of servers, each call turns to all of them. Default: `redial()`. None: one call.
         address: the (host, port) that *factory* dials, or a function that takes the call's arguments and returns it.
             The port is held, for other C libraries (grpc, uvloop) and for addresses that only a driver can find (a
             service file). Default: None, as above.
+        on_event: called with each `DialEvent` of a call: ``connected``, ``failed``, ``self_connect``, ``retry``,
+            ``gave_up``. Each round is one attempt. If it raises an Exception, that is logged once. Default: None.
 
     Raises:
         TypeError, ValueError: *factory* is pymongo's or makes a pool, or an argument is wrong; the message names it.
@@ -71,13 +76,14 @@ def wrap(
     if not callable(factory):
         raise TypeError(f"factory must be callable, not a {type(factory).__name__}")  # a URL may have a password
     check_policy(policy)
+    check_hook(on_event)
     known = finder_for(factory)
     if address is not None and not callable(address):
         checked(address, 0)
     find = (known or no_addresses) if address is None else functools.partial(_given, address)
     if known and isinstance(factory, type) and hasattr(factory, "connect"):
-        return cast("Callable[P, T]", _safe_class(factory, find, policy))
-    return cast("Callable[P, T]", wrapped(factory, find, policy))
+        return cast("Callable[P, T]", _safe_class(factory, find, policy, on_event))
+    return cast("Callable[P, T]", wrapped(factory, find, policy, on_event))
 
 
 def _given(address: Any, /, *args: Any, **kwds: Any) -> Iterable[Address]:
@@ -86,7 +92,7 @@ def _given(address: Any, /, *args: Any, **kwds: Any) -> Iterable[Address]:
     return [target]
 
 
-def _safe_class(kind: type, find: Finder, policy: Any) -> type:
+def _safe_class(kind: type, find: Finder, policy: Any, on_event: OnEvent | None) -> type:
     """Return a subclass of *kind* whose ``connect`` is wrapped."""
     dial: Any = inspect.getattr_static(kind, "connect")
 
@@ -95,87 +101,111 @@ def _safe_class(kind: type, find: Finder, policy: Any) -> type:
             kwds = {"host": connection.server_host, "port": connection.server_port} | kwds
         return find(*args, **kwds)
 
-    safe: Any = wrapped(getattr(dial, "__func__", dial), find_for, policy)
+    safe: Any = wrapped(getattr(dial, "__func__", dial), find_for, policy, on_event)
     safe = classmethod(safe) if isinstance(dial, classmethod) else safe
     return type(kind.__name__, (kind,), {"connect": safe, "__doc__": kind.__doc__, "__module__": kind.__module__})
 
 
-def wrapped(factory: Callable[..., Any], find: Finder, policy: Any) -> Callable[..., Any]:
+def wrapped(
+    factory: Callable[..., Any], find: Finder, policy: Any, on_event: OnEvent | None = None
+) -> Callable[..., Any]:
     """Return *factory*, guarded, checked and retried. The ports of the addresses that *find* returns are held."""
     asynchronous = inspect.iscoroutinefunction(factory)
-    name = name_of(factory)
 
     @functools.wraps(factory)
     def connect(*args: Any, **kwds: Any) -> Any:
-        call = _Call(name, functools.partial(factory, *args, **kwds), functools.partial(find, *args, **kwds), policy)
+        call = Call(factory, find, args, kwds, on_event)
         if asynchronous:
-            return call.dial(wait)
-        returned: Any = finish(call.dial(None))
-        return made_later(returned, functools.partial(call.dial, first=returned))
+            return call.dial(policy, wait)
+        returned: Any = finish(call.dial(policy, None))
+        return made_later(returned, functools.partial(call.dial, policy, first=returned))
 
     return connect
 
 
-@dataclass
-class _Call:
-    """One call of a wrapped factory, made in rounds; implements `safedial._retry.loop.Rounds`."""
+class Call(Progress):
+    """One call of a wrapped factory, made in rounds."""
 
-    name: str
-    factory: Callable[[], Any]
-    find: Callable[[], Iterable[Address]]
-    policy: Any
-    target: tuple[Address, ...] = ()
-    round: int = 1
-    started: float = field(default_factory=time.monotonic)
-    deadline: Deadline = NO_DEADLINE
+    def __init__(
+        self,
+        factory: Callable[..., Any],
+        find: Finder,
+        args: tuple[Any, ...],
+        kwds: dict[str, Any],
+        on_event: OnEvent | None,
+    ) -> None:
+        self.client = name_of(factory)
+        self.on_event = on_event
+        self.started = time.monotonic()
+        self._factory = functools.partial(factory, *args, **kwds)
+        self._find = functools.partial(find, *args, **kwds)
+        self._addresses: tuple[Address, ...] = ()
+        self.host, self.port = address_in(factory, args, kwds)
 
-    def retrying(self, error: Exception, wait: float) -> None:
-        logger.debug("%s: round %d failed: %s; next round in %.3f s", self.name, self.round, error, wait)
+    def find_addresses(self) -> None:
+        """Find the addresses whose ports are held. An error of the user's own function ends the dial."""
+        self._addresses = self._addresses or tuple(self._find())
+        if self._addresses:
+            self.host, self.port = self._addresses[0]
 
-    async def dial(self, step: Step | None, first: Any = None) -> Any:
-        """Return a connection, or raise once the policy is done.
-
-        If *step* is None, block, and return an object that dials later unchanged. *first* is such an object, which the
-        first round uses in place of a call.
-        """
-        self.target = self.target or tuple(self.find())
+    async def dial(self, policy: Any, step: Step | None, first: Any = None) -> Any:
+        """Return a connection, or raise once the policy is done. The arguments are those of `one_round`."""
+        self.find_addresses()
         failures = Failures()
-
-        async def dial_once(first: Any = None) -> Any:
-            try:
-                return await self._round(step, first)
-            except Exception as error:
-                failures.detach(error)
-                raise
-
+        once = functools.partial(self.one_round, failures, step)
         try:
-            return await dial_once(first)
+            return await once(first)
         except Exception as error:
-            policy = policy_after(self.policy, error)
+            decides = policy_after(policy, error)
+            self.asked = decides is not None and policy is not DEFAULT
             failure: Exception = error
         try:
-            if policy is None:
+            if decides is None:
                 raise failure
             from safedial._retry import loop  # late, because it loads tenacity
 
-            return await loop.rounds(policy, self, failure, dial_once, Exception, blocking=step is None)
+            # No name for the Retries here: it holds the last error, whose traceback holds this frame.
+            return await loop.rounds(loop.Retries(decides, self), self, failure, once, Exception, blocking=step is None)
         except Exception as error:
             failures.restore(error)
-            if self.round > 1:
-                seconds = time.monotonic() - self.started
-                error.add_note(f"safedial: gave up on {self.name} after {self.round} rounds, {seconds:.3f} s")
-            raise
+            raise self.outcome(error)  # noqa: B904  # it is *error*
         finally:
             failures.clear()
             del failure  # its traceback holds this frame: break the cycle
 
-    async def _round(self, step: Step | None, first: Any) -> Any:
+    async def one_round(self, failures: Failures, step: Step | None, first: Any = None) -> Any:
+        """Return a connection.
+
+        If *step* is None, block, and return an object that dials later unchanged. *first* is such an object, which the
+        first round uses in place of a call.
+        """
+        began = time.monotonic()
+        try:
+            returned = await self._connected(step, first)
+        except Exception as raised:
+            error = named(raised)
+            failures.detach(error)
+            self.recovering = True
+            if self.observed:
+                kind: EventKind = "self_connect" if isinstance(error, SelfConnectError) else "failed"
+                self.report(kind, error=error, duration=time.monotonic() - began)
+            try:
+                if error is not raised:
+                    raise error from None
+                raise
+            finally:
+                del error  # its traceback holds this frame: break the cycle
+        if self.observed and not (step is None and dials_later(returned)):
+            self.connected(None, time.monotonic() - began)
+        return returned
+
+    async def _connected(self, step: Step | None, first: Any) -> Any:
         # This call does not dial yet, and is made in a loop, which a resolver must not block.
-        later = step is None and self.name.partition(".")[0] in DIAL_LATER
+        later = step is None and self.client is not None and self.client.partition(".")[0] in DIAL_LATER
         with guard(), contextlib.ExitStack() as stack:
-            for address in () if later else self.target:
+            for address in () if later else self._addresses:
                 await _hold(address, stack, blocking=step is None)
-            returned = self.factory() if first is None else first
+            returned = self._factory() if first is None else first
             if step is not None:
                 returned = await step(returned)
             elif dials_later(returned):
@@ -189,8 +219,6 @@ class _Call:
                     closing.close()  # a blocking caller can't await it
             logger.warning("%s", error.strerror)
             raise error
-        if self.round > 1:
-            logger.info("%s: connected in round %d", self.name, self.round)
         return returned
 
 
@@ -201,7 +229,5 @@ async def _hold(address: Any, stack: contextlib.ExitStack, *, blocking: bool) ->
         if blocking or numeric:
             stack.enter_context(hold(address))
             return
-        import asyncio  # late: only programs that use asyncio get here
-
-        for info in await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM):
-            stack.enter_context(hold(cast("Address", info[4][:2])))
+        for *_, sockaddr in await in_thread(functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)):
+            stack.enter_context(hold(cast("Address", sockaddr[:2])))

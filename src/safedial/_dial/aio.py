@@ -8,7 +8,7 @@ import functools
 import math
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from safedial._address import AddrInfo, Host, Port, SockAddr, interleave, numeric, of_families
 from safedial._dial import race_tasks
@@ -17,12 +17,15 @@ from safedial._dial.race import Race
 from safedial._dial.record import Record, combined_error
 from safedial._dial.resolve import resolve_async
 from safedial._dial.settings import Resolver, Settings
+from safedial._dial.socket_class import can_be_nonblocking
 from safedial._retry.argument import DEFAULT, policy_after
+from safedial._steps import within
 from safedial._tcp.connect import bind_source
-from safedial.events import HookError
 
 # Connects to one address within a limit in seconds.
 _Connecting: TypeAlias = Callable[[AddrInfo, float | None], Awaitable[Attempt]]
+# The last step of a round: takes over the connected socket, and returns what has a ``close()``.
+Handshake: TypeAlias = Callable[[socket.socket], Awaitable[Any]]
 
 
 class Target(NamedTuple):
@@ -37,32 +40,34 @@ class Target(NamedTuple):
     interleave: int | None = None
 
 
-async def dial(settings: Settings, target: Target, *, all_errors: bool) -> socket.socket:
-    """Return a connected non-blocking socket. On loopback this may never wait: let the loop take a turn afterwards."""
+async def dial(settings: Settings, target: Target, *, all_errors: bool, handshake: Handshake | None = None) -> Any:
+    """Return a connected non-blocking socket, or what *handshake* makes of it.
+
+    On loopback a dial without a handshake may never wait: let the loop take a turn afterwards.
+    """
     record = Record(target.host, target.port, settings.on_event, settings.total_timeout)
-    once = functools.partial(_round, settings, target, record)
+    once = functools.partial(one_round, settings, target, record, handshake)
     try:
         try:
             return await once()
         except OSError as error:
             policy = policy_after(settings.policy, error)
+            record.asked = policy is not None and settings.policy is not DEFAULT
             if policy is None:
                 raise
             from safedial._retry import loop  # late, because it loads tenacity
 
-            rounds = loop.rounds(policy, record, error, once, blocking=False)
+            rounds = loop.rounds(loop.Retries(policy, record), record, error, once, blocking=False)
         return await rounds  # here, so that *error* is not the context of later errors
     except OSError as error:
         raise record.outcome(error, all_errors=all_errors)  # noqa: B904  # it is *error*, or has it
-    except HookError as hook:
-        raise hook.error from None
     finally:
         record.close()
 
 
-async def _round(settings: Settings, target: Target, record: Record) -> socket.socket:
-    """Try every address once: in a race, or one after the other."""
-    record.errors = None
+async def one_round(settings: Settings, target: Target, record: Record, handshake: Handshake | None) -> Any:
+    """Try every address once, in a race or one after the other; then shake hands with the one that answered."""
+    record.begin_round()
     loop = asyncio.get_running_loop()
     infos = await _addresses(loop, target, record, target.host, target.port, settings.resolver)
     sources: Sequence[AddrInfo] = ()
@@ -77,7 +82,7 @@ async def _round(settings: Settings, target: Target, record: Record) -> socket.s
         if settings.total_timeout is not None:
             limit = record.deadline.limit(limit)
         try:
-            won = await _attempt(loop, settings, sources, infos[0], limit)
+            won = await _attempt(loop, settings, record, sources, infos[0], limit)
         except OSError as error:
             record.failed(infos[0][4], error, 0)
             await _turn()
@@ -85,13 +90,23 @@ async def _round(settings: Settings, target: Target, record: Record) -> socket.s
     else:
         record.deadline.limit(None)
         # Two sockets can't have one source port at the same time.
-        delay = None if sources and sources[0][4][1] else settings.happy_eyeballs_delay
+        alone = (sources and sources[0][4][1]) or not can_be_nonblocking(socket.socket)
+        delay = None if alone else settings.happy_eyeballs_delay
         # asyncio's rule: a race interleaves the addresses, unless the caller says 0.
         infos = interleave(infos, int(delay is not None) if target.interleave is None else target.interleave)
-        won = await _first_of(record, infos, functools.partial(_attempt, loop, settings, sources), delay, limit)
-    if record.observed:
-        record.connected(won.sock, won.sockaddr)
-    return won.sock
+        won = await _first_of(record, infos, functools.partial(_attempt, loop, settings, record, sources), delay, limit)
+    made: Any = won.sock
+    if handshake is not None:
+        try:
+            made = await within(record.deadline.cap(None), handshake(made))
+        except OSError as error:
+            number = next(number for number, info in enumerate(infos) if info[4] is won.sockaddr)
+            record.failed(won.sockaddr, error, number)
+            await _turn()
+            raise
+    if record.watched:
+        record.arrived(made, won.sockaddr)
+    return made
 
 
 async def _first_of(
@@ -122,20 +137,29 @@ async def _first_of(
 async def _addresses(
     loop: asyncio.AbstractEventLoop, target: Target, record: Record, host: Host, port: Port, resolver: Resolver | None
 ) -> Sequence[AddrInfo]:
-    infos = numeric(host, port, target.family)
+    infos: Sequence[AddrInfo] = numeric(host, port, target.family)
     if infos and target.proto in (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP):  # asyncio's rule
         return infos
     hints = {"family": target.family, "proto": target.proto, "flags": target.flags}
-    return await resolve_async(loop, record, host, port, resolver, hints)
+    watched = record.watched and host is target.host
+    if watched:
+        record.begins(host)
+    infos = await resolve_async(loop, record, host, port, resolver, hints)
+    if watched:
+        record.resolved()
+    return infos
 
 
 async def _attempt(
     loop: asyncio.AbstractEventLoop,
     settings: Settings,
+    record: Record,
     sources: Sequence[AddrInfo],
     info: AddrInfo,
     limit: float | None,
 ) -> Attempt:
+    if record.watched:
+        record.begins(info[4])
     source, bind = (sources[0][4], functools.partial(_bind_one, sources=sources)) if sources else (None, None)
     attempt = Attempt(settings, 0, source, bind, info)
     await attempt.connect_async(loop, limit)

@@ -1,10 +1,9 @@
 """The blocking dial: resolve, race the addresses, run on under the policy."""
 
 import functools
-import logging
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from safedial._address import AddrInfo, SockAddr, checked, family_of, interleave, of_families
@@ -14,10 +13,10 @@ from safedial._dial.race import Race
 from safedial._dial.record import Record, last_error
 from safedial._dial.resolve import resolve
 from safedial._dial.settings import Settings, Timeout
+from safedial._dial.socket_class import can_be_nonblocking
 from safedial._retry.argument import DEFAULT, policy_after
 from safedial._steps import finish
 from safedial._tcp.connect import bind_source
-from safedial.events import HookError, logger
 
 _Make: TypeAlias = Callable[[AddrInfo], Attempt]
 
@@ -33,26 +32,41 @@ def dial(
             return _round(settings, record, known, timeout, source)
         except OSError as error:
             policy = policy_after(settings.policy, error)
+            record.asked = policy is not None and settings.policy is not DEFAULT
             if policy is None:
                 raise
             from safedial._retry import loop  # late, because it loads tenacity
 
-            once = functools.partial(_round_async, settings, record, known, timeout, source)
-            rounds = loop.rounds(policy, record, error, once, blocking=True)
+            once = functools.partial(one_round, settings, record, known, timeout, source)
+            rounds = loop.rounds(loop.Retries(policy, record), record, error, once, blocking=True)
         return finish(rounds)  # here, so that *error* is not the context of later errors
     except OSError as error:
         raise record.outcome(error, all_errors=all_errors)  # noqa: B904  # it is *error*, or has it
-    except HookError as hook:
-        raise hook.error from None
     finally:
         record.close()
+
+
+def prepared(address: Any, options: Mapping[str, Any]) -> tuple[Record, Callable[[], Awaitable[socket.socket]]]:
+    """Return the record and one round of a dial for `safedial.connections`, with *options* of `safe_connect`."""
+    settings = Settings.of("connections", options)
+    host, port, known = checked(address, settings.family)
+    record = Record(host, port, settings.on_event, settings.total_timeout)
+    source = settings.source_address or None
+    return record, functools.partial(one_round, settings, record, known, settings.timeout, source)
 
 
 def _round(
     settings: Settings, record: Record, known: tuple[AddrInfo, ...], timeout: Timeout, source: SockAddr | None
 ) -> socket.socket:
     """Try every address once: in a race, or one after the other."""
-    infos = known or resolve(record, settings.resolver, settings.family)
+    record.begin_round()
+    infos: Sequence[AddrInfo] = known
+    if not infos:
+        if record.watched:
+            record.begins(record.host)
+        infos = resolve(record, settings.resolver, settings.family)
+        if record.watched:
+            record.resolved()
     bind = None
     if source:
         # As asyncio does, leave out the addresses that the source can't reach, unless it can reach none.
@@ -62,6 +76,8 @@ def _round(
     if len(infos) == 1:
         if settings.total_timeout is not None:
             limit = record.deadline.limit(limit)
+        if record.watched:
+            record.begins(infos[0][4])
         try:
             attempt = Attempt(settings, timeout, source, bind, infos[0])
             attempt.connect(limit)
@@ -70,18 +86,24 @@ def _round(
             raise
     else:
         record.deadline.limit(None)
-        make = functools.partial(Attempt, settings, timeout, source, bind)
+
+        def make(info: AddrInfo) -> Attempt:
+            if record.watched:
+                record.begins(info[4])
+            return Attempt(settings, timeout, source, bind, info)
+
         # A timeout of 0 is the stdlib's non-blocking connect, which raises EINPROGRESS: nothing to race.
         # Two sockets can't have one source port at the same time.
-        delay = None if limit == 0 or (source and source[1]) else settings.happy_eyeballs_delay
+        alone = limit == 0 or (source and source[1]) or not can_be_nonblocking(socket.socket)
+        delay = None if alone else settings.happy_eyeballs_delay
         attempt = _first_of(record, interleave(infos, int(delay is not None)), make, delay, limit)
-    if record.on_event is not None or record.round > 1 or logger.isEnabledFor(logging.DEBUG):
-        record.connected(attempt.sock, attempt.sockaddr)
+    if record.watched:
+        record.arrived(attempt.sock, attempt.sockaddr)
     return attempt.sock
 
 
-async def _round_async(settings: Settings, record: Record, *args: Any) -> socket.socket:
-    record.errors = None
+async def one_round(settings: Settings, record: Record, *args: Any) -> socket.socket:
+    """Do as `_round` does, for the loop that asynchronous dials share."""
     return _round(settings, record, *args)
 
 

@@ -70,7 +70,7 @@ class Dialer(Settings):
 
         host, port, _ = checked(address, self.family)
         target = aio.Target(host, port, family=self.family, local_addr=self.source_address or None)
-        sock = await aio.dial(self, target, all_errors=all_errors)
+        sock: socket.socket = await aio.dial(self, target, all_errors=all_errors)
         try:
             await asyncio.sleep(0)  # or a loop of dials on loopback would starve all other tasks
         except BaseException:

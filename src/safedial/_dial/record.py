@@ -1,31 +1,32 @@
-"""The record of one dial: its rounds and failures, its events, and the error that it ends with.
-
-`safedial.events` passes the events to the hook and to the log.
-"""
+"""The record of one dial: its rounds and failures, and the error that it ends with."""
 
 import logging
 import socket
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from safedial._address import Host, Port, SockAddr, describe
-from safedial._deadline import NO_DEADLINE, Deadline
+from safedial._deadline import Deadline
+from safedial._retry.progress import Progress
 from safedial.errors import PortsExhaustedError, SelfConnectError
-from safedial.events import DialEvent, EventKind, OnEvent, emit, logger
+from safedial.events import EventKind, OnEvent
 
 # A resolver may return other addresses in each round; 1000 notes are enough.
 _MOST_NOTES = 1000
 
 
-class Record:
+class Record(Progress):
     """One dial so far. Most dials succeed at once, so the state for failures is made at the first one."""
 
-    round = 1
-    deadline = NO_DEADLINE
     # The errors of the newest round, by the number of the address.
     errors: dict[int, OSError] | None = None
     # The addresses whose attempts were still waiting when another one succeeded.
     losers: Sequence[SockAddr] = ()
+    # Whether events of this round are wanted.
+    watched = False
+    # When the attempts of the newest round began, by address, if events are wanted.
+    _began: dict[SockAddr | Host, float] | None = None
     # The last error, unless it only said that time was up.
     _last: OSError | None = None
     # For each place and kind of error: the first round, the last round, and the last message. A loop of
@@ -40,15 +41,19 @@ class Record:
         if total_timeout is not None:
             self.deadline = Deadline(total_timeout, self.started)
 
-    @property
-    def target(self) -> tuple[Host, Port]:
-        """The dialed host and port."""
-        return self.host, self.port
+    def begin_round(self) -> None:
+        """Forget the round before, and look whether events of this one are wanted."""
+        self.errors, self.losers = None, ()
+        self.watched = self.observed
 
-    @property
-    def observed(self) -> bool:
-        """Whether events are wanted: by a hook, by the log at DEBUG, or by the log at INFO after a failed round."""
-        return self.on_event is not None or self.round > 1 or logger.isEnabledFor(logging.DEBUG)
+    def begins(self, where: SockAddr | Host) -> None:
+        """Note when an attempt or a resolution begins. Called only if events are wanted."""
+        self._began = self._began or {}
+        self._began[where] = time.monotonic()
+
+    def _duration(self, where: SockAddr | Host) -> float | None:
+        began = self._began.get(where) if self._began else None
+        return None if began is None else time.monotonic() - began
 
     @property
     def failures(self) -> list[OSError]:
@@ -56,12 +61,12 @@ class Record:
         errors = self.errors or {}
         return [errors[number] for number in sorted(errors)]
 
-    def connected(self, sock: socket.socket, sockaddr: SockAddr) -> None:
-        """Report that *sockaddr* answered, and which addresses had not yet. If a hook raises, close *sock*."""
+    def arrived(self, sock: socket.socket, sockaddr: SockAddr) -> None:
+        """Report that *sockaddr* answered, and which addresses had not yet. If that is interrupted, close *sock*."""
         try:
             for loser in self.losers:
-                self._emit("lost", loser)
-            self._emit("connected", sockaddr)
+                self.report("lost", loser, duration=self._duration(loser))
+            self.connected(sockaddr, self._duration(sockaddr))
         except BaseException:
             sock.close()
             raise
@@ -83,16 +88,23 @@ class Record:
         if error.errno is not None or not self.deadline.passed:
             self._last = error
         itself = isinstance(error, SelfConnectError)
+        self.recovering = True
         if itself or self.observed:
             sockaddr = where if isinstance(where, tuple) else None
-            self._emit("self_connect" if itself else "failed", sockaddr, error)
+            level = logging.WARNING if itself else logging.DEBUG
+            kind: EventKind = "self_connect" if itself else "failed"
+            self.report(kind, sockaddr, error, duration=self._duration(where), level=level)
 
-    def retrying(self, error: OSError, wait: float) -> None:
-        """Report that the next round follows *error* in *wait* seconds."""
-        if self.observed:
-            self._emit("retry", None, error, wait)
+    def resolved(self) -> None:
+        """Report that the resolver answered."""
+        self.report("resolved", duration=self._duration(self.host))
 
-    def outcome(self, error: OSError, *, all_errors: bool) -> Exception:
+    def start_again(self) -> None:
+        """Begin a new dial of the same address."""
+        super().start_again()
+        self._said = self._last = None
+
+    def outcome(self, error: Any, *, all_errors: bool = False) -> Exception:
         """Return the exception for the caller: *error*, with notes on each address.
 
         With *all_errors* that is an ExceptionGroup of each address's last error, as in the stdlib.
@@ -105,6 +117,7 @@ class Record:
             cause = self._last if outcome is error else outcome
             outcome = self.deadline.error(describe(self.host, self.port))
             outcome.__cause__ = cause
+        self.gave_up(outcome)
         rounds = "1 round" if self.round == 1 else f"{self.round} rounds"
         outcome.add_note(
             f"safedial: gave up dialing {describe(self.host, self.port)} after {rounds}, "
@@ -120,12 +133,6 @@ class Record:
         """Forget the errors: their tracebacks hold frames that hold this record."""
         self.errors = None
         self._last = None
-
-    def _emit(
-        self, kind: EventKind, sockaddr: SockAddr | None, error: OSError | None = None, wait: float | None = None
-    ) -> None:
-        elapsed = time.monotonic() - self.started
-        emit(DialEvent(kind, self.host, self.port, sockaddr, self.round, elapsed, error, wait), self.on_event)
 
 
 def last_error(errors: Sequence[OSError]) -> OSError:

@@ -1,6 +1,5 @@
 """The settings of a dial, checked before any packet leaves."""
 
-import inspect
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any, Final, Literal, Self, TypeAlias, TypedDict
 from safedial._address import MAX_SECONDS, AddrInfo, check_host, check_port, pair, seconds
 from safedial._retry.argument import DEFAULT, Default, PolicyArgument, check_policy
 from safedial._tcp.steering import IP_LOCAL_PORT_RANGE
-from safedial.events import OnEvent
+from safedial.events import OnEvent, check_hook
 
 # The stdlib's own mark for "no timeout given". http.client and others pass it on.
 _STDLIB_DEFAULT_TIMEOUT: Final[object] = getattr(socket, "_GLOBAL_DEFAULT_TIMEOUT", DEFAULT)
@@ -109,10 +108,6 @@ def check_family(family: Any) -> Any:
     return family
 
 
-def _is_hook(value: Any) -> bool:
-    return value is None or (callable(value) and not inspect.iscoroutinefunction(value))
-
-
 def _check(name: str, wanted: str, valid: Callable[[Any], bool], value: Any) -> Any:
     if not valid(value):
         raise TypeError(f"{name} must be {wanted}, not {value!r}")
@@ -151,6 +146,6 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "happy_eyeballs_delay": partial(_checked_seconds, "happy_eyeballs_delay"),
     "resolver": partial(_check, "resolver", "callable or None", lambda value: value is None or callable(value)),
     "policy": check_policy,
-    "on_event": partial(_check, "on_event", "callable (but not a coroutine function) or None", _is_hook),
+    "on_event": check_hook,
     "steer": partial(_check, "steer", "True or False", lambda value: isinstance(value, bool)),
 }

@@ -1,13 +1,16 @@
 """`open_connection` and `create_connection`: safedial's dial with the transports, TLS and streams of any event loop."""
 
 import asyncio
+import functools
 import ssl as ssl_module
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, Unpack
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple, TypeVar, Unpack
 
-from safedial._address import check_host, check_port, pair, seconds
+from safedial._address import check_host, check_port, pair
 from safedial._dial import aio
+from safedial._dial.record import Record
 from safedial._dial.settings import DialOptions, Resolver, Settings, check_family, unexpected
+from safedial._dial.transport import Connected, Streams, check_tls, open_streams, take_over
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
@@ -31,6 +34,12 @@ class ConnectionOptions(DialOptions, total=False):
     all_errors: bool
     timeout: float | None
     resolver: Resolver | None
+
+
+class StreamOptions(ConnectionOptions, total=False):
+    """The keyword options of `open_connection`."""
+
+    limit: int
 
 
 _OWN = frozenset(DialOptions.__annotations__) | {"timeout", "resolver"}
@@ -62,11 +71,15 @@ async def open_connection(
         OSError, TypeError, ValueError: as `create_connection` does; among them `SelfConnectError`,
             `PortsExhaustedError` and `TimeoutError`.
     """
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=limit, loop=loop)
-    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
-    transport, _ = await create_connection(lambda: protocol, host, port, **kwds)
-    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+    if limit <= 0:
+        raise ValueError("Limit cannot be <= 0")  # asyncio's words, before the dial
+    plan = _planned(host, port, kwds)
+    if plan.target is None:
+        ends: dict[str, Any] = {"host": host, "port": port, "sock": kwds.get("sock")}
+        return await asyncio.open_connection(limit=limit, **ends, **plan.tls)
+    handshake = functools.partial(open_streams, limit, plan.tls)
+    streams: Streams = await aio.dial(plan.settings, plan.target, all_errors=plan.all_errors, handshake=handshake)
+    return streams
 
 
 async def create_connection(
@@ -77,11 +90,12 @@ async def create_connection(
 ) -> tuple[asyncio.Transport, P]:
     """Connect as the running loop's ``create_connection`` does, and never to itself.
 
-    A drop-in: the same arguments have the same meaning. The check comes before TLS and before any byte. The policy
-    covers the dial, not the TLS handshake. Don't assign it to the loop's own ``create_connection``, which it calls.
+    A drop-in: the same arguments have the same meaning. The check comes before TLS and before any byte. The TLS
+    handshake is the last step of a round: if it fails, the policy decides on another dial. Don't assign it to the
+    loop's own ``create_connection``, which it calls.
 
     Args:
-        protocol_factory: called once, when the socket is connected.
+        protocol_factory: called when a socket is connected, and again if TLS fails there and is begun anew.
         host: the host; a numeric one skips the resolver.
         port: the port or service name.
         **kwds: keyword arguments of the loop's ``create_connection``, with its defaults, and some of `Dialer`.
@@ -92,7 +106,9 @@ async def create_connection(
             happy_eyeballs_delay: seconds, as in `Dialer`. Default: None, one address after the other.
             all_errors: raise an ExceptionGroup of each address's last error instead of one error.
             timeout: seconds for one attempt at one address. Default: None, no limit.
-            total_timeout: seconds for the whole dial, without the TLS handshake. Default: None, no limit.
+            total_timeout: seconds for the whole dial, with the TLS handshake. Without it, a server that is silent
+                after the connect is waited for as long as asyncio does: *ssl_handshake_timeout*, 60 seconds.
+                Default: None, no limit.
             resolver, policy, on_event, steer, socket_options: as documented by `Dialer`, with its defaults.
 
     Returns:
@@ -104,7 +120,37 @@ async def create_connection(
             unlike asyncio's. Notes say what failed and in which rounds.
         TypeError, ValueError: an argument is invalid; the message names it.
     """
-    loop = asyncio.get_running_loop()
+    plan = _planned(host, port, kwds)
+    if plan.target is None:
+        ends: dict[str, Any] = {"host": host, "port": port, "sock": kwds.get("sock")}
+        return await asyncio.get_running_loop().create_connection(protocol_factory, **ends, **plan.tls)
+    handshake = functools.partial(take_over, protocol_factory, plan.tls)
+    made: Connected = await aio.dial(plan.settings, plan.target, all_errors=plan.all_errors, handshake=handshake)
+    return made.transport, made.protocol
+
+
+def prepared(address: tuple[Any, Any], options: Mapping[str, Any]) -> tuple[Record, Callable[[], Awaitable["Streams"]]]:
+    """Return the record and one round of a dial for `safedial.connections`, with *options* of `open_connection`."""
+    kwds = dict(options)
+    limit = kwds.pop("limit", _DEFAULT_LIMIT)
+    plan = _planned(*address, kwds)
+    if plan.target is None:
+        raise ValueError("address: the host and the port must not both be None")
+    record = Record(*address, plan.settings.on_event, plan.settings.total_timeout)
+    handshake = functools.partial(open_streams, limit, plan.tls)
+    return record, functools.partial(aio.one_round, plan.settings, plan.target, record, handshake)
+
+
+class _Plan(NamedTuple):
+    """The checked arguments of a dial. Without a target there is nothing to dial."""
+
+    settings: Settings
+    target: aio.Target | None
+    tls: dict[str, Any]
+    all_errors: bool
+
+
+def _planned(host: Any, port: Any, kwds: Mapping[str, Any]) -> _Plan:
     given: dict[str, Any] = {}
     own, tls, settings = given, given, _PLAIN
     if kwds:
@@ -119,38 +165,16 @@ async def create_connection(
         if own:
             settings = Settings.of("create_connection", {"happy_eyeballs_delay": None, **own})
         if tls:
-            _check_tls(host, **tls)
-    sock = given.get("sock")
-    if sock is not None or (host is None and port is None):
+            check_tls(host, **tls)
+    all_errors = given.get("all_errors", False)
+    if given.get("sock") is not None or (host is None and port is None):
         own.pop("happy_eyeballs_delay", None)
         if own:
             raise ValueError(f"{', '.join(own)}: can only be given with host and port")
-        # Nothing to dial. The loop raises the error if the arguments are wrong.
-        ends: dict[str, Any] = {"host": host, "port": port, "sock": sock}
-        return await loop.create_connection(protocol_factory, **ends, **tls)
-    sock = await aio.dial(settings, _target(host, port, given), all_errors=given.get("all_errors", False))
-    try:
-        protocol = protocol_factory()
-    except BaseException:
-        sock.close()
-        raise
+        return _Plan(settings, None, tls, all_errors)  # the loop raises the error if the arguments are wrong
     if tls.get("ssl"):
         tls.setdefault("server_hostname", host.decode("idna") if isinstance(host, bytes) else host)
-    # From here on the transport owns the socket, and closes it if the handshake fails.
-    return await loop.create_connection(lambda: protocol, sock=sock, **tls)
-
-
-def _check_tls(host: Any, ssl: Any = None, **others: Any) -> None:
-    """Raise before the dial the errors that asyncio would raise after it, or that would leak the socket."""
-    if ssl and not isinstance(ssl, bool | ssl_module.SSLContext):
-        raise TypeError(f"ssl must be a bool, an SSLContext or None, not {ssl!r}")
-    if ssl and not host and "server_hostname" not in others:
-        raise ValueError("You must set server_hostname when using ssl without a host")
-    for name, value in others.items():
-        if not ssl:
-            raise ValueError(f"{name} is only meaningful with ssl")
-        if name != "server_hostname" and not seconds(name, value):
-            raise ValueError(f"{name} must be positive, not {value!r}")
+    return _Plan(settings, _target(host, port, given), tls, all_errors)
 
 
 def _target(host: Any, port: Any, given: Mapping[str, Any]) -> aio.Target:

@@ -3,14 +3,14 @@
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tenacity
 from tenacity import AsyncRetrying, RetryCallState, sleep_using_event
 from tenacity.stop import stop_any, stop_when_event_set
 
-from safedial._deadline import Deadline
-from safedial._steps import finish, within
+from safedial._retry.progress import Progress, reason_of
+from safedial._steps import finish, in_thread, sleep, within
 
 if TYPE_CHECKING:
     from safedial._retry.argument import Policy
@@ -24,29 +24,13 @@ _ASYNC_DEFAULT_SLEEP = AsyncRetrying().sleep
 _AWAITS = "policy: a strategy or hook of this AsyncRetrying awaits; a blocking dial can't wait for it"
 
 
-class Rounds(Protocol):
-    """The record of a dial that is made in rounds: `safedial._dial.record.Record`, or `wrap`'s."""
-
-    round: int
-    started: float
-    deadline: Deadline
-
-    @property  # the dialed address, for tenacity's own hooks such as before_sleep_log
-    def target(self) -> tuple[Any, ...]: ...
-
-    def retrying(self, error: Any, wait: float) -> None: ...  # the next round follows *error* in *wait* seconds
-
-
-class _Retries:
+class Retries:
     """One dial's own copy of a policy, so that threads and tasks can share one, with the state of its rounds."""
 
-    def __init__(self, policy: "Policy", record: Rounds) -> None:
+    def __init__(self, policy: "Policy", progress: Progress) -> None:
         # Callers handle the last real exception: never RetryError, never a callback's value.
         self._retrying = policy.copy(reraise=True, retry_error_callback=None)
-        self._retrying.begin()
-        self._state = RetryCallState(self._retrying, fn=rounds, args=record.target, kwargs={})
-        self._state.start_time = record.started
-        self._record = record
+        self._progress = progress
         self._enabled = getattr(policy, "enabled", True)  # tenacity 9.2
         self.is_async = isinstance(policy, AsyncRetrying)
         self._stops = _events_of(policy.stop)
@@ -57,9 +41,17 @@ class _Retries:
             self._wakes.append(policy.sleep.event)
         elif policy.sleep not in (tenacity.sleep, time.sleep, _ASYNC_DEFAULT_SLEEP):
             self.own_sleep = policy.sleep
+        self.start_again()
+
+    def start_again(self) -> None:
+        """Forget the rounds so far: the next error is that of a first round."""
+        self._retrying.begin()
+        self._state = RetryCallState(self._retrying, fn=rounds, args=self._progress.target, kwargs={})
+        self._state.start_time = self._progress.started
 
     async def wait_after(self, error: Exception) -> float | None:
         """Return the seconds to wait before the next round, None if there is none."""
+        self._progress.reason = "policy"
         if not self._enabled:
             return None
         if self._state.attempt_number == 1:
@@ -74,20 +66,22 @@ class _Retries:
                 raise
             # Without tenacity's own frames, which would keep the error alive in a cycle.
             error.__traceback__ = traceback
+            if not self._retrying.iter_state.retry_run_result:  # not wanted, rather than stopped
+                self._progress.reason = reason_of(error)
             return None
         if not wait >= 0:
             raise ValueError(f"policy: a wait must be 0 or more seconds, not {wait}")
-        if self._record.deadline.ends_before(wait):
-            return None
-        self._record.retrying(error, wait)
-        self._state.prepare_for_next_attempt()
-        return wait
+        wait_cut = self._progress.deadline.cut(wait)
+        if wait_cut is not None:
+            self._progress.retrying(error, wait_cut)
+            self._state.prepare_for_next_attempt()
+        return wait_cut
 
     async def begin_round(self) -> bool:
         """Begin the next round. Return False if a stop event was set or the deadline passed meanwhile."""
-        if any(event.is_set() for event in self._stops) or self._record.deadline.passed:
+        if any(event.is_set() for event in self._stops) or self._progress.deadline.passed:
             return False
-        self._record.round += 1
+        self._progress.round += 1
         await self._step()
         return True
 
@@ -106,28 +100,27 @@ class _Retries:
 
 
 async def rounds(
-    policy: "Policy",
-    record: Rounds,
+    retries: Retries,
+    progress: Progress,
     error: Exception,
     once: Callable[[], Awaitable[T]],
     failures: type[Exception] = OSError,
     *,
     blocking: bool,
 ) -> T:
-    """Await *once* until it returns, or *policy* stops; then raise its last error. *error* is the first round's.
+    """Await *once* until it returns, or the policy stops; then raise its last error. *error* is the first round's.
 
     Only *failures* are passed to the policy. Other exceptions come from the user's own code, and end the dial.
     """
-    retries = _Retries(policy, record)
-    sleep = _sleep if blocking else _sleep_async
+    pause = _sleep if blocking else _sleep_async
 
     async def step(steps: Coroutine[Any, Any, R]) -> R:
-        # The user's own strategies, hooks and sleeps may ignore the deadline. asyncio can interrupt them.
-        return finish(steps, _AWAITS) if blocking else await within(record.deadline.cap(None), steps)
+        # The user's own strategies, hooks and sleeps may ignore the deadline. An event loop can interrupt them.
+        return finish(steps, _AWAITS) if blocking else await within(progress.deadline.cap(None), steps)
 
     try:
         while (wait := await step(retries.wait_after(error))) is not None:
-            await step(sleep(retries, wait))
+            await step(pause(retries, wait))
             if not await step(retries.begin_round()):
                 break
             try:
@@ -139,7 +132,7 @@ async def rounds(
         del error, retries  # the traceback holds this frame: break the cycle
 
 
-async def _sleep(retries: _Retries, seconds: float) -> None:
+async def _sleep(retries: Retries, seconds: float) -> None:
     if retries.own_sleep is None or retries.is_async:
         for nap in retries.naps(seconds):
             time.sleep(nap)  # noqa: ASYNC251  # the blocking dial's
@@ -148,16 +141,14 @@ async def _sleep(retries: _Retries, seconds: float) -> None:
         raise TypeError("policy: the sleep of this Retrying is a coroutine function; give an AsyncRetrying")
 
 
-async def _sleep_async(retries: _Retries, seconds: float) -> None:
-    import asyncio  # late: a program without asyncio never gets here
-
+async def _sleep_async(retries: Retries, seconds: float) -> None:
     own = retries.own_sleep
     if own is None:
         for nap in retries.naps(seconds):
-            await asyncio.sleep(nap)
+            await sleep(nap)
         return
     # A Retrying's sleep was written for threads: it may block.
-    pause = own(seconds) if retries.is_async else await asyncio.to_thread(own, seconds)
+    pause = own(seconds) if retries.is_async else await in_thread(own, seconds)
     if inspect.isawaitable(pause):
         await pause
 

@@ -1,10 +1,16 @@
 """The policies `redial` and `reconnect`, as plain tenacity objects, and the predicates for policies of your own."""
 
 import math
+import random
 import sys
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import tenacity
-from tenacity import RetryCallState, Retrying, wait_random_exponential
+import tenacity.asyncio
+from tenacity import AsyncRetrying, RetryCallState, Retrying, wait_random_exponential
+from tenacity.retry import retry_base
+from tenacity.wait import wait_base
 
 from safedial._retry.transient import errors_of, is_spurious, is_transient
 from safedial.errors import PortsExhaustedError
@@ -19,9 +25,14 @@ Neither says anything about the server. Combine it with a stop and a wait: diali
 """
 
 retry_if_transient = tenacity.retry_if_exception(is_transient)
-"""Tenacity strategy: retry spurious errors, and refused, timed out, reset, unreachable, and a temporary
-failure of the resolver (EAI_AGAIN): the errors of a server that is down and may come back.
+"""Tenacity strategy: retry spurious errors, and those of a server that is down and may come back.
+
+Refused, reset, timed out, unreachable, an end of file before the handshake was over, a temporary failure of the
+resolver, and what servers say while they start, stop or are full. docs/clients.md has the whole list. A name that does
+not resolve is retried only if it did before in this process.
 """
+
+Also: TypeAlias = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool]
 
 
 def redial(attempts: int = 3) -> Retrying:
@@ -45,29 +56,97 @@ def redial(attempts: int = 3) -> Retrying:
     return Retrying(retry=retry_if_spurious, stop=stop, wait=_wait_for_a_port, reraise=True)
 
 
-def reconnect(within: float = 60.0, first: float = 0.05, cap: float = 5.0) -> Retrying:
-    """Return a policy for a server that is down and may come back: `retry_if_transient`.
+def reconnect(
+    within: float | None = 60.0, first: float = 0.05, cap: float = 5.0, *, names: bool = True, also: Also = ()
+) -> Retrying:
+    """Return a policy for a server that is down and may come back.
 
-    The wait after round n is a random time from 0 to min(cap, first * 2 ** (n - 1)) seconds:
-    exponential backoff with full jitter, applied after the cap.
+    It dials again after the errors of `retry_if_transient`, and after the two that follow from *names*. The wait after
+    round n is a random time between the half and the whole of min(cap, first * 2 ** (n - 1)) seconds: exponential
+    backoff with equal jitter, which has no round without a wait.
+
+    An error that safedial does not know ends the dial, and the log says so at INFO: see *also*.
 
     Args:
-        within: seconds since the dial began. No wait begins that would end later. A round that has begun is not cut
-            short: limit it with *timeout*.
+        within: seconds since the dial began. The last wait is cut, so that a last round begins when the time is over.
+            A round that has begun is not cut short: limit it with *timeout*. None: without end.
         first: upper bound of the first wait, in seconds.
         cap: upper bound of every wait, in seconds.
+        names: dial again if the name does not resolve, or if this host does not have the source address (yet). True:
+            a name that is spelled wrong costs *within* seconds, and the log says at once what the dial waits for.
+            False: only if the name resolved, or the address was there, before in this process.
+        also: more errors to dial again after: an exception class, a tuple of classes, or a function of the exception.
+            Classes are looked for among its causes too.
 
     Raises:
-        TypeError, ValueError: an argument is not a positive, finite number of seconds.
+        TypeError, ValueError: an argument is wrong; the message names it.
     """
     for name, value in (("within", within), ("first", first), ("cap", cap)):
+        if value is None and name == "within":
+            continue
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError(f"{name} must be a number of seconds, not {value!r}")
         if not (0 < value < math.inf):
-            hint = "for a loop without end, use a tenacity.Retrying with retry=safedial.retry_if_transient"
-            raise ValueError(f"{name} must be positive and finite, not {value!r}; {hint}")
-    stop, wait = tenacity.stop_before_delay(within), wait_random_exponential(multiplier=first, max=cap)
-    return Retrying(retry=retry_if_transient, stop=stop, wait=wait, reraise=True)
+            hint = "; for a loop without end: within=None" if name == "within" else ""
+            raise ValueError(f"{name} must be positive and finite, not {value!r}{hint}")
+    if not isinstance(names, bool):
+        raise TypeError(f"names must be True or False, not {names!r}")
+    stop = tenacity.stop_never if within is None else tenacity.stop_after_delay(within)
+    return Retrying(
+        retry=RetryWhileDown(names, also), stop=stop, wait=_Backoff(within or math.inf, first, cap), reraise=True
+    )
+
+
+class RetryWhileDown(retry_base):
+    """`reconnect`'s strategy: which errors it dials again after."""
+
+    def __init__(self, names: bool, also: Also) -> None:
+        self._names = names
+        if isinstance(also, type):
+            also = (also,)
+        # A function, or the classes.
+        self._wanted = None if isinstance(also, tuple) else also
+        self._classes: tuple[Any, ...] = also if isinstance(also, tuple) else ()
+        if not (all(map(_is_error_class, self._classes)) if isinstance(also, tuple) else callable(also)):
+            raise TypeError(f"also must be an exception class, a tuple of them, or a function, not {also!r}")
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        error = retry_state.outcome.exception() if retry_state.outcome else None
+        return error is not None and (is_transient(error, names=self._names) or self.added(error))
+
+    def added(self, error: BaseException) -> bool:
+        """Return whether the caller named *error* with *also*."""
+        if self._wanted is not None:
+            return bool(self._wanted(error))
+        return any(isinstance(each, self._classes) for each in errors_of(error))
+
+
+def _is_error_class(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseException)
+
+
+def with_also(policy: Any, wanted: Callable[[BaseException], bool]) -> Any:
+    """Return a copy of *policy* that dials again after the errors that are *wanted*, too."""
+    either: Any = tenacity.asyncio.retry_any if isinstance(policy, AsyncRetrying) else tenacity.retry_any
+    return policy.copy(retry=either(tenacity.retry_if_exception(wanted), policy.retry))
+
+
+class _Backoff(wait_base):
+    """Exponential backoff with equal jitter, that ends with the time of the policy.
+
+    With full jitter, the waits of a few rounds may all be close to 0, and a server that hangs up at once is stormed.
+    """
+
+    def __init__(self, within: float, first: float, cap: float) -> None:
+        self._within, self._first, self._cap = within, first, cap
+
+    def __call__(self, retry_state: RetryCallState) -> float:
+        try:
+            longest = min(self._cap, self._first * 2 ** (retry_state.attempt_number - 1))
+        except OverflowError:  # a float ends at 2 ** 1024
+            longest = self._cap
+        left = self._within - (retry_state.seconds_since_start or 0.0)
+        return max(0.0, min(random.uniform(longest / 2, longest), left))  # noqa: S311  # jitter is no secret
 
 
 def _wait_for_a_port(state: RetryCallState) -> float:
@@ -80,3 +159,8 @@ def _wait_for_a_port(state: RetryCallState) -> float:
 
 default_policy = redial()
 """The policy that dials without *policy* share. Each dial copies it."""
+
+
+def waits_for_server(policy: Retrying | AsyncRetrying) -> bool:
+    """Return whether *policy* may wait until a server is there: whether it is neither `redial` nor a copy of it."""
+    return policy.retry is not retry_if_spurious

@@ -24,7 +24,10 @@ class SafeDial(TakesDialer):
         kind: Any = type(self)
         defaults = _defaults(kind).items()
         self._given = {name for name, default in defaults if (kwargs.get(name, default) or None) != (default or None)}
+        who = _asks(kind, kwargs)
+        self.of_sentinel = who == "Sentinel"
         super().__init__(*args, **kwargs)
+        _refuse_waiting(self.dialer, who)
 
     def _settings(self) -> Dialer:
         """Return the Dialer for the next dial. The library may change timeouts and host between two dials."""
@@ -68,6 +71,34 @@ class SafeDial(TakesDialer):
                 sock.close()
                 raise
 
+    # Private: _connect_retry, which each of Sentinel's own classes has.
+    def ask_sentinel(self) -> Any:
+        """If there is no connection, dial once the server that Sentinel names now. For asyncio, return an awaitable."""
+        own: Any = self
+        return own._connect_retry()
+
+
+def _asks(connection_class: Any, arguments: dict[str, Any]) -> str | None:
+    """Return who names the server of a connection: "Sentinel", "Cluster", or None if it is always the same server."""
+    if hasattr(connection_class, "connect_to"):  # Sentinel's method, for the address that it named
+        return "Sentinel"
+    # A blocking Cluster gives this method of its own to all connections.
+    greet = arguments.get("redis_connect_func") or arguments.get("valkey_connect_func")
+    return "Cluster" if hasattr(getattr(greet, "__self__", None), "keyslot") else None
+
+
+def _refuse_waiting(dialer: Dialer | None, who: str | None) -> None:
+    """Raise ValueError if *dialer* would wait for a server while *who* names another one."""
+    if who is None or dialer is None or dialer.policy is DEFAULT or dialer.policy is None:
+        return
+    from safedial._retry.policies import waits_for_server  # late, because it loads tenacity
+
+    if waits_for_server(dialer.policy):
+        raise ValueError(
+            f"dialer must not wait under {who}: it would wait for the old master, and a write that this one answers "
+            f"is lost. Leave its policy to the default, and give the client retry=Retry(...), which asks {who} again"
+        )
+
 
 @functools.cache
 def _defaults(connection_class: Any) -> dict[str, Any]:
@@ -93,10 +124,13 @@ class Library:
         *client* is a client or connection pool of the library, blocking or asyncio, a Sentinel (with all clients that
         it will make), or an asyncio cluster. A client of a Unix socket is left as it is.
 
+        Under Sentinel and Cluster *dialer* must not wait for a server, since another one may take its place: its policy
+        is the default, `redial` or None. Waiting is up to the client's ``retry=``, which asks for the server again.
+
         Raises:
             TypeError: *client* or *dialer* has the wrong type. A blocking cluster dials while it is made: use
                 `SafeConnectionPool`.
-            ValueError: *client* has connections already.
+            ValueError: *client* has connections already, or *dialer* would wait under Sentinel or Cluster.
         """
         checked_dialer(dialer)
         blocking, asynchronous = self._library, self._library.asyncio
@@ -119,26 +153,32 @@ class Library:
         return client
 
     def _protect_sentinel(self, sentinel: Any, dialer: Dialer | None) -> None:
+        # Nor must it wait for one Sentinel while another one would answer.
+        _refuse_waiting(dialer, "Sentinel")
         for each in sentinel.sentinels:
-            self.protect(each, dialer=dialer)
+            self._replace_class(each.connection_pool, dialer, "Sentinel")
         for name in ("master_for", "slave_for"):
             setattr(sentinel, name, functools.partial(self._make, getattr(sentinel, name), dialer))
 
-    def _make(self, make: Callable[..., Any], dialer: Dialer | None, *args: Any, **kwargs: Any) -> Any:
+    def _make(self, make: Callable[..., Any], default: Dialer | None, /, *args: Any, **kwargs: Any) -> Any:
+        dialer = kwargs.pop("dialer", None) or default
         return self.protect(make(*args, **kwargs), dialer=dialer)
 
     def _protect_cluster(self, cluster: Any, dialer: Dialer | None) -> None:
+        _refuse_waiting(dialer, "Cluster")
         # The startup nodes are there already; nodes that are found later are made of connection_kwargs.
         for node in cluster.nodes_manager.startup_nodes.values():
-            self._replace_class(node, dialer)
+            self._replace_class(node, dialer, "Cluster")
         options: dict[str, Any] = cluster.connection_kwargs
         options["connection_class"] = self.safe(options["connection_class"])
         if dialer is not None:
             options["dialer"] = dialer
 
-    def _replace_class(self, pool: Any, dialer: Dialer | None) -> None:
-        """Let *pool*, or a node of a cluster, make connections of a safe class."""
+    def _replace_class(self, pool: Any, dialer: Dialer | None, who: str | None = None) -> None:
+        """Let *pool*, or a node of a cluster, make connections of a safe class. *who* names its server."""
         safe = self.safe(pool.connection_class)
+        dials = dialer or pool.connection_kwargs.get("dialer") or getattr(safe, "dialer", None)
+        _refuse_waiting(dials, who or _asks(safe, pool.connection_kwargs))
         if safe is pool.connection_class and dialer is None:
             return
         # Private: where pools keep their connections, in each version. Existing connections keep their class.

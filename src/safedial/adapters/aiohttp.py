@@ -13,6 +13,7 @@ from safedial._address import shown
 from safedial._clients.wrap import wrap
 from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy
 from safedial.adapters import needs, takes_policy
+from safedial.events import OnEvent, check_hook
 
 with needs("aiohttp"):
     import aiohttp
@@ -22,7 +23,7 @@ S = TypeVar("S", bound=aiohttp.ClientSession | aiohttp.TCPConnector)
 
 
 @takes_policy
-def protect(session: S, *, policy: PolicyArgument = DEFAULT) -> S:
+def protect(session: S, *, policy: PolicyArgument = DEFAULT, on_event: OnEvent | None = None) -> S:
     """Make *session* safe, with its connections to proxies, and return it.
 
     A self-connect is reported as a refused connection: `aiohttp.ClientConnectorError`, or
@@ -34,6 +35,7 @@ def protect(session: S, *, policy: PolicyArgument = DEFAULT) -> S:
             new connection. Name, addresses and proxy are looked up again; no request was sent yet. aiohttp's
             ``sock_connect`` limits each dial, ``connect`` and ``total`` limit all dials together. They take one place
             in the pool. Default: `redial()`. None: one dial.
+        on_event: called with each `safedial.DialEvent` of its dials, as by `safedial.wrap`. Default: None.
 
     Example::
 
@@ -47,18 +49,20 @@ def protect(session: S, *, policy: PolicyArgument = DEFAULT) -> S:
         )
     # Private: the method that BaseConnector leaves to its subclasses. Name, dial, proxy and TLS are all in it.
     create = types.MethodType(type(connector)._create_connection, connector)  # pyright: ignore[reportPrivateUsage]
-    connector._create_connection = wrap(create, policy=policy)  # type: ignore[method-assign]  # on purpose
+    connector._create_connection = wrap(create, policy=policy, on_event=on_event)  # type: ignore[method-assign]  # on purpose
     return session
 
 
 class SafeTCPConnector(aiohttp.TCPConnector):
-    """An `aiohttp.TCPConnector` that is safe as by `protect`. It takes aiohttp's arguments, and *policy*."""
+    """An `aiohttp.TCPConnector` that is safe as by `protect`. It takes aiohttp's arguments, *policy* and *on_event*."""
 
     @takes_policy
-    def __init__(self, *, policy: PolicyArgument = DEFAULT, **kwds: Any) -> None:
+    def __init__(self, *, policy: PolicyArgument = DEFAULT, on_event: OnEvent | None = None, **kwds: Any) -> None:
         self._dial_policy = check_policy(policy)
+        self._on_event = check_hook(on_event)
         super().__init__(**kwds)  # pyright: ignore[reportUnknownMemberType]  # a tuple[Unknown] in socket_factory
 
     @override
     async def _create_connection(self, *args: Any, **kwds: Any) -> ResponseHandler:
-        return await wrap(super()._create_connection, policy=self._dial_policy)(*args, **kwds)
+        create = wrap(super()._create_connection, policy=self._dial_policy, on_event=self._on_event)
+        return await create(*args, **kwds)

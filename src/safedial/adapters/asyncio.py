@@ -64,6 +64,11 @@ def new_event_loop(
     redis.asyncio). A self-connect is a ConnectionRefusedError. No event loop policy is set, and other loops stay as
     they are. `safedial.guard` says what ``sock_connect`` does about a socket with a source port.
 
+    The policy of *dialer* works inside each dial of a client, and multiplies with the client's own retries. One that
+    waits for a server, such as `safedial.reconnect`, holds up every client that has other servers to turn to: asyncpg
+    with several hosts, Kafka, NATS, redis under Sentinel or Cluster. Leave it to the default if the loop runs one of
+    these. A client that `safedial.adapters.redis` or its like has protected dials with its own Dialer in any loop.
+
     Args:
         loop_class: the class to extend, such as ``uvloop.Loop``, which dials in C, where a guard alone does not reach.
             Default: asyncio's own for this system.

@@ -2,7 +2,8 @@
 
 Drop-ins for `http.client`, `smtplib` and `ftplib`, and for the openers of `urllib.request`. If nobody listens, they
 raise ConnectionRefusedError: no BadStatusLine, and no waiting for their own greeting. *dialer* is a keyword argument;
-ftplib's clients have none. As in these clients, the timeout of the dial stays on the socket, a Dialer's too.
+ftplib's clients have none. As in these clients, the timeout of the dial stays on the socket, a Dialer's too. They have
+no retries of their own that a policy could multiply with.
 """
 
 import ftplib

@@ -4,17 +4,25 @@ One line makes a client safe. The client, its pool and its own retries stay as t
 
     client = protect(redis.Redis(host, port))                            # blocking or asyncio, rediss:// too
     pool = redis.ConnectionPool.from_url(url, connection_class=SafeConnection, dialer=Dialer(steer=False))
-    master = protect(redis.Sentinel(addresses)).master_for("mymaster")
+    master = protect(redis.Sentinel(addresses)).master_for("mymaster", retry=Retry(ExponentialBackoff(), 10))
     cluster = protect(redis.asyncio.RedisCluster(host, port))            # blocking: see SafeConnectionPool
 
-**Two retries.** A client of redis 8 has a `redis.retry.Retry`, and dials again 10 times if the server refuses. A pool
-that you make yourself has none, unless you give it ``retry=``. `protect` keeps the client's Retry,
-``redis.Redis(connection_pool=...)`` drops it. redis 5.1 retries only after time-outs, and if a connection was there
-before. The Dialer's policy works inside each of these dials. The default, `redial()`, starts another round only
-after a self-connect or exhausted ports. `safedial.reconnect` multiplies: ``Retry(backoff, 10)`` around
-``reconnect(within=60)`` waits 11 times 60 seconds. So let only one of them wait: redis's Retry, or
-``Dialer(policy=reconnect())`` with ``retry=Retry(NoBackoff(), 0)``. In asyncio *socket_connect_timeout*, 5 seconds in
-redis 8, limits the whole dial with all its rounds, unless the Dialer has a timeout.
+**Who waits for a server that is away**: either the client's own `redis.retry.Retry` or the Dialer's policy, which works
+inside each dial. They multiply: ``Retry(backoff, 10)`` around ``reconnect(within=60)`` waits 11 times 60 seconds. The
+default policy, `safedial.redial`, does not wait for a server.
+
+- *One server*: a client of redis 8 has a Retry that dials again 10 times, and `protect` keeps it. A pool that you make
+  yourself has none, unless you give it ``retry=``. redis 5.1 retries only after time-outs, and if a connection was
+  there before. If the Dialer is to wait, give ``Dialer(policy=reconnect())`` and ``retry=Retry(NoBackoff(), 0)``.
+- *Sentinel and Cluster*: always the Retry, which asks for the master again before each dial; ``master_for()`` has none
+  unless you give it. A Dialer would wait for the old master, and what is written there is lost. So a Dialer that waits
+  raises ValueError. Its *timeout* and *total_timeout* may be set. redis 8 by itself repeats a command whose connection
+  broke without asking Sentinel; the classes here ask.
+- *MultiDBClient* of redis 8: `protect` the pools that you give it. Let their Dialers not wait, or they hold up its
+  turn to the next database.
+
+In asyncio *socket_connect_timeout*, 5 seconds in redis 8, limits the whole dial with all its rounds, unless the Dialer
+has a timeout.
 """
 
 import socket
@@ -41,6 +49,15 @@ class SafeConnection(SafeDial, redis.Connection):
     def _connect(self) -> socket.socket:
         return self.dial()
 
+    # redis 8 repeats a command whose connection broke on the same server, without asking Sentinel. What the old master
+    # answers, if it comes back, is lost.
+    @override
+    def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+        if self.of_sentinel:
+            self.ask_sentinel()
+        below: Any = super()  # untyped
+        below.send_packed_command(*args, **kwargs)
+
 
 class SafeSSLConnection(redis.SSLConnection, SafeConnection):
     """A `redis.SSLConnection` like `SafeConnection`. TLS begins after the check."""
@@ -53,6 +70,12 @@ class SafeAsyncConnection(SafeDial, redis.asyncio.Connection):
     async def _connect(self) -> None:
         self._reader, self._writer = await self.dial_async()
 
+    @override
+    async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+        if self.of_sentinel:
+            await self.ask_sentinel()
+        await super().send_packed_command(*args, **kwargs)
+
 
 class SafeAsyncSSLConnection(redis.asyncio.SSLConnection, SafeAsyncConnection):
     """A `redis.asyncio.SSLConnection` like `SafeConnection`."""
@@ -62,7 +85,8 @@ class SafeConnectionPool(redis.ConnectionPool):
     """A `redis.ConnectionPool` of safe connections. The blocking Cluster needs it: it dials while it is made.
 
     Cluster makes pools of this class only in ``from_url()``, and drops keywords that it does not know. So give it a
-    Dialer with ``functools.partial(SafeConnectionPool, dialer=Dialer(steer=False))``.
+    Dialer with ``functools.partial(SafeConnectionPool, dialer=Dialer(steer=False))``. If this one waits, Cluster raises
+    its RedisClusterException, caused by the ValueError.
 
     Example::
 

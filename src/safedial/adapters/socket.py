@@ -1,6 +1,7 @@
 """A module in the shape of the stdlib's `socket`, for clients that take one. Its TCP connects are guarded.
 
-All names that are not defined here are the stdlib's own.
+All names that are not defined here are the stdlib's own. No dial waits for a server: pymemcache's HashClient turns to
+the next one as ever, and its RetryingClient does the waiting.
 
 Example::
 

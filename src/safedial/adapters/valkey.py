@@ -1,11 +1,11 @@
 """Valkey: every connection of a client, a pool, Sentinel or Cluster is dialed by a Dialer, blocking and asyncio.
 
-The names and rules are those of `safedial.adapters.redis`. valkey retries as redis 5.1 does, by default not at all.
-One line makes a client safe::
+The names and rules are those of `safedial.adapters.redis`, also that no Dialer waits under Sentinel and Cluster. By
+default valkey's clients have no Retry; one that you give retries as in redis 5.1. One line makes a client safe::
 
     client = protect(valkey.Valkey(host, port))                          # blocking or asyncio, valkeys:// too
     pool = valkey.ConnectionPool.from_url(url, connection_class=SafeConnection)
-    master = protect(valkey.Sentinel(addresses)).master_for("mymaster")
+    master = protect(valkey.Sentinel(addresses)).master_for("mymaster", retry=Retry(ExponentialBackoff(), 10))
     cluster = protect(valkey.asyncio.ValkeyCluster(host, port))          # blocking: see SafeConnectionPool
 """
 

@@ -1,0 +1,180 @@
+"""`connections`: the reconnect loop over an address or a factory.
+
+May import everything but the adapters, `testing`, `cli` and the plugin.
+"""
+
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import TYPE_CHECKING, Any, Generic, Never, TypeVar, cast, overload
+
+from safedial._address import Host, Port, checked, seconds
+from safedial._clients.awaitables import dials_later
+from safedial._clients.drivers import finder_for, no_addresses
+from safedial._clients.failures import Failures
+from safedial._clients.sockets import close
+from safedial._clients.wrap import Call
+from safedial._dial import blocking
+from safedial._reconnect_loop import AsyncLoop, BlockingLoop, Once
+from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy
+from safedial._retry.progress import Progress
+from safedial._steps import running_trio
+from safedial.events import check_hook
+
+if TYPE_CHECKING:
+    import asyncio
+    import socket
+    from typing import Unpack
+
+    from safedial._dial.streams import StreamOptions
+    from safedial.events import OnEvent
+
+    class LoopOptions(StreamOptions, total=False):
+        """The keyword options of `connections`."""
+
+        source_address: tuple[str, int] | None
+        stable_after: float
+
+
+T = TypeVar("T")
+S = TypeVar("S")
+A = TypeVar("A")
+
+
+@overload
+def connections(
+    target: tuple[Host, Port],
+    **options: "Unpack[LoopOptions]",
+) -> "Connections[socket.socket, tuple[asyncio.StreamReader, asyncio.StreamWriter]]": ...
+
+
+@overload
+def connections(  # type: ignore[overload-overlap]  # an awaitable is what the next one takes, too
+    target: Callable[[], Awaitable[T]],
+    *,
+    policy: PolicyArgument = ...,
+    stable_after: float = ...,
+    on_event: "OnEvent | None" = ...,
+) -> "Connections[Never, T]": ...
+
+
+@overload
+def connections(
+    target: Callable[[], T],
+    *,
+    policy: PolicyArgument = ...,
+    stable_after: float = ...,
+    on_event: "OnEvent | None" = ...,
+) -> "Connections[T, Never]": ...
+
+
+def connections(
+    target: Any, *, policy: PolicyArgument = DEFAULT, stable_after: float = 10.0, **options: Any
+) -> "Connections[Any, Any]":
+    """Return the reconnect loop for *target*: an iterable of connections, each to be entered with ``with``.
+
+    A connection is dialed when it is entered. Its block ends when it is left, or when it raises a transient error, such
+    as a reset: the connection is closed, and the next one follows. ``break`` ends the loop. Other exceptions come out,
+    and so does the last error of a dial if the policy gives up.
+
+    The waits of the policy go on from one connection to the next until one has lived for *stable_after* seconds. So a
+    server that accepts and hangs up at once is dialed a handful of times, and not thousands. After a stable connection
+    the rounds and the time of the policy begin anew, without a wait.
+
+    Args:
+        target: the (host, port) to dial, or a function without arguments that connects, sync for ``for`` or async for
+            ``async for``. It is guarded as by `safedial.wrap`; if it dials in C, give a `functools.partial`, whose
+            arguments have the address.
+        policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying` that decides on another round. Default:
+            `safedial.reconnect()`, which gives up after a minute. A loop without end: ``reconnect(within=None)``.
+        stable_after: seconds after which a connection is stable. Default: 10.
+        **options: for an address in ``for``, those of `safedial.safe_connect`; in ``async for``, those of
+            `safedial.open_connection`. *total_timeout* is the time until the next connection. For a function, and for
+            an address in trio: *on_event* alone.
+
+    Yields:
+        In ``for``, context managers of sockets. In ``async for``, async ones of a (reader, writer) pair, under trio of
+        a `trio.SocketStream`. For a function, of what it returns.
+
+    Raises:
+        OSError: the last error of a dial, when the policy gives up. What a function raises comes out as it is.
+        TypeError, ValueError: an argument is invalid; the message names it.
+
+    Example::
+
+        for connection in safedial.connections(("127.0.0.1", 6379), timeout=5):
+            with connection as sock:
+                serve(sock)
+    """
+    if not callable(target):
+        checked(target, 0)
+    policy = check_policy(policy)
+    if policy is None:
+        raise TypeError("policy: a reconnect loop needs one, such as safedial.reconnect()")
+    seconds("stable_after", stable_after)
+    check_hook(options.get("on_event"))
+    if callable(target) and (unknown := options.keys() - {"on_event"}):
+        raise TypeError(f"connections() takes no {', '.join(sorted(unknown))} for a function: it dials for itself")
+    return Connections(target, policy, stable_after, options)
+
+
+class Connections(Generic[S, A]):
+    """The result of `connections`. Each ``for`` over it is a loop of its own."""
+
+    def __init__(self, target: Any, policy: Any, stable_after: float, options: dict[str, Any]) -> None:
+        self._target, self._options = target, options
+        self._policy, self._stable_after = policy, stable_after
+
+    def __iter__(self) -> Iterator[AbstractContextManager[S]]:
+        """Begin a loop in blocking code."""
+        if callable(self._target):
+            failures: type[Exception] = Exception
+            progress, once = _calls(self._target, None, **self._options)
+        else:
+            failures = OSError
+            progress, once = blocking.prepared(self._target, self._options)
+        loop: Any = BlockingLoop(progress, once, failures, self._policy, self._stable_after)
+        return cast("Iterator[AbstractContextManager[S]]", loop)
+
+    def __aiter__(self) -> AsyncIterator[AbstractAsyncContextManager[A]]:
+        """Begin a loop in asyncio or trio."""
+        failures: type[Exception] = Exception
+        if callable(self._target):
+            progress, once = _calls(self._target, _awaited, **self._options)
+        elif (trio := running_trio()) is not None:
+            if unknown := self._options.keys() - {"on_event"}:
+                raise TypeError(f"connections() takes no {', '.join(sorted(unknown))} for an address under trio")
+            factory = functools.partial(trio.open_tcp_stream, *self._target)
+            progress, once = _calls(factory, _awaited, **self._options)
+        else:
+            from safedial._dial import streams  # late: only programs that use asyncio get here
+
+            failures = OSError
+            progress, once = streams.prepared(self._target, self._options)
+        loop: Any = AsyncLoop(progress, once, failures, self._policy, self._stable_after)
+        return cast("AsyncIterator[AbstractAsyncContextManager[A]]", loop)
+
+
+def _calls(factory: Callable[[], Any], step: Any, on_event: Any = None) -> tuple[Progress, Once]:
+    call = Call(factory, finder_for(factory) or no_addresses, (), {}, on_event)
+    call.find_addresses()
+
+    async def once() -> Any:
+        failures = Failures()
+        try:
+            connection = await call.one_round(failures, step)
+        finally:
+            failures.clear()
+        if step is None and dials_later(connection):
+            close(connection)
+            raise TypeError("target: its connection must be awaited: use async for")
+        return connection
+
+    return call, once
+
+
+async def _awaited(returned: Any) -> Any:
+    if not dials_later(returned):
+        close(returned)
+        raise TypeError("target: it connects in blocking code, which would stop the event loop: use for")
+    return await returned

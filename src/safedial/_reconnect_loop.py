@@ -1,0 +1,165 @@
+"""The loop behind `connections`: when to dial again, when to wait, and what ends it.
+
+A connection that ends before it is stable counts as a failed round: the backoff goes on, so that a server that hangs up
+at once is dialed less and less often. May import what `_connections` may.
+"""
+
+import contextlib
+import errno
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Self, TypeAlias, cast
+
+from safedial._clients.sockets import close, close_async
+from safedial._deadline import Deadline
+from safedial._retry.argument import DEFAULT
+from safedial._retry.progress import Progress
+from safedial._retry.transient import is_transient
+from safedial._steps import finish
+
+# One round: tries every address of the target once.
+Once: TypeAlias = Callable[[], Awaitable[Any]]
+
+
+class _Loop:
+    """One reconnect loop. It has one connection at a time, so it is the iterator and the context manager too."""
+
+    blocking: bool
+
+    def __init__(
+        self, progress: Progress, once: Once, failures: type[Exception], policy: Any, stable_after: float
+    ) -> None:
+        from safedial._retry.loop import Retries  # late, because it loads tenacity
+        from safedial._retry.policies import RetryWhileDown, reconnect, with_also
+
+        policy = reconnect() if policy is DEFAULT else policy
+        self._added = policy.retry.added if isinstance(policy.retry, RetryWhileDown) else None
+        self._loss: Exception | None = None
+        # The end of a connection that was not stable counts as a failed round, whatever the policy thinks of the error.
+        self._retries = Retries(with_also(policy, lambda error: error is self._loss), progress)
+        progress.asked = True
+        self._progress, self._once, self._failures = progress, once, failures
+        self._stable_after = stable_after
+        self._total = progress.deadline.total
+        self._offered = self._entered = False
+        self._since = 0.0
+
+    def _offer(self) -> None:
+        if self._offered or self._entered:
+            raise RuntimeError("connections: enter each one, and leave it before the next: with connection as ...")
+        self._offered = True
+
+    async def _connect(self) -> Any:
+        """Return the next connection, or raise once the policy is done."""
+        if not self._offered:
+            raise RuntimeError("connections: each connection can be entered once")
+        self._offered = False
+        progress, error = self._progress, self._loss
+        if self._total is not None:
+            progress.deadline = Deadline(self._total, time.monotonic())
+        try:
+            connection = await self._first_round() if error is None else await self._next_rounds(error)
+        except self._failures as last:
+            raise self._gave_up(last)  # noqa: B904  # it is *last*, or has it
+        finally:
+            progress.close()
+            del error
+        self._entered, self._since = True, time.monotonic()
+        return connection
+
+    def _gave_up(self, error: Exception) -> Exception:
+        outcome = self._progress.outcome(error)
+        # A caller may go on all the same: the next dial waits first, too.
+        self._start_again(ConnectionAbortedError(errno.ECONNABORTED, "the dial before gave up"))
+        return outcome
+
+    async def _first_round(self) -> Any:
+        try:
+            return await self._once()
+        except self._failures as error:
+            first: Exception = error
+        try:
+            return await self._next_rounds(first)
+        finally:
+            del first  # its traceback holds this frame: break the cycle
+
+    def _next_rounds(self, error: Exception) -> Awaitable[Any]:
+        from safedial._retry.loop import rounds  # late, as above
+
+        return rounds(self._retries, self._progress, error, self._once, self._failures, blocking=self.blocking)
+
+    def _ended(self, error: BaseException | None) -> bool:
+        """Note that the connection ended. Return whether *error* is transient, so that the loop goes on."""
+        self._entered = False
+        if error is not None and not self._is_transient(error):
+            return False
+        lived = time.monotonic() - self._since
+        stable = lived >= self._stable_after
+        self._progress.disconnected(cast("Exception | None", error), lived, stable=stable)
+        aborted = ConnectionAbortedError(errno.ECONNABORTED, f"the connection ended after {lived:.3f} s")
+        loss = cast("Exception", error or aborted).with_traceback(None)  # which holds the frames of the block
+        if stable:
+            self._start_again(None)
+        else:
+            self._loss = loss
+        return error is not None
+
+    def _is_transient(self, error: BaseException) -> bool:
+        return isinstance(error, Exception) and (
+            is_transient(error) or (self._added is not None and self._added(error))
+        )
+
+    def _start_again(self, loss: Exception | None) -> None:
+        self._loss = loss
+        self._progress.start_again()
+        self._retries.start_again()
+
+
+class BlockingLoop(_Loop):
+    """The loop of ``for`` and ``with``."""
+
+    blocking = True
+    _connection: Any = None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Self:
+        self._offer()
+        return self
+
+    def __enter__(self) -> Any:
+        self._connection = finish(self._connect())
+        return self._connection
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        connection, self._connection = self._connection, None
+        with contextlib.suppress(Exception):  # it may be broken already
+            close(connection)
+        return self._ended(error)
+
+
+class AsyncLoop(_Loop):
+    """The loop of ``async for`` and ``async with``, in asyncio and trio."""
+
+    blocking = False
+    _connection: Any = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Self:
+        self._offer()
+        return self
+
+    async def __aenter__(self) -> Any:
+        self._connection = await self._connect()
+        return self._connection
+
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        connection, self._connection = self._connection, None
+        try:
+            await close_async(connection, at_once=error is not None)
+        finally:
+            ended = self._ended(error)
+        return ended

@@ -1,0 +1,74 @@
+"""Every client, on its real server, in every outage; the failures that no wait mends; the tables of docs/clients.md."""
+
+import pytest
+
+from tests.support.databases import _directory, mariadb_command, postgres_command  # noqa: F401  # fixtures
+from tests.support.outages import hosts, matrix, permanent, servers
+from tests.support.outages.outage import BY_NAME, OUTAGES
+from tests.support.outages.run import live_through
+
+# Some clients leave the socket of a failed handshake to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+SHOWN = matrix.shown()
+FIXTURES = {"PostgreSQL": "postgres_command", "MariaDB": "mariadb_command"}
+# Each kind of server and each outage once: the rest runs in `make storm`.
+QUICK = {
+    *[
+        ("refused", "HTTP"),
+        ("crash, restart", "Redis"),
+        ("orderly restart", "PostgreSQL"),
+        ("starting up", "PostgreSQL"),
+    ],
+    *[("too many clients", "MariaDB"), ("accepts, then FIN", "AMQP"), ("accepts, then RST", "WebSocket")],
+    *[("no such name", "MariaDB"), ("two addresses", "lines"), ("self-connect", "Memcached")],
+    *[("frozen", "lines"), ("TLS silent", "HTTP")],
+}
+CELLS = [
+    pytest.param(outage.name, kind, marks=() if (outage.name, kind) in QUICK else pytest.mark.storm)
+    for outage in OUTAGES
+    for kind in servers.KINDS
+    if matrix.has(kind, outage)
+]
+
+
+@pytest.fixture
+def server(request, tmp_path):
+    """A running server of the kind that the test is for."""
+    kind = request.getfixturevalue("kind")
+    fixture = FIXTURES.get(kind)
+    with servers.KINDS[kind](request.getfixturevalue(fixture) if fixture else tmp_path) as running:
+        yield running
+
+
+@pytest.mark.parametrize(("name", "kind"), CELLS)
+def test_outage(name, kind, server, tmp_path):
+    outage, rows = BY_NAME[name], matrix.rows_of(kind)
+    if outage.by_name and (reason := hosts.lacking()):
+        pytest.skip(reason)
+    results = live_through(outage, rows, server, tmp_path)
+    problems = {row.name: matrix.problems(row, outage, results[row.name]) for row in rows}
+    assert not any(problems.values()), written(problems)
+    marks = {row.name: matrix.mark(row, outage, results[row.name]) for row in rows}
+    assert marks == {row.name: SHOWN[row.name, name] for row in rows}, "run python -m tests.support.outages"
+
+
+@pytest.mark.parametrize("kind", servers.KINDS)
+def test_a_failure_that_no_wait_mends_is_dialed_once(kind, server):
+    rows = matrix.rows_of(kind)
+    server.lock()
+    for failure in permanent.failures_of(server):
+        verdicts = permanent.dial_in_vain(failure, rows, server)
+        problems = {row.name: matrix.verdict_problems(failure, verdicts[row.name]) for row in rows}
+        assert not any(problems.values()), f"{failure}\n{written(problems)}"
+        assert {SHOWN[row.name, failure] for row in rows} == {matrix.YES}, "run python -m tests.support.outages"
+
+
+def written(problems):
+    return "\n".join("\n    ".join([name, *found]) for name, found in problems.items() if found)
+
+
+def test_tables_show_every_row_and_every_outage():
+    assert matrix.TABLES.search(matrix.DOCUMENT.read_text()).group() == matrix.tables(SHOWN)
+    assert matrix.NO not in SHOWN.values()
+    there = {(row.name, outage.name) for row in matrix.ROWS for outage in OUTAGES if matrix.has(row.server, outage)}
+    assert there <= {place for place, cell in SHOWN.items() if cell != matrix.NOT_THERE}
