@@ -50,6 +50,8 @@ def is_transient(error: BaseException, *, names: bool = False) -> bool:
 
 def is_spurious(error: BaseException) -> bool:
     """Return whether *error* says nothing about the server: a self-connect, or exhausted local ports."""
+    if type(error) is ConnectionRefusedError and error.errno and getattr(error, "_other_addresses", None) is None:
+        return False  # the most frequent failure: each refused dial asks
     if kinds.kernels(error) is not None and attribute(error, "_other_addresses") is None:
         return isinstance(error, _SPURIOUS)  # most errors
     return any(map(_is_spurious, errors_of(error))) and verdict(error) is not Verdict.PERMANENT
