@@ -50,19 +50,32 @@ def run_blocks(codes):
     return printed
 
 
+def shape(text):
+    return re.sub(r"\d+(\.\d+)?", "N", text)
+
+
+def run_apart(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def test_readme_shows_the_log():
+    (code,) = (code for code in blocks("python") if "__notes__" in code)
+    done = namespace.call(run_apart, code)
+    (shown,) = (text for text in blocks("text") if "INFO:safedial" in text)
+    assert set(map(shape, shown.splitlines())) == set(map(shape, done.stderr.splitlines()))
+
+
 def test_readme_code_runs_as_printed():
     namespace.require()
     runnable = [code for code in blocks("python") if "def test_" not in code]
-    fix, streams, times, own_policy, error_notes, guarded, wrapped = namespace.call(run_blocks, runnable)
-    assert "PONG" in fix
+    loop, dialed, streams, times, own_policy, error_notes, guarded, wrapped = namespace.call(run_blocks, runnable)
+    assert "PONG" in loop
+    assert "PONG" in dialed
     assert "PONG" in streams
     assert times == "5.0\n"
     assert "('127.0.0.1', 6379)" in own_policy
     assert "PONG" in guarded
     assert wrapped == f"{errno.ECONNREFUSED}\n"
-
-    def shape(text):
-        return re.sub(r"\d+(\.\d+)?", "N", text)
 
     (shown,) = (text for text in blocks("text") if "gave up dialing" in text)
     assert shape(error_notes) == shape(shown)

@@ -60,14 +60,18 @@ class _Loop:
         try:
             connection = await self._first_round() if error is None else await self._next_rounds(error)
         except self._failures as last:
-            outcome = progress.outcome(last)
-            self._start_again(last)  # for a caller who goes on all the same
-            raise outcome  # noqa: B904  # it is *last*, or has it
+            raise self._gave_up(last)  # noqa: B904  # it is *last*, or has it
         finally:
             progress.close()
             del error
         self._entered, self._since = True, time.monotonic()
         return connection
+
+    def _gave_up(self, error: Exception) -> Exception:
+        outcome = self._progress.outcome(error)
+        # A caller may go on all the same: the next dial waits first, too.
+        self._start_again(ConnectionAbortedError(errno.ECONNABORTED, "the dial before gave up"))
+        return outcome
 
     async def _first_round(self) -> Any:
         try:

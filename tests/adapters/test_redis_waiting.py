@@ -270,6 +270,9 @@ def fail_over(directory, in_flight):
         old.kill()
         go.set()
         until(replaced)
+        # What Sentinel answered before is dialed by now, since a round asks it once.
+        rounds = {writer: writer.rounds + 2 for writer in writers}
+        until(lambda: all(writer.answered or writer.rounds >= rounds[writer] for writer in writers))
         old.start()
         for thread in threads:
             thread.join()

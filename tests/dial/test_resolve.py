@@ -1,15 +1,18 @@
 """Each round resolves the name again, with the system's resolver or the user's: sync, async or broken."""
 
 import asyncio
+import errno
 import functools
 import socket
+import struct
 import threading
 
 import pytest
 
 import safedial
+from safedial._dial import seen
 from safedial._dial.resolve import checked_answer
-from tests.support import dials, faults
+from tests.support import dials, faults, namespace
 from tests.support.resolvers import hosts
 
 POLICY = safedial.reconnect(5, 0.001, 0.001)
@@ -120,7 +123,7 @@ class TestFailingResolver:
             dial("db", 1, resolver=resolver, on_event=events.append)
         assert type(caught.value) is type(error)  # asyncio copies a TimeoutError from a thread
         assert any("resolving 'db'" in note for note in caught.value.__notes__)
-        assert [(event.kind, event.address) for event in events] == [("failed", None)]
+        assert [(event.kind, event.address) for event in events] == [("failed", None), ("gave_up", None)]
 
     def test_temporary_failure_is_retried(self, dial, server):
         def resolver(*args, **hints):
@@ -224,3 +227,90 @@ def test_unknown_host_raises_gaierror(dial, host):
     with pytest.raises(socket.gaierror) as caught:
         dial(host, 80)
     assert host in "".join(caught.value.__notes__)
+
+
+@pytest.fixture
+def nothing_seen(monkeypatch):
+    monkeypatch.setattr(seen, "_seen", set())
+
+
+@pytest.mark.usefixtures("nothing_seen")
+class TestNameThatWasThere:
+    """`safedial._retry.transient` reads the mark: a name that resolved before may come back, a typo won't."""
+
+    def gone(self, dial, host="db", code=socket.EAI_NONAME, **options):
+        def resolver(*args, **hints):
+            raise socket.gaierror(code, "gone")
+
+        with pytest.raises(socket.gaierror) as caught:
+            dial(host, 1, resolver=resolver, policy=None, **options)
+        return safedial._retry.transient.is_transient(caught.value)
+
+    def test_is_marked(self, dial, server):
+        assert not self.gone(dial)
+        dial("db", 1, resolver=lambda *args, **hints: [faults.tcp(*server.getsockname())])
+        assert self.gone(dial)
+        assert not self.gone(dial, "another")
+
+    def test_counts_if_the_dial_failed(self, dial, dead_port):
+        with pytest.raises(ConnectionRefusedError):
+            dial("db", 1, resolver=hosts("127.0.0.1", port=dead_port))
+        assert self.gone(dial)
+
+    def test_is_known_to_every_kind_of_dial(self, server):
+        dials.DIALS["safe_connect"]("localhost", server.getsockname()[1])
+        assert all(self.gone(dial, "localhost") for dial in dials.DIALS.values())
+
+    def test_counts_for_its_family_alone(self, dial, server):
+        dial("db", 1, resolver=lambda *args, **hints: [faults.tcp(*server.getsockname())])
+        assert not self.gone(dial, family=socket.AF_INET6)
+
+    def test_error_about_another_argument_is_not_marked(self, dial, server):
+        dial("db", 1, resolver=lambda *args, **hints: [faults.tcp(*server.getsockname())])
+        assert not self.gone(dial, code=socket.EAI_SERVICE)
+
+    def test_memory_is_bounded(self):
+        for number in range(10 * seen._MOST):
+            seen.remember((f"host-{number}", 0))
+            assert len(seen._seen) <= seen._MOST
+        assert (f"host-{number}", 0) in seen._seen
+
+
+def test_source_address_that_was_there_is_marked():
+    namespace.require()
+    assert namespace.call(lose_the_source_address) == {
+        name: [(errno.EADDRNOTAVAIL, False), "connected", (errno.EADDRNOTAVAIL, True)] for name in dials.DIALS
+    }
+
+
+def lose_the_source_address():
+    import fcntl  # not on Windows
+
+    def change(request, value):
+        """Change the second address of lo. A command would have no right to."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            fcntl.ioctl(sock, request, struct.pack("16s24s", b"lo:1", value))
+
+    def add():
+        change(0x8916, struct.pack("HH4s", socket.AF_INET, 0, socket.inet_aton("192.0.2.1")))  # SIOCSIFADDR
+
+    def remove():
+        change(0x8914, struct.pack("H", 0))  # SIOCSIFFLAGS: not IFF_UP
+
+    def outcome(dial, address):
+        try:
+            dial(*address, source=("192.0.2.1", 0), policy=None)
+        except OSError as error:
+            return error.errno, getattr(error, "_was_there", False)
+        return "connected"
+
+    found = {}
+    with faults.listener() as server:
+        for name, dial in dials.DIALS.items():
+            seen._seen.clear()
+            found[name] = [outcome(dial, server.getsockname())]
+            add()
+            found[name].append(outcome(dial, server.getsockname()))
+            remove()
+            found[name].append(outcome(dial, server.getsockname()))
+    return found

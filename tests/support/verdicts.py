@@ -94,7 +94,7 @@ IN_C = {"uvloop", "mysql-connector, C", "psycopg2", "grpc", "PySocks"}
 # --- Faults ----------------------------------------------------------------------------------------------
 
 
-def _hang_up(connection):
+def hang_up(connection):
     """Read first what the client has to say: an end of file, and no reset."""
     connection.shutdown(socket.SHUT_WR)
     connection.settimeout(0.05)
@@ -115,7 +115,7 @@ def serve(handle):
     listener = socket.create_server((HOST, 0))
 
     def one(connection):
-        with contextlib.suppress(OSError), connection:
+        with contextlib.suppress(OSError, EOFError), connection:
             handle(connection)
 
     def accept():
@@ -127,6 +127,27 @@ def serve(handle):
     return listener
 
 
+@contextlib.contextmanager
+def serving(*steps):
+    """The port of a server that follows *steps*: sends bytes, receives for None, or is called with the connection."""
+
+    def follow(connection):
+        connection.settimeout(5)
+        for step in steps:
+            if step is None:
+                connection.recv(65536)
+            elif callable(step):
+                step(connection)
+            else:
+                connection.sendall(step)
+
+    with serve(follow) as listener:
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)  # wakes accept()
+
+
 def _refusing():
     sock = socket.socket()
     sock.bind((HOST, 0))
@@ -136,7 +157,7 @@ def _refusing():
 FAULTS = {
     "refused": (HOST, _refusing),
     "both addresses refused": ("localhost", _refusing),
-    "end of file": (HOST, lambda: serve(_hang_up)),
+    "end of file": (HOST, lambda: serve(hang_up)),
     "reset": (HOST, lambda: serve(_reset)),
     "timed out": (HOST, lambda: serve(_say_nothing)),
     "no name": ("no-such-name.invalid", _refusing),

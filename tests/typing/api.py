@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from io import TextIOWrapper
 from typing import Any, assert_type
 
 from tenacity import AsyncRetrying, Retrying
@@ -34,6 +35,14 @@ dialer = safedial.Dialer(timeout=5, policy=AsyncRetrying(reraise=True), source_a
 assert_type(dialer.dial(("db", 5432)), socket.socket)
 assert_type(safedial.redial(attempts=5), Retrying)
 assert_type(safedial.reconnect(within=60, first=0.1, cap=10), Retrying)
+assert_type(safedial.reconnect(within=None, names=False, also=(EOFError, LookupError)), Retrying)
+assert_type(safedial.reconnect(also=lambda error: "busy" in str(error)), Retrying)
+for connection in safedial.connections(("db", 5432), timeout=3, policy=safedial.reconnect(within=None), on_event=print):
+    with connection as sock:
+        assert_type(sock, socket.socket)
+for lost in safedial.connections(lambda: open("/dev/null"), stable_after=3):  # noqa: SIM115  # any factory
+    with lost as file:
+        assert_type(file, TextIOWrapper)
 spurious: retry_base = safedial.retry_if_spurious
 transient: retry_base = safedial.retry_if_transient
 assert_type(safedial.is_self_connected(safe), bool)
@@ -53,6 +62,13 @@ async def main() -> None:
     reader, writer = await safedial.open_connection("db", 5432, ssl=True, limit=1024, timeout=3, policy=None)
     assert_type(reader, asyncio.StreamReader)
     assert_type(writer, asyncio.StreamWriter)
+    async for connection in safedial.connections(("db", 5432), ssl=True, limit=1024, stable_after=3):
+        async with connection as (reader, writer):
+            assert_type(reader, asyncio.StreamReader)
+            assert_type(writer, asyncio.StreamWriter)
+    async for lost in safedial.connections(lambda: asyncio.open_unix_connection("/run/db")):
+        async with lost as (reader, writer):
+            assert_type(reader, asyncio.StreamReader)
     transport, protocol = await safedial.adapters.asyncio.create_connection(
         Greeting, "db", 5432, happy_eyeballs_delay=0.25
     )

@@ -16,6 +16,7 @@ from safedial._clients.guard import guard
 from safedial._clients.hold import Address, hold
 from safedial._clients.sockets import close, self_connect_of
 from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy, policy_after
+from safedial._retry.multiple import named
 from safedial._retry.progress import Progress
 from safedial._steps import finish, in_thread
 from safedial.errors import SelfConnectError
@@ -163,8 +164,8 @@ class Call(Progress):
                 raise failure
             from safedial._retry import loop  # late, because it loads tenacity
 
-            retries = loop.Retries(decides, self)
-            return await loop.rounds(retries, self, failure, once, Exception, blocking=step is None)
+            # No name for the Retries here: it holds the last error, whose traceback holds this frame.
+            return await loop.rounds(loop.Retries(decides, self), self, failure, once, Exception, blocking=step is None)
         except Exception as error:
             failures.restore(error)
             raise self.outcome(error)  # noqa: B904  # it is *error*
@@ -181,13 +182,19 @@ class Call(Progress):
         began = time.monotonic()
         try:
             returned = await self._connected(step, first)
-        except Exception as error:
+        except Exception as raised:
+            error = named(raised)
             failures.detach(error)
             self.recovering = True
             if self.observed:
                 kind: EventKind = "self_connect" if isinstance(error, SelfConnectError) else "failed"
                 self.report(kind, error=error, duration=time.monotonic() - began)
-            raise
+            try:
+                if error is not raised:
+                    raise error from None
+                raise
+            finally:
+                del error  # its traceback holds this frame: break the cycle
         if self.observed and not (step is None and dials_later(returned)):
             self.connected(None, time.monotonic() - began)
         return returned

@@ -17,6 +17,7 @@ from safedial._dial.race import Race
 from safedial._dial.record import Record, combined_error
 from safedial._dial.resolve import resolve_async
 from safedial._dial.settings import Resolver, Settings
+from safedial._dial.socket_class import can_be_nonblocking
 from safedial._retry.argument import DEFAULT, policy_after
 from safedial._steps import within
 from safedial._tcp.connect import bind_source
@@ -89,7 +90,8 @@ async def one_round(settings: Settings, target: Target, record: Record, handshak
     else:
         record.deadline.limit(None)
         # Two sockets can't have one source port at the same time.
-        delay = None if sources and sources[0][4][1] else settings.happy_eyeballs_delay
+        alone = (sources and sources[0][4][1]) or not can_be_nonblocking(socket.socket)
+        delay = None if alone else settings.happy_eyeballs_delay
         # asyncio's rule: a race interleaves the addresses, unless the caller says 0.
         infos = interleave(infos, int(delay is not None) if target.interleave is None else target.interleave)
         won = await _first_of(record, infos, functools.partial(_attempt, loop, settings, record, sources), delay, limit)

@@ -1,19 +1,23 @@
 """One attempt at one address: its socket is made, prepared and connected, or closed."""
 
+import contextlib
+import contextvars
 import functools
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from safedial._address import INET, AddrInfo, SockAddr
+from safedial._dial import seen
 from safedial._dial.settings import Settings, Timeout
+from safedial._dial.socket_class import can_be_nonblocking
 from safedial._retry.argument import DEFAULT
 from safedial._steps import within
 from safedial._tcp import connect, exhaustion, steering
 from safedial._tcp.selfconnect import close_unfinished
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
+    from asyncio import AbstractEventLoop, Future
 
 Bind: TypeAlias = Callable[[socket.socket], object]
 
@@ -48,11 +52,19 @@ class Attempt:
                 except OSError as error:
                     error.add_note(f"safedial: socket_options: setsockopt{option} failed")
                     raise
-            if bind is not None:
-                bind(self.sock)
+            if bind is not None and source is not None:
+                self._bind(bind, source[0])
         except BaseException as error:
             self.close(error)
             raise
+
+    def _bind(self, bind: Bind, source: str) -> None:
+        try:
+            bind(self.sock)
+        except OSError as error:
+            seen.mark(error, source)
+            raise
+        seen.remember(source)
 
     def connect(self, limit: float | None) -> None:
         """Connect within *limit* seconds; the socket keeps its own timeout."""
@@ -86,6 +98,10 @@ class Attempt:
 
     async def connect_async(self, loop: "AbstractEventLoop", limit: float | None) -> None:
         """Connect within *limit* seconds, waiting in *loop*."""
+        kind: Any = type(self.sock)
+        if not can_be_nonblocking(kind):
+            await within(limit, self._connect_in_thread(loop, limit))
+            return
         try:
             if not connect.begin_async(self.sock, self.sockaddr, self._sides):
                 await within(limit, connect.connect_async(loop, self.sock, self.sockaddr, self._sides))
@@ -96,6 +112,25 @@ class Attempt:
                 raise
             finally:
                 self.close(error)
+
+    async def _connect_in_thread(self, loop: "AbstractEventLoop", limit: float | None) -> None:
+        from asyncio import shield  # late: blocking dials import this module too
+
+        context = contextvars.copy_context()  # a guard is entered in a context
+        connecting = loop.run_in_executor(None, lambda: context.run(self.connect, limit))
+        try:
+            await shield(connecting)
+        except BaseException:
+            if not connecting.done():
+                with contextlib.suppress(OSError):
+                    self.sock.shutdown(socket.SHUT_RDWR)  # wakes the thread; to close it would free its descriptor
+            connecting.add_done_callback(self._discard)
+            raise
+
+    def _discard(self, connecting: "Future[None]") -> None:
+        if not connecting.cancelled():
+            connecting.exception()  # so that asyncio does not log it
+        self.close()
 
     async def _explained_async(
         self, loop: "AbstractEventLoop", limit: float | None, error: BaseException

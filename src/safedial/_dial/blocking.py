@@ -13,6 +13,7 @@ from safedial._dial.race import Race
 from safedial._dial.record import Record, last_error
 from safedial._dial.resolve import resolve
 from safedial._dial.settings import Settings, Timeout
+from safedial._dial.socket_class import can_be_nonblocking
 from safedial._retry.argument import DEFAULT, policy_after
 from safedial._steps import finish
 from safedial._tcp.connect import bind_source
@@ -93,7 +94,8 @@ def _round(
 
         # A timeout of 0 is the stdlib's non-blocking connect, which raises EINPROGRESS: nothing to race.
         # Two sockets can't have one source port at the same time.
-        delay = None if limit == 0 or (source and source[1]) else settings.happy_eyeballs_delay
+        alone = limit == 0 or (source and source[1]) or not can_be_nonblocking(socket.socket)
+        delay = None if alone else settings.happy_eyeballs_delay
         attempt = _first_of(record, interleave(infos, int(delay is not None)), make, delay, limit)
     if record.watched:
         record.arrived(attempt.sock, attempt.sockaddr)

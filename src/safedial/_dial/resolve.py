@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from safedial._address import AddrInfo, Host, Port, describe, of_families
+from safedial._dial import seen
 from safedial._dial.record import Record
 from safedial._dial.settings import Resolver
 from safedial._steps import within
@@ -34,8 +35,10 @@ def resolve(record: Record, resolver: Resolver | None, family: int) -> Sequence[
                     answer.close()
                 raise TypeError("resolver: its answer must be awaited, which a blocking dial can't do")
             infos = checked_answer(answer, family)
+        seen.remember((host, family))
         record.deadline.limit(None)  # the resolver could not be interrupted
     except Exception as error:
+        seen.mark(error, (host, family))
         _explain(error, record, host, port, resolver)
         raise
     return infos
@@ -45,11 +48,15 @@ async def resolve_async(
     loop: "AbstractEventLoop", record: Record, host: Host, port: Port, resolver: Resolver | None, hints: dict[str, int]
 ) -> Sequence[AddrInfo]:
     """Return the addresses of *host*. Blocking code runs in a thread. *hints* are getaddrinfo's."""
+    key = host, hints["family"]
     try:
-        return await within(record.deadline.cap(None), _ask(loop, host, port, resolver, hints))
+        infos = await within(record.deadline.cap(None), _ask(loop, host, port, resolver, hints))
     except Exception as error:
+        seen.mark(error, key)
         _explain(error, record, host, port, resolver)
         raise
+    seen.remember(key)
+    return infos
 
 
 async def _ask(

@@ -107,8 +107,16 @@ _BASES = (
     (EOFError, CLOSED),  # asyncio.IncompleteReadError is one
 )
 _OWN_MODULES = frozenset({"builtins", "safedial.errors", "socket", "ssl"})
+_TLS_CLASSES = {
+    "SSLCertVerificationError": CERTIFICATE,
+    "SSLSyscallError": RESET,
+    "SSLEOFError": CLOSED,
+    "SSLZeroReturnError": CLOSED,
+}
 # OpenSSL's alerts and errors about a certificate, such as TLSV1_ALERT_UNKNOWN_CA.
 _ABOUT_CERTIFICATES = re.compile("certificate|unknown[_ ]ca", re.IGNORECASE)
+# As Python's ssl and grpc write OpenSSL's reasons.
+_REASON = re.compile(r"(?<=\[SSL: )\w+|CERTIFICATE_VERIFY_FAILED")
 _NUMBER = re.compile(r"\[Errno (-?\d+)\]")
 _LONGEST = 20_000  # characters: pymongo's description of a large replica set has some thousand
 # SelfConnectError.at and PortsExhaustedError.at write these words.
@@ -154,8 +162,7 @@ def by_words(text: str) -> Kind | None:
     """Return the kind of an error of which *text* is all that a library kept, such as "[Errno 111] …"."""
     text = text[:_LONGEST]
     kinds = [kind for words, kind in SPURIOUS_WORDS.items() if words in text]
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        kinds.append(CERTIFICATE)
+    kinds += map(_by_reason, _REASON.findall(text))
     if "rejected SSL upgrade" in text:  # asyncpg's ConnectionError, if the server has no TLS
         kinds.append(TLS)
     return strongest([*kinds, *(_numbered(int(number)) for number in _NUMBER.findall(text))])
@@ -180,12 +187,13 @@ def _numbered(number: int) -> Kind:
 
 def _tls(error: OSError) -> Kind:
     # By name: importing ssl takes longer than the rest of safedial.
-    names = {kind.__name__ for kind in type(error).__mro__}
-    reason = getattr(error, "reason", None) or ""
-    if "SSLCertVerificationError" in names or _ABOUT_CERTIFICATES.search(str(reason)):
+    for kind in type(error).__mro__:
+        if kind.__name__ in _TLS_CLASSES:
+            return _TLS_CLASSES[kind.__name__]
+    return _by_reason(str(getattr(error, "reason", None) or ""))
+
+
+def _by_reason(reason: str) -> Kind:
+    if _ABOUT_CERTIFICATES.search(reason):
         return CERTIFICATE
-    if "SSLSyscallError" in names:
-        return RESET
-    if names & {"SSLEOFError", "SSLZeroReturnError"} or reason == "UNEXPECTED_EOF_WHILE_READING":
-        return CLOSED
-    return TLS
+    return CLOSED if reason == "UNEXPECTED_EOF_WHILE_READING" else TLS

@@ -123,9 +123,9 @@ def _judged(error: BaseException, own: Kind | None, behind: list[Kind | None]) -
     said = clients.by_words(error)
     # What was being handled may be behind it: a lost connection, while the login fails.
     if said is not None and (said.verdict is Verdict.PERMANENT or _is_vague(best)):
-        return strongest([said, best])
+        return strongest([best, said])
     if _is_vague(best):
-        best = strongest([kinds.by_words(text_of(error)), best])
+        best = strongest([best, kinds.by_words(text_of(error))])
     return best or clients.by_default(error) or kinds.by_base(error)
 
 

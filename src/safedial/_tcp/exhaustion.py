@@ -1,5 +1,7 @@
 """EADDRNOTAVAIL from connect(2): exhausted local ports, or an address that this host lacks?"""
 
+import _socket
+import contextlib
 import errno
 import socket
 from typing import cast
@@ -40,7 +42,7 @@ def explained(
 def _address_reached(family: int, sockaddr: SockAddr) -> SockAddr:
     """Return *sockaddr* in numbers. Raise EADDRNOTAVAIL if this host has no address to reach it from."""
     # connect() of a datagram socket chooses a local address in the same way, sends nothing, and draws its port from
-    # another pool. So it fails only if the address is missing.
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+    # another pool. So it fails only if the address is missing. A plain socket: PySocks' would ask the proxy.
+    with contextlib.closing(_socket.socket(family, socket.SOCK_DGRAM)) as probe:
         probe.connect(sockaddr)
         return cast("SockAddr", probe.getpeername())

@@ -1,16 +1,23 @@
-"""Self-connects: recognise one, and release it so that its port is free at once. No dialing."""
+"""Self-connects: recognise one, and release it so that its port is free at once. No dialing.
 
+A program may put another class in `socket.socket`'s place: PySocks' methods have meanings of their own, and eventlet's
+class lacks most of them. `_socket.socket`, the stdlib's base, stays what it is.
+"""
+
+import _socket
 import contextlib
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING, cast
+from collections.abc import Generator
+from typing import TYPE_CHECKING, TypeAlias
 
 from safedial._address import INET, SockAddr, same_endpoint, shown
 
 if TYPE_CHECKING:
     from _typeshed import HasFileno
 
+AnySocket: TypeAlias = socket.socket | _socket.socket
 # SO_LINGER (1, 0): close() resets. A Windows linger is two shorts, elsewhere it is two ints.
 RESET = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 
@@ -38,16 +45,21 @@ def is_self_connected(sock: "HasFileno | int") -> bool:
         return _to_itself(copy)
 
 
-def duplicate(number: int) -> socket.socket:
-    """Return a socket on a duplicate of the descriptor *number*; closing it leaves the original open."""
+@contextlib.contextmanager
+def duplicate(number: int) -> Generator[_socket.socket]:
+    """Yield a socket on a duplicate of the descriptor *number*, which stays open."""
     copy = socket.dup(number)
     try:
         # SOCK_NONBLOCK keeps socket() from applying the default timeout. That would make the caller's descriptor
         # non-blocking too, because both share one open file description.
-        return socket.socket(type=socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0), fileno=copy)
+        sock = _socket.socket(type=socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0), fileno=copy)
     except BaseException:
         socket.close(copy)  # it is not a socket
         raise
+    try:
+        yield sock
+    finally:
+        sock.close()
 
 
 def reached_itself(sock: socket.socket, port: int) -> bool:
@@ -59,9 +71,11 @@ def reached_itself(sock: socket.socket, port: int) -> bool:
         return True  # as in Go's selfConnect() (src/net/tcpsock_posix.go)
 
 
-def peer_of(sock: socket.socket) -> SockAddr:
+def peer_of(sock: AnySocket) -> SockAddr:
     """Return the peer address of *sock*. PySocks' own getpeername() returns the one behind the proxy."""
-    return cast("SockAddr", socket.socket.getpeername(sock))
+    plain = isinstance(sock, _socket.socket)  # gevent's and eventlet's are not
+    address: SockAddr = _socket.socket.getpeername(sock) if plain else sock.getpeername()
+    return address
 
 
 def release(sock: socket.socket) -> None:
@@ -83,7 +97,7 @@ def close_unfinished(sock: socket.socket, error: BaseException | None, *, guarde
     sock.close()
 
 
-def _to_itself(sock: socket.socket) -> bool:
+def _to_itself(sock: AnySocket) -> bool:
     if sock.family not in INET or sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) != socket.SOCK_STREAM:
         return False
     local = sock.getsockname()

@@ -3,12 +3,16 @@
 Each module serves one library and is loaded when it is first touched: ``import safedial``, then
 ``safedial.adapters.requests.protect(session)``. `protect` makes a session, client or pool safe and returns it. A class
 is named ``Safe`` and the library's name for it. Both take *dialer*, a `safedial.Dialer` that makes the connections.
-Default: None, ``Dialer()``. If the library dials and shakes hands in one call, they take *policy* instead. TypeError
-is raised for the wrong one of the two, as for any wrong argument.
+Default: None, ``Dialer()``. If the library dials and shakes hands in one call, they take *policy* and *on_event*
+instead. TypeError is raised for the wrong one of the two, as for any wrong argument.
 
 **Precedence.** The client's own explicit setting counts first, then the Dialer's, then the library's default. Socket
 options are compared one by one. If a library does not tell a given value from its default, a value equal to the
 default counts as not given. Exception: asyncio and http.client switch TCP_NODELAY on after the dial, whatever was set.
+
+**Waiting.** A policy works inside each dial of a client, so it multiplies with the client's own retries. If the client
+has other servers to turn to, a dial must not wait for one of them. So redis and valkey refuse a Dialer that waits under
+Sentinel and Cluster.
 
 **How to write an adapter.** Find the method that returns the library's connected socket, and let a Dialer make that
 socket::

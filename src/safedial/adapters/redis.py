@@ -16,7 +16,8 @@ default policy, `safedial.redial`, does not wait for a server.
   there before. If the Dialer is to wait, give ``Dialer(policy=reconnect())`` and ``retry=Retry(NoBackoff(), 0)``.
 - *Sentinel and Cluster*: always the Retry, which asks for the master again before each dial; ``master_for()`` has none
   unless you give it. A Dialer would wait for the old master, and what is written there is lost. So a Dialer that waits
-  raises ValueError. Its *timeout* and *total_timeout* may be set.
+  raises ValueError. Its *timeout* and *total_timeout* may be set. redis 8 by itself repeats a command whose connection
+  broke without asking Sentinel; the classes here ask.
 - *MultiDBClient* of redis 8: `protect` the pools that you give it. Let their Dialers not wait, or they hold up its
   turn to the next database.
 

@@ -114,6 +114,7 @@ _MYSQL: dict[str, Any] = {
     | each(NO_DATABASE, "1049"),
     "words": each(CERTIFICATE, "certificate verify failed", "self-signed certificate", "self signed certificate")
     | each(UNAVAILABLE, "starting")
+    | each(FULL, "'max_user_connections' resource")  # 1226, which is a limit for each hour too
     | each(CLOSED, "SSL connection error: unexpected eof", "SSL connection error: Connection reset")
     # The C library's number of the kernel's error.
     | each(RESET, f"({errno.ECONNRESET})", f"system error: {errno.ECONNRESET}")
@@ -167,6 +168,8 @@ DATABASES: Mapping[str, Client] = {
     "redis": _REDIS,
     "valkey": _REDIS,
     "pymemcache": Client(
-        classes=each(CLOSED, "MemcacheUnexpectedCloseError"), words=each(FULL, "Too many open connections")
+        classes=each(CLOSED, "MemcacheUnexpectedCloseError"),
+        # It keeps the command's name alone: a command that memcached knows is an error if it has too many connections.
+        defaults=each(FULL, "MemcacheUnknownCommandError"),
     ),
 }

@@ -4,6 +4,7 @@ A code or a class says what it means by itself. Words count if a library has no 
 of a failed login always. A default is for a class that says no more than that the dial failed.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,7 +51,10 @@ _KAFKA = Client(
 
 
 def _reply_code(error: Any) -> object:
-    return error.reply_code if hasattr(error, "reply_code") else error.code
+    if hasattr(error, "reply_code"):
+        return error.reply_code
+    # pika's ProbableAccessDeniedError("ConnectionClosedByBroker: (320) …"), though the broker is only stopping.
+    return match[1] if (match := re.search(r"ConnectionClosedByBroker: \((\d+)\)", str(error))) else error.code
 
 
 # AMQP 0-9-1's reply codes: the broker stops; access refused, not allowed (an unknown virtual host).
