@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.support.outages import drivers, hosts, permanent, plain, servers, stores, web
 from tests.support.outages.outage import OUTAGES
-from tests.support.outages.rows import AFTER, DEAD, DISGUISED, ENDLESS, STAGES
+from tests.support.outages.rows import AFTER, DEAD, ENDLESS, STAGES
 from tests.support.outages.run import MOST_DIALS, live_through
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "clients.md"
@@ -18,8 +18,6 @@ NOTES = {
     "or the request. Use the row with `wrap`.",
     DEAD: "The command that finds its open connection dead fails. It is not sent again. The next command dials.",
     ENDLESS: "The client has no time limit for the server's greeting. It dials again when the silent server hangs up.",
-    DISGUISED: "The client raises the same error for a wrong command, so it counts as permanent. Name it: "
-    "`reconnect(also=pymemcache.MemcacheUnknownCommandError)`.",
 }
 
 
