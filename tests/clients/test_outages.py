@@ -5,7 +5,6 @@ import pytest
 from tests.support.databases import _directory, mariadb_command, postgres_command  # noqa: F401  # fixtures
 from tests.support.outages import hosts, matrix, permanent, servers
 from tests.support.outages.outage import BY_NAME, OUTAGES
-from tests.support.outages.run import live_through
 
 # Some clients leave the socket of a failed handshake to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -42,29 +41,21 @@ def server(request, tmp_path):
 
 @pytest.mark.parametrize(("name", "kind"), CELLS)
 def test_outage(name, kind, server, tmp_path):
-    outage, rows = BY_NAME[name], matrix.rows_of(kind)
+    outage = BY_NAME[name]
     if outage.by_name and (reason := hosts.lacking()):
         pytest.skip(reason)
-    results = live_through(outage, rows, server, tmp_path)
-    problems = {row.name: matrix.problems(row, outage, results[row.name]) for row in rows}
-    assert not any(problems.values()), written(problems)
-    marks = {row.name: matrix.mark(row, outage, results[row.name]) for row in rows}
-    assert marks == {row.name: SHOWN[row.name, name] for row in rows}, "run python -m tests.support.outages"
+    marks, wrong = matrix.try_outage(outage, kind, server, tmp_path)
+    assert not any(wrong.values()), matrix.written(wrong)
+    assert marks == {row: SHOWN[row, name] for row in marks}, "run python -m tests.support.outages"
 
 
 @pytest.mark.parametrize("kind", servers.KINDS)
 def test_a_failure_that_no_wait_mends_is_dialed_once(kind, server):
-    rows = matrix.rows_of(kind)
     server.lock()
     for failure in permanent.failures_of(server):
-        verdicts = permanent.dial_in_vain(failure, rows, server)
-        problems = {row.name: matrix.verdict_problems(failure, verdicts[row.name]) for row in rows}
-        assert not any(problems.values()), f"{failure}\n{written(problems)}"
-        assert {SHOWN[row.name, failure] for row in rows} == {matrix.YES}, "run python -m tests.support.outages"
-
-
-def written(problems):
-    return "\n".join("\n    ".join([name, *found]) for name, found in problems.items() if found)
+        marks, wrong = matrix.try_failure(failure, kind, server)
+        assert not any(wrong.values()), f"{failure}\n{matrix.written(wrong)}"
+        assert marks == {row: SHOWN[row, failure] for row in marks}, "run python -m tests.support.outages"
 
 
 def test_tables_show_every_row_and_every_outage():

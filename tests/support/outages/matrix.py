@@ -1,6 +1,5 @@
 """The matrix: which client outlives which outage, by which line; and the tables of docs/clients.md."""
 
-import functools
 import re
 import sys
 import tempfile
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from tests.support.outages import drivers, hosts, permanent, plain, servers, stores, web
 from tests.support.outages.outage import OUTAGES
-from tests.support.outages.rows import AFTER, DEAD, DISGUISED, ENDLESS, STAGES
+from tests.support.outages.rows import AFTER, DEAD, ENDLESS, STAGES
 from tests.support.outages.run import MOST_DIALS, live_through
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "clients.md"
@@ -19,8 +18,6 @@ NOTES = {
     "or the request. Use the row with `wrap`.",
     DEAD: "The command that finds its open connection dead fails. It is not sent again. The next command dials.",
     ENDLESS: "The client has no time limit for the server's greeting. It dials again when the silent server hangs up.",
-    DISGUISED: "The client raises the same error for a wrong command, so it counts as permanent. Name it: "
-    "`reconnect(also=pymemcache.MemcacheUnknownCommandError)`.",
 }
 
 
@@ -74,12 +71,23 @@ def verdict_problems(failure, verdict):
     return found
 
 
-def mark(row, outage, result):
-    return NO if problems(row, outage, result) else note_on(row, outage) or YES
+def try_outage(outage, kind, server, directory):
+    """Let the clients of *kind* live through *outage*. Return their marks, and what is wrong, by the rows' names."""
+    rows = rows_of(kind)
+    results = live_through(outage, rows, server, directory)
+    wrong = {row.name: problems(row, outage, results[row.name]) for row in rows}
+    return {row.name: NO if wrong[row.name] else note_on(row, outage) or YES for row in rows}, wrong
 
 
-def verdict_mark(failure, verdict):
-    return NO if verdict_problems(failure, verdict) else YES
+def try_failure(failure, kind, server):
+    """Let the clients of *kind* fail by *failure*. Return as `try_outage` does."""
+    verdicts = permanent.dial_in_vain(failure, rows_of(kind), server)
+    wrong = {name: verdict_problems(failure, verdict) for name, verdict in verdicts.items()}
+    return {name: NO if found else YES for name, found in wrong.items()}, wrong
+
+
+def written(wrong):
+    return "\n".join("\n    ".join([name, *found]) for name, found in wrong.items() if found)
 
 
 # --- The tables ------------------------------------------------------------------------------------------
@@ -115,31 +123,27 @@ def shown():
 
 
 def main():
-    """Run the matrix, say what is wrong, and write the tables. The cells that can't be run here stay as they are."""
-    marks = shown()
+    """Run the matrix, say what is wrong, and write the tables."""
+    if reason := hosts.lacking():
+        sys.exit(reason)
+    marks = {}
+
+    def keep(column, cells, wrong):
+        marks.update({(name, column): cell for name, cell in cells.items()})
+        if any(wrong.values()):
+            sys.stderr.write(f"{column}\n{written(wrong)}\n")
+
     with tempfile.TemporaryDirectory(prefix="safedial-outages-", ignore_cleanup_errors=True) as base:
         Path(base).chmod(0o711)  # PostgreSQL runs as another user
-        make = functools.cache(lambda template: template(base))
         for kind, server in servers.KINDS.items():
-            template = servers.TEMPLATES.get(kind)
+            template = servers.TEMPLATES[kind](base) if kind in servers.TEMPLATES else None
             for outage in OUTAGES:
-                if has(kind, outage) and not (outage.by_name and hosts.lacking()):
+                if has(kind, outage):
                     directory = tempfile.mkdtemp(dir=base)
-                    with server(make(template) if template else directory) as running:
-                        results = live_through(outage, rows_of(kind), running, directory)
-                    for row in rows_of(kind):
-                        marks[row.name, outage.name] = mark(row, outage, results[row.name])
-                        tell(row, outage.name, problems(row, outage, results[row.name]))
-            with server(make(template) if template else tempfile.mkdtemp(dir=base)) as running:
+                    with server(template or directory) as running:
+                        keep(outage.name, *try_outage(outage, kind, running, directory))
+            with server(template or tempfile.mkdtemp(dir=base)) as running:
                 running.lock()
                 for failure in permanent.failures_of(running):
-                    verdicts = permanent.dial_in_vain(failure, rows_of(kind), running)
-                    for row in rows_of(kind):
-                        marks[row.name, failure] = verdict_mark(failure, verdicts[row.name])
-                        tell(row, failure, verdict_problems(failure, verdicts[row.name]))
+                    keep(failure, *try_failure(failure, kind, running))
     DOCUMENT.write_text(TABLES.sub(lambda _: tables(marks), DOCUMENT.read_text(), count=1))
-
-
-def tell(row, what, found):
-    if found:
-        sys.stderr.write("\n    ".join([f"{what} | {row.name}", *found]) + "\n")

@@ -1,6 +1,7 @@
 """The outages. Each begins when it is told to, and ends when every client has met it: no test waits for a clock."""
 
 import contextlib
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,9 @@ from safedial import testing
 from tests.support.databases import HOST
 from tests.support.outages.forwarder import Forwarder
 from tests.support.outages.hosts import NAME, Hosts
+
+# Seconds after which a connect has no answer, on a busy machine too; and the most connections that may still be taken.
+_SOON, _LATE = 0.3, 10
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,17 @@ def crash(server):
 
 def freeze(server):
     server.outage.freeze()
-    return server.outage.start
+    # A server that is busy is not suspended at once, and may take one more connection from the full backlog.
+    late = contextlib.ExitStack()
+    with contextlib.suppress(TimeoutError):
+        for _ in range(_LATE):
+            late.enter_context(socket.create_connection((HOST, server.port), _SOON))
+
+    def thaw():
+        late.close()
+        server.outage.start()
+
+    return thaw
 
 
 def behind_forwarder(mode, *, tls=False):

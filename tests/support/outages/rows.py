@@ -23,7 +23,7 @@ STAGES = ("dial", "TLS", "handshake")
 
 
 # Keys of the notes under the table: why a client does not simply outlive an outage.
-AFTER, DEAD, ENDLESS, DISGUISED = "a", "b", "c", "d"
+AFTER, DEAD, ENDLESS = "a", "b", "c"
 
 
 @dataclass(frozen=True)
