@@ -2,8 +2,6 @@
 
 import enum
 import errno
-import os
-import re
 import socket
 from collections.abc import Iterable
 from typing import Final, NamedTuple
@@ -63,7 +61,7 @@ _DENIED_BY_THE_KERNEL = Kind(Verdict.UNKNOWN, "permission_denied")
 _TOO_MANY_FILES = Kind(Verdict.UNKNOWN, "too_many_open_files")
 
 # connect(2)'s errors for a server that is down, starting or unreachable; and those of the handshake that follows.
-_ERRNOS = {
+ERRNOS = {
     errno.ECONNREFUSED: REFUSED,
     errno.ECONNRESET: RESET,
     errno.ECONNABORTED: ABORTED,
@@ -96,16 +94,6 @@ _EAIS = {
     }.items()
     if hasattr(socket, name)
 }
-# By class and not by number: these come without an errno too, and from the classes of other libraries.
-_BASES = (
-    (ConnectionRefusedError, REFUSED),
-    (ConnectionResetError, RESET),
-    (ConnectionAbortedError, ABORTED),
-    (BrokenPipeError, BROKEN_PIPE),
-    (ConnectionError, CLOSED),
-    (TimeoutError, TIMED_OUT),
-    (EOFError, CLOSED),  # asyncio.IncompleteReadError is one
-)
 _OWN_MODULES = frozenset({"builtins", "safedial.errors", "socket", "ssl"})
 _TLS_CLASSES = {
     "SSLCertVerificationError": CERTIFICATE,
@@ -113,14 +101,6 @@ _TLS_CLASSES = {
     "SSLEOFError": CLOSED,
     "SSLZeroReturnError": CLOSED,
 }
-# OpenSSL's alerts and errors about a certificate, such as TLSV1_ALERT_UNKNOWN_CA.
-_ABOUT_CERTIFICATES = re.compile("certificate|unknown[_ ]ca", re.IGNORECASE)
-# As Python's ssl and grpc write OpenSSL's reasons.
-_REASON = re.compile(r"(?<=\[SSL: )\w+|CERTIFICATE_VERIFY_FAILED")
-_NUMBER = re.compile(r"\[Errno (-?\d+)\]")
-_LONGEST = 20_000  # characters: pymongo's description of a large replica set has some thousand
-# SelfConnectError.at and PortsExhaustedError.at write these words.
-SPURIOUS_WORDS = {"(self-connect), and safedial": SELF_CONNECT, "no local port is free to reach": PORTS_EXHAUSTED}
 
 
 def strongest(kinds: Iterable[Kind | None]) -> Kind | None:
@@ -146,43 +126,14 @@ def kernels(error: BaseException) -> Kind | None:
         return _tls(error)
     if isinstance(error, TimeoutError):  # socket timeouts carry no errno
         return TIMED_OUT
-    return None if error.errno is None else _numbered(error.errno)
+    return None if error.errno is None else numbered(error.errno)
 
 
-def by_base(error: BaseException) -> Kind | None:
-    """Return the kind that the built-in bases of *error* suggest: the last resort for another library's class."""
-    for base, kind in _BASES:
-        if isinstance(error, base):
-            return kind
-    # aiohttp's OSErrors copy the errno of their cause.
-    return _numbered(error.errno) if isinstance(error, OSError) and error.errno is not None else None
-
-
-def by_words(text: str) -> Kind | None:
-    """Return the kind of an error of which *text* is all that a library kept, such as "[Errno 111] …"."""
-    text = text[:_LONGEST]
-    kinds = [kind for words, kind in SPURIOUS_WORDS.items() if words in text]
-    kinds += map(_by_reason, _REASON.findall(text))
-    if "rejected SSL upgrade" in text:  # asyncpg's ConnectionError, if the server has no TLS
-        kinds.append(TLS)
-    return strongest([*kinds, *(_numbered(int(number)) for number in _NUMBER.findall(text))])
-
-
-def by_strerror(text: str) -> Kind | None:
-    """Return the kind of the kernel's messages in *text*, which C libraries give without their number."""
-    # Asked anew each time: strerror follows the locale of the process, as the library's text does.
-    return strongest(kind for number, kind in _ERRNOS.items() if os.strerror(number) in text)
-
-
-def says_spurious(text: str) -> bool:
-    """Return whether safedial's own words for a self-connect or exhausted ports are in *text*."""
-    return any(words in text for words in SPURIOUS_WORDS)
-
-
-def _numbered(number: int) -> Kind:
+def numbered(number: int) -> Kind:
+    """Return the kind of an errno, or of an EAI_ code, which is negative on Linux."""
     if number < 0:
         return _EAIS.get(number, BAD_NAME)
-    return _ERRNOS.get(number) or Kind(Verdict.UNKNOWN, errno.errorcode.get(number, "os_error"))
+    return ERRNOS.get(number) or Kind(Verdict.UNKNOWN, errno.errorcode.get(number, "os_error"))
 
 
 def _tls(error: OSError) -> Kind:
@@ -190,10 +141,12 @@ def _tls(error: OSError) -> Kind:
     for kind in type(error).__mro__:
         if kind.__name__ in _TLS_CLASSES:
             return _TLS_CLASSES[kind.__name__]
-    return _by_reason(str(getattr(error, "reason", None) or ""))
+    return by_reason(str(getattr(error, "reason", None) or ""))
 
 
-def _by_reason(reason: str) -> Kind:
-    if _ABOUT_CERTIFICATES.search(reason):
+def by_reason(reason: str) -> Kind:
+    """Return the kind of OpenSSL's *reason*."""
+    # OpenSSL's errors and alerts, such as TLSV1_ALERT_UNKNOWN_CA.
+    if "certificate" in (lower := reason.lower()) or "unknown_ca" in lower:
         return CERTIFICATE
     return CLOSED if reason == "UNEXPECTED_EOF_WHILE_READING" else TLS

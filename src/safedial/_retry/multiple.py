@@ -3,7 +3,7 @@
 import errno
 import re
 
-from safedial._retry.kinds import SPURIOUS_WORDS
+from safedial._retry.words import SPURIOUS_WORDS
 from safedial.errors import PortsExhaustedError, SelfConnectError
 
 _NUMBERS = re.compile(r"\[Errno (\d+)\]")

@@ -1,21 +1,12 @@
 """Transient or permanent: what a failed connection means. Pure functions over an exception, for sync and async code.
 
-The first that says something about an error decides:
-
-1. the kernel's number, or the code and class that `safedial._retry.clients` knows: nobody asks what is behind it;
-2. the errors behind it, and of these a permanent one before a transient one: a login that failed at the second address
-   must not be tried again because the first one was refused;
-3. its words, if its library keeps nothing else.
+The kernel's own errors are judged here. `safedial._retry.judge` and its table load for the first other error.
 """
 
-from safedial._retry import clients, kinds
-from safedial._retry.chain import LIMIT, attribute, linked, other_addresses, text_of
-from safedial._retry.kinds import Kind, Verdict, strongest
+from safedial._retry import kinds
+from safedial._retry.chain import attribute
+from safedial._retry.kinds import Kind, Verdict
 from safedial.errors import PortsExhaustedError, SelfConnectError
-
-_SPURIOUS = (SelfConnectError, PortsExhaustedError)
-# The user's own mistakes. Outermost they decide, whatever was handled when they were raised.
-_MISTAKES = (TypeError, ValueError, LookupError, AttributeError, NameError, AssertionError, ArithmeticError)
 
 
 def verdict(error: BaseException) -> Verdict:
@@ -52,9 +43,11 @@ def is_spurious(error: BaseException) -> bool:
     """Return whether *error* says nothing about the server: a self-connect, or exhausted local ports."""
     if type(error) is ConnectionRefusedError and error.errno and getattr(error, "_other_addresses", None) is None:
         return False  # the most frequent failure: each refused dial asks
-    if kinds.kernels(error) is not None and attribute(error, "_other_addresses") is None:
-        return isinstance(error, _SPURIOUS)  # most errors
-    return any(map(_is_spurious, errors_of(error))) and verdict(error) is not Verdict.PERMANENT
+    if _stands_alone(error):
+        return isinstance(error, SelfConnectError | PortsExhaustedError)
+    from safedial._retry import judge  # late: most errors are the kernel's
+
+    return any(map(judge.is_spurious, errors_of(error))) and verdict(error) is not Verdict.PERMANENT
 
 
 def mark_as_known(error: BaseException) -> None:
@@ -64,78 +57,22 @@ def mark_as_known(error: BaseException) -> None:
 
 def errors_of(error: BaseException) -> list[BaseException]:
     """Return *error*, those of the other addresses of its dial, and the kernel's error behind another library's."""
-    if (kinds.kernels(error) is not None) and attribute(error, "_other_addresses") is None:
-        return [error]  # most errors
-    found = {id(error): error}  # a chain may be a ring
-    todo = [error]
-    for each in todo:  # grows meanwhile
-        behind = other_addresses(each)
-        if kinds.kernels(each) is None:
-            behind += linked(each, clients.links(each))
-        for one in behind:
-            if id(one) not in found and len(found) < LIMIT:
-                found[id(one)] = one
-                todo.append(one)
-    return [each for each in todo if not isinstance(each, BaseExceptionGroup)]
+    if _stands_alone(error):
+        return [error]
+    from safedial._retry import judge  # late, as above
 
-
-def _is_spurious(error: BaseException) -> bool:
-    if isinstance(error, _SPURIOUS):
-        return True
-    # asyncio keeps only the texts if all addresses of a name fail.
-    return kinds.kernels(error) is None and kinds.says_spurious(text_of(error))
+    return judge.errors_of(error)
 
 
 def _kind(error: BaseException) -> Kind | None:
     """Return the kind of *error*, None if nothing is known of it."""
-    if (own := kinds.kernels(error)) is not None and attribute(error, "_other_addresses") is None:
-        return own  # most errors
-    # Depth first, without recursion, because a chain may be as long as a program likes. Each error comes up twice:
-    # first for its own kind, then for that of the errors behind it. A ring finds the first.
-    found: dict[int, Kind | None] = {}
-    alive: list[BaseException] = []  # so that no id is used again
-    todo: list[tuple[BaseException, bool, list[BaseException] | None]] = [(error, True, None)]
-    while todo:
-        each, outermost, behind = todo.pop()
-        if behind is not None:
-            found[id(each)] = _judged(each, found[id(each)], [found.get(id(one)) for one in behind])
-        elif id(each) not in found and len(found) < LIMIT:
-            alive.append(each)
-            own = found[id(each)] = _own_kind(each, outermost=outermost)
-            behind = other_addresses(each)
-            if own is None:
-                behind += linked(each, clients.links(each))
-            todo.append((each, outermost, behind))
-            inside = outermost and isinstance(each, BaseExceptionGroup)
-            todo += [(one, inside, None) for one in reversed(behind)]
-    return found[id(error)]
+    if _stands_alone(error):
+        return kinds.kernels(error)
+    from safedial._retry import judge  # late, as above
+
+    return judge.kind_of(error)
 
 
-def _own_kind(error: BaseException, *, outermost: bool) -> Kind | None:
-    if outermost and _is_mistake(error):
-        return Kind(Verdict.PERMANENT, type(error).__qualname__)
-    return kinds.kernels(error) or clients.by_class_or_code(error)
-
-
-def _judged(error: BaseException, own: Kind | None, behind: list[Kind | None]) -> Kind | None:
-    """Return the kind of *error* from its *own*, those *behind* it, and its words."""
-    best = strongest([own, *behind])
-    if own is not None or _is_mistake(error):
-        return best
-    if best is not None and best.verdict is not Verdict.PERMANENT and clients.is_answer(error):
-        best = None
-    said = clients.by_words(error)
-    # What was being handled may be behind it: a lost connection, while the login fails.
-    if said is not None and (said.verdict is Verdict.PERMANENT or _is_vague(best)):
-        return strongest([best, said])
-    if _is_vague(best):
-        best = strongest([best, kinds.by_words(text_of(error))])
-    return best or clients.by_default(error) or kinds.by_base(error)
-
-
-def _is_vague(kind: Kind | None) -> bool:
-    return kind is None or kind.verdict is Verdict.UNKNOWN
-
-
-def _is_mistake(error: BaseException) -> bool:
-    return isinstance(error, _MISTAKES) and not isinstance(error, OSError | EOFError)
+def _stands_alone(error: BaseException) -> bool:
+    """Return whether nothing but *error* itself says what it means."""
+    return kinds.kernels(error) is not None and attribute(error, "_other_addresses") is None

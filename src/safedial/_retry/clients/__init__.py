@@ -1,16 +1,18 @@
 """Reads the table of the clients: what a library's own code, class or words say of a failed connection."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import functools
+from collections.abc import Iterable, Mapping
 
 from safedial._retry.chain import text_of
 from safedial._retry.clients.row import Client
 from safedial._retry.clients.table import BY_PACKAGE
-from safedial._retry.kinds import Kind, Verdict, by_strerror, strongest
+from safedial._retry.kinds import Kind, Verdict, strongest
+from safedial._retry.words import by_strerror
 
 
 def by_class_or_code(error: BaseException) -> Kind | None:
     """Return the kind that the table has for the code of *error*, or else for its class or the nearest base."""
-    client, names = _row(error)
+    client, names = _row(type(error).__mro__)
     if client is None:
         return None
     code = _code(client, error)
@@ -23,7 +25,7 @@ def by_class_or_code(error: BaseException) -> Kind | None:
 
 def by_words(error: BaseException) -> Kind | None:
     """Return the kind that the table has for words in the message of *error*."""
-    client, _ = _row(error)
+    client, _ = _row(type(error).__mro__)
     if client is None or not client.words:
         return None
     text = text_of(error)
@@ -39,7 +41,7 @@ def by_words(error: BaseException) -> Kind | None:
 
 def by_default(error: BaseException) -> Kind | None:
     """Return the kind that the table has for the class of *error* if nothing else is known of it."""
-    client, names = _row(error)
+    client, names = _row(type(error).__mro__)
     if client is None:
         return None
     return _first([_code(client, error), *names], client.defaults)
@@ -47,24 +49,29 @@ def by_default(error: BaseException) -> Kind | None:
 
 def is_answer(error: BaseException) -> bool:
     """Return whether *error* has a code that only a server gives."""
-    client, _ = _row(error)
+    client, _ = _row(type(error).__mro__)
     return client is not None and client.answered is not None and bool(client.answered.fullmatch(_code(client, error)))
 
 
 def links(error: BaseException) -> Iterable[str]:
     """Return the names of the attributes in which the library of *error* keeps the errors behind it."""
-    client, _ = _row(error)
+    client, _ = _row(type(error).__mro__)
     return client.links if client else ()
 
 
-def _row(error: BaseException) -> tuple[Client | None, Iterator[str]]:
-    """Return the client that *error* is of, and the names of its classes there, the nearest first."""
+@functools.lru_cache(256)  # some libraries make a class for each error
+def _row(mro: tuple[type, ...]) -> tuple[Client | None, tuple[str, ...]]:
+    """Return the client that an error's class and bases are of, and the names of those, the nearest first."""
     # A class of the user's own may be derived from the library's.
-    for place, kind in enumerate(mro := type(error).__mro__):
-        package = str(kind.__module__).partition(".")[0]
+    for place, base in enumerate(mro):
+        package = _package(base)
         if client := BY_PACKAGE.get(package):
-            return client, (each.__name__ for each in mro[place:] if each.__module__.partition(".")[0] == package)
-    return None, iter(())
+            return client, tuple(each.__name__ for each in mro[place:] if _package(each) == package)
+    return None, ()
+
+
+def _package(kind: type) -> str:
+    return str(kind.__module__).partition(".")[0]
 
 
 def _code(client: Client, error: BaseException) -> str:
