@@ -241,6 +241,16 @@ class TestLoop:
         with testing.Outage() as server, pytest.raises(DoneError):
             loop((HOST, server.port), visit, policy=patient(also=ServerMovedError))
 
+    def test_group_with_an_error_that_is_not_transient_comes_out(self, loop):
+        reset = ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+        def visit(number, data):
+            raise ExceptionGroup("tasks", [reset] if number == 0 else [reset, RuntimeError("a bug")])
+
+        with testing.Outage() as server, pytest.raises(ExceptionGroup) as caught:
+            loop((HOST, server.port), visit, policy=patient())
+        assert len(caught.value.exceptions) == 2
+
     def test_is_never_connected_to_itself(self, loop, force, dead_port):
         fault = force(dead_port, times=2)
         with pytest.raises(OSError, match=r"refused|all attempts|call failed"):

@@ -73,13 +73,14 @@ def connections(
 ) -> "Connections[Any, Any]":
     """Return the reconnect loop for *target*: an iterable of connections, each to be entered with ``with``.
 
-    A connection is dialed when it is entered. Its block ends when it is left, or when it raises a transient error, such
-    as a reset: the connection is closed, and the next one follows. ``break`` ends the loop. Other exceptions come out,
-    and so does the last error of a dial if the policy gives up.
+    A connection is dialed when it is entered. It is closed when its block is left, or raises a transient error, such as
+    a reset or a time-out; then the next one follows. ``break`` ends the loop. Other exceptions come out, and so does the
+    last error of a dial if the policy gives up.
 
     The waits of the policy go on from one connection to the next until one has lived for *stable_after* seconds. So a
     server that accepts and hangs up at once is dialed a handful of times, and not thousands. After a stable connection
-    the rounds and the time of the policy begin anew, without a wait.
+    the rounds and the time of the policy begin anew, without a wait. A program that is done with its connections sooner
+    gives a smaller *stable_after*.
 
     Args:
         target: the (host, port) to dial, or a function without arguments that connects, sync for ``for`` or async for

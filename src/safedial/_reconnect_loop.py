@@ -95,19 +95,22 @@ class _Loop:
             return False
         lived = time.monotonic() - self._since
         stable = lived >= self._stable_after
-        self._progress.disconnected(cast("Exception | None", error), lived, stable=stable)
-        aborted = ConnectionAbortedError(errno.ECONNABORTED, f"the connection ended after {lived:.3f} s")
-        loss = cast("Exception", error or aborted).with_traceback(None)  # which holds the frames of the block
+        transient = cast("Exception | None", error)
+        self._progress.disconnected(transient, lived, stable=stable)
         if stable:
             self._start_again(None)
+        elif transient is not None:
+            self._loss = transient.with_traceback(None)  # which holds the frames of the block
         else:
-            self._loss = loss
-        return error is not None
+            self._loss = ConnectionAbortedError(errno.ECONNABORTED, f"the connection ended after {lived:.3f} s")
+        return transient is not None
 
     def _is_transient(self, error: BaseException) -> bool:
-        return isinstance(error, Exception) and (
-            is_transient(error) or (self._added is not None and self._added(error))
-        )
+        if not isinstance(error, Exception):
+            return False
+        if isinstance(error, ExceptionGroup):  # a task group's: no other error of the user's may get lost
+            return all(map(self._is_transient, cast("ExceptionGroup[Exception]", error).exceptions))
+        return is_transient(error) or (self._added is not None and self._added(error))
 
     def _start_again(self, loss: Exception | None) -> None:
         self._loss = loss

@@ -20,6 +20,7 @@ from safedial._tcp import steering
 from safedial._tcp.selfconnect import RESET
 from safedial.testing.run import error_chain
 from tests.support import faults, namespace, web
+from tests.support.proxies import socks5
 
 HOST = "127.0.0.1"
 refused = pytest.raises(ConnectionRefusedError)
@@ -175,20 +176,6 @@ class TestTls:
 
 
 # --- PySocks ---------------------------------------------------------------------------------------------
-
-
-def socks5(connection):
-    """A SOCKS5 proxy that knows IPv4 addresses, and no password (RFC 1928)."""
-    _, methods = connection.recv(2)
-    connection.recv(methods)
-    connection.sendall(b"\x05\x00")
-    request = connection.recv(10)
-    host, port = socket.inet_ntoa(request[4:8]), int.from_bytes(request[8:])
-    with socket.create_connection((host, port), 5) as far:
-        connection.sendall(b"\x05\x00\x00\x01" + bytes(6))
-        while data := connection.recv(100):
-            far.sendall(data)
-            connection.sendall(far.recv(100))
 
 
 def socks_socket(proxy, target):

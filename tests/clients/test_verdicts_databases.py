@@ -30,8 +30,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from sqlalchemy.ext.asyncio import create_async_engine
 
+import safedial
 from safedial.testing import Outage
 from tests.support import databases, redis_server
+from tests.support.policies import retrying
 from tests.support.verdicts import judged
 
 HOST = "127.0.0.1"
@@ -154,6 +156,15 @@ class TestPostgres:
     def test_login(self, postgres, user, database, expected):
         found = all_judged(POSTGRES, port=postgres.port, user=user, password="wrong", database=database)
         assert set(found.values()) == expected, found
+
+    @pytest.mark.parametrize(("user", "database"), [("nobody", "postgres"), ("plain", "unknown")])
+    def test_login_is_tried_once(self, postgres, user, database):
+        dials = []
+        for connect in (psycopg.connect, psycopg2.connect):
+            policy = retrying(3, 0, before=dials.append)
+            with pytest.raises((psycopg.Error, psycopg2.Error)):
+                safedial.wrap(connect, policy=policy)(host=HOST, port=postgres.port, user=user, dbname=database)
+        assert len(dials) == 2
 
     def test_full(self, postgres):
         with contextlib.ExitStack() as stack:

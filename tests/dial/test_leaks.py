@@ -328,14 +328,14 @@ def test_attempt_fails_if_no_selector_can_be_made(monkeypatch):
     assert [type(error) for error in caught.value.exceptions] == [OSError, TimeoutError, TimeoutError]
 
 
-def test_hook_that_raises_closes_the_connection(dial, server):
-    class BrokenError(Exception):
+def test_interrupted_hook_closes_the_connection(dial, server):
+    class Interrupt(BaseException):
         pass
 
     def hook(event):
-        raise BrokenError
+        raise Interrupt
 
-    with pytest.raises(BrokenError):
+    with pytest.raises(Interrupt):
         dial(*server.getsockname(), on_event=hook)
 
 

@@ -257,7 +257,7 @@ class TestProtocols:
 
     def test_factory_that_raises_leaves_nothing(self, loop_factory):
         def broken():
-            raise KeyboardInterrupt
+            raise ZeroDivisionError
 
         async def main():
             async with nothing_left(address):
@@ -268,11 +268,14 @@ class TestProtocols:
             dials.run(main(), loop_factory)
 
     def test_interrupted_hook_closes_the_connection(self, loop_factory):
+        class Interrupt(BaseException):
+            pass
+
         def hook(event):
-            raise KeyboardInterrupt
+            raise Interrupt
 
         with tls_server() as (address, _):
-            fail(address, loop_factory, errors=KeyboardInterrupt, on_event=hook)
+            fail(address, loop_factory, errors=Interrupt, on_event=hook)
 
 
 class Broken(ssl.SSLContext):

@@ -48,7 +48,7 @@ def raised(error, cause=None, context=None, suppressed=False):
 
 KERNEL = [
     (SELF, TRANSIENT, "self_connect"),
-    (EXHAUSTED, TRANSIENT, "ports_exhausted"),
+    (EXHAUSTED, TRANSIENT, "address_not_available"),
     (REFUSED, TRANSIENT, "connection_refused"),
     (ConnectionRefusedError(), TRANSIENT, "connection_refused"),
     (TimeoutError("timed out"), TRANSIENT, "timed_out"),

@@ -22,7 +22,6 @@ from sqlalchemy.ext.asyncio import create_async_engine
 import safedial
 from safedial._retry import transient
 from safedial.adapters.sqlalchemy import protect
-from tests.support import databases
 from tests.support.databases import USER
 
 QUESTION = "SELECT 6 * 7"
@@ -183,8 +182,7 @@ def behind(error):
 
 def until_it_answers():
     """Return a policy for PostgreSQL, which listens a moment before it accepts logins."""
-    starting = tenacity.retry_if_exception(databases.is_starting)
-    return retrying(500, retry=safedial.retry_if_transient | starting)
+    return retrying(500)
 
 
 def patient(dial, host, port, **options):

@@ -78,9 +78,10 @@ async def close_async(connection: Any, *, at_once: bool) -> None:
         if inspect.isawaitable(closing):
             try:
                 await within(_CLOSING, closing)
-            except TimeoutError:
+            except BaseException:  # a time-out, or a cancellation
                 if callable(abort):
                     abort()
+                raise
 
 
 def close(connection: Any) -> Any:

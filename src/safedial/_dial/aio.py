@@ -67,7 +67,8 @@ async def dial(settings: Settings, target: Target, *, all_errors: bool, handshak
 
 async def one_round(settings: Settings, target: Target, record: Record, handshake: Handshake | None) -> Any:
     """Try every address once, in a race or one after the other; then shake hands with the one that answered."""
-    record.begin_round()
+    if record.observed:
+        record.begin_round()
     loop = asyncio.get_running_loop()
     infos = await _addresses(loop, target, record, target.host, target.port, settings.resolver)
     sources: Sequence[AddrInfo] = ()

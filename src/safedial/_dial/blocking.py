@@ -1,6 +1,7 @@
 """The blocking dial: resolve, race the addresses, run on under the policy."""
 
 import functools
+import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from safedial._dial.socket_class import can_be_nonblocking
 from safedial._retry.argument import DEFAULT, policy_after
 from safedial._steps import finish
 from safedial._tcp.connect import bind_source
+from safedial.events import logger
 
 _Make: TypeAlias = Callable[[AddrInfo], Attempt]
 
@@ -59,7 +61,8 @@ def _round(
     settings: Settings, record: Record, known: tuple[AddrInfo, ...], timeout: Timeout, source: SockAddr | None
 ) -> socket.socket:
     """Try every address once: in a race, or one after the other."""
-    record.begin_round()
+    if record.on_event is not None or record.round > 1 or record.recovering or logger.isEnabledFor(logging.DEBUG):
+        record.begin_round()  # is *observed*, spelled out: most dials are spared a call
     infos: Sequence[AddrInfo] = known
     if not infos:
         if record.watched:

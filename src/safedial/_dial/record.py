@@ -42,9 +42,9 @@ class Record(Progress):
             self.deadline = Deadline(total_timeout, self.started)
 
     def begin_round(self) -> None:
-        """Forget the round before, and look whether events of this one are wanted."""
+        """Begin a round whose events are wanted. Forget the one before."""
         self.errors, self.losers = None, ()
-        self.watched = self.observed
+        self.watched = True
 
     def begins(self, where: SockAddr | Host) -> None:
         """Note when an attempt or a resolution begins. Called only if events are wanted."""
@@ -103,6 +103,7 @@ class Record(Progress):
         """Begin a new dial of the same address."""
         super().start_again()
         self._said = self._last = None
+        self.losers, self.watched = (), False
 
     def outcome(self, error: Any, *, all_errors: bool = False) -> Exception:
         """Return the exception for the caller: *error*, with notes on each address.

@@ -45,7 +45,7 @@ TIMED_OUT: Final = Kind(Verdict.TRANSIENT, "timed_out")
 HOST_UNREACHABLE: Final = Kind(Verdict.TRANSIENT, "host_unreachable")
 NETWORK_UNREACHABLE: Final = Kind(Verdict.TRANSIENT, "network_unreachable")
 SELF_CONNECT: Final = Kind(Verdict.TRANSIENT, "self_connect")
-PORTS_EXHAUSTED: Final = Kind(Verdict.TRANSIENT, "ports_exhausted")
+PORTS_EXHAUSTED: Final = Kind(Verdict.TRANSIENT, "address_not_available")
 # The server says so itself.
 UNAVAILABLE: Final = Kind(Verdict.TRANSIENT, "server_unavailable")  # starting, stopping, failing over
 FULL: Final = Kind(Verdict.TRANSIENT, "too_many_connections")

@@ -75,7 +75,7 @@ class Progress:
         return result
 
     def close(self) -> None:
-        """Forget what the dial was like."""
+        """Drop what only a running dial needs."""
 
     def gave_up(self, error: Exception) -> None:
         """Report that the dial ends with *error*."""
@@ -105,6 +105,9 @@ class Progress:
         emit(event, self.on_event, level)
 
 
+_REASONS: dict[Verdict, Reason] = {Verdict.PERMANENT: "permanent", Verdict.UNKNOWN: "unrecognised"}
+
+
 def reason_of(error: BaseException) -> Reason:
     """Return why a policy that does not retry *error* gives up."""
-    return {Verdict.PERMANENT: "permanent", Verdict.UNKNOWN: "unrecognised"}.get(verdict(error), "policy")  # type: ignore[return-value]
+    return _REASONS.get(verdict(error), "policy")

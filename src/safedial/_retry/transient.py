@@ -50,6 +50,8 @@ def is_transient(error: BaseException, *, names: bool = False) -> bool:
 
 def is_spurious(error: BaseException) -> bool:
     """Return whether *error* says nothing about the server: a self-connect, or exhausted local ports."""
+    if type(error) is ConnectionRefusedError and error.errno and getattr(error, "_other_addresses", None) is None:
+        return False  # the most frequent failure: each refused dial asks
     if kinds.kernels(error) is not None and attribute(error, "_other_addresses") is None:
         return isinstance(error, _SPURIOUS)  # most errors
     return any(map(_is_spurious, errors_of(error))) and verdict(error) is not Verdict.PERMANENT
@@ -120,6 +122,8 @@ def _judged(error: BaseException, own: Kind | None, behind: list[Kind | None]) -
     best = strongest([own, *behind])
     if own is not None or _is_mistake(error):
         return best
+    if best is not None and best.verdict is not Verdict.PERMANENT and clients.is_answer(error):
+        best = None
     said = clients.by_words(error)
     # What was being handled may be behind it: a lost connection, while the login fails.
     if said is not None and (said.verdict is Verdict.PERMANENT or _is_vague(best)):

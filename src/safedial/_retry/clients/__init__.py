@@ -45,6 +45,12 @@ def by_default(error: BaseException) -> Kind | None:
     return _first([_code(client, error), *names], client.defaults)
 
 
+def is_answer(error: BaseException) -> bool:
+    """Return whether *error* has a code that only a server gives."""
+    client, _ = _row(error)
+    return client is not None and client.answered is not None and bool(client.answered.fullmatch(_code(client, error)))
+
+
 def links(error: BaseException) -> Iterable[str]:
     """Return the names of the attributes in which the library of *error* keeps the errors behind it."""
     client, _ = _row(error)

@@ -89,11 +89,13 @@ _LIBPQ = (
     | each(NO_NAME_NOW, "Temporary failure in name resolution")
     | each(NO_NAME, "could not translate host name")
 )
+_SQLSTATE = re.compile(r"\w{5}")
 _POSTGRES_IN_C: dict[str, Any] = {
     "codes": _SQLSTATES,
     "words": _POSTGRES_WORDS | _LIBPQ,
     "in_c": True,
     # The server's severity is followed by two spaces: "… failed: FATAL:  the database system is starting up".
+    "answered": _SQLSTATE,
     "answers": re.compile(r"(?:\A|failed: )\S+:  (.*)"),
 }
 
@@ -105,6 +107,7 @@ def _mysql_code(error: Any) -> object:
 # MySQL's and MariaDB's, from mysqld_error.h and errmsg.h.
 _MYSQL: dict[str, Any] = {
     "code": _mysql_code,
+    "answered": re.compile(r"[13-9]\d{3}"),  # those that begin with 2 are the client's
     "codes": each(FULL, "1040", "1203")  # of the server, of a user
     | each(UNAVAILABLE, "1053", "1077", "1079", "1927", "3168", "4031")  # stopping; the connection was killed
     | each(CLOSED, "1158", "1159", "1160", "1161", "1184")
@@ -144,12 +147,14 @@ DATABASES: Mapping[str, Client] = {
     "asyncpg": Client(
         code=lambda error: error.sqlstate,
         codes=_SQLSTATES,
+        answered=_SQLSTATE,
         classes=each(UNAVAILABLE, "TargetServerAttributeNotMatched"),  # while a failover goes on
         words=_POSTGRES_WORDS,
     ),
     "pg8000": Client(
         code=lambda error: error.args[0]["C"],
         codes=_SQLSTATES,
+        answered=_SQLSTATE,
         words=_POSTGRES_WORDS | each(CLOSED, "network error"),
     ),
     "pymysql": Client(**_MYSQL),

@@ -31,6 +31,8 @@ class Client:
         links: further attributes that hold the errors behind an error.
         in_c: whether messages of the C library are among its words.
         answers: finds in a message what the server itself said, in a language that may be any.
+        answered: matches the codes that only the server gives: one that is not in *codes* is unknown, whatever
+            was being handled.
     """
 
     code: Callable[[Any], object] = _no_code
@@ -41,3 +43,4 @@ class Client:
     links: tuple[str, ...] = ()
     in_c: bool = False
     answers: re.Pattern[str] | None = None
+    answered: re.Pattern[str] | None = None
