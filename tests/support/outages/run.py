@@ -16,7 +16,7 @@ WITHIN = 60
 PATIENCE = 15
 # The cap on the waits between dials, in seconds, so that clients are back soon after the server.
 CAP = 0.2
-# The most dials that a client may need. Most need 3; the first to meet an outage goes on until the last one has met it.
+# The most dials that a client may need. Those that meet an outage go on when it ends: while a server starts, say.
 MOST_DIALS = 60
 
 
@@ -49,7 +49,7 @@ class Call:
     """One row in an outage."""
 
     def __init__(self, row, outage, scene, party, number):
-        self.row, self.session, self._one_by_one = row, outage.session, outage.one_by_one
+        self.row, self._outage = row, outage
         self.key = f"{outage.name.replace(',', '').replace(' ', '-')}-{number}-{time.time_ns()}"
         self.failed, self.ready, self.ended = 0, False, False
         self.errors, self.error = [], None
@@ -63,8 +63,8 @@ class Call:
         with self._party.changed:
             self.failed += 1
             self._party.changed.notify_all()
-        if self._one_by_one:
-            self._party.over.wait(WITHIN)
+        if self.failed >= self._outage.rounds:
+            self._party.over.wait(WITHIN)  # those that are slower to meet it cost no dials
 
     def _run(self):
         try:
@@ -84,7 +84,7 @@ class Call:
         row = self.row
         place = Place(self._scene.host, self._scene.port, self._policy, self._scene.ca)
         connection = await settled(row.connect(place))
-        if self.session:
+        if self._outage.session:
             await settled(row.write(connection, f"{self.key}-before"))
             if row.is_async:  # its loop must see that the server has gone
                 await asyncio.to_thread(self._party.wait_for_outage, self)
@@ -142,6 +142,8 @@ def live_through(outage, rows, server, directory):
             stack.callback(scene.begin())
             party.begun.set()
         party.wait(calls, has_met)
+        if not outage.one_by_one:
+            party.over.set()  # they dial while the outage ends
     return {call.row.name: result(call, outage, server) for call in calls}
 
 
