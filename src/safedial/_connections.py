@@ -74,8 +74,8 @@ def connections(
     """Return the reconnect loop for *target*: an iterable of connections, each to be entered with ``with``.
 
     A connection is dialed when it is entered. It is closed when its block is left, or raises a transient error, such as
-    a reset or a time-out; then the next one follows. ``break`` ends the loop. Other exceptions come out, and so does the
-    last error of a dial if the policy gives up.
+    a reset or a time-out; then the next one follows. ``break`` ends the loop. Other exceptions come out, and so does
+    the last error of a dial if the policy gives up.
 
     The waits of the policy go on from one connection to the next until one has lived for *stable_after* seconds. So a
     server that accepts and hangs up at once is dialed a handful of times, and not thousands. After a stable connection
