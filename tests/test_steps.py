@@ -65,3 +65,8 @@ class TestWithin:
         with pytest.raises(TimeoutError) as caught:
             dials.run(within(seconds, fail(error)))
         assert caught.value is error
+
+
+def test_trio_that_another_thread_imports_just_now_does_not_run(monkeypatch):
+    monkeypatch.setitem(sys.modules, "trio", types.ModuleType("trio"))
+    assert asyncio.run(within(1, asyncio.sleep(0, "done"))) == "done"

@@ -70,7 +70,8 @@ def running_trio() -> Any:
     """Return the module trio if one of its tasks runs here, else None. A program that runs it has imported it."""
     trio = sys.modules.get("trio")
     if trio is not None:
-        with contextlib.suppress(RuntimeError):  # not in a task
+        # RuntimeError: not in a task. AttributeError: another thread imports trio just now.
+        with contextlib.suppress(RuntimeError, AttributeError):
             trio.lowlevel.current_task()
             return trio
     return None
