@@ -62,6 +62,15 @@ class Postgres(Server):
     def fill(self):
         return fill_up(self, self._connect, psycopg.OperationalError)
 
+    def crash(self):
+        # Each of its processes leads a session of its own, and serves its client until it sees that the first has gone.
+        pid = self._pid()
+        others = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        self.outage.kill()
+        for each in others:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(each), signal.SIGKILL)
+
     def end_in_order(self):
         session = self._connect()
         # A "smart" shutdown waits for this session, and refuses new ones. The clients' sessions are ended, as by a

@@ -75,7 +75,7 @@ def refuse(server):
 
 
 def crash(server):
-    server.outage.kill()
+    server.crash()
     return server.start
 
 

@@ -63,6 +63,9 @@ class Server:
         """Take every connection that the server has. Return a function that gives them back."""
         raise NotImplementedError
 
+    def crash(self):
+        self.outage.kill()
+
     def end_in_order(self):
         """Begin to stop, as an administrator does it. Return a function that ends the stop, and starts the server."""
         self.outage.stop()
