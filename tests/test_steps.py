@@ -1,6 +1,8 @@
 """Coroutines run without an event loop, and within a time limit."""
 
 import asyncio
+import sys
+import types
 import unittest.mock
 
 import pytest
