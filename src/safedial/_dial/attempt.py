@@ -5,7 +5,7 @@ import contextvars
 import functools
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from safedial._address import INET, AddrInfo, SockAddr
 from safedial._dial import seen
@@ -98,7 +98,8 @@ class Attempt:
 
     async def connect_async(self, loop: "AbstractEventLoop", limit: float | None) -> None:
         """Connect within *limit* seconds, waiting in *loop*."""
-        if not can_be_nonblocking(type(self.sock)):
+        kind: Any = type(self.sock)
+        if not can_be_nonblocking(kind):
             await within(limit, self._connect_in_thread(loop, limit))
             return
         try:
@@ -113,10 +114,11 @@ class Attempt:
                 self.close(error)
 
     async def _connect_in_thread(self, loop: "AbstractEventLoop", limit: float | None) -> None:
+        """Connect a socket that may wait in connect() whatever its mode, and would stop the loop."""
         from asyncio import shield  # late: blocking dials import this module too
 
         context = contextvars.copy_context()  # a guard is entered in a context
-        connecting = loop.run_in_executor(None, context.run, self.connect, limit)
+        connecting = loop.run_in_executor(None, context.run, functools.partial(self.connect, limit))
         try:
             await shield(connecting)
         except BaseException:

@@ -9,7 +9,7 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, TypeAlias
 
 from safedial._address import INET, SockAddr, same_endpoint, shown
@@ -46,7 +46,7 @@ def is_self_connected(sock: "HasFileno | int") -> bool:
 
 
 @contextlib.contextmanager
-def duplicate(number: int) -> Iterator[_socket.socket]:
+def duplicate(number: int) -> Generator[_socket.socket]:
     """Yield a socket on a duplicate of the descriptor *number*, which stays open."""
     copy = socket.dup(number)
     try:
