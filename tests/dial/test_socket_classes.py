@@ -277,6 +277,7 @@ def dial_by_a_dead_proxy(steerable):
     with safedial.guard():
         for _ in range(8):
             found.append(outcome(safedial.safe_connect, (HOST, 9), 5, policy=None))
+            found.append(outcome(dials.DIALS["open_connection"], HOST, 9, timeout=5, policy=None))
             faults.assert_server_can_bind(HOST, 40000)
     testing.assert_no_self_connects()
     return found

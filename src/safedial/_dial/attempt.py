@@ -114,6 +114,7 @@ class Attempt:
                 self.close(error)
 
     async def _connect_in_thread(self, loop: "AbstractEventLoop", limit: float | None) -> None:
+        """Connect a socket that may wait in connect() whatever its mode, and would stop the loop."""
         from asyncio import shield  # late: blocking dials import this module too
 
         context = contextvars.copy_context()  # a guard is entered in a context

@@ -22,14 +22,15 @@ class Dialer(Settings):
         timeout: seconds for one attempt at one address, also in a race. It stays on a blocking socket, as in
             `socket.create_connection`, cut to the 24 days that a socket takes. For `dial`, 0 is the stdlib's
             non-blocking connect, and nothing races. None: no limit. Default: `socket.getdefaulttimeout()` for
-            `dial`, no limit for `dial_async`.
-        total_timeout: seconds for the whole dial: resolution, every attempt, every wait and every round. Each attempt
-            gets a fair share of the time left: that time divided by the addresses left, at least 2 s, and never past
-            the end (Go's partial deadline, src/net/dial.go). No wait begins that would end later. When time is up, a
-            `TimeoutError` with errno ETIMEDOUT is raised, with the last real failure as its cause (the group of all,
-            with *all_errors*) and notes. A blocking ``getaddrinfo()``, resolver, hook or sleep function can't be
-            interrupted: the dial waits for it, and its time counts. asyncio interrupts all of these but hooks; code
-            in a thread runs on, and `asyncio.run` waits for it at its end. Default: None, no limit.
+            `dial`, no limit for `dial_async`. PySocks takes it for each step of its handshake with the proxy.
+        total_timeout: seconds for the whole dial: resolution, every attempt, every wait and every round, and for
+            `open_connection` the TLS handshakes. Each attempt gets a fair share of the time left: that time divided by
+            the addresses left, at least 2 s, and never past the end (Go's partial deadline, src/net/dial.go). No wait
+            begins that would end later. When time is up, a `TimeoutError` with errno ETIMEDOUT is raised, with the last
+            real failure as its cause (the group of all, with *all_errors*) and notes. A blocking ``getaddrinfo()``,
+            resolver, hook or sleep function can't be interrupted: the dial waits for it, and its time counts. asyncio
+            interrupts all of these but hooks; code in a thread runs on, and `asyncio.run` waits for it at its end.
+            Default: None, no limit.
         source_address: (host, port) to bind to before connecting. With port 0 the kernel chooses the port, and the
             dial is guarded. With any other port it is neither steered nor checked, so that a deliberate simultaneous
             open works, and nothing races, because two sockets can't have one port. Addresses of another family than
@@ -40,7 +41,9 @@ class Dialer(Settings):
             IP_LOCAL_PORT_RANGE, the dial is checked but not steered. Default: none.
         happy_eyeballs_delay: seconds until the next address is tried while the one before still connects (RFC 8305
             section 5); at once if that one fails. Families alternate (section 4). The first to connect wins, the
-            others are closed. None: one after the other, in the resolver's order. Default: 0.25, as in the RFC.
+            others are closed. None: one after the other, in the resolver's order. So it is, too, if a program put a
+            class with a ``connect()`` of its own in `socket.socket`'s place (PySocks, eventlet; not gevent), because
+            that may wait in non-blocking mode; asyncio then connects in a thread. Default: 0.25, as in the RFC.
         resolver: called in every round, unless host and port are numbers, as ``resolver(host, port, family=...,
             type=..., proto=..., flags=...)``; returns a list as `socket.getaddrinfo` does. For `dial_async` it may be
             a coroutine function; any other callable runs in a thread there. An OSError is a failed resolution; other

@@ -62,7 +62,8 @@ async def open_connection(
         port: the port or service name.
         limit: buffer limit of the reader, in bytes. Default: 64 KiB.
         **kwds: the keyword arguments of `safedial.adapters.asyncio.create_connection`: asyncio's own, such as *ssl*,
-            and *timeout*, *total_timeout*, *resolver*, *policy*, *on_event*, *steer* and *socket_options*.
+            and *timeout*, *total_timeout*, *resolver*, *policy*, *on_event*, *steer* and *socket_options*. With *ssl*,
+            *total_timeout* and the policy cover the TLS handshake too; *timeout* does not.
 
     Returns:
         A (reader, writer) pair.
@@ -90,25 +91,30 @@ async def create_connection(
 ) -> tuple[asyncio.Transport, P]:
     """Connect as the running loop's ``create_connection`` does, and never to itself.
 
-    A drop-in: the same arguments have the same meaning. The check comes before TLS and before any byte. The TLS
-    handshake is the last step of a round: if it fails, the policy decides on another dial. Don't assign it to the
-    loop's own ``create_connection``, which it calls.
+    A drop-in: the same arguments have the same meaning. The check comes before TLS and before any byte. Don't assign it
+    to the loop's own ``create_connection``, which it calls.
+
+    The TLS handshake is the last step of a round, with the address that answered. If it fails, the round has failed,
+    and the policy decides on the next one, which dials anew: `reconnect` goes on after a reset, an end of the
+    connection or a time-out, and not after a certificate failure. What keeps TLS from beginning, such as a
+    *server_hostname* that can't be encoded, ends the dial.
 
     Args:
-        protocol_factory: called when a socket is connected, and again if TLS fails there and is begun anew.
+        protocol_factory: called when the socket is connected; with *ssl* before each TLS handshake, and must return a
+            new protocol each time. The protocol of a failed handshake is dropped, and none of its methods is called.
         host: the host; a numeric one skips the resolver.
         port: the port or service name.
         **kwds: keyword arguments of the loop's ``create_connection``, with its defaults, and some of `Dialer`.
-            ssl, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout: TLS, as in asyncio.
+            ssl, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout: TLS, as in asyncio. A server that is
+                silent after the connect fails the handshake after *ssl_handshake_timeout*, 60 seconds by default
+                (asyncio's), or when *total_timeout* is over.
             family, proto, flags, interleave: the addresses and their order, as in asyncio.
             sock: a connected socket; it is used as it is, without a check.
             local_addr: (host, port) to bind to; with a port other than 0 nothing is guarded.
             happy_eyeballs_delay: seconds, as in `Dialer`. Default: None, one address after the other.
             all_errors: raise an ExceptionGroup of each address's last error instead of one error.
-            timeout: seconds for one attempt at one address. Default: None, no limit.
-            total_timeout: seconds for the whole dial, with the TLS handshake. Without it, a server that is silent
-                after the connect is waited for as long as asyncio does: *ssl_handshake_timeout*, 60 seconds.
-                Default: None, no limit.
+            timeout: seconds for one attempt at one address, without the TLS handshake. Default: None, no limit.
+            total_timeout: seconds for the whole dial, TLS handshakes too. Default: None, no limit.
             resolver, policy, on_event, steer, socket_options: as documented by `Dialer`, with its defaults.
 
     Returns:
@@ -117,7 +123,8 @@ async def create_connection(
     Raises:
         SelfConnectError, PortsExhaustedError, TimeoutError: as `safedial.safe_connect` does.
         OSError: asyncio's: the only error, or one that lists all. If all have the same errno, it has that errno too,
-            unlike asyncio's. Notes say what failed and in which rounds.
+            unlike asyncio's. Notes say what failed and in which rounds. The error of a TLS handshake is the loop's own:
+            `ssl.SSLError`, ConnectionResetError at the end of the connection, ConnectionAbortedError at its time limit.
         TypeError, ValueError: an argument is invalid; the message names it.
     """
     plan = _planned(host, port, kwds)
