@@ -11,6 +11,7 @@ import threading
 import time
 
 import pytest
+import redis
 import tenacity
 import trio
 
@@ -197,17 +198,21 @@ class TestLoop:
             loop((HOST, server.port), until(99)[0], policy=retrying(3))
 
     def test_within_counts_from_the_last_stable_connection(self, loop):
-        visit, seen = until(4)
+        starts = []
+
+        def visit(number, data):
+            if number == 0:
+                time.sleep(0.3)
+                server.refuse_for(dials=1)
+                raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+            raise DoneError
+
+        policy = patient().copy(stop=lambda state: bool(starts.append(state.start_time)))
         begun = time.monotonic()
-
-        def slow(number, data):
-            time.sleep(0.2)
-            visit(number, data)
-
-        with testing.Outage(hang_up) as server, pytest.raises(DoneError):
-            loop((HOST, server.port), slow, policy=patient(within=0.5), stable_after=0.1)
-        assert time.monotonic() - begun > 0.5
-        assert len(seen) == 5
+        with testing.Outage() as server, pytest.raises(DoneError):
+            loop((HOST, server.port), visit, policy=policy, stable_after=0.1)
+        assert len(starts) == 1
+        assert starts[0] >= begun + 0.3, "the time of the policy begins with the loss"
 
     def test_permanent_error_comes_out_of_the_block(self, loop):
         def visit(number, data):
@@ -228,6 +233,54 @@ class TestLoop:
         (lost,) = [event for event in events if event.kind == "disconnected"]
         assert isinstance(lost.error, BrokenPipeError)
         assert lost.duration >= 0
+
+    def test_own_exception_comes_out_whatever_was_handled(self, loop):
+        numbers = []
+
+        def visit(number, data):
+            numbers.append(number)
+            try:
+                raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+            except OSError:
+                raise DoneError from None
+
+        with testing.Outage() as server, pytest.raises(DoneError):
+            loop((HOST, server.port), visit, policy=retrying(2))
+        assert numbers == [0]
+
+    def test_error_of_a_client_comes_out_in_a_loop_that_runs_after_a_lost_connection(self, loop):
+        numbers = []
+
+        class AnswerError(redis.exceptions.ResponseError):
+            pass
+
+        def visit(number, data):
+            numbers.append(number)
+            raise AnswerError("WRONGTYPE")
+
+        def run_after_a_loss(port):
+            try:
+                raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+            except OSError:
+                loop((HOST, port), visit, policy=retrying(2))
+
+        with testing.Outage() as server, pytest.raises(AnswerError) as caught:
+            run_after_a_loss(server.port)
+        assert isinstance(caught.value.__context__, ConnectionResetError)
+        assert numbers == [0]
+
+    def test_own_exception_in_a_group_comes_out(self, loop):
+        numbers = []
+
+        def visit(number, data):
+            numbers.append(number)
+            lost = ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+            raise ExceptionGroup("tasks", [lost, DoneError()] if number else [lost])
+
+        with testing.Outage() as server, pytest.raises(ExceptionGroup) as caught:
+            loop((HOST, server.port), visit, policy=retrying(9))
+        assert len(caught.value.exceptions) == 2
+        assert numbers == [0, 1]
 
     def test_added_error_of_the_block_is_transient_too(self, loop):
         class ServerMovedError(Exception):
@@ -423,7 +476,7 @@ class TestNothingIsLeft:
             async for connection in safedial.connections((HOST, server.port)):
                 async with connection as (_, writer):
                     server.freeze()
-                    writer.write(bytes(10_000_000))
+                    writer.write(bytes(100_000_000))
                     break
 
         with testing.Outage() as server, contextlib.ExitStack() as stack:

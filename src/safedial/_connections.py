@@ -90,8 +90,8 @@ def connections(
             `safedial.reconnect()`, which gives up after a minute. A loop without end: ``reconnect(within=None)``.
         stable_after: seconds after which a connection is stable. Default: 10.
         **options: for an address in ``for``, those of `safedial.safe_connect`; in ``async for``, those of
-            `safedial.open_connection`. *total_timeout* is the time until the next connection. For a function, and for
-            an address in trio: *on_event* alone.
+            `safedial.open_connection`; *all_errors* and *sock* are not taken. *total_timeout* is the time until the
+            next connection. For a function, and for an address in trio: *on_event* alone.
 
     Yields:
         In ``for``, context managers of sockets. In ``async for``, async ones of a (reader, writer) pair, under trio of
@@ -114,6 +114,8 @@ def connections(
         raise TypeError("policy: a reconnect loop needs one, such as safedial.reconnect()")
     seconds("stable_after", stable_after)
     check_hook(options.get("on_event"))
+    if refused := options.keys() & {"all_errors", "sock"}:
+        raise TypeError(f"connections() takes no {', '.join(sorted(refused))}")
     if callable(target) and (unknown := options.keys() - {"on_event"}):
         raise TypeError(f"connections() takes no {', '.join(sorted(unknown))} for a function: it dials for itself")
     return Connections(target, policy, stable_after, options)

@@ -10,11 +10,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Self, TypeAlias, cast
 
+from safedial._clients.failures import Failures
 from safedial._clients.sockets import close, close_async
 from safedial._deadline import Deadline
 from safedial._retry.argument import DEFAULT
 from safedial._retry.progress import Progress
-from safedial._retry.transient import is_transient
+from safedial._retry.transient import ends_connection
 from safedial._steps import finish
 
 # One round: tries every address of the target once.
@@ -43,6 +44,7 @@ class _Loop:
         self._total = progress.deadline.total
         self._offered = self._entered = False
         self._since = 0.0
+        self._outside: Failures | None = None
 
     def _offer(self) -> None:
         if self._offered or self._entered:
@@ -64,7 +66,7 @@ class _Loop:
         finally:
             progress.close()
             del error
-        self._entered, self._since = True, time.monotonic()
+        self._entered, self._since, self._outside = True, time.monotonic(), Failures()
         return connection
 
     def _gave_up(self, error: Exception) -> Exception:
@@ -91,7 +93,7 @@ class _Loop:
     def _ended(self, error: BaseException | None) -> bool:
         """Note that the connection ended. Return whether *error* is transient, so that the loop goes on."""
         self._entered = False
-        if error is not None and not self._is_transient(error):
+        if error is not None and not self._is_loss(error):
             return False
         lived = time.monotonic() - self._since
         stable = lived >= self._stable_after
@@ -105,12 +107,21 @@ class _Loop:
             self._loss = ConnectionAbortedError(errno.ECONNABORTED, f"the connection ended after {lived:.3f} s")
         return transient is not None
 
-    def _is_transient(self, error: BaseException) -> bool:
-        if not isinstance(error, Exception):
+    def _is_loss(self, error: BaseException) -> bool:
+        """Return whether *error* is a lost connection. What was handled around the loop says nothing about it."""
+        outside, self._outside = self._outside, None
+        if not isinstance(error, Exception) or outside is None:
             return False
-        if isinstance(error, ExceptionGroup):  # a task group's: no other error of the user's may get lost
-            return all(map(self._is_transient, cast("ExceptionGroup[Exception]", error).exceptions))
-        return is_transient(error) or (self._added is not None and self._added(error))
+        outside.detach(error)
+        lost = self._ends_connection(error)
+        if not lost:
+            outside.restore(error)
+        return lost
+
+    def _ends_connection(self, error: BaseException) -> bool:
+        if isinstance(error, BaseExceptionGroup):  # what else failed beside the connection must come out
+            return all(map(self._ends_connection, cast("BaseExceptionGroup[BaseException]", error).exceptions))
+        return ends_connection(error) or (self._added is not None and self._added(error))
 
     def _start_again(self, loss: Exception | None) -> None:
         self._loss = loss

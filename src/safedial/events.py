@@ -69,8 +69,8 @@ _WHY: dict[Reason | None, str] = {
 }
 # A message of a library is cut after so many characters.
 _LONGEST = 300
-# The hooks that raised, by name: each is reported once.
-_reported: set[str] = set()
+# The code of the hooks that raised: each is reported once.
+_reported: set[object] = set()
 
 
 def check_hook(on_event: Any) -> OnEvent | None:
@@ -95,9 +95,12 @@ def tell(on_event: OnEvent, event: DialEvent) -> None:
     try:
         on_event(event)
     except Exception:  # monitoring must not end the dial
-        name = getattr(on_event, "__qualname__", type(on_event).__qualname__)
-        if name not in _reported:
-            _reported.add(name)
+        # By the code: two lambdas have one name, and a bound method is a new object each time.
+        function: Any = getattr(on_event, "__func__", on_event)
+        key: object = getattr(function, "__code__", None) or function.__class__
+        if key not in _reported:
+            _reported.add(key)
+            name = getattr(function, "__qualname__", type(function).__qualname__)
             logger.exception("on_event: %s raised; further errors of this hook are not logged", name)
 
 

@@ -44,7 +44,7 @@ def no_addresses(*_: Any, **__: Any) -> Iterable[Address]:
 
 
 def address_in(factory: Any, args: tuple[Any, ...], kwds: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Return the host and port that the arguments of a *factory* seem to have, for the log alone; (None, None)."""
+    """Return the host and port that the arguments of a *factory* seem to have, for the log; (None, None) if none."""
     if isinstance(factory, functools.partial):
         return address_in(factory.func, factory.args + args, {**factory.keywords, **kwds})
     host, port = kwds.get("host") or kwds.get("server"), kwds.get("port")

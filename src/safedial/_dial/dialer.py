@@ -53,7 +53,8 @@ class Dialer(Settings):
             ``reraise`` and ``retry_error_callback`` say. A strategy or hook that awaits raises TypeError in a
             blocking dial. A blocking dial replaces an async sleep function by `time.sleep`; asyncio runs a blocking
             one in a thread, which a cancellation can't end early. Default: `redial()`. None: a single round.
-        on_event: called with each `DialEvent`. Its exceptions end the dial. Default: None.
+        on_event: called with each `DialEvent`. If it raises an Exception, that is logged once, and the dial goes on.
+            Default: None.
         steer: keep the kernel off the destination's port (Linux with IP_LOCAL_PORT_RANGE). False leaves the check
             and the release. Default: True.
 

@@ -1,7 +1,6 @@
 """The record of one dial: its rounds and failures, and the error that it ends with."""
 
 import logging
-import socket
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -61,14 +60,14 @@ class Record(Progress):
         errors = self.errors or {}
         return [errors[number] for number in sorted(errors)]
 
-    def arrived(self, sock: socket.socket, sockaddr: SockAddr) -> None:
-        """Report that *sockaddr* answered, and which addresses had not yet. If that is interrupted, close *sock*."""
+    def arrived(self, made: Any, sockaddr: SockAddr) -> None:
+        """Report that *sockaddr* answered, and which addresses had not yet. If that is interrupted, close *made*."""
         try:
             for loser in self.losers:
                 self.report("lost", loser, duration=self._duration(loser))
             self.connected(sockaddr, self._duration(sockaddr))
         except BaseException:
-            sock.close()
+            made.close()
             raise
 
     def failed(self, where: SockAddr | Host, error: OSError, number: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Which errors are transient, the policies, and the loop that runs under a policy. Knows nothing of sockets.
+"""Which errors are transient, the policies, the loop under a policy, and what the log hears. Makes no sockets.
 
 May import the modules beside the packages.
 """

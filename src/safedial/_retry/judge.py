@@ -1,11 +1,12 @@
 """Looks behind an error for what it means: at the errors that its library links to it, and at its words.
 
-The first that says something decides:
+A mistake of the program, such as a TypeError, is permanent, whatever is behind it. Else the first of these decides:
 
 1. the kernel's number, or the code and class that `safedial._retry.clients` knows: nobody asks what is behind it;
 2. the errors behind it, and of these a permanent one before a transient one: a login that failed at the second address
    must not be tried again because the first one was refused;
-3. its words, if its library keeps nothing else.
+3. its words, if its library keeps nothing else; but words of a failed login always count;
+4. what its class suggests.
 """
 
 from safedial._retry import clients, kinds, words

@@ -115,8 +115,10 @@ def kernels(error: BaseException) -> Kind | None:
     """
     if not isinstance(error, OSError):
         return None
-    if isinstance(error, SelfConnectError | PortsExhaustedError):
-        return PORTS_EXHAUSTED if isinstance(error, PortsExhaustedError) else SELF_CONNECT
+    if isinstance(error, SelfConnectError):
+        return SELF_CONNECT
+    if isinstance(error, PortsExhaustedError):
+        return PORTS_EXHAUSTED
     if isinstance(error, socket.gaierror):
         # Its errno is an EAI_ code, which may equal an errno with another meaning.
         return _EAIS.get(error.errno or 0, BAD_NAME)

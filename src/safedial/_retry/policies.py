@@ -101,24 +101,20 @@ class RetryWhileDown(retry_base):
     """`reconnect`'s strategy: which errors it dials again after."""
 
     def __init__(self, names: bool, also: Also) -> None:
-        self._names = names
-        if isinstance(also, type):
-            also = (also,)
-        # A function, or the classes.
-        self._wanted = None if isinstance(also, tuple) else also
-        self._classes: tuple[Any, ...] = also if isinstance(also, tuple) else ()
-        if not (all(map(_is_error_class, self._classes)) if isinstance(also, tuple) else callable(also)):
-            raise TypeError(f"also must be an exception class, a tuple of them, or a function, not {also!r}")
+        self._names, self.added = names, _predicate(also)
 
     def __call__(self, retry_state: RetryCallState) -> bool:
         error = retry_state.outcome.exception() if retry_state.outcome else None
         return error is not None and (is_transient(error, names=self._names) or self.added(error))
 
-    def added(self, error: BaseException) -> bool:
-        """Return whether the caller named *error* with *also*."""
-        if self._wanted is not None:
-            return bool(self._wanted(error))
-        return any(isinstance(each, self._classes) for each in errors_of(error))
+
+def _predicate(also: Any) -> Callable[[BaseException], bool]:
+    wanted: Any = (also,) if isinstance(also, type) else also
+    if callable(wanted):
+        return lambda error: bool(wanted(error))
+    if not issubclass(type(wanted), tuple) or not all(map(_is_error_class, wanted)):
+        raise TypeError(f"also must be an exception class, a tuple of them, or a function, not {also!r}")
+    return lambda error: any(isinstance(each, wanted) for each in errors_of(error))
 
 
 def _is_error_class(value: Any) -> bool:
@@ -162,5 +158,5 @@ default_policy = redial()
 
 
 def waits_for_server(policy: Retrying | AsyncRetrying) -> bool:
-    """Return whether *policy* may wait until a server is there: whether it is neither `redial` nor a copy of it."""
+    """Return whether *policy* may wait for a server: whether it retries by more than `retry_if_spurious`."""
     return policy.retry is not retry_if_spurious

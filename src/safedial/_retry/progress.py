@@ -10,6 +10,8 @@ from safedial._retry.kinds import Verdict
 from safedial._retry.transient import error_type, verdict
 from safedial.events import DialEvent, EventKind, OnEvent, Reason, emit, logger
 
+_REASONS: dict[Verdict, Reason] = {Verdict.PERMANENT: "permanent", Verdict.UNKNOWN: "unrecognised"}
+
 
 class Progress:
     """The state of a dial that is made in rounds."""
@@ -103,9 +105,6 @@ class Progress:
             kind, self.host, self.port, address, self.round, elapsed, error, wait, duration, named, reason, self.client
         )
         emit(event, self.on_event, level)
-
-
-_REASONS: dict[Verdict, Reason] = {Verdict.PERMANENT: "permanent", Verdict.UNKNOWN: "unrecognised"}
 
 
 def reason_of(error: BaseException) -> Reason:

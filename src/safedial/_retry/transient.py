@@ -39,6 +39,19 @@ def is_transient(error: BaseException, *, names: bool = False) -> bool:
     return found is Verdict.TRANSIENT
 
 
+def ends_connection(error: BaseException) -> bool:
+    """Return whether *error*, raised while a connection was in use, says that the connection is gone.
+
+    An exception of the program's own never does, whatever was being handled when it was raised.
+    """
+    if not isinstance(error, OSError | EOFError):
+        from safedial._retry import clients  # late, as below
+
+        if not clients.knows(error):
+            return False
+    return is_transient(error)
+
+
 def is_spurious(error: BaseException) -> bool:
     """Return whether *error* says nothing about the server: a self-connect, or exhausted local ports."""
     if type(error) is ConnectionRefusedError and error.errno and getattr(error, "_other_addresses", None) is None:

@@ -10,6 +10,12 @@ from safedial._retry.kinds import Kind, Verdict, strongest
 from safedial._retry.words import by_strerror
 
 
+def knows(error: BaseException) -> bool:
+    """Return whether the class of *error*, or one of its bases, is of a library in the table."""
+    client, _ = _row(error)
+    return client is not None
+
+
 def by_class_or_code(error: BaseException) -> Kind | None:
     """Return the kind that the table has for the code of *error*, or else for its class or the nearest base."""
     client, names = _row(type(error).__mro__)
