@@ -181,7 +181,7 @@ class TestLoop:
             loop((HOST, server.port), visit, policy=patient(waits), **options)
         assert waits == []
         kinds = [event.kind for event in events if event.kind != "resolved"]
-        assert kinds == ["connected", "disconnected"] * 5 + ["connected"]
+        assert kinds == ["connected", "disconnected"] * 6
         assert {event.round for event in events} == {1}
 
     def test_policy_that_gives_up_raises_the_last_error(self, loop, dead_port, events):
@@ -230,7 +230,8 @@ class TestLoop:
 
         with testing.Outage() as server, pytest.raises(DoneError):
             loop((HOST, server.port), visit, policy=patient(), on_event=events.append)
-        (lost,) = [event for event in events if event.kind == "disconnected"]
+        lost, done = [event for event in events if event.kind == "disconnected"]
+        assert isinstance(done.error, DoneError)
         assert isinstance(lost.error, BrokenPipeError)
         assert lost.duration >= 0
 

@@ -65,7 +65,7 @@ def seconds(name: str, value: Any) -> float:
     if type(value) is not int and type(value) is not float:
         # socket.settimeout() takes any object with __index__() too, but not Decimal.
         if isinstance(value, type) or not isinstance(value, float | SupportsIndex):
-            wanted = "a number of seconds" if name == "within" else "a number of seconds or None"
+            wanted = "a number of seconds" if name in ("within", "stable_after") else "a number of seconds or None"
             raise TypeError(f"{name} must be {wanted}, not {value!r}")
         value = value if isinstance(value, float) else operator.index(value)
     if 0 <= value <= MAX_SECONDS:  # false for NaN

@@ -12,7 +12,7 @@ from safedial._address import Host, Port, checked, seconds
 from safedial._clients.awaitables import dials_later
 from safedial._clients.drivers import finder_for, no_addresses
 from safedial._clients.failures import Failures
-from safedial._clients.sockets import close
+from safedial._clients.sockets import close_async, close_quietly, enter, enter_async
 from safedial._clients.wrap import Call
 from safedial._dial import blocking
 from safedial._reconnect_loop import AsyncLoop, BlockingLoop, Once
@@ -132,7 +132,7 @@ class Connections(Generic[S, A]):
         """Begin a loop in blocking code."""
         if callable(self._target):
             failures: type[Exception] = Exception
-            progress, once = _calls(self._target, None, **self._options)
+            progress, once = _calls(self._target, **self._options, blocking=True)
         else:
             failures = OSError
             progress, once = blocking.prepared(self._target, self._options)
@@ -143,12 +143,12 @@ class Connections(Generic[S, A]):
         """Begin a loop in asyncio or trio."""
         failures: type[Exception] = Exception
         if callable(self._target):
-            progress, once = _calls(self._target, _awaited, **self._options)
+            progress, once = _calls(self._target, **self._options, blocking=False)
         elif (trio := running_trio()) is not None:
             if unknown := self._options.keys() - {"on_event"}:
                 raise TypeError(f"connections() takes no {', '.join(sorted(unknown))} for an address under trio")
             factory = functools.partial(trio.open_tcp_stream, *self._target)
-            progress, once = _calls(factory, _awaited, **self._options)
+            progress, once = _calls(factory, **self._options, blocking=False)
         else:
             from safedial._dial import streams  # late: only programs that use asyncio get here
 
@@ -158,26 +158,36 @@ class Connections(Generic[S, A]):
         return cast("AsyncIterator[AbstractAsyncContextManager[A]]", loop)
 
 
-def _calls(factory: Callable[[], Any], step: Any, on_event: Any = None) -> tuple[Progress, Once]:
+def _calls(factory: Callable[[], Any], on_event: Any = None, *, blocking: bool) -> tuple[Progress, Once]:
+    """Return a call of *factory*, and one round of it: (what it returned, what that gave when it was entered)."""
     call = Call(factory, finder_for(factory) or no_addresses, (), {}, on_event)
+    call.take = _entered
     call.find_addresses()
+    step = None if blocking else _entered_async
 
     async def once() -> Any:
         failures = Failures()
         try:
-            connection = await call.one_round(failures, step)
+            return await call.one_round(failures, step)
         finally:
             failures.clear()
-        if step is None and dials_later(connection):
-            close(connection)
-            raise TypeError("target: its connection must be awaited: use async for")
-        return connection
 
     return call, once
 
 
-async def _awaited(returned: Any) -> Any:
+def _entered(returned: Any) -> tuple[Any, Any]:
+    if dials_later(returned):
+        close_quietly(returned)
+        raise TypeError("target: its connection must be awaited: use async for")
+    return returned, enter(returned)
+
+
+async def _entered_async(returned: Any) -> tuple[Any, Any]:
     if not dials_later(returned):
-        close(returned)
-        raise TypeError("target: it connects in blocking code, which would stop the event loop: use for")
-    return await returned
+        await close_async(returned, at_once=True)
+        raise TypeError(
+            "target: it returned an object that needs no await. If it connects in blocking code, use for; if it is a "
+            "client that dials when it is used, use safedial.install()"
+        )
+    connection = await returned if isinstance(returned, Awaitable) else returned
+    return connection, await enter_async(connection)

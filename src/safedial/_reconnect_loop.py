@@ -4,15 +4,14 @@ A connection that ends before it is stable counts as a failed round: the backoff
 at once is dialed less and less often. May import what `_connections` may.
 """
 
-import contextlib
 import errno
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Self, TypeAlias, cast
 
 from safedial._clients.failures import Failures
-from safedial._clients.sockets import close, close_async
-from safedial._deadline import Deadline
+from safedial._clients.sockets import leave, leave_async
+from safedial._deadline import NO_DEADLINE, Deadline
 from safedial._retry.argument import DEFAULT
 from safedial._retry.progress import Progress
 from safedial._retry.transient import ends_connection
@@ -43,6 +42,7 @@ class _Loop:
         self._stable_after = stable_after
         self._total = progress.deadline.total
         self._offered = self._entered = False
+        self._connection: Any = None
         self._since = 0.0
         self._outside: Failures | None = None
 
@@ -56,18 +56,22 @@ class _Loop:
         if not self._offered:
             raise RuntimeError("connections: each connection can be entered once")
         self._offered = False
-        progress, error = self._progress, self._loss
-        if self._total is not None:
-            progress.deadline = Deadline(self._total, time.monotonic())
+        # A wait that makes up for a lost connection is not cut by the time limit of the dial that follows.
+        self._progress.deadline = NO_DEADLINE
+        loss = self._loss
         try:
-            connection = await self._first_round() if error is None else await self._next_rounds(error)
-        except self._failures as last:
+            made = await self._first_round() if loss is None else await self._next_rounds(loss)
+        except Exception as last:
+            if not isinstance(last, self._failures) and last is not loss:
+                raise
             raise self._gave_up(last)  # noqa: B904  # it is *last*, or has it
         finally:
-            progress.close()
-            del error
+            self._progress.close()
+            del loss
         self._entered, self._since, self._outside = True, time.monotonic(), Failures()
-        return connection
+        # A factory's result may be a context manager, which gave another object when it was entered.
+        self._connection, value = made if self._progress.client is not None else (made, made)
+        return value
 
     def _gave_up(self, error: Exception) -> Exception:
         outcome = self._progress.outcome(error)
@@ -75,9 +79,15 @@ class _Loop:
         self._start_again(ConnectionAbortedError(errno.ECONNABORTED, "the dial before gave up"))
         return outcome
 
+    async def _round(self) -> Any:
+        progress = self._progress
+        if self._total is not None and progress.deadline is NO_DEADLINE:
+            progress.deadline = Deadline(self._total, time.monotonic())
+        return await self._once()
+
     async def _first_round(self) -> Any:
         try:
-            return await self._once()
+            return await self._round()
         except self._failures as error:
             first: Exception = error
         try:
@@ -88,24 +98,24 @@ class _Loop:
     def _next_rounds(self, error: Exception) -> Awaitable[Any]:
         from safedial._retry.loop import rounds  # late, as above
 
-        return rounds(self._retries, self._progress, error, self._once, self._failures, blocking=self.blocking)
+        return rounds(self._retries, self._progress, error, self._round, self._failures, blocking=self.blocking)
 
     def _ended(self, error: BaseException | None) -> bool:
-        """Note that the connection ended. Return whether *error* is transient, so that the loop goes on."""
-        self._entered = False
-        if error is not None and not self._is_loss(error):
-            return False
+        """Note that the connection ended. Return whether *error* is a lost connection, so that the loop goes on."""
+        self._entered, self._connection = False, None
+        lost = error is not None and self._is_loss(error)
         lived = time.monotonic() - self._since
         stable = lived >= self._stable_after
-        transient = cast("Exception | None", error)
-        self._progress.disconnected(transient, lived, stable=stable)
+        told = error if isinstance(error, Exception) else None
+        self._progress.disconnected(told, lived, lost=lost, stable=stable)
         if stable:
             self._start_again(None)
-        elif transient is not None:
-            self._loss = transient.with_traceback(None)  # which holds the frames of the block
+        elif lost and told is not None:
+            self._loss = told.with_traceback(None)  # which holds the frames of the block
         else:
-            self._loss = ConnectionAbortedError(errno.ECONNABORTED, f"the connection ended after {lived:.3f} s")
-        return transient is not None
+            text = f"the connection ended after {lived:.3f} s, before it was stable ({self._stable_after:g} s)"
+            self._loss = ConnectionAbortedError(errno.ECONNABORTED, text)
+        return lost
 
     def _is_loss(self, error: BaseException) -> bool:
         """Return whether *error* is a lost connection. What was handled around the loop says nothing about it."""
@@ -133,7 +143,6 @@ class BlockingLoop(_Loop):
     """The loop of ``for`` and ``with``."""
 
     blocking = True
-    _connection: Any = None
 
     def __iter__(self) -> Self:
         return self
@@ -143,21 +152,20 @@ class BlockingLoop(_Loop):
         return self
 
     def __enter__(self) -> Any:
-        self._connection = finish(self._connect())
-        return self._connection
+        return finish(self._connect())
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
-        connection, self._connection = self._connection, None
-        with contextlib.suppress(Exception):  # it may be broken already
-            close(connection)
-        return self._ended(error)
+        try:
+            leave(self._connection, error)
+        finally:
+            lost = self._ended(error)
+        return lost
 
 
 class AsyncLoop(_Loop):
     """The loop of ``async for`` and ``async with``, in asyncio and trio."""
 
     blocking = False
-    _connection: Any = None
 
     def __aiter__(self) -> Self:
         return self
@@ -167,13 +175,11 @@ class AsyncLoop(_Loop):
         return self
 
     async def __aenter__(self) -> Any:
-        self._connection = await self._connect()
-        return self._connection
+        return await self._connect()
 
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
-        connection, self._connection = self._connection, None
         try:
-            await close_async(connection, at_once=error is not None)
+            await leave_async(self._connection, error)
         finally:
-            ended = self._ended(error)
-        return ended
+            lost = self._ended(error)
+        return lost

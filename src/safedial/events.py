@@ -7,6 +7,7 @@ attributes of the log record too. Messages name hosts and ports, never payloads 
 
 import inspect
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -65,10 +66,14 @@ _WHY: dict[Reason | None, str] = {
     "policy": "the policy allows no other round",
     "permanent": "this error does not go away by itself",
     "unrecognised": "safedial does not know whether this error goes away by itself; if it does, use ",
-    "time": "the time is over",
+    "time": "total_timeout is over",
 }
 # A message of a library is cut after so many characters.
 _LONGEST = 300
+# Errors of a chain; it may be a ring.
+_DEEPEST = 10
+# The query of a URL, which may have a token, and the user and password of one.
+_SECRETS = re.compile(r"(\?)[^\s'\")]+|(?:(?<=//)|(?<=[\s\"']))[^\s\"'(/]+(?=@[\w.\[])")
 # The code of the hooks that raised: each is reported once.
 _reported: set[object] = set()
 
@@ -124,7 +129,7 @@ def _sentence(event: DialEvent) -> tuple[str, tuple[Any, ...]]:
         template = "%s: gave up after round %d, %.3f s: %s (%s)"
         why = _WHY[event.reason]
         if event.reason == "unrecognised":
-            why += f"safedial.reconnect(also=({type(event.error).__name__},))"
+            why += f"safedial.reconnect(also={_named(event.error)})"
         return template, (dialed, event.round, event.elapsed, said, why)
     if event.address is None and event.client is None:
         return "%s: resolving failed in round %d: %s", (dialed, event.round, said)
@@ -133,7 +138,7 @@ def _sentence(event: DialEvent) -> tuple[str, tuple[Any, ...]]:
 
 def _fields(event: DialEvent) -> dict[str, Any]:
     """Return the attributes that the log record gets."""
-    names = ("host", "port", "round", "elapsed", "wait", "error_type")
+    names = ("host", "port", "round", "elapsed", "wait", "error_type", "reason", "client")
     return {name: getattr(event, name) for name in names}
 
 
@@ -151,7 +156,39 @@ def _said(error: BaseException | None) -> str:
     if error is None:
         return "no error"
     kind = type(error).__name__
-    if isinstance(error, TypeError | ValueError | LookupError | AttributeError) or kind == "ProgrammingError":
+    mistake = isinstance(error, TypeError | ValueError | LookupError | AttributeError) and not isinstance(
+        error, OSError
+    )
+    if mistake or (kind == "ProgrammingError" and type(error).__module__.startswith("psycopg")):  # quotes the DSN
         return kind
-    text = " ".join(str(error).split()) or kind
+    text = _line(error)
+    if (cause := _line(_root(error))) not in text:
+        text += f" ({cause})"
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+
+
+def _named(error: BaseException | None) -> str:
+    """Return what to give `reconnect` as *also* for *error*."""
+    kind = type(error)
+    if kind in (OSError, Exception):
+        return "<a function of the error>"  # the class is that of a wrong certificate, too
+    return f"({kind.__qualname__ if kind.__module__ == 'builtins' else f'{kind.__module__}.{kind.__qualname__}'},)"
+
+
+def _line(error: BaseException) -> str:
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # of a library
+        text = ""
+    return _SECRETS.sub(r"\1…", text) or type(error).__name__
+
+
+def _root(error: BaseException) -> BaseException:
+    """Return the error at the end of the chain behind *error*, which often has the only words that say something."""
+    for _ in range(_DEEPEST):
+        behind = [*getattr(error, "exceptions", ()), *error.args, error.__cause__, error.__context__]
+        found = next((each for each in behind if isinstance(each, Exception)), None)
+        if found is None:
+            break
+        error = found
+    return error

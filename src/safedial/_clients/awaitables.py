@@ -10,14 +10,15 @@ Run: TypeAlias = Callable[[Step], Coroutine[Any, Any, Any]]
 
 
 def dials_later(returned: Any) -> bool:
-    """Return whether *returned* must be awaited or entered to get a connection."""
+    """Return whether *returned* must be awaited, or entered with ``async with``, to get a connection."""
     if isinstance(returned, Coroutine):
         return True
     if isinstance(returned, contextlib.ContextDecorator | contextlib.AsyncContextDecorator):
         raise TypeError("contextlib's context managers dial when they are entered: guard the code in that function")
     kind = cast("type[object]", type(returned))  # an instance may make up attributes
     # An awaitable that can be closed is a client or pool already: redis.asyncio's, asyncpg's.
-    return not (hasattr(kind, "close") or hasattr(kind, "aclose")) and issubclass(kind, Awaitable)
+    can_be_closed = hasattr(kind, "close") or hasattr(kind, "aclose")
+    return not can_be_closed and (issubclass(kind, Awaitable) or hasattr(kind, "__aenter__"))
 
 
 def made_later(returned: Any, run: Run) -> Any:

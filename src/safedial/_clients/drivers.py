@@ -56,8 +56,10 @@ def address_in(factory: Any, args: tuple[Any, ...], kwds: Mapping[str, Any]) -> 
             host, port = urlsplit(first).hostname, urlsplit(first).port
     elif host is None and len(args) > 1:
         host, port = args[:2]
+    elif host is None:  # the connection itself, as PyMySQL's, or parameters, as pika's
+        host, port = getattr(first, "host", None), getattr(first, "port", None)
     if isinstance(host, str) and isinstance(port, int | None):
-        return host, port
+        return host.rpartition("@")[2], port  # a password that has an @ is not part of the host
     return None, None
 
 

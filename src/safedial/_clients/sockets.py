@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import socket
+from collections.abc import Coroutine
 from types import ModuleType
 from typing import Any
 
@@ -65,6 +66,45 @@ def self_connect_of(connection: Any) -> SelfConnectError | None:
         return None  # it is closed already, or no socket
 
 
+def enter(connection: Any) -> Any:
+    """Enter *connection*, if it is a context manager; return what ``with`` would."""
+    return connection.__enter__() if hasattr(type(connection), "__enter__") else connection
+
+
+async def enter_async(connection: Any) -> Any:
+    """Enter *connection* in asyncio or trio, if it is an async context manager; return what ``async with`` would."""
+    return await connection.__aenter__() if hasattr(type(connection), "__aenter__") else connection
+
+
+def leave(connection: Any, error: BaseException | None) -> None:
+    """Close *connection*. Without *error* leave its own ``with`` block first, which commits in some drivers.
+
+    What that raises comes out. With *error* nothing is committed.
+    """
+    try:
+        if error is None and hasattr(type(connection), "__exit__"):
+            connection.__exit__(None, None, None)
+    finally:
+        close_quietly(connection)
+
+
+async def leave_async(connection: Any, error: BaseException | None) -> None:
+    """Do as `leave` does, in asyncio or trio; at once if there is an *error*."""
+    try:
+        if error is None and hasattr(type(connection), "__aexit__"):
+            await connection.__aexit__(None, None, None)
+    finally:
+        await close_async(connection, at_once=error is not None)
+
+
+def close_quietly(connection: Any) -> None:
+    """Close *connection* in blocking code."""
+    with contextlib.suppress(Exception):  # it may be closed or broken already
+        closing = close(connection)
+        if isinstance(closing, Coroutine):
+            closing.close()  # blocking code can't await it
+
+
 async def close_async(connection: Any, *, at_once: bool) -> None:
     """Close *connection* in asyncio or trio, *at_once* if it is broken, else after what was written."""
     writer = connection[1] if issubclass(type(connection), tuple) and len(connection) > 1 else connection
@@ -87,5 +127,11 @@ async def close_async(connection: Any, *, at_once: bool) -> None:
 def close(connection: Any) -> Any:
     """Close *connection*, or the writer of a (reader, writer) pair. Return the awaitable that does it, or None."""
     things = list(connection) if issubclass(type(connection), tuple) else [connection]
-    methods = (getattr(thing, name, None) for thing in things for name in ("aclose", "close"))
-    return next((close() for close in methods if callable(close)), None)
+    for thing in things:
+        for name in ("aclose", "close"):
+            if callable(method := getattr(thing, name, None)):
+                return method()
+    for name in ("__aexit__", "__exit__"):  # ldap3's has no other way
+        if hasattr(type(connection), name):
+            return getattr(connection, name)(None, None, None)
+    return None

@@ -5,7 +5,7 @@ import functools
 import inspect
 import socket
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar, cast
 
 from safedial._address import checked
@@ -14,7 +14,7 @@ from safedial._clients.drivers import DIAL_LATER, Finder, address_in, finder_for
 from safedial._clients.failures import Failures
 from safedial._clients.guard import guard
 from safedial._clients.hold import Address, hold
-from safedial._clients.sockets import close, self_connect_of
+from safedial._clients.sockets import close_async, close_quietly, self_connect_of
 from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy, policy_after
 from safedial._retry.multiple import named
 from safedial._retry.progress import Progress
@@ -126,6 +126,9 @@ def wrapped(
 class Call(Progress):
     """One call of a wrapped factory, made in rounds."""
 
+    # In blocking code, what is made of the factory's result before the guard ends.
+    take: Callable[[Any], Any] | None = None
+
     def __init__(
         self,
         factory: Callable[..., Any],
@@ -146,7 +149,8 @@ class Call(Progress):
         """Find the addresses whose ports are held. An error of the user's own function ends the dial."""
         self._addresses = self._addresses or tuple(self._find())
         if self._addresses:
-            self.host, self.port = self._addresses[0]
+            host, self.port = self._addresses[0]
+            self.host = host.rpartition("@")[2] if isinstance(host, str) else host  # as in address_in
 
     async def dial(self, policy: Any, step: Step | None, first: Any = None) -> Any:
         """Return a connection, or raise once the policy is done. The arguments are those of `one_round`."""
@@ -185,7 +189,6 @@ class Call(Progress):
         except Exception as raised:
             error = named(raised)
             failures.detach(error)
-            self.recovering = True
             if self.observed:
                 kind: EventKind = "self_connect" if isinstance(error, SelfConnectError) else "failed"
                 self.report(kind, error=error, duration=time.monotonic() - began)
@@ -208,15 +211,15 @@ class Call(Progress):
             returned = self._factory() if first is None else first
             if step is not None:
                 returned = await step(returned)
+            elif self.take is not None:
+                returned = self.take(returned)
             elif dials_later(returned):
                 return returned
         if error := self_connect_of(returned):
-            with contextlib.suppress(Exception):
-                closing = close(returned)
-                if step is not None and inspect.isawaitable(closing):
-                    await closing
-                elif isinstance(closing, Coroutine):
-                    closing.close()  # a blocking caller can't await it
+            if step is None:
+                close_quietly(returned)
+            else:
+                await close_async(returned, at_once=True)
             logger.warning("%s", error.strerror)
             raise error
         return returned

@@ -61,7 +61,7 @@ def _round(
     settings: Settings, record: Record, known: tuple[AddrInfo, ...], timeout: Timeout, source: SockAddr | None
 ) -> socket.socket:
     """Try every address once: in a race, or one after the other."""
-    if record.on_event is not None or record.round > 1 or record.recovering or logger.isEnabledFor(logging.DEBUG):
+    if record.on_event is not None or record.round > 1 or record.troubled or logger.isEnabledFor(logging.DEBUG):
         record.begin_round()  # is *observed*, spelled out: most dials are spared a call
     infos: Sequence[AddrInfo] = known
     if not infos:

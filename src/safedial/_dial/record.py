@@ -87,7 +87,6 @@ class Record(Progress):
         if error.errno is not None or not self.deadline.passed:
             self._last = error
         itself = isinstance(error, SelfConnectError)
-        self.recovering = True
         if itself or self.observed:
             sockaddr = where if isinstance(where, tuple) else None
             level = logging.WARNING if itself else logging.DEBUG

@@ -24,8 +24,8 @@ class Progress:
     reason: Reason | None = None
     # Whether the caller gave the policy. If so, giving up is worth a line at INFO.
     asked = False
-    # Whether something failed since the last connection, so that the next one is worth a line at INFO.
-    recovering = False
+    # Whether the last line at INFO told of trouble, so that the next connection is worth such a line too.
+    troubled = False
     host: Host
     port: Port
     started: float
@@ -38,7 +38,7 @@ class Progress:
     @property
     def observed(self) -> bool:
         """Whether events are wanted: by a hook, by the log at DEBUG, or by the log at INFO once something failed."""
-        failed = self.round > 1 or self.recovering
+        failed = self.round > 1 or self.troubled
         return failed or self.on_event is not None or logger.isEnabledFor(logging.DEBUG)
 
     def start_again(self) -> None:
@@ -48,18 +48,19 @@ class Progress:
     def retrying(self, error: Exception, wait: float) -> None:
         """Report that the next round follows *error* in *wait* seconds."""
         told = self.round == 1 or self._rare
+        self.troubled |= told
         self.report("retry", error=error, wait=wait, level=logging.INFO if told else logging.DEBUG)
 
     def connected(self, address: SockAddr | None, duration: float | None) -> None:
         """Report that the dial succeeded."""
-        told = self.recovering or self._rare
-        self.report("connected", address, duration=duration, level=logging.INFO if told else logging.DEBUG)
-        self.recovering = False
+        level = logging.INFO if self.troubled else logging.DEBUG
+        self.troubled = False
+        self.report("connected", address, duration=duration, level=level)
 
-    def disconnected(self, error: Exception | None, lived: float, *, stable: bool) -> None:
-        """Report that a connection ended after *lived* seconds: by *error*, or because its user was done with it."""
-        told = error is not None and (stable or self.round == 1 or self._rare)
-        self.recovering = stable and error is not None
+    def disconnected(self, error: Exception | None, lived: float, *, lost: bool, stable: bool) -> None:
+        """Report that a connection ended after *lived* seconds: *lost*, or because its user was done with it."""
+        told = lost and (stable or self.round == 1 or self._rare)
+        self.troubled |= told
         self.report("disconnected", error=error, duration=lived, level=logging.INFO if told else logging.DEBUG)
 
     @property

@@ -12,7 +12,7 @@ from safedial._retry.words import by_strerror
 
 def knows(error: BaseException) -> bool:
     """Return whether the class of *error*, or one of its bases, is of a library in the table."""
-    client, _ = _row(error)
+    client, _ = _row(type(error).__mro__)
     return client is not None
 
 

@@ -116,7 +116,7 @@ _MYSQL: dict[str, Any] = {
     | each(DENIED, "2054", "2059", "2061")
     | each(NO_DATABASE, "1049"),
     "words": each(CERTIFICATE, "certificate verify failed", "self-signed certificate", "self signed certificate")
-    | each(UNAVAILABLE, "starting")
+    | each(UNAVAILABLE, "is starting")
     | each(FULL, "'max_user_connections' resource")  # 1226, which is a limit for each hour too
     | each(CLOSED, "SSL connection error: unexpected eof", "SSL connection error: Connection reset")
     # The C library's number of the kernel's error.

@@ -73,6 +73,8 @@ BY_PACKAGE: Mapping[str, Client] = {
         classes=each(DENIED, "SMTPAuthenticationError"),
         defaults=each(CLOSED, "SMTPServerDisconnected"),
     ),
+    "imaplib": Client(classes=each(CLOSED, "abort")),
+    "poplib": Client(words=each(CLOSED, "-ERR EOF")),
     "ftplib": Client(code=lambda error: error.args[0][:3], codes=each(UNAVAILABLE, "421") | each(DENIED, "530")),
     # HTTP. The answer to a request is nobody's business here; one that refuses a WebSocket or a tunnel is.
     "urllib3": Client(
@@ -92,10 +94,13 @@ BY_PACKAGE: Mapping[str, Client] = {
         defaults=each(NO_NAME, "ClientConnectorDNSError"),
     ),
     "websockets": Client(
-        code=lambda error: error.response.status_code,
-        codes=_STATUSES,
+        code=lambda error: error.response.status_code if hasattr(error, "response") else error.rcvd.code,
+        # RFC 6455, section 7.4.1: the server goes away or restarts; what the client sent was wrong.
+        codes=_STATUSES
+        | each(UNAVAILABLE, "1000", "1001", "1011", "1012", "1013", "1014")
+        | each(MISCONFIGURED, "1002", "1003", "1007", "1008", "1009", "1010"),
         classes=each(MISCONFIGURED, "InvalidStatus", "InvalidProxyStatus", "InvalidURI"),
-        defaults=each(CLOSED, "ConnectionClosedError"),
+        defaults=each(CLOSED, "ConnectionClosed"),
     ),
     "anyio": Client(defaults=each(CLOSED, "EndOfStream", "IncompleteRead") | each(RESET, "BrokenResourceError")),
     "trio": Client(defaults=each(TIMED_OUT, "TooSlowError") | each(RESET, "BrokenResourceError")),
