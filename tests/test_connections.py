@@ -483,3 +483,132 @@ class TestNothingIsLeft:
         with testing.Outage() as server, contextlib.ExitStack() as stack:
             stack.callback(server.start)
             asyncio.run(main())
+
+
+def raise_in_each(connections):
+    for connection in connections:
+        with connection:
+            raise EOFError("no greeting")
+
+
+class TestAfterTheBlock:
+    def test_error_that_the_caller_catches_is_no_reason_to_storm(self):
+        waits, seen = [], 0
+        with testing.Outage(hang_up) as server:
+            for connection in safedial.connections((HOST, server.port), policy=patient(waits)):
+                seen += 1
+                if seen > 10:
+                    break
+                with contextlib.suppress(RuntimeError), connection:
+                    raise RuntimeError("the answer is too short")
+        assert len(waits) == 9
+
+    def test_error_that_ends_the_policy_is_told(self, events):
+        policy = patient().copy(stop=tenacity.stop_after_attempt(2))
+        with testing.Outage(hang_up) as server, pytest.raises(EOFError) as caught:
+            raise_in_each(safedial.connections((HOST, server.port), policy=policy, on_event=events.append))
+        assert [event.kind for event in events][-2:] == ["disconnected", "gave_up"]
+        assert "after 2 rounds" in caught.value.__notes__[0]
+
+    def test_each_info_line_of_trouble_is_followed_by_one_of_recovery(self, caplog):
+        caplog.set_level(logging.INFO, "safedial")
+        visit, _ = until(9)
+        with testing.Outage(hang_up) as server, pytest.raises(DoneError):
+            in_blocking_code((HOST, server.port), visit, policy=patient())
+        own = [record for record in caplog.records if record.name == "safedial"]
+        assert [record.round for record in own if "next round" in record.msg] == [1, 2, 4, 8]
+        assert [record.round for record in own if "connected in" in record.msg] == [2, 3, 5, 9]
+
+    def test_total_timeout_does_not_cut_the_backoff(self):
+        waits = []
+        visit, _ = until(9)
+        with testing.Outage(hang_up) as server, pytest.raises(DoneError):
+            in_blocking_code((HOST, server.port), visit, policy=patient(waits), total_timeout=0.1)
+        assert max(waits) > 0.1
+
+
+class Transaction:
+    """A driver's connection, which commits at the end of its own block, as psycopg's."""
+
+    def __init__(self, log, fails=False):
+        self.log, self.fails = log, fails
+
+    def __enter__(self):
+        self.log.append("enter")
+        return "cursor"
+
+    def __exit__(self, kind, error, traceback):
+        self.log.append("commit")
+        if self.fails:
+            raise ConnectionResetError(errno.ECONNRESET, "reset in commit")
+
+    def close(self):
+        self.log.append("close")
+
+    async def __aenter__(self):
+        return self.__enter__()
+
+    async def __aexit__(self, *raised):
+        return self.__exit__(*raised)
+
+
+class TestContextManagers:
+    def test_is_entered_and_left(self):
+        log = []
+        with next(iter(safedial.connections(lambda: Transaction(log)))) as cursor:
+            assert cursor == "cursor"
+        assert log == ["enter", "commit", "close"]
+
+    def test_is_entered_and_left_in_asyncio(self):
+        log = []
+
+        async def connect():
+            return Transaction(log)
+
+        async def main():
+            async for connection in safedial.connections(connect):
+                async with connection as cursor:
+                    assert cursor == "cursor"
+                    break
+
+        asyncio.run(main())
+        assert log == ["enter", "commit", "close"]
+
+    def test_nothing_is_committed_after_an_error(self):
+        log = []
+        with next(iter(safedial.connections(lambda: Transaction(log)))):
+            raise ConnectionResetError(errno.ECONNRESET, "reset")
+        assert log == ["enter", "close"]
+
+    def test_commit_that_fails_comes_out(self):
+        log = []
+        with (
+            pytest.raises(ConnectionResetError, match="in commit"),
+            next(iter(safedial.connections(lambda: Transaction(log, fails=True)))),
+        ):
+            pass
+        assert log[-1] == "close"
+
+    def test_what_dials_when_it_is_entered_is_retried(self, events):
+        dials = []
+
+        class Later:
+            async def __aenter__(self):
+                dials.append(self)
+                if len(dials) < 3:
+                    raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+                return self
+
+            async def __aexit__(self, *raised):
+                dials.append("left")
+
+        async def main():
+            async for connection in safedial.connections(Later, policy=retrying(5), on_event=events.append):
+                async with connection as value:
+                    assert value is dials[-1]
+                    return
+
+        asyncio.run(main())
+        assert len(dials) == 4
+        assert dials[-1] == "left"
+        assert [event.kind for event in events][:5] == ["failed", "retry", "failed", "retry", "connected"]

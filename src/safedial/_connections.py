@@ -189,5 +189,5 @@ async def _entered_async(returned: Any) -> tuple[Any, Any]:
             "target: it returned an object that needs no await. If it connects in blocking code, use for; if it is a "
             "client that dials when it is used, use safedial.install()"
         )
-    connection = await returned if isinstance(returned, Awaitable) else returned
+    connection: Any = (await cast("Awaitable[Any]", returned)) if isinstance(returned, Awaitable) else returned
     return connection, await enter_async(connection)

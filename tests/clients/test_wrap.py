@@ -488,3 +488,25 @@ def test_address_is_found_once_and_outside_the_policy(dead_port):
     with pytest.raises(TypeError, match="address") as caught:
         safedial.wrap(print, policy=tenacity.Retrying(stop=tenacity.stop_after_attempt(2)), address=lambda: "db")()
     assert not hasattr(caught.value, "__notes__")
+
+
+def test_object_that_can_only_be_entered_is_retried():
+    """As aiomqtt's client."""
+    dials = []
+
+    class Later:
+        async def __aenter__(self):
+            dials.append(self)
+            if len(dials) < 3:
+                raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+            return self
+
+        async def __aexit__(self, *raised):
+            dials.append("left")
+
+    async def main():
+        async with safedial.wrap(Later, policy=retrying(5))() as value:
+            return value
+
+    value = asyncio.run(main())
+    assert dials == [dials[0], dials[1], value, "left"]

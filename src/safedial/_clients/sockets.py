@@ -68,12 +68,12 @@ def self_connect_of(connection: Any) -> SelfConnectError | None:
 
 def enter(connection: Any) -> Any:
     """Enter *connection*, if it is a context manager; return what ``with`` would."""
-    return connection.__enter__() if hasattr(type(connection), "__enter__") else connection
+    return connection.__enter__() if _has(connection, "__enter__") else connection
 
 
 async def enter_async(connection: Any) -> Any:
     """Enter *connection* in asyncio or trio, if it is an async context manager; return what ``async with`` would."""
-    return await connection.__aenter__() if hasattr(type(connection), "__aenter__") else connection
+    return await connection.__aenter__() if _has(connection, "__aenter__") else connection
 
 
 def leave(connection: Any, error: BaseException | None) -> None:
@@ -81,38 +81,45 @@ def leave(connection: Any, error: BaseException | None) -> None:
 
     What that raises comes out. With *error* nothing is committed.
     """
+    left = error is None and _has(connection, "__exit__")
     try:
-        if error is None and hasattr(type(connection), "__exit__"):
+        if left:
             connection.__exit__(None, None, None)
     finally:
-        close_quietly(connection)
+        close_quietly(connection, left=left)
 
 
 async def leave_async(connection: Any, error: BaseException | None) -> None:
     """Do as `leave` does, in asyncio or trio; at once if there is an *error*."""
+    left = error is None and _has(connection, "__aexit__")
     try:
-        if error is None and hasattr(type(connection), "__aexit__"):
+        if left:
             await connection.__aexit__(None, None, None)
     finally:
-        await close_async(connection, at_once=error is not None)
+        await close_async(connection, at_once=error is not None, left=left)
 
 
-def close_quietly(connection: Any) -> None:
+def close_quietly(connection: Any, *, left: bool = False) -> None:
     """Close *connection* in blocking code."""
     with contextlib.suppress(Exception):  # it may be closed or broken already
-        closing = close(connection)
+        closing = close(connection, left=left)
         if isinstance(closing, Coroutine):
             closing.close()  # blocking code can't await it
 
 
-async def close_async(connection: Any, *, at_once: bool) -> None:
+def _has(connection: Any, method: str) -> bool:
+    kind: Any = connection.__class__
+    return hasattr(kind, method)
+
+
+async def close_async(connection: Any, *, at_once: bool, left: bool = False) -> None:
     """Close *connection* in asyncio or trio, *at_once* if it is broken, else after what was written."""
     writer = connection[1] if issubclass(type(connection), tuple) and len(connection) > 1 else connection
     abort = getattr(getattr(writer, "transport", None), "abort", None)
     with contextlib.suppress(Exception):  # it may be broken already
         if at_once and callable(abort):
             abort()
-        closing = close(connection)
+        closing = close(connection, left=left)
         if closing is None and hasattr(writer, "wait_closed"):
             closing = writer.wait_closed()
         if inspect.isawaitable(closing):
@@ -124,14 +131,17 @@ async def close_async(connection: Any, *, at_once: bool) -> None:
                 raise
 
 
-def close(connection: Any) -> Any:
-    """Close *connection*, or the writer of a (reader, writer) pair. Return the awaitable that does it, or None."""
+def close(connection: Any, *, left: bool = False) -> Any:
+    """Close *connection*, or the writer of a (reader, writer) pair. Return the awaitable that does it, or None.
+
+    An object without such a method is left as a context manager, unless it was *left* already.
+    """
     things = list(connection) if issubclass(type(connection), tuple) else [connection]
-    for thing in things:
-        for name in ("aclose", "close"):
-            if callable(method := getattr(thing, name, None)):
-                return method()
-    for name in ("__aexit__", "__exit__"):  # ldap3's has no other way
-        if hasattr(type(connection), name):
+    methods = (getattr(thing, name, None) for thing in things for name in ("aclose", "close"))
+    method = next(filter(callable, methods), None)
+    if method is not None:
+        return method()
+    for name in () if left else ("__aexit__", "__exit__"):  # ldap3's has no other way
+        if _has(connection, name):
             return getattr(connection, name)(None, None, None)
     return None
