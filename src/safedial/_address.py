@@ -160,4 +160,6 @@ def describe(host: object, port: object) -> str:
     """Return *host* and *port* in words: ``127.0.0.1 port 5432``."""
     if isinstance(host, bytes):
         host = host.decode(errors="replace")
-    return f"{'localhost' if host is None else host or repr(host)} port {port}"
+    if isinstance(host, str) and not (host and host.isprintable()):
+        host = repr(host)  # a line break would forge a line of the log
+    return f"{'localhost' if host is None else host} port {port}"

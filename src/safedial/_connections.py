@@ -160,7 +160,7 @@ class Connections(Generic[S, A]):
 
 def _calls(factory: Callable[[], Any], on_event: Any = None, *, blocking: bool) -> tuple[Progress, Once]:
     """Return a call of *factory*, and one round of it: (what it returned, what that gave when it was entered)."""
-    call = Call(factory, finder_for(factory) or no_addresses, (), {}, on_event)
+    call = Call(factory, finder_for(factory) or no_addresses, (), {}, on_event, asynchronous=not blocking)
     call.take = _entered
     call.find_addresses()
     step = None if blocking else _entered_async
@@ -189,5 +189,5 @@ async def _entered_async(returned: Any) -> tuple[Any, Any]:
             "target: it returned an object that needs no await. If it connects in blocking code, use for; if it is a "
             "client that dials when it is used, use safedial.install()"
         )
-    connection: Any = (await cast("Awaitable[Any]", returned)) if isinstance(returned, Awaitable) else returned
+    connection: Any = await returned if isinstance(returned, Awaitable) else returned
     return connection, await enter_async(connection)

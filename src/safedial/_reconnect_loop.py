@@ -5,7 +5,6 @@ at once is dialed less and less often. May import what `_connections` may.
 """
 
 import errno
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Self, TypeAlias, cast
 
@@ -68,7 +67,7 @@ class _Loop:
         finally:
             self._progress.close()
             del loss
-        self._entered, self._since, self._outside = True, time.monotonic(), Failures()
+        self._entered, self._since, self._outside = True, self._progress.clock(), Failures()
         # A factory's result may be a context manager, which gave another object when it was entered.
         self._connection, value = made if self._progress.client is not None else (made, made)
         return value
@@ -82,7 +81,7 @@ class _Loop:
     async def _round(self) -> Any:
         progress = self._progress
         if self._total is not None and progress.deadline is NO_DEADLINE:
-            progress.deadline = Deadline(self._total, time.monotonic())
+            progress.deadline = Deadline(self._total, progress.clock())
         return await self._once()
 
     async def _first_round(self) -> Any:
@@ -104,7 +103,7 @@ class _Loop:
         """Note that the connection ended. Return whether *error* is a lost connection, so that the loop goes on."""
         self._entered, self._connection = False, None
         lost = error is not None and self._is_loss(error)
-        lived = time.monotonic() - self._since
+        lived = self._progress.clock() - self._since
         stable = lived >= self._stable_after
         told = error if isinstance(error, Exception) else None
         self._progress.disconnected(told, lived, lost=lost, stable=stable)

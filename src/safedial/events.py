@@ -80,7 +80,10 @@ _reported: set[object] = set()
 
 def check_hook(on_event: Any) -> OnEvent | None:
     """Return *on_event*, or raise TypeError if it can't be called, or would have to be awaited."""
-    if on_event is not None and (not callable(on_event) or inspect.iscoroutinefunction(on_event)):
+    kind: Any = on_event.__class__
+    called = getattr(kind, "__call__", None)  # noqa: B004  # to look at it, not to ask whether it is there
+    awaits = inspect.iscoroutinefunction(on_event) or inspect.iscoroutinefunction(called)
+    if on_event is not None and (not callable(on_event) or awaits):
         raise TypeError(f"on_event must be callable (but not a coroutine function) or None, not {on_event!r}")
     hook: OnEvent | None = on_event
     return hook
@@ -90,7 +93,10 @@ def emit(event: DialEvent, on_event: OnEvent | None, level: int = logging.DEBUG)
     """Log *event* at *level*, if it has one, and pass it to *on_event*."""
     if level and logger.isEnabledFor(level):
         template, values = _sentence(event)
-        logger.log(level, template, *values, extra=_fields(event))
+        try:
+            logger.log(level, template, *values, extra=_fields(event))
+        except KeyError:  # a program's own LogRecord factory sets one of these
+            logger.log(level, template, *values)
     if on_event is not None:
         tell(on_event, event)
 

@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 
 import safedial
 from safedial._retry.kinds import Verdict
-from safedial._retry.transient import error_type, errors_of, is_spurious, is_transient, mark_as_known, verdict
+from safedial._retry.transient import (
+    ends_connection,
+    error_type,
+    errors_of,
+    is_spurious,
+    is_transient,
+    mark_as_known,
+    verdict,
+)
 
 TRANSIENT, ABSENT, PERMANENT, UNKNOWN = Verdict.TRANSIENT, Verdict.ABSENT, Verdict.PERMANENT, Verdict.UNKNOWN
 SELF = safedial.SelfConnectError.at("127.0.0.1", 80)
@@ -71,7 +79,7 @@ KERNEL = [
     (socket.gaierror(socket.EAI_ADDRFAMILY, "::1 is not IPv4"), PERMANENT, "name_resolution_error"),
     (socket.gaierror(socket.EAI_SERVICE, "service"), PERMANENT, "name_resolution_error"),
     (socket.gaierror(socket.EAI_FAMILY, "family"), PERMANENT, "name_resolution_error"),
-    (socket.gaierror("no number"), PERMANENT, "name_resolution_error"),
+    (socket.gaierror("no number"), UNKNOWN, "name_resolution_error"),
     (socket.gaierror(socket.EAI_SYSTEM, "EMFILE"), UNKNOWN, "name_resolution_error"),
     (BAD_SOURCE, ABSENT, "address_not_available"),
     (PermissionError(errno.EACCES, "denied"), UNKNOWN, "permission_denied"),
@@ -361,3 +369,36 @@ def test_imports_no_client_and_the_table_late():
     modules = loaded("RuntimeError()")
     assert table in modules
     assert not {"ssl", "redis", "psycopg", "pymysql", "asyncio"} & modules
+
+
+@pytest.mark.parametrize("error", [OSError("socket error", "peer went away"), ConnectionResetError("lost", "x")])
+def test_errno_that_is_no_number_is_none(error):
+    assert verdict(error) in (UNKNOWN, TRANSIENT)
+    assert not is_spurious(error)
+
+
+def test_users_data_in_a_servers_answer_says_nothing():
+    import psycopg
+    import pymysql
+    import redis
+
+    quoting = [
+        psycopg.errors.UniqueViolation("Key (msg)=(Connection refused) already exists"),
+        psycopg.errors.RaiseException("Connection timed out"),
+        pymysql.err.IntegrityError(1062, "Duplicate entry 'server is starting' for key 'state'"),
+        pymysql.err.OperationalError(1205, "Lock wait timeout exceeded; try restarting transaction"),
+        redis.ResponseError("user_script: job state LOADING"),
+    ]
+    assert [verdict(error) for error in quoting] == [UNKNOWN] * len(quoting)
+
+
+def test_ends_connection_asks_only_classes_that_say_something():
+    class OrderFailedError(Exception):
+        pass
+
+    own = OrderFailedError("order 42: [Errno 111] Connection refused")
+    own.__cause__ = REFUSED
+    assert is_transient(own)
+    assert not ends_connection(own)
+    assert ends_connection(REFUSED)
+    assert ends_connection(EOFError())

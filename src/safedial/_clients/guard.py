@@ -48,7 +48,7 @@ class _Layer:
         return False
 
     def connect(self, sock: socket.socket, address: SockAddr, below: Below) -> None:
-        if not _hooks:
+        if not _hooks or _telling.get():
             self._connect(sock, address, below)
             return
         began = time.monotonic()
@@ -84,6 +84,8 @@ class _Layer:
 
 _layer = _Layer()
 _hooks = 0  # how many entries have a hook
+# Whether a hook runs in this context. It may dial itself, which no hook is told of.
+_telling: ContextVar[bool] = ContextVar("safedial.guard.telling", default=False)
 
 
 def _tell(kind: EventKind, address: SockAddr, began: float, error: OSError | None) -> None:
@@ -91,9 +93,13 @@ def _tell(kind: EventKind, address: SockAddr, began: float, error: OSError | Non
     seconds = time.monotonic() - began
     named = None if error is None else error_type(error)
     event = DialEvent(kind, address[0], address[1], address, 1, seconds, error, None, seconds, named)
-    for entry in (*_inside.get(), _everywhere):
-        if entry is not None and entry.open and entry.on_event is not None:
-            tell(entry.on_event, event)
+    running = _telling.set(True)
+    try:
+        for entry in (*_inside.get(), _everywhere):
+            if entry is not None and entry.open and entry.on_event is not None:
+                tell(entry.on_event, event)
+    finally:
+        _telling.reset(running)
 
 
 def _count_hook(entry: _Entry, change: int) -> None:

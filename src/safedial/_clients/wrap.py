@@ -4,7 +4,6 @@ import contextlib
 import functools
 import inspect
 import socket
-import time
 from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -18,7 +17,7 @@ from safedial._clients.sockets import close_async, close_quietly, self_connect_o
 from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy, policy_after
 from safedial._retry.multiple import named
 from safedial._retry.progress import Progress
-from safedial._steps import finish, in_thread
+from safedial._steps import finish, in_thread, running_trio
 from safedial.errors import SelfConnectError
 from safedial.events import EventKind, OnEvent, check_hook, logger
 
@@ -114,7 +113,7 @@ def wrapped(
 
     @functools.wraps(factory)
     def connect(*args: Any, **kwds: Any) -> Any:
-        call = Call(factory, find, args, kwds, on_event)
+        call = Call(factory, find, args, kwds, on_event, asynchronous=asynchronous)
         if asynchronous:
             return call.dial(policy, wait)
         returned: Any = finish(call.dial(policy, None))
@@ -136,10 +135,14 @@ class Call(Progress):
         args: tuple[Any, ...],
         kwds: dict[str, Any],
         on_event: OnEvent | None,
+        *,
+        asynchronous: bool,
     ) -> None:
         self.client = name_of(factory)
         self.on_event = on_event
-        self.started = time.monotonic()
+        if asynchronous and (trio := running_trio()) is not None:
+            self.clock = trio.current_time
+        self.started = self.clock()
         self._factory = functools.partial(factory, *args, **kwds)
         self._find = functools.partial(find, *args, **kwds)
         self._addresses: tuple[Address, ...] = ()
@@ -183,7 +186,7 @@ class Call(Progress):
         If *step* is None, block, and return an object that dials later unchanged. *first* is such an object, which the
         first round uses in place of a call.
         """
-        began = time.monotonic()
+        began = self.clock()
         try:
             returned = await self._connected(step, first)
         except Exception as raised:
@@ -191,7 +194,7 @@ class Call(Progress):
             failures.detach(error)
             if self.observed:
                 kind: EventKind = "self_connect" if isinstance(error, SelfConnectError) else "failed"
-                self.report(kind, error=error, duration=time.monotonic() - began)
+                self.report(kind, error=error, duration=self.clock() - began)
             try:
                 if error is not raised:
                     raise error from None
@@ -199,7 +202,14 @@ class Call(Progress):
             finally:
                 del error  # its traceback holds this frame: break the cycle
         if self.observed and not (step is None and dials_later(returned)):
-            self.connected(None, time.monotonic() - began)
+            try:
+                self.connected(None, self.clock() - began)
+            except BaseException:  # a hook was interrupted
+                if step is None:
+                    close_quietly(returned)
+                else:
+                    await close_async(returned, at_once=True)
+                raise
         return returned
 
     async def _connected(self, step: Step | None, first: Any) -> Any:

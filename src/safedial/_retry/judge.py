@@ -61,6 +61,8 @@ def kind_of(error: BaseException) -> Kind | None:
             todo.append((each, outermost, behind))
             inside = outermost and isinstance(each, BaseExceptionGroup)
             todo += [(one, inside, None) for one in reversed(behind)]
+        elif outermost and found.get(id(each)) is None:  # it is behind another member of the group, too
+            found[id(each)] = _own_kind(each, outermost=True)
     return found[id(error)]
 
 
@@ -78,6 +80,8 @@ def _judged(error: BaseException, own: Kind | None, behind: list[Kind | None]) -
     if best is not None and best.verdict is not Verdict.PERMANENT and clients.is_answer(error):
         best = None
     said = clients.by_words(error)
+    if said is not None and said.verdict is not Verdict.PERMANENT and clients.may_quote(error):
+        said = None  # such as the user's data
     # What was being handled may be behind it: a lost connection, while the login fails.
     if said is not None and (said.verdict is Verdict.PERMANENT or _is_vague(best)):
         return strongest([best, said])

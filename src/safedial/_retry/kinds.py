@@ -72,8 +72,12 @@ ERRNOS = {
     errno.EHOSTDOWN: HOST_UNREACHABLE,
     errno.ENETUNREACH: NETWORK_UNREACHABLE,
     errno.ENETDOWN: NETWORK_UNREACHABLE,
+    errno.ENETRESET: RESET,
+    errno.ESHUTDOWN: BROKEN_PIPE,
     # A source address that is not up yet. Exhausted ports are a PortsExhaustedError.
     errno.EADDRNOTAVAIL: NO_ADDRESS,
+    # A source port whose last connection is in TIME_WAIT.
+    errno.EADDRINUSE: Kind(Verdict.ABSENT, "address_in_use"),
     # Never PERMANENT: what holds for one address of a name, such as IPv6 switched off, need not hold for the next.
     errno.EACCES: _DENIED_BY_THE_KERNEL,
     errno.EPERM: _DENIED_BY_THE_KERNEL,
@@ -121,7 +125,7 @@ def kernels(error: BaseException) -> Kind | None:
         return PORTS_EXHAUSTED
     if isinstance(error, socket.gaierror):
         # Its errno is an EAI_ code, which may equal an errno with another meaning.
-        return _EAIS.get(error.errno or 0, BAD_NAME)
+        return _EAIS.get(error.errno, BAD_NAME) if error.errno else Kind(Verdict.UNKNOWN, "name_resolution_error")
     if type(error).__module__ not in _OWN_MODULES:
         return None
     if type(error).__module__ == "ssl":
@@ -131,8 +135,10 @@ def kernels(error: BaseException) -> Kind | None:
     return None if error.errno is None else numbered(error.errno)
 
 
-def numbered(number: int) -> Kind:
-    """Return the kind of an errno, or of an EAI_ code, which is negative on Linux."""
+def numbered(number: object) -> Kind | None:
+    """Return the kind of an errno, or of an EAI_ code, which is negative on Linux; None for what is no number."""
+    if not isinstance(number, int):  # OSError("text", "more text")
+        return None
     if number < 0:
         return _EAIS.get(number, BAD_NAME)
     return ERRNOS.get(number) or Kind(Verdict.UNKNOWN, errno.errorcode.get(number, "os_error"))

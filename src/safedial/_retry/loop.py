@@ -58,6 +58,7 @@ class Retries:
             await self._step()  # tenacity's "before" hook for the round that is over already
         traceback = error.__traceback__
         self._state.set_exception((type(error), error, traceback))
+        self._state.outcome_timestamp = self._progress.clock()
         try:
             wait = float(await self._step())
         except Exception as raised:
@@ -91,11 +92,11 @@ class Retries:
 
     def naps(self, seconds: float) -> Iterator[float]:
         """Yield sleeps that add up to *seconds*, fewer if an event is set meanwhile."""
-        if not self._wakes:
+        if not self._wakes or not seconds:  # a wait of 0 gives other tasks a turn
             yield seconds
             return
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0 and not any(event.is_set() for event in self._wakes):
+        end = self._progress.clock() + seconds
+        while (left := end - self._progress.clock()) > 0 and not any(event.is_set() for event in self._wakes):
             yield min(left, _GLANCE)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from safedial._address import Host, Port, SockAddr
@@ -26,6 +27,8 @@ class Progress:
     asked = False
     # Whether the last line at INFO told of trouble, so that the next connection is worth such a line too.
     troubled = False
+    # Returns seconds. trio has a clock of its own, which tests replace.
+    clock: Callable[[], float] = staticmethod(time.monotonic)
     host: Host
     port: Port
     started: float
@@ -43,7 +46,7 @@ class Progress:
 
     def start_again(self) -> None:
         """Begin a new dial of the same address."""
-        self.round, self.started, self.reason = 1, time.monotonic(), None
+        self.round, self.started, self.reason = 1, self.clock(), None
 
     def retrying(self, error: Exception, wait: float) -> None:
         """Report that the next round follows *error* in *wait* seconds."""
@@ -72,7 +75,7 @@ class Progress:
         """Return the exception for the caller of a dial that ends with *error*."""
         self.gave_up(error)
         if self.round > 1 and self.client is not None:
-            seconds = time.monotonic() - self.started
+            seconds = self.clock() - self.started
             error.add_note(f"safedial: gave up on {self.client} after {self.round} rounds, {seconds:.3f} s")
         result: Exception = error
         return result
@@ -100,7 +103,7 @@ class Progress:
         """Pass an event to the log and to the hook."""
         if self.on_event is None and not logger.isEnabledFor(level):
             return
-        elapsed = time.monotonic() - self.started
+        elapsed = self.clock() - self.started
         named = None if error is None else error_type(error)
         event = DialEvent(
             kind, self.host, self.port, address, self.round, elapsed, error, wait, duration, named, reason, self.client

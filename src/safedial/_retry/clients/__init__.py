@@ -9,6 +9,8 @@ from safedial._retry.clients.table import BY_PACKAGE
 from safedial._retry.kinds import Kind, Verdict, strongest
 from safedial._retry.words import by_strerror
 
+_UNLISTED = Kind(Verdict.UNKNOWN, "")
+
 
 def knows(error: BaseException) -> bool:
     """Return whether the class of *error*, or one of its bases, is of a library in the table."""
@@ -57,6 +59,12 @@ def is_answer(error: BaseException) -> bool:
     """Return whether *error* has a code that only a server gives."""
     client, _ = _row(type(error).__mro__)
     return client is not None and client.answered is not None and bool(client.answered.fullmatch(_code(client, error)))
+
+
+def may_quote(error: BaseException) -> bool:
+    """Return whether the message of *error* is the server's to a code that says enough: it may quote anything."""
+    client, _ = _row(type(error).__mro__)
+    return is_answer(error) and client is not None and client.codes.get(_code(client, error), _UNLISTED) is not None
 
 
 def links(error: BaseException) -> Iterable[str]:

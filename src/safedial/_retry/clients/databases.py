@@ -24,7 +24,9 @@ from safedial._retry.kinds import (
 
 # PostgreSQL, appendix A of its manual.
 _SQLSTATES = (
-    each(UNAVAILABLE, "57P01", "57P02", "57P03")  # shut down by an administrator, by a crash; can't connect now
+    each(
+        UNAVAILABLE, "57P01", "57P02", "57P03", "57P05"
+    )  # shut down by an administrator, by a crash; can't connect now
     | each(FULL, "53300")
     | each(CLOSED, "08")
     | each(DENIED, "28")
@@ -81,6 +83,7 @@ _LIBPQ = (
         "SSL connection has been closed unexpectedly",
         "unexpected eof while reading",
         "the connection is lost",
+        "connection already closed",
     )
     | each(RESET, "could not receive data from server", "could not send data to server")
     | each(BROKEN_PIPE, "could not send startup packet", "could not send SSL negotiation packet")
@@ -114,9 +117,10 @@ _MYSQL: dict[str, Any] = {
     # Host blocked or not allowed, account locked, password expired, TLS demanded, an unknown authentication plugin.
     | each(DENIED, "1044", "1045", "1129", "1130", "1251", "1698", "1820", "1862", "3118", "3159", "4151")
     | each(DENIED, "2054", "2059", "2061")
-    | each(NO_DATABASE, "1049"),
+    | each(NO_DATABASE, "1049")
+    | {"1047": None, "1226": None},  # their words decide
     "words": each(CERTIFICATE, "certificate verify failed", "self-signed certificate", "self signed certificate")
-    | each(UNAVAILABLE, "is starting")
+    | each(UNAVAILABLE, "is starting", "WSREP has not yet prepared node")  # Galera's, while a node joins
     | each(FULL, "'max_user_connections' resource")  # 1226, which is a limit for each hour too
     | each(CLOSED, "SSL connection error: unexpected eof", "SSL connection error: Connection reset")
     # The C library's number of the kernel's error.
@@ -133,7 +137,7 @@ _REDIS = Client(
     | each(DENIED, "AuthenticationError", "AuthorizationError", "NoPermissionError", "ExternalAuthProviderError")
     | each(DENIED, "AuthenticationWrongNumberOfArgsError"),
     words=each(FULL, "max number of clients reached", "max number of clients + cluster")
-    | each(UNAVAILABLE, "LOADING", "MASTERDOWN", "CLUSTERDOWN", "is loading the dataset in memory")
+    | each(UNAVAILABLE, "is loading the dataset in memory", "MASTERDOWN Link with MASTER", "CLUSTERDOWN The cluster")
     | each(DENIED, "NOAUTH", "WRONGPASS", "DENIED", "invalid password", "Authentication required")
     | each(CLOSED, "Connection closed by server", "Connection closed", "SERVER_CLOSED"),
     defaults=each(TIMED_OUT, "TimeoutError"),

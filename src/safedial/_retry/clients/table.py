@@ -109,7 +109,7 @@ BY_PACKAGE: Mapping[str, Client] = {
         code=lambda error: error.code().name,
         codes=each(DENIED, "UNAUTHENTICATED", "PERMISSION_DENIED"),
         words=each(NO_NAME, "Domain name not found", "DNS resolution failed", "errors resolving"),
-        defaults=each(UNAVAILABLE, "UNAVAILABLE") | each(TIMED_OUT, "DEADLINE_EXCEEDED"),
+        defaults=each(UNAVAILABLE, "UNAVAILABLE") | each(TIMED_OUT, "DEADLINE_EXCEEDED", "FutureTimeoutError"),
     ),
     # Messages.
     "pika": Client(
