@@ -73,25 +73,28 @@ def connections(
 ) -> "Connections[Any, Any]":
     """Return the reconnect loop for *target*: an iterable of connections, each to be entered with ``with``.
 
-    A connection is dialed when it is entered. It is closed when its block is left, or raises a transient error, such as
-    a reset or a time-out; then the next one follows. ``break`` ends the loop. Other exceptions come out, and so does
-    the last error of a dial if the policy gives up.
+    A connection is dialed when it is entered. It is closed when its block is left, or raises a lost connection: a
+    reset, an end of file, a time-out, a client's own error for these. Then the next one follows. ``break`` ends the
+    loop. Other exceptions come out, and so does the last error of a dial if the policy gives up. Where a lost
+    connection to another server, or a time limit of your own, may be raised in the block, catch it there.
 
     The waits of the policy go on from one connection to the next until one has lived for *stable_after* seconds. So a
-    server that accepts and hangs up at once is dialed a handful of times, and not thousands. After a stable connection
-    the rounds and the time of the policy begin anew, without a wait. A program that is done with its connections sooner
-    gives a smaller *stable_after*.
+    server that accepts and hangs up at once is dialed a handful of times, and not thousands. This counts however the
+    block ended. After a stable connection the rounds and the time of the policy begin anew, without a wait. A program
+    that is done with its connections sooner gives a smaller *stable_after*.
 
     Args:
         target: the (host, port) to dial, or a function without arguments that connects, sync for ``for`` or async for
             ``async for``. It is guarded as by `safedial.wrap`; if it dials in C, give a `functools.partial`, whose
-            arguments have the address.
+            arguments have the address. A client that dials when it is used must be used in the function (a ping). If
+            the connection is a context manager, the block is its own block too: psycopg's commits at the end.
         policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying` that decides on another round. Default:
             `safedial.reconnect()`, which gives up after a minute. A loop without end: ``reconnect(within=None)``.
         stable_after: seconds after which a connection is stable. Default: 10.
         **options: for an address in ``for``, those of `safedial.safe_connect`; in ``async for``, those of
-            `safedial.open_connection`; *all_errors* and *sock* are not taken. *total_timeout* is the time until the
-            next connection. For a function, and for an address in trio: *on_event* alone.
+            `safedial.open_connection`; *all_errors* and *sock* are not taken. *timeout* stays on the socket, so a
+            server that is silent for so long is dialed again. *total_timeout* limits each dial until there is a
+            connection. For a function, and for an address in trio: *on_event* alone.
 
     Yields:
         In ``for``, context managers of sockets. In ``async for``, async ones of a (reader, writer) pair, under trio of
@@ -189,5 +192,6 @@ async def _entered_async(returned: Any) -> tuple[Any, Any]:
             "target: it returned an object that needs no await. If it connects in blocking code, use for; if it is a "
             "client that dials when it is used, use safedial.install()"
         )
-    connection: Any = await returned if isinstance(returned, Awaitable) else returned
+    made: Any = returned
+    connection: Any = await made if isinstance(returned, Awaitable) else made
     return connection, await enter_async(connection)

@@ -121,7 +121,7 @@ def _sentence(event: DialEvent) -> tuple[str, tuple[Any, ...]]:
     if event.kind == "resolved":
         return "%s: resolved in round %d, in %.3f s", (dialed, event.round, event.duration or 0.0)
     if event.kind == "connected":
-        return "%s: connected in round %d, %.3f s after the dial began", (dialed, event.round, event.elapsed)
+        return "%s: connected in round %d, after %.3f s", (dialed, event.round, event.elapsed)
     if event.kind == "lost":
         template = "%s: still connecting when another address answered, round %d, %.3f s"
         return template, (dialed, event.round, event.elapsed)
@@ -129,7 +129,7 @@ def _sentence(event: DialEvent) -> tuple[str, tuple[Any, ...]]:
     if event.kind == "disconnected":
         return "%s: disconnected after %.3f s: %s", (dialed, event.duration, said)
     if event.kind == "retry":
-        template = "%s: round %d failed: %s; next round in %.3f s, %.1f s since the dial began"
+        template = "%s: round %d failed: %s; next round in %.3f s, %.1f s so far"
         return template, (dialed, event.round, said, event.wait, event.elapsed)
     if event.kind == "gave_up":
         template = "%s: gave up after round %d, %.3f s: %s (%s)"

@@ -56,7 +56,8 @@ def wrap(
         policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying` that decides on another call. It sees the error of
             *factory*; safedial's predicates look for the kernel's error behind it, and know what servers say while they
             start, stop or are full. What must be fixed, such as a wrong password, is never retried. If the client has
-            a list of servers, each call turns to all of them. Default: `redial()`. None: one call.
+            a list of servers, each call turns to all of them. *factory* is called again as a whole, so it must not
+            also send what must not be sent twice. Default: `redial()`. None: one call.
         address: the (host, port) that *factory* dials, or a function that takes the call's arguments and returns it.
             The port is held, for other C libraries (grpc, uvloop) and for addresses that only a driver can find (a
             service file). Default: None, as above.

@@ -25,12 +25,12 @@ class Dialer(Settings):
             `dial`, no limit for `dial_async`. PySocks takes it for each step of its handshake with the proxy.
         total_timeout: seconds for the whole dial: resolution, every attempt, every wait and every round, and for
             `open_connection` the TLS handshakes. Each attempt gets a fair share of the time left: that time divided by
-            the addresses left, at least 2 s, and never past the end (Go's partial deadline, src/net/dial.go). No wait
-            begins that would end later. When time is up, a `TimeoutError` with errno ETIMEDOUT is raised, with the last
-            real failure as its cause (the group of all, with *all_errors*) and notes. A blocking ``getaddrinfo()``,
-            resolver, hook or sleep function can't be interrupted: the dial waits for it, and its time counts. asyncio
-            interrupts all of these but hooks; code in a thread runs on, and `asyncio.run` waits for it at its end.
-            Default: None, no limit.
+            the addresses left, at least 2 s, and never past the end (Go's partial deadline, src/net/dial.go). The last
+            wait is cut, so that a round can follow. When time is up, a `TimeoutError` with errno ETIMEDOUT is raised,
+            with the last real failure as its cause (the group of all, with *all_errors*) and notes. A blocking
+            ``getaddrinfo()``, resolver, hook or sleep function can't be interrupted: the dial waits for it, and its
+            time counts. asyncio interrupts all of these but hooks; code in a thread runs on, and `asyncio.run` waits
+            for it at its end. Default: None, no limit.
         source_address: (host, port) to bind to before connecting. With port 0 the kernel chooses the port, and the
             dial is guarded. With any other port it is neither steered nor checked, so that a deliberate simultaneous
             open works, and nothing races, because two sockets can't have one port. Addresses of another family than
