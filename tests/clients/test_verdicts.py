@@ -24,6 +24,7 @@ VAGUE = {"timed_out", "server_unavailable"}
 VAGUE_CLIENTS = verdicts.BLIND | {"pymongo", "grpc", "aiomqtt"}
 
 
+@pytest.mark.storm
 @pytest.mark.parametrize(
     "faults", [("refused", "both addresses refused", "no name"), ("reset", "timed out", "end of file")]
 )

@@ -167,7 +167,7 @@ class TestAddressNotAvailable:
         assert isinstance(caught.value.__cause__, OSError), "the kernel's own error is the cause"
 
     def test_bad_source_address_is_permanent(self, dial, steer, server):
-        policy = safedial.reconnect()
+        policy = safedial.reconnect(names=False)
         with pytest.raises(OSError, match="assign requested address") as caught:
             dial(*server.getsockname(), source=("192.0.2.1", 0), steer=steer, policy=policy)
         assert caught.value.errno == errno.EADDRNOTAVAIL
@@ -190,7 +190,7 @@ class TestAddressNotAvailable:
 
 def dial_ipv6(name):
     try:
-        dials.DIALS[name]("::1", 40000, policy=safedial.reconnect())
+        dials.DIALS[name]("::1", 40000, policy=safedial.reconnect(names=False))
     except OSError as error:
         return [error.errno, type(error).__name__, error.__notes__]
     return None

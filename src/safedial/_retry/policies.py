@@ -1,5 +1,6 @@
 """The policies `redial` and `reconnect`, as plain tenacity objects, and the predicates for policies of your own."""
 
+import functools
 import math
 import random
 import sys
@@ -105,16 +106,21 @@ class RetryWhileDown(retry_base):
 
     def __call__(self, retry_state: RetryCallState) -> bool:
         error = retry_state.outcome.exception() if retry_state.outcome else None
-        return error is not None and (is_transient(error, names=self._names) or self.added(error))
+        return error is not None and (is_transient(error, names=self._names) or bool(self.added(error)))
 
 
 def _predicate(also: Any) -> Callable[[BaseException], bool]:
     wanted: Any = (also,) if isinstance(also, type) else also
     if callable(wanted):
-        return lambda error: bool(wanted(error))
+        function: Any = wanted
+        return function
     if not issubclass(type(wanted), tuple) or not all(map(_is_error_class, wanted)):
         raise TypeError(f"also must be an exception class, a tuple of them, or a function, not {also!r}")
-    return lambda error: any(isinstance(each, wanted) for each in errors_of(error))
+    return functools.partial(_is_any_of, wanted)  # no lambda: policies can be pickled
+
+
+def _is_any_of(classes: tuple[type[BaseException], ...], error: BaseException) -> bool:
+    return any(isinstance(each, classes) for each in errors_of(error))
 
 
 def _is_error_class(value: Any) -> bool:

@@ -118,7 +118,7 @@ _MYSQL: dict[str, Any] = {
     | each(DENIED, "1044", "1045", "1129", "1130", "1251", "1698", "1820", "1862", "3118", "3159", "4151")
     | each(DENIED, "2054", "2059", "2061")
     | each(NO_DATABASE, "1049")
-    | {"1047": None, "1226": None},  # their words decide
+    | {"1047": None, "1226": None, "9001": None},  # their words decide
     "words": each(CERTIFICATE, "certificate verify failed", "self-signed certificate", "self signed certificate")
     | each(UNAVAILABLE, "is starting", "WSREP has not yet prepared node")  # Galera's, while a node joins
     | each(FULL, "'max_user_connections' resource")  # 1226, which is a limit for each hour too
