@@ -40,6 +40,7 @@ ELSEWHERE = {
         "NoBrokersAvailable",
         "SaslAuthenticationFailed",
     },
+    "redis": {"ExternalAuthProviderError"},  # newer than the lowest version
     "valkey": {"ExternalAuthProviderError"},
     "httpcore": {"CloseError"},
 }

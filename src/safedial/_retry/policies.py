@@ -5,7 +5,7 @@ import math
 import random
 import sys
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import tenacity
 import tenacity.asyncio
@@ -112,8 +112,7 @@ class RetryWhileDown(retry_base):
 def _predicate(also: Any) -> Callable[[BaseException], bool]:
     wanted: Any = (also,) if isinstance(also, type) else also
     if callable(wanted):
-        function: Any = wanted
-        return function
+        return cast("Callable[[BaseException], bool]", wanted)
     if not issubclass(type(wanted), tuple) or not all(map(_is_error_class, wanted)):
         raise TypeError(f"also must be an exception class, a tuple of them, or a function, not {also!r}")
     return functools.partial(_is_any_of, wanted)  # no lambda: policies can be pickled
