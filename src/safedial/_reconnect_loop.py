@@ -29,13 +29,13 @@ class _Loop:
         self, progress: Progress, once: Once, failures: type[Exception], policy: Any, stable_after: float
     ) -> None:
         from safedial._retry.loop import Retries  # late, because it loads tenacity
-        from safedial._retry.policies import RetryWhileDown, reconnect, with_also
+        from safedial._retry.policies import RetryWhileDown, reconnect, retrying_too
 
         policy = reconnect() if policy is DEFAULT else policy
         self._added = policy.retry.added if isinstance(policy.retry, RetryWhileDown) else None
         self._loss: Exception | None = None
         # The end of a connection that was not stable counts as a failed round, whatever the policy thinks of the error.
-        self._retries = Retries(with_also(policy, lambda error: error is self._loss), progress)
+        self._retries = Retries(retrying_too(policy, lambda error: error is self._loss), progress)
         progress.asked = True
         self._progress, self._once, self._failures = progress, once, failures
         self._stable_after = stable_after

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 import safedial
-from safedial._retry.multiple import named
+from safedial._retry.multiple import with_shared_errno
 from safedial._retry.transient import is_spurious, is_transient
 from tests.support import faults
 
@@ -40,7 +40,7 @@ def multiple(*errors):
 def test_shared_errno(errors, kind, code):
     error = multiple(*errors)
     assert is_transient(error)
-    found = named(error)
+    found = with_shared_errno(error)
     assert (type(found), found.errno) == (kind, code)
     assert str(error) in str(found)
     assert is_spurious(found) == (errors in (SELF, [EXHAUSTED, EXHAUSTED], [EXHAUSTED, SELF[0]]))
@@ -52,7 +52,13 @@ def test_shared_errno(errors, kind, code):
     "error", [OSError("Multiple exceptions: none"), OSError(5, "[Errno 111]"), OSError("[Errno 111]"), ValueError()]
 )
 def test_other_errors_stay(error):
-    assert named(error) is error
+    assert with_shared_errno(error) is error
+
+
+@pytest.mark.parametrize("text", ["[Errno 111] (self-connect), and safedial", "[Errno 5] (self-connect), and safedial"])
+def test_words_of_ours_without_an_address_are_no_error_of_ours(text):
+    error = with_shared_errno(OSError(f"Multiple exceptions: {text}, {text}"))
+    assert not isinstance(error, safedial.SelfConnectError)
 
 
 def test_links_and_traceback_are_kept():
@@ -61,7 +67,7 @@ def test_links_and_traceback_are_kept():
     try:
         raise error from cause
     except OSError:
-        found = named(error)
+        found = with_shared_errno(error)
     assert found.__cause__ is cause
     assert found.__traceback__ is error.__traceback__
 
@@ -83,4 +89,4 @@ def test_what_asyncio_raises(monkeypatch):
         with pytest.raises(OSError, match="Multiple exceptions") as caught:
             asyncio.run(main())
     assert caught.value.errno is None
-    assert isinstance(named(caught.value), ConnectionRefusedError)
+    assert isinstance(with_shared_errno(caught.value), ConnectionRefusedError)

@@ -15,7 +15,7 @@ from safedial._clients.guard import guard
 from safedial._clients.hold import Address, hold
 from safedial._clients.sockets import close_async, close_quietly, self_connect_of
 from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy, policy_after
-from safedial._retry.multiple import named
+from safedial._retry.multiple import with_shared_errno
 from safedial._retry.progress import Progress
 from safedial._steps import finish, in_thread, running_trio
 from safedial.errors import SelfConnectError
@@ -50,7 +50,7 @@ def wrap(
 
     Args:
         factory: a function, class, coroutine function or `functools.partial` that connects. Its arguments, results and
-            errors stay the same. A result that dials when it is awaited or entered, such as that of
+            errors stay the same. A result that dials when it is awaited, or entered by ``async with``, such as that of
             `websockets.connect`, is guarded and retried too. A client or pool that dials when it is used is not: see
             `install`. A driver's class with a method ``connect`` becomes a subclass that is safe whenever it connects.
         policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying` that decides on another call. It sees the error of
@@ -191,7 +191,7 @@ class Call(Progress):
         try:
             returned = await self._connected(step, first)
         except Exception as raised:
-            error = named(raised)
+            error = with_shared_errno(raised)
             failures.detach(error)
             if self.observed:
                 kind: EventKind = "self_connect" if isinstance(error, SelfConnectError) else "failed"

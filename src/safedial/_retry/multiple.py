@@ -14,7 +14,7 @@ _OURS: dict[int, type[SelfConnectError | PortsExhaustedError]] = {
 }
 
 
-def named(error: Exception) -> Exception:
+def with_shared_errno(error: Exception) -> Exception:
     """Return *error* with the errno that all of its texts share, or *error* itself if it is no such list.
 
     Of an errno Python makes a class: ConnectionRefusedError if all addresses refused, as it is raised for one address.
@@ -27,15 +27,18 @@ def named(error: Exception) -> Exception:
     if not text.startswith("Multiple exceptions: ") or len(set(numbers)) != 1:
         return error
     number = int(numbers[0])
-    copy = _ours(number, text) if sum(map(text.count, SPURIOUS_WORDS)) == len(numbers) else OSError(number, text)
+    copy = OSError(number, text)
+    if (addresses := _ADDRESS.findall(text)) and sum(map(text.count, SPURIOUS_WORDS)) == len(numbers):
+        copy = _ours(number, text, *addresses[-1]) or copy
     copy.__cause__, copy.__context__ = error.__cause__, error.__context__
     copy.__suppress_context__ = error.__suppress_context__
     return copy.with_traceback(error.__traceback__)
 
 
-def _ours(number: int, text: str) -> OSError:
-    """Return the error of the last address, as safedial raised it."""
+def _ours(number: int, text: str, host: str, port: str) -> OSError | None:
+    """Return the error of one address, as safedial raised it."""
+    if number not in _OURS:
+        return None
     copy = _OURS[number](number, text)
-    *_, (host, port) = _ADDRESS.findall(text)
     copy.host, copy.port = host, int(port)
     return copy

@@ -126,7 +126,7 @@ def _is_error_class(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, BaseException)
 
 
-def with_also(policy: Any, wanted: Callable[[BaseException], bool]) -> Any:
+def retrying_too(policy: Any, wanted: Callable[[BaseException], bool]) -> Any:
     """Return a copy of *policy* that dials again after the errors that are *wanted*, too."""
     either: Any = tenacity.asyncio.retry_any if isinstance(policy, AsyncRetrying) else tenacity.retry_any
     return policy.copy(retry=either(tenacity.retry_if_exception(wanted), policy.retry))
