@@ -112,7 +112,8 @@ def serve_http():
         server.server_bind()
         server.server_port = server.server_address[1]
         server.server_activate()
-        threading.Thread(target=server.serve_forever).start()
+    threading.Thread(target=servers[0].serve_forever).start()
+    servers[1].serve_forever()  # here: once the main thread has ended, Python 3.12 starts no threads
 
 
 async def serve(handle):
