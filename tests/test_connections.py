@@ -18,6 +18,7 @@ import trio
 import safedial
 from safedial import testing
 from tests.support import dials
+from tests.support.late import DialsWhenEntered
 from tests.support.policies import retrying
 
 HOST = "127.0.0.1"
@@ -82,10 +83,10 @@ def in_asyncio_by_factory(address, visit, **options):
     dials.run(_streams(lambda: asyncio.open_connection(*address), visit, options))
 
 
-def in_trio(address, visit, **options):
+def _in_trio(target, visit, options):
     async def main():
         number = 0
-        async for connection in safedial.connections(address, **options):
+        async for connection in safedial.connections(target, **options):
             async with connection as stream:
                 visit(number, stream.socket.getsockname())
                 while data := await stream.receive_some(100):
@@ -93,19 +94,14 @@ def in_trio(address, visit, **options):
             number += 1
 
     trio.run(main)
+
+
+def in_trio(address, visit, **options):
+    _in_trio(address, visit, options)
 
 
 def in_trio_by_factory(address, visit, **options):
-    async def main():
-        number = 0
-        async for connection in safedial.connections(functools.partial(trio.open_tcp_stream, *address), **options):
-            async with connection as stream:
-                visit(number, stream.socket.getsockname())
-                while data := await stream.receive_some(100):
-                    visit(number, data)
-            number += 1
-
-    trio.run(main)
+    _in_trio(functools.partial(trio.open_tcp_stream, *address), visit, options)
 
 
 WORLDS = [in_blocking_code, in_blocking_code_by_factory, in_asyncio, in_asyncio_by_factory, in_trio, in_trio_by_factory]
@@ -590,25 +586,15 @@ class TestContextManagers:
         assert log[-1] == "close"
 
     def test_what_dials_when_it_is_entered_is_retried(self, events):
-        dials = []
-
-        class Later:
-            async def __aenter__(self):
-                dials.append(self)
-                if len(dials) < 3:
-                    raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
-                return self
-
-            async def __aexit__(self, *raised):
-                dials.append("left")
+        factory = DialsWhenEntered(failures=2)
 
         async def main():
-            async for connection in safedial.connections(Later, policy=retrying(5), on_event=events.append):
+            async for connection in safedial.connections(factory, policy=retrying(5), on_event=events.append):
                 async with connection as value:
-                    assert value is dials[-1]
+                    assert value is factory.entered[-1]
                     return
 
         asyncio.run(main())
-        assert len(dials) == 4
-        assert dials[-1] == "left"
+        assert len(factory.entered) == 3
+        assert factory.left == factory.entered[-1:]
         assert [event.kind for event in events][:5] == ["failed", "retry", "failed", "retry", "connected"]

@@ -17,6 +17,7 @@ import tenacity
 import safedial
 from safedial import testing
 from tests.support import faults
+from tests.support.late import DialsWhenEntered
 
 HOST = "127.0.0.1"
 
@@ -491,22 +492,11 @@ def test_address_is_found_once_and_outside_the_policy(dead_port):
 
 
 def test_object_that_can_only_be_entered_is_retried():
-    """As aiomqtt's client."""
-    dials = []
-
-    class Later:
-        async def __aenter__(self):
-            dials.append(self)
-            if len(dials) < 3:
-                raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
-            return self
-
-        async def __aexit__(self, *raised):
-            dials.append("left")
+    factory = DialsWhenEntered(failures=2)
 
     async def main():
-        async with safedial.wrap(Later, policy=retrying(5))() as value:
+        async with safedial.wrap(factory, policy=retrying(5))() as value:
             return value
 
-    value = asyncio.run(main())
-    assert dials == [dials[0], dials[1], value, "left"]
+    assert asyncio.run(main()) is factory.entered[2]
+    assert factory.left == factory.entered[2:]

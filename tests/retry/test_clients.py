@@ -107,7 +107,7 @@ REFUSED = CONNECTION + "Connection refused\n\tIs the server running on that host
         (CONNECTION + 'FATAL:  database "starting up" does not exist', PERMANENT),
         (CONNECTION + 'FATAL:  database "app" is not currently accepting connections', PERMANENT),
         ('connection … failed: server certificate for "a" does not match host name "b"', PERMANENT),
-        ('root certificate file "/root/.postgresql/root.crt" does not exist', PERMANENT),
+        ('root certificate file "/home/app/.postgresql/root.crt" does not exist', PERMANENT),
         ("server does not support SSL, but SSL was required", PERMANENT),
         # In the server's language: it may be a failed login, so the first address must not have it tried again.
         (CONNECTION + "FATAL:  Passwort-Authentifizierung für Benutzer »app« fehlgeschlagen", UNKNOWN),
