@@ -134,6 +134,30 @@ class TestLog:
         assert "the server is on fire" in record.getMessage()
         assert "safedial.reconnect(also=(RuntimeError,))" in record.getMessage()
 
+    def test_fields_that_a_programs_own_records_have_are_left_out(self, dial, dead_port, caplog):
+        caplog.set_level(logging.DEBUG, "safedial")
+        factory = logging.getLogRecordFactory()
+
+        def with_host(*args, **kwds):
+            record = factory(*args, **kwds)
+            record.host = "this machine"
+            return record
+
+        logging.setLogRecordFactory(with_host)
+        try:
+            with pytest.raises(ConnectionRefusedError):
+                dial("127.0.0.1", dead_port, policy=retrying(2, 0.001))
+        finally:
+            logging.setLogRecordFactory(factory)
+        assert "gave up after round 2" in caplog.text
+
+    def test_host_can_not_forge_a_line(self, dial, caplog):
+        caplog.set_level(logging.INFO, "safedial")
+        with pytest.raises(OSError, match=r".") as caught:
+            dial("x.invalid\n2026 CRITICAL forged", 80, policy=retrying(1))
+        assert "\n" not in caplog.records[-1].getMessage()
+        assert not any("\n" in note for note in caught.value.__notes__)
+
     @pytest.mark.parametrize("error", [ValueError, TypeError, KeyError])
     def test_errors_about_arguments_are_named_without_their_text(self, error, caplog):
         caplog.set_level(logging.DEBUG, "safedial")

@@ -74,6 +74,17 @@ class TestGuard:
         with safedial.guard(on_event=lambda event: 1 / 0):
             connect(server)
 
+    def test_hook_may_dial_itself(self, server):
+        told = []
+
+        def report(event):
+            told.append(event.kind)
+            connect(server)  # to the metrics server
+
+        with safedial.guard(on_event=report):
+            connect(server)
+        assert told == ["connected"]
+
     def test_checks_its_hook(self):
         with pytest.raises(TypeError, match="on_event"):
             safedial.guard(on_event=3)

@@ -6,6 +6,7 @@ import time
 import pytest
 import tenacity
 import trio
+import trio.testing
 
 import safedial
 from safedial import testing
@@ -84,3 +85,18 @@ def test_wait_can_be_cancelled(dead_port):
         return scope.cancelled_caught
 
     assert trio.run(main)
+
+
+def test_clock_and_sleep_are_trios(dead_port):
+    """trio's own test clock jumps over each wait."""
+    events = []
+
+    async def main():
+        await safedial.wrap(trio.open_tcp_stream, policy=safedial.reconnect(3600), on_event=events.append)(
+            HOST, dead_port
+        )
+
+    with pytest.raises(OSError, match="all attempts"):
+        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert events[-1].elapsed >= 3600
+    assert 3600 / 5 < events[-1].round < 3600 / 2.5 + 20

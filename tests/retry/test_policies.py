@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import random
 import socket
 import sys
 
@@ -80,8 +81,9 @@ class TestReconnect:
         assert policy.wait(state) == wait if wait < 2.5 else 2.5 <= policy.wait(state) <= wait
         assert policy.stop(state) == stops
 
-    @given(st.integers(1, 5000), st.floats(0.001, 100), st.floats(0.001, 1000))
-    def test_wait_is_between_half_and_the_whole_of_the_backoff(self, number, first, cap):
+    @given(st.integers(1, 5000), st.floats(0.001, 100), st.floats(0.001, 1000), st.integers())
+    def test_wait_is_between_half_and_the_whole_of_the_backoff(self, number, first, cap, seed):
+        random.seed(seed)  # or hypothesis would choose the same one each time
         policy = safedial.reconnect(None, first, cap)
         state = tenacity.RetryCallState(policy, None, (), {})
         state.attempt_number = number
