@@ -191,12 +191,14 @@ class TestPostgres:
             assert set(found.values()) == UNAVAILABLE, found
         server.kill()
         (data / "recovery.signal").touch()
+        (gate := data / "gate").touch()
         with (data / "postgresql.auto.conf").open("a") as more:
-            more.write("restore_command = 'sleep 1; false'\n")  # recovery takes its time
+            more.write(f"restore_command = 'while test -e {gate}; do sleep 0.05; done; false'\n")  # recovery waits
         server.start()
         while "starting" not in message(settings):
             time.sleep(0.01)
         found = all_judged(POSTGRES, **arguments)
+        gate.unlink()
         assert set(found.values()) == UNAVAILABLE, found
 
     def test_one_server_refuses_and_the_next_denies(self, postgres, refused_port):

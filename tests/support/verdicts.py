@@ -31,7 +31,10 @@ def judged(call):
 
 
 async def _wait(awaitable):
-    return await awaitable
+    try:
+        return await awaitable
+    finally:
+        await asyncio.sleep(0.01)  # asyncpg's transports are closed in a later turn of the loop
 
 
 # --- Clients that the matrix lacks -----------------------------------------------------------------------
