@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from safedial import adapters as adapters
-    from safedial._clients.guard import guard, install, uninstall
+    from safedial._clients.guard import guard
     from safedial._clients.hold import hold
+    from safedial._clients.install import install, uninstall
     from safedial._clients.wrap import wrap
     from safedial._connections import connections
     from safedial._dial.dialer import Dialer, safe_connect
@@ -43,8 +44,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "_clients.guard": ("guard", "install", "uninstall"),
+    "_clients.guard": ("guard",),
     "_clients.hold": ("hold",),
+    "_clients.install": ("install", "uninstall"),
     "_clients.wrap": ("wrap",),
     "_connections": ("connections",),
     "_dial.dialer": ("Dialer", "safe_connect"),

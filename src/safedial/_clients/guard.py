@@ -204,14 +204,9 @@ def guard(*, on_event: OnEvent | None = None) -> Guard:
     return Guard(on_event)
 
 
-def install(*, on_event: OnEvent | None = None) -> None:
-    """Guard the connects of the whole process, in all threads, from now on. One call is enough.
-
-    Args:
-        on_event: as for `guard`. A later call replaces it. Default: None.
-    """
+def guard_all(on_event: OnEvent | None) -> None:
+    """Guard the connects of all threads until `unguard_all`."""
     global _everywhere
-    check_hook(on_event)
     with patch.lock:
         if _everywhere is None:
             patch.put(_layer)
@@ -222,8 +217,8 @@ def install(*, on_event: OnEvent | None = None) -> None:
         patch.renew()
 
 
-def uninstall() -> None:
-    """Undo `install`. Guards that are entered stay in force."""
+def unguard_all() -> None:
+    """Undo `guard_all`. Guards that are entered stay in force."""
     global _everywhere
     with patch.lock:
         if _everywhere is not None:
