@@ -41,12 +41,14 @@ def run_blocks(codes):
 
         thread = threading.Thread(target=serve)
         thread.start()
-        for code in codes:
-            with contextlib.redirect_stdout(io.StringIO()) as out:
-                exec(code, {})
-            printed.append(out.getvalue())
-        server.shutdown(socket.SHUT_RDWR)
-        thread.join()
+        try:
+            for code in codes:
+                with contextlib.redirect_stdout(io.StringIO()) as out:
+                    exec(code, {})
+                printed.append(out.getvalue())
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
     return printed
 
 
