@@ -3,10 +3,10 @@
 import contextlib
 import os
 import socket
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from typing import TypeAlias
 
-from safedial._address import checked
+from safedial._address import SockAddr, checked
 from safedial.events import logger
 
 Address: TypeAlias = tuple[str | bytes | None, int | str | None]
@@ -40,4 +40,13 @@ def hold(address: Address) -> Generator[None]:
                 # EADDRNOTAVAIL: the address is another host's. EADDRINUSE: the port is taken, usually by a server.
                 # EACCES: a port below 1024, which the kernel never draws.
                 logger.debug("not held: %s port %s: %s", sockaddr[0], sockaddr[1], error)
+        yield
+
+
+@contextlib.contextmanager
+def holding(sockaddrs: Iterable[SockAddr]) -> Generator[None]:
+    """Stand-in."""
+    with contextlib.ExitStack() as stack:
+        for sockaddr in sockaddrs:
+            stack.enter_context(hold(sockaddr[:2]))  # type: ignore[arg-type]
         yield

@@ -1,19 +1,75 @@
 """`install` and `uninstall`: the guard for a whole program."""
 
+import contextlib
+import functools
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+from safedial._address import pair, shown
+from safedial._clients import c_drivers, patch, unreached
 from safedial._clients.guard import guard_all, unguard_all
+from safedial._clients.hold import Address
+from safedial._clients.hold import hold as hold_port
+from safedial._clients.imports import Watch
 from safedial.events import OnEvent, check_hook
 
+_held: contextlib.ExitStack | None = None  # the ports of `hold`
 
-def install(*, on_event: OnEvent | None = None) -> None:
+
+def install(*, on_event: OnEvent | None = None, hold: Iterable[Address] | None = None) -> None:
     """Guard the connects of the whole process, in all threads, from now on. One call is enough.
 
     Args:
         on_event: as for `guard`. A later call replaces it. Default: None.
+        hold: TODO.
     """
     check_hook(on_event)
+    if hold is not None:
+        _replace_held(_entered(_checked(hold)))
     guard_all(on_event)
+    c_drivers.activate()
+    _watch.begin()
 
 
 def uninstall() -> None:
     """Undo `install`. Guards that are entered stay in force."""
+    _watch.end()
+    c_drivers.undo()
     unguard_all()
+    _replace_held(None)
+
+
+def _unreached(module: ModuleType) -> None:
+    unreached.warn(module, holds=_held is not None)
+
+
+_watch = Watch({**dict.fromkeys(unreached.UNREACHED, _unreached), **dict.fromkeys(c_drivers.DRIVERS, c_drivers.hook)})
+
+
+def _checked(hold: Any) -> list[Address]:
+    """Return *hold* as a list, or raise TypeError or ValueError."""
+    wrong = isinstance(hold, str | bytes) or not isinstance(hold, Iterable)
+    addresses: list[Any] = [] if wrong else list(hold)
+    if wrong or (addresses and isinstance(addresses[0], str | bytes)):  # one pair in place of a list of pairs
+        raise TypeError(f"hold must be a list of (host, port) pairs, hold=[(host, port)], not {shown(hold)}")
+    for address in addresses:
+        pair(address, "hold")
+    return addresses
+
+
+def _entered(addresses: list[Address]) -> contextlib.ExitStack | None:
+    """Hold the ports of all *addresses*, or none and raise."""
+    with contextlib.ExitStack() as stack:
+        for address in addresses:
+            stack.enter_context(hold_port(address))
+        return stack.pop_all() if addresses else None
+    raise AssertionError  # an ExitStack may suppress exceptions, for type checkers
+
+
+def _replace_held(held: contextlib.ExitStack | None) -> None:
+    global _held
+    with patch.lock:
+        old, _held = _held, held
+    if old is not None:
+        old.close()

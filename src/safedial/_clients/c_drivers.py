@@ -1,0 +1,200 @@
+"""Drivers that dial in C: the port that they dial is held while they do. For `install`.
+
+Each hook sits below the public names of its driver, so that functions and classes stay what they are, and names that
+were imported before dial through the hook, too. The hooked names are private: each says so, and why it was taken.
+"""
+
+import contextlib
+import functools
+import socket
+import weakref
+from collections.abc import Callable, Generator, Iterable
+from types import ModuleType
+from typing import Any
+
+from safedial._address import SockAddr, checked
+from safedial._clients import patch
+from safedial._clients.drivers import FINDERS
+from safedial._clients.hold import Address, holding
+from safedial.events import logger
+
+_active = False
+_hooks: "list[_Hook]" = []
+
+
+class _Hook:
+    """One attribute of a driver, replaced until `undo`."""
+
+    def __init__(self, owner: Any, name: str, made: Callable[[Any], Any]) -> None:
+        self._owner, self._name = owner, name
+        plain = vars(owner)[name]
+        # Is it an old hook of ours, which somebody put back? One is enough. functools.wraps() copies the attribute.
+        old = getattr(plain, "_safedial", None)
+        self._plain: Any = old._plain if isinstance(old, _Hook) and old._hook is plain else plain
+        self._hook = functools.wraps(self._plain)(made(self._plain))
+        self._hook._safedial = self
+        setattr(owner, name, self._hook)
+
+    def renew(self) -> None:
+        if vars(self._owner).get(self._name) is self._plain:
+            setattr(self._owner, self._name, self._hook)
+
+    def undo(self) -> None:
+        # If somebody patched on top of it, it stays there and does nothing, as `_active` is false.
+        if vars(self._owner).get(self._name) is self._hook:
+            setattr(self._owner, self._name, self._plain)
+
+    def at(self, owner: Any, name: str) -> bool:
+        return self._owner is owner and self._name == name
+
+
+def activate() -> None:
+    """Let the hooks hold ports from now on."""
+    global _active
+    with patch.lock:
+        _active = True
+
+
+def undo() -> None:
+    """Put back everything that `hook` replaced, and let go of all ports."""
+    global _active
+    with patch.lock:
+        _active = False
+        for each in _hooks:
+            each.undo()
+        _hooks.clear()
+    _release(lambda _: True)
+
+
+def hook(module: ModuleType) -> None:
+    """Hook the driver that *module* belongs to, one of `DRIVERS`. Once is enough."""
+    find_owner, name, made = DRIVERS[module.__name__]
+    with patch.lock:
+        if not _active:
+            return  # uninstalled, while another thread imported it
+        try:
+            owner = find_owner(module)
+            known = next((each for each in _hooks if each.at(owner, name)), None)
+            if known is None:
+                _hooks.append(_Hook(owner, name, made))
+            else:
+                known.renew()
+        except (AttributeError, KeyError):
+            driver = module.__name__.partition(".")[0]
+            logger.warning("install() does not know this version of %s: hold its port by safedial.hold()", driver)
+
+
+# --- what is held --------------------------------------------------------------------------------------------
+
+
+def _resolved(addresses: Iterable[Address], *, resolve: bool) -> list[SockAddr]:
+    """Return the numeric socket addresses of *addresses*. What is wrong with them is the driver's to report."""
+    found: list[SockAddr] = []
+    for address in addresses:
+        with contextlib.suppress(Exception):  # the resolver may be another one's, with errors of its own
+            host, port = address
+            port = int(port) if isinstance(port, str) and port.isdigit() else port
+            host, port, infos = checked((host, port), 0)
+            if not infos and resolve:
+                infos = tuple(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            found += (sockaddr for *_, sockaddr in infos)
+    return found
+
+
+@contextlib.contextmanager
+def _held(find: Callable[..., Iterable[Address]], *args: Any, resolve: bool = True, **kwds: Any) -> Generator[None]:
+    """Hold the ports of the addresses that *find* returns for *args* and *kwds*."""
+    addresses: list[Address] = []
+    if _active:
+        with contextlib.suppress(Exception):  # the driver reports wrong arguments
+            addresses += find(*args, **kwds)
+    with holding(_resolved(addresses, resolve=resolve)):
+        yield
+
+
+# --- the drivers ---------------------------------------------------------------------------------------------
+
+
+def _psycopg(plain: Any) -> Any:
+    def connect(conninfo: str, *args: Any, **kwds: Any) -> Any:
+        # psycopg has resolved the host already. It may run in an event loop, which a resolver would block.
+        with _held(FINDERS["psycopg"], conninfo, resolve=False):
+            return (yield from plain(conninfo, *args, **kwds))
+
+    return connect
+
+
+def _psycopg2(plain: Any) -> Any:
+    def _connect(dsn: Any, *args: Any, **kwds: Any) -> Any:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_held(FINDERS["psycopg2"], dsn))
+            connection = plain(dsn, *args, **kwds)
+            if kwds.get("async") or kwds.get("async_"):
+                _keep(connection, stack.pop_all())
+            return connection
+
+    return _connect
+
+
+def _mysqldb(plain: Any) -> Any:
+    def __init__(self: Any, *args: Any, **kwds: Any) -> None:  # noqa: N807  # it takes the place of one
+        with _held(_mysqldb_addresses, *args, **kwds):
+            plain(self, *args, **kwds)
+
+    return __init__
+
+
+def _mysqldb_addresses(host: Any = None, *args: Any, **kwds: Any) -> Iterable[Address]:
+    # The order of mysql_real_connect(): host, user, password, database, port, unix_socket.
+    names = ("user", "password", "database", "port", "unix_socket")
+    return FINDERS["mysqldb"](**{"host": host, **dict(zip(names, args, strict=False)), **kwds})
+
+
+def _mysql_connector(plain: Any) -> Any:
+    def _open_connection(self: Any) -> None:
+        target = {"host": self._host, "port": self._port, "unix_socket": self._unix_socket}
+        with _held(FINDERS["mysql"], **target):
+            plain(self)
+
+    return _open_connection
+
+
+# By the module to hook: the object that has the attribute, the attribute, and what takes its place.
+DRIVERS: dict[str, tuple[Callable[[Any], Any], str, Callable[[Any], Any]]] = {
+    # Private: the generator below Connection and AsyncConnection, for all implementations of libpq (3.2.1 to 3.3.9).
+    "psycopg.generators": (lambda module: module, "connect", _psycopg),
+    # Private: what connect() calls, and itself a name of the C module (2.9.9 to 2.9.13).
+    "psycopg2": (lambda module: module, "_connect", _psycopg2),
+    # Private: connect() is a function, which other modules may have imported; all dials come here (2.2.0 to 2.3.2).
+    "MySQLdb.connections": (lambda module: module.Connection, "__init__", _mysqldb),
+    # Private: connect(), reconnect() and ping(reconnect=True) come here (9.0 to 9.1).
+    "mysql.connector.connection_cext": (lambda module: module.CMySQLConnection, "_open_connection", _mysql_connector),
+}
+
+
+# --- psycopg2's asynchronous connections, which dial on in poll(), a method of C -----------------------------
+
+# extensions.STATUS_SETUP, and two that have no name in Python: CONN_STATUS_CONNECTING, CONN_STATUS_DATESTYLE.
+_DIALING = frozenset({0, 20, 21})
+_kept: "list[tuple[weakref.ref[Any], weakref.finalize[..., Any]]]" = []
+
+
+def _keep(connection: Any, stack: contextlib.ExitStack) -> None:
+    """Close *stack* once *connection* was collected; or at the next dial like this, if it has dialed by then."""
+    _release(lambda each: each is None or each.closed or each.status not in _DIALING)
+    try:
+        end = weakref.finalize(connection, stack.close)
+    except TypeError:  # made by a factory of the user's, of a class without weak references
+        stack.close()
+        return
+    end.atexit = False
+    with patch.lock:
+        _kept.append((weakref.ref(connection), end))
+
+
+def _release(done: Callable[[Any], bool]) -> None:
+    with patch.lock:
+        over = [each for each in _kept if done(each[0]())]
+        _kept[:] = [each for each in _kept if each not in over]
+    for _, end in over:
+        end()

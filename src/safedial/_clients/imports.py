@@ -1,0 +1,85 @@
+"""An import hook: calls back once a module of a given name has been executed."""
+
+import contextlib
+import importlib
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any, TypeAlias
+
+# Called with a module that was just executed, for the first time or by importlib.reload().
+Imported: TypeAlias = Callable[[ModuleType], object]
+
+
+class Watch:
+    """A finder that finds nothing itself. It is the first of sys.meta_path from `begin` to `end`."""
+
+    def __init__(self, wanted: Mapping[str, Imported]) -> None:
+        self._wanted = wanted
+        self._asking = threading.local()
+
+    def begin(self) -> None:
+        """Call back for each of the modules, those that are imported already included."""
+        if self not in sys.meta_path:
+            sys.meta_path.insert(0, self)  # type: ignore[arg-type]  # typeshed wants invalidate_caches(), too
+        for name in self._wanted:
+            if name in sys.modules:
+                # Another thread may be half-way through it: this waits for that thread, and imports nothing else.
+                with contextlib.suppress(Exception):  # its import failed, as the other thread tells
+                    self._wanted[name](importlib.import_module(name))
+
+    def end(self) -> None:
+        """Stop calling back."""
+        with contextlib.suppress(ValueError):
+            sys.meta_path.remove(self)  # type: ignore[arg-type]  # as above
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return what the other finders find, with a loader that calls back; None for other modules."""
+        imported = self._wanted.get(name)
+        if imported is None or getattr(self._asking, "name", None) == name:  # another hook asks all finders again
+            return None
+        self._asking.name = name
+        try:
+            spec = _found(name, path, target, self)
+        finally:
+            self._asking.name = None
+        if spec is not None and hasattr(spec.loader, "exec_module"):
+            spec.loader = _Loader(spec.loader, imported)
+        return spec
+
+
+def _found(name: str, path: Any, target: Any, asking: Watch) -> ModuleSpec | None:
+    for finder in tuple(sys.meta_path):
+        find: Any = getattr(finder, "find_spec", None)
+        if finder is not asking and find is not None and (spec := find(name, path, target)) is not None:
+            found: ModuleSpec = spec
+            return found
+    return None
+
+
+class _Loader:
+    """A module's own loader, until the module is executed. The module gets its own loader then."""
+
+    def __init__(self, loader: Any, imported: Imported) -> None:
+        self._own, self._imported = loader, imported
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_own":  # copy and pickle look before __init__
+            raise AttributeError(name)
+        return getattr(self._own, name)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        module: ModuleType | None = self._own.create_module(spec)
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        if getattr(module, "__loader__", None) is self:
+            module.__loader__ = self._own
+        if module.__spec__ is not None and module.__spec__.loader is self:
+            module.__spec__.loader = self._own
+        self._own.exec_module(module)
+        self._imported(module)
