@@ -1,7 +1,7 @@
-"""Drivers that dial in C: the port that they dial is held while they do. For `install`.
+"""Drivers that dial in C, and uvloop: the port that they dial is held while they do. For `install`.
 
 Each hook sits below the public names of its driver, so that functions and classes stay what they are, and names that
-were imported before dial through the hook, too. The hooked names are private: each says so, and why it was taken.
+were imported before dial through the hook, too.
 """
 
 import contextlib
@@ -27,7 +27,8 @@ class _Hook:
 
     def __init__(self, owner: Any, name: str, made: Callable[[Any], Any]) -> None:
         self._owner, self._name = owner, name
-        plain = vars(owner)[name]
+        plain = getattr(owner, name)
+        self._inherited = name not in vars(owner)
         # Is it an old hook of ours, which somebody put back? One is enough. functools.wraps() copies the attribute.
         old = getattr(plain, "_safedial", None)
         self._plain: Any = old._plain if isinstance(old, _Hook) and old._hook is plain else plain
@@ -36,12 +37,16 @@ class _Hook:
         setattr(owner, name, self._hook)
 
     def renew(self) -> None:
-        if vars(self._owner).get(self._name) is self._plain:
+        if getattr(self._owner, self._name) is self._plain:
             setattr(self._owner, self._name, self._hook)
 
     def undo(self) -> None:
         # If somebody patched on top of it, it stays there and does nothing, as `_active` is false.
-        if vars(self._owner).get(self._name) is self._hook:
+        if getattr(self._owner, self._name) is not self._hook:
+            return
+        if self._inherited:
+            delattr(self._owner, self._name)
+        else:
             setattr(self._owner, self._name, self._plain)
 
     def at(self, owner: Any, name: str) -> bool:
@@ -159,6 +164,18 @@ def _mysql_connector(plain: Any) -> Any:
     return _open_connection
 
 
+def _uvloop(plain: Any) -> Any:
+    async def create_connection(self: Any, protocol_factory: Any, host: Any = None, port: Any = None, **kwds: Any) -> Any:
+        infos: Any = ()
+        if _active and kwds.get("sock") is None and (host is not None or port is not None):
+            with contextlib.suppress(OSError, TypeError, ValueError):  # uvloop reports them itself
+                infos = await self.getaddrinfo(host, port, family=kwds.get("family", 0), type=socket.SOCK_STREAM)
+        with holding(sockaddr for *_, sockaddr in infos):
+            return await plain(self, protocol_factory, host, port, **kwds)
+
+    return create_connection
+
+
 # By the module to hook: the object that has the attribute, the attribute, and what takes its place.
 DRIVERS: dict[str, tuple[Callable[[Any], Any], str, Callable[[Any], Any]]] = {
     # Private: the generator below Connection and AsyncConnection, for all implementations of libpq (3.2.1 to 3.3.9).
@@ -169,6 +186,8 @@ DRIVERS: dict[str, tuple[Callable[[Any], Any], str, Callable[[Any], Any]]] = {
     "MySQLdb.connections": (lambda module: module.Connection, "__init__", _mysqldb),
     # Private: connect(), reconnect() and ping(reconnect=True) come here (9.0 to 9.1).
     "mysql.connector.connection_cext": (lambda module: module.CMySQLConnection, "_open_connection", _mysql_connector),
+    # Public. (sock_connect() calls the socket's own connect(), which is guarded.)
+    "uvloop": (lambda module: module.Loop, "create_connection", _uvloop),
 }
 
 

@@ -1,7 +1,6 @@
 """`install` and `uninstall`: the guard for a whole program."""
 
 import contextlib
-import functools
 from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
@@ -41,7 +40,8 @@ def uninstall() -> None:
 
 
 def _unreached(module: ModuleType) -> None:
-    unreached.warn(module, holds=_held is not None)
+    if _held is None:  # a program that holds ports knows
+        unreached.warn(module)
 
 
 _watch = Watch({**dict.fromkeys(unreached.UNREACHED, _unreached), **dict.fromkeys(c_drivers.DRIVERS, c_drivers.hook)})

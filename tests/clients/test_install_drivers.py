@@ -1,0 +1,141 @@
+"""install() and clients that dial in C, on the real kernel: each dials a dead port in a range of two ports."""
+
+import asyncio
+import contextlib
+import ctypes.util
+import os
+
+import pytest
+
+import safedial
+from safedial._tcp import procnet, steering
+from tests.support import namespace
+
+HOST = "127.0.0.1"
+
+
+
+def dial_psycopg(port):
+    import psycopg
+
+    psycopg.connect(host=HOST, port=port, user="app", connect_timeout=2)
+
+
+def dial_psycopg_name(port):
+    import psycopg
+
+    psycopg.Connection.connect(f"postgresql://app@localhost:{port}/app?connect_timeout=2")
+
+
+def dial_psycopg_async(port):
+    import psycopg
+
+    asyncio.run(psycopg.AsyncConnection.connect(host=HOST, port=port, user="app", connect_timeout=2))
+
+
+def dial_psycopg_pool(port):
+    import psycopg_pool
+
+    conninfo = f"host={HOST} port={port} user=app connect_timeout=2"
+    with psycopg_pool.ConnectionPool(conninfo, min_size=1, open=False, reconnect_timeout=0.1) as pool:
+        pool.wait(0.05)
+
+
+def dial_psycopg2(port):
+    import psycopg2
+
+    psycopg2.connect(f"host={HOST} port={port} user=app connect_timeout=2")
+
+
+def dial_psycopg2_async(port):
+    import psycopg2
+    import psycopg2.extras
+
+    # libpq dials ::1 at once, 127.0.0.1 in poll().
+    connection = psycopg2.connect(f"host=localhost port={port} user=app", async_=True)
+    psycopg2.extras.wait_select(connection)
+
+
+def dial_mysqldb(port):
+    import MySQLdb
+
+    MySQLdb.connect(host=HOST, port=port, user="app", connect_timeout=1)
+
+
+def dial_mysqldb_positional(port):
+    import MySQLdb.connections
+
+    MySQLdb.connections.Connection(HOST, "app", "", "app", port, connect_timeout=1)
+
+
+def dial_mysql_connector(port):
+    import mysql.connector
+
+    mysql.connector.connect(host=HOST, port=port, user="app", connection_timeout=1, use_pure=False)
+
+
+def dial_uvloop(port):
+    import uvloop
+
+    async def main():
+        _, writer = await asyncio.open_connection("localhost", port)
+        writer.close()
+
+    uvloop.run(main())
+
+
+DRIVERS = {name.removeprefix("dial_"): dial for name, dial in list(globals().items()) if name.startswith("dial_")}
+# Without install() they wait for a second for the server's greeting, which is for make storm.
+SLOW = ("mysqldb", "mysqldb_positional", "mysql_connector", "psycopg_pool")
+FAST = [name for name in DRIVERS if name not in SLOW]
+
+
+def met_themselves(names, dials, installed, environment=()):
+    """Dial with each driver until it meets itself, *dials* times at most; return the names of those that did.
+
+    The kernel may draw two ports, so half of the dials of an unguarded client connect to themselves.
+    """
+    os.environ.update(environment)
+    if installed:
+        safedial.install()
+    return [name for place, name in enumerate(names) if met_itself(DRIVERS[name], 40000 + 2 * place, dials)]
+
+
+def met_itself(dial, port, dials):
+    namespace.set_port_range(port, port + 1)
+    steering._believed = (0.0, None)  # read it again
+    for _ in range(dials):
+        with contextlib.suppress(Exception):
+            dial(port)
+        if any(row.local == row.peer for row in procnet.sockets_on(port)):
+            return True
+    return False
+
+
+def call(names, dials, installed, environment=()):
+    namespace.require()
+    return namespace.call(met_themselves, names, dials, installed, environment)
+
+
+def test_no_driver_meets_itself_under_install():
+    assert call(list(DRIVERS), 12, True) == []
+
+
+def test_drivers_meet_themselves_without_install():
+    assert call(FAST, 30, False) == FAST
+
+
+@pytest.mark.storm
+@pytest.mark.parametrize("name", DRIVERS)
+def test_storm(name):
+    assert call([name], 200, True) == []
+    assert call([name], 30, False) == [name]
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_psycopg_in_python(installed):
+    """Its implementation that reaches libpq by ctypes."""
+    if ctypes.util.find_library("pq") is None:
+        pytest.skip("libpq is missing: apt-get install libpq5")
+    names = ["psycopg"]
+    assert call(names, 12, installed, {"PSYCOPG_IMPL": "python"}) == ([] if installed else names)
