@@ -14,7 +14,6 @@ from tests.support import namespace
 HOST = "127.0.0.1"
 
 
-
 def dial_psycopg(port):
     import psycopg
 

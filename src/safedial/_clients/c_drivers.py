@@ -5,89 +5,16 @@ were imported before dial through the hook, too.
 """
 
 import contextlib
-import functools
 import socket
 import weakref
 from collections.abc import Callable, Generator, Iterable
-from types import ModuleType
 from typing import Any
 
 from safedial._address import SockAddr, checked
-from safedial._clients import patch
+from safedial._clients import hooks, patch
 from safedial._clients.drivers import FINDERS
 from safedial._clients.hold import Address, holding
-from safedial.events import logger
-
-_active = False
-_hooks: "list[_Hook]" = []
-
-
-class _Hook:
-    """One attribute of a driver, replaced until `undo`."""
-
-    def __init__(self, owner: Any, name: str, made: Callable[[Any], Any]) -> None:
-        self._owner, self._name = owner, name
-        plain = getattr(owner, name)
-        self._inherited = name not in vars(owner)
-        # Is it an old hook of ours, which somebody put back? One is enough. functools.wraps() copies the attribute.
-        old = getattr(plain, "_safedial", None)
-        self._plain: Any = old._plain if isinstance(old, _Hook) and old._hook is plain else plain
-        self._hook = functools.wraps(self._plain)(made(self._plain))
-        self._hook._safedial = self
-        setattr(owner, name, self._hook)
-
-    def renew(self) -> None:
-        if getattr(self._owner, self._name) is self._plain:
-            setattr(self._owner, self._name, self._hook)
-
-    def undo(self) -> None:
-        # If somebody patched on top of it, it stays there and does nothing, as `_active` is false.
-        if getattr(self._owner, self._name) is not self._hook:
-            return
-        if self._inherited:
-            delattr(self._owner, self._name)
-        else:
-            setattr(self._owner, self._name, self._plain)
-
-    def at(self, owner: Any, name: str) -> bool:
-        return self._owner is owner and self._name == name
-
-
-def activate() -> None:
-    """Let the hooks hold ports from now on."""
-    global _active
-    with patch.lock:
-        _active = True
-
-
-def undo() -> None:
-    """Put back everything that `hook` replaced, and let go of all ports."""
-    global _active
-    with patch.lock:
-        _active = False
-        for each in _hooks:
-            each.undo()
-        _hooks.clear()
-    _release(lambda _: True)
-
-
-def hook(module: ModuleType) -> None:
-    """Hook the driver that *module* belongs to, one of `DRIVERS`. Once is enough."""
-    find_owner, name, made = DRIVERS[module.__name__]
-    with patch.lock:
-        if not _active:
-            return  # uninstalled, while another thread imported it
-        try:
-            owner = find_owner(module)
-            known = next((each for each in _hooks if each.at(owner, name)), None)
-            if known is None:
-                _hooks.append(_Hook(owner, name, made))
-            else:
-                known.renew()
-        except (AttributeError, KeyError):
-            driver = module.__name__.partition(".")[0]
-            logger.warning("install() does not know this version of %s: hold its port by safedial.hold()", driver)
-
+from safedial._clients.hooks import Place
 
 # --- what is held --------------------------------------------------------------------------------------------
 
@@ -110,14 +37,51 @@ def _resolved(addresses: Iterable[Address], *, resolve: bool) -> list[SockAddr]:
 def _held(find: Callable[..., Iterable[Address]], *args: Any, resolve: bool = True, **kwds: Any) -> Generator[None]:
     """Hold the ports of the addresses that *find* returns for *args* and *kwds*."""
     addresses: list[Address] = []
-    if _active:
+    if hooks.active():
         with contextlib.suppress(Exception):  # the driver reports wrong arguments
             addresses += find(*args, **kwds)
     with holding(_resolved(addresses, resolve=resolve)):
         yield
 
 
+# --- psycopg2's asynchronous connections, which dial on in poll(), a method of C -----------------------------
+
+# extensions.STATUS_SETUP, and two that have no name in Python: CONN_STATUS_CONNECTING, CONN_STATUS_DATESTYLE.
+_DIALING = frozenset({0, 20, 21})
+_kept: "list[tuple[weakref.ref[Any], weakref.finalize[..., Any]]]" = []
+
+
+def _keep(connection: Any, stack: contextlib.ExitStack) -> None:
+    """Close *stack* once *connection* was collected; or at the next dial like this, if it has dialed by then."""
+    _release(lambda each: getattr(each, "closed", 1) or each.status not in _DIALING)
+    try:
+        end = weakref.finalize(connection, stack.close)
+    except TypeError:  # made by a factory of the user's, of a class without weak references
+        stack.close()
+        return
+    end.atexit = False
+    with patch.lock:
+        _kept.append((weakref.ref(connection), end))
+
+
+def release_all() -> None:
+    """Let go of the ports of connections that may still be dialing."""
+    _release(lambda _: True)
+
+
+def _release(done: Callable[[Any], bool]) -> None:
+    with patch.lock:
+        over = [each for each in _kept if done(each[0]())]
+        _kept[:] = [each for each in _kept if each not in over]
+    for _, end in over:
+        end()
+
+
 # --- the drivers ---------------------------------------------------------------------------------------------
+
+
+def _itself(module: Any) -> Any:
+    return module
 
 
 def _psycopg(plain: Any) -> Any:
@@ -165,55 +129,31 @@ def _mysql_connector(plain: Any) -> Any:
 
 
 def _uvloop(plain: Any) -> Any:
-    async def create_connection(self: Any, protocol_factory: Any, host: Any = None, port: Any = None, **kwds: Any) -> Any:
+    async def create_connection(
+        self: Any, protocol_factory: Any, host: Any = None, port: Any = None, **kwds: Any
+    ) -> Any:
         infos: Any = ()
-        if _active and kwds.get("sock") is None and (host is not None or port is not None):
+        if hooks.active() and kwds.get("sock") is None and (host is not None or port is not None):
             with contextlib.suppress(OSError, TypeError, ValueError):  # uvloop reports them itself
-                infos = await self.getaddrinfo(host, port, family=kwds.get("family", 0), type=socket.SOCK_STREAM)
+                infos = await self.getaddrinfo(host, port, family=kwds.get("family") or 0, type=socket.SOCK_STREAM)
         with holding(sockaddr for *_, sockaddr in infos):
             return await plain(self, protocol_factory, host, port, **kwds)
 
     return create_connection
 
 
-# By the module to hook: the object that has the attribute, the attribute, and what takes its place.
-DRIVERS: dict[str, tuple[Callable[[Any], Any], str, Callable[[Any], Any]]] = {
+# By the module to hook.
+DRIVERS: dict[str, tuple[Place, ...]] = {
     # Private: the generator below Connection and AsyncConnection, for all implementations of libpq (3.2.1 to 3.3.9).
-    "psycopg.generators": (lambda module: module, "connect", _psycopg),
+    "psycopg.generators": (Place(_itself, "connect", _psycopg),),
     # Private: what connect() calls, and itself a name of the C module (2.9.9 to 2.9.13).
-    "psycopg2": (lambda module: module, "_connect", _psycopg2),
+    "psycopg2": (Place(_itself, "_connect", _psycopg2),),
     # Private: connect() is a function, which other modules may have imported; all dials come here (2.2.0 to 2.3.2).
-    "MySQLdb.connections": (lambda module: module.Connection, "__init__", _mysqldb),
+    "MySQLdb.connections": (Place(lambda module: module.Connection, "__init__", _mysqldb),),
     # Private: connect(), reconnect() and ping(reconnect=True) come here (9.0 to 9.1).
-    "mysql.connector.connection_cext": (lambda module: module.CMySQLConnection, "_open_connection", _mysql_connector),
-    # Public. (sock_connect() calls the socket's own connect(), which is guarded.)
-    "uvloop": (lambda module: module.Loop, "create_connection", _uvloop),
+    "mysql.connector.connection_cext": (
+        Place(lambda module: module.CMySQLConnection, "_open_connection", _mysql_connector),
+    ),
+    # sock_connect() calls the socket's own connect(), which is guarded.
+    "uvloop": (Place(lambda module: module.Loop, "create_connection", _uvloop),),
 }
-
-
-# --- psycopg2's asynchronous connections, which dial on in poll(), a method of C -----------------------------
-
-# extensions.STATUS_SETUP, and two that have no name in Python: CONN_STATUS_CONNECTING, CONN_STATUS_DATESTYLE.
-_DIALING = frozenset({0, 20, 21})
-_kept: "list[tuple[weakref.ref[Any], weakref.finalize[..., Any]]]" = []
-
-
-def _keep(connection: Any, stack: contextlib.ExitStack) -> None:
-    """Close *stack* once *connection* was collected; or at the next dial like this, if it has dialed by then."""
-    _release(lambda each: each is None or each.closed or each.status not in _DIALING)
-    try:
-        end = weakref.finalize(connection, stack.close)
-    except TypeError:  # made by a factory of the user's, of a class without weak references
-        stack.close()
-        return
-    end.atexit = False
-    with patch.lock:
-        _kept.append((weakref.ref(connection), end))
-
-
-def _release(done: Callable[[Any], bool]) -> None:
-    with patch.lock:
-        over = [each for each in _kept if done(each[0]())]
-        _kept[:] = [each for each in _kept if each not in over]
-    for _, end in over:
-        end()

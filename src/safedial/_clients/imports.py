@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 # Called with a module that was just executed, for the first time or by importlib.reload().
 Imported: TypeAlias = Callable[[ModuleType], object]
@@ -23,7 +23,7 @@ class Watch:
     def begin(self) -> None:
         """Call back for each of the modules, those that are imported already included."""
         if self not in sys.meta_path:
-            sys.meta_path.insert(0, self)  # type: ignore[arg-type]  # typeshed wants invalidate_caches(), too
+            sys.meta_path.insert(0, self)
         for name in self._wanted:
             if name in sys.modules:
                 # Another thread may be half-way through it: this waits for that thread, and imports nothing else.
@@ -33,7 +33,7 @@ class Watch:
     def end(self) -> None:
         """Stop calling back."""
         with contextlib.suppress(ValueError):
-            sys.meta_path.remove(self)  # type: ignore[arg-type]  # as above
+            sys.meta_path.remove(self)
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -48,7 +48,7 @@ class Watch:
         finally:
             self._asking.name = None
         if spec is not None and hasattr(spec.loader, "exec_module"):
-            spec.loader = _Loader(spec.loader, imported)
+            spec.loader = cast("Any", _Loader(spec.loader, imported))
         return spec
 
 
@@ -79,7 +79,8 @@ class _Loader:
     def exec_module(self, module: ModuleType) -> None:
         if getattr(module, "__loader__", None) is self:
             module.__loader__ = self._own
-        if module.__spec__ is not None and module.__spec__.loader is self:
-            module.__spec__.loader = self._own
+        spec: Any = module.__spec__
+        if getattr(spec, "loader", None) is self:
+            spec.loader = self._own
         self._own.exec_module(module)
         self._imported(module)

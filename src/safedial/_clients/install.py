@@ -1,16 +1,18 @@
 """`install` and `uninstall`: the guard for a whole program."""
 
 import contextlib
+import functools
 from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
 from safedial._address import pair, shown
-from safedial._clients import c_drivers, patch, unreached
+from safedial._clients import c_drivers, green, hooks, patch, unreached
 from safedial._clients.guard import guard_all, unguard_all
 from safedial._clients.hold import Address
 from safedial._clients.hold import hold as hold_port
-from safedial._clients.imports import Watch
+from safedial._clients.hooks import Place
+from safedial._clients.imports import Imported, Watch
 from safedial.events import OnEvent, check_hook
 
 _held: contextlib.ExitStack | None = None  # the ports of `hold`
@@ -27,14 +29,15 @@ def install(*, on_event: OnEvent | None = None, hold: Iterable[Address] | None =
     if hold is not None:
         _replace_held(_entered(_checked(hold)))
     guard_all(on_event)
-    c_drivers.activate()
+    hooks.begin()
     _watch.begin()
 
 
 def uninstall() -> None:
     """Undo `install`. Guards that are entered stay in force."""
     _watch.end()
-    c_drivers.undo()
+    hooks.end()
+    c_drivers.release_all()
     unguard_all()
     _replace_held(None)
 
@@ -44,7 +47,16 @@ def _unreached(module: ModuleType) -> None:
         unreached.warn(module)
 
 
-_watch = Watch({**dict.fromkeys(unreached.UNREACHED, _unreached), **dict.fromkeys(c_drivers.DRIVERS, c_drivers.hook)})
+def _hooked(places: tuple[Place, ...]) -> Imported:
+    return functools.partial(hooks.hook, places=places)
+
+
+_watch = Watch(
+    {
+        **dict.fromkeys(unreached.UNREACHED, _unreached),
+        **{name: _hooked(places) for name, places in {**c_drivers.DRIVERS, **green.PATCHERS}.items()},
+    }
+)
 
 
 def _checked(hold: Any) -> list[Address]:
