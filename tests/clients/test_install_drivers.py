@@ -1,8 +1,10 @@
 """install() and clients that dial in C, on the real kernel: each dials a dead port in a range of two ports."""
 
 import asyncio
+import concurrent.futures
 import contextlib
 import ctypes.util
+import multiprocessing
 import os
 
 import pytest
@@ -131,6 +133,7 @@ def test_storm(name):
     assert call([name], 30, False) == [name]
 
 
+@pytest.mark.storm
 @pytest.mark.parametrize("installed", [True, False])
 def test_psycopg_in_python(installed):
     """Its implementation that reaches libpq by ctypes."""
@@ -138,3 +141,24 @@ def test_psycopg_in_python(installed):
         pytest.skip("libpq is missing: apt-get install libpq5")
     names = ["psycopg"]
     assert call(names, 12, installed, {"PSYCOPG_IMPL": "python"}) == ([] if installed else names)
+
+
+# --- processes -------------------------------------------------------------------------------------------
+
+
+def met_themselves_in_children(method):
+    """Dial in child processes that are started by *method*."""
+    context = multiprocessing.get_context(method)
+    initializer = None if method == "fork" else safedial.install
+    safedial.install()
+    names = ["psycopg2"]
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context, initializer=initializer) as pool:
+        return pool.submit(met_themselves, names, 12, False).result(30)
+
+
+@pytest.mark.parametrize(
+    "method", ["fork", *(pytest.param(each, marks=pytest.mark.storm) for each in ("spawn", "forkserver"))]
+)
+def test_child_processes(method):
+    namespace.require()
+    assert namespace.call(met_themselves_in_children, method, port_range=(40000, 40001)) == []

@@ -36,10 +36,12 @@ def _resolved(addresses: Iterable[Address], *, resolve: bool) -> list[SockAddr]:
 @contextlib.contextmanager
 def _held(find: Callable[..., Iterable[Address]], *args: Any, resolve: bool = True, **kwds: Any) -> Generator[None]:
     """Hold the ports of the addresses that *find* returns for *args* and *kwds*."""
+    if not hooks.active():
+        yield
+        return
     addresses: list[Address] = []
-    if hooks.active():
-        with contextlib.suppress(Exception):  # the driver reports wrong arguments
-            addresses += find(*args, **kwds)
+    with contextlib.suppress(Exception):  # the driver reports wrong arguments
+        addresses += find(*args, **kwds)
     with holding(_resolved(addresses, resolve=resolve)):
         yield
 
@@ -53,7 +55,7 @@ _kept: "list[tuple[weakref.ref[Any], weakref.finalize[..., Any]]]" = []
 
 def _keep(connection: Any, stack: contextlib.ExitStack) -> None:
     """Close *stack* once *connection* was collected; or at the next dial like this, if it has dialed by then."""
-    _release(lambda each: getattr(each, "closed", 1) or each.status not in _DIALING)
+    _release(lambda each: getattr(each, "closed", True) or each.status not in _DIALING)
     try:
         end = weakref.finalize(connection, stack.close)
     except TypeError:  # made by a factory of the user's, of a class without weak references
@@ -80,15 +82,12 @@ def _release(done: Callable[[Any], bool]) -> None:
 # --- the drivers ---------------------------------------------------------------------------------------------
 
 
-def _itself(module: Any) -> Any:
-    return module
-
-
 def _psycopg(plain: Any) -> Any:
-    def connect(conninfo: str, *args: Any, **kwds: Any) -> Any:
+    def connect(conninfo: str, *args: Any, **kwds: Any) -> Generator[Any, Any, Any]:
         # psycopg has resolved the host already. It may run in an event loop, which a resolver would block.
         with _held(FINDERS["psycopg"], conninfo, resolve=False):
-            return (yield from plain(conninfo, *args, **kwds))
+            dialing: Generator[Any, Any, Any] = plain(conninfo, *args, **kwds)
+            return (yield from dialing)
 
     return connect
 
@@ -145,15 +144,13 @@ def _uvloop(plain: Any) -> Any:
 # By the module to hook.
 DRIVERS: dict[str, tuple[Place, ...]] = {
     # Private: the generator below Connection and AsyncConnection, for all implementations of libpq (3.2.1 to 3.3.9).
-    "psycopg.generators": (Place(_itself, "connect", _psycopg),),
+    "psycopg.generators": (Place("connect", _psycopg),),
     # Private: what connect() calls, and itself a name of the C module (2.9.9 to 2.9.13).
-    "psycopg2": (Place(_itself, "_connect", _psycopg2),),
+    "psycopg2": (Place("_connect", _psycopg2),),
     # Private: connect() is a function, which other modules may have imported; all dials come here (2.2.0 to 2.3.2).
-    "MySQLdb.connections": (Place(lambda module: module.Connection, "__init__", _mysqldb),),
+    "MySQLdb.connections": (Place("Connection.__init__", _mysqldb),),
     # Private: connect(), reconnect() and ping(reconnect=True) come here (9.0 to 9.1).
-    "mysql.connector.connection_cext": (
-        Place(lambda module: module.CMySQLConnection, "_open_connection", _mysql_connector),
-    ),
+    "mysql.connector.connection_cext": (Place("CMySQLConnection._open_connection", _mysql_connector),),
     # sock_connect() calls the socket's own connect(), which is guarded.
-    "uvloop": (Place(lambda module: module.Loop, "create_connection", _uvloop),),
+    "uvloop": (Place("Loop.create_connection", _uvloop),),
 }

@@ -20,10 +20,7 @@ def _guards(plain: Any) -> Any:
 # By the module to hook.
 PATCHERS: dict[str, tuple[Place, ...]] = {
     # patch_all() calls it, too.
-    "gevent.monkey": (Place(lambda module: module, "patch_socket", _guards),),
+    "gevent.monkey": (Place("patch_socket", _guards),),
     # One function under two names.
-    "eventlet": (
-        Place(lambda module: module, "monkey_patch", _guards),
-        Place(lambda module: module.patcher, "monkey_patch", _guards),
-    ),
+    "eventlet": (Place("monkey_patch", _guards), Place("patcher.monkey_patch", _guards)),
 }

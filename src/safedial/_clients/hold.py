@@ -48,5 +48,5 @@ def holding(sockaddrs: Iterable[SockAddr]) -> Generator[None]:
     """Stand-in."""
     with contextlib.ExitStack() as stack:
         for sockaddr in sockaddrs:
-            stack.enter_context(hold(sockaddr[:2]))  # type: ignore[arg-type]
+            stack.enter_context(hold(sockaddr[:2]))
         yield

@@ -13,13 +13,11 @@ class Place(NamedTuple):
     """An attribute to replace.
 
     Attributes:
-        owner: returns the object that has it, or inherits it, for the module that was imported.
-        name: its name.
+        path: its name in the module, such as ``Connection.__init__``.
         made: returns what takes the place of the function that it gets. That does nothing of its own unless `active`.
     """
 
-    owner: Callable[[Any], Any]
-    name: str
+    path: str
     made: Callable[[Any], Any]
 
 
@@ -44,50 +42,43 @@ def end() -> None:
     global _active
     with patch.lock:
         _active = False
-        for each in _hooks:
-            each.undo()
-        _hooks.clear()
+        while _hooks:
+            _hooks.pop().undo()
 
 
 def hook(module: ModuleType, places: tuple[Place, ...]) -> None:
     """Replace the attributes at *places*, unless they are replaced."""
-    with patch.lock:
-        for place in places if _active else ():
-            try:
-                owner = place.owner(module)
-                known = next((each for each in _hooks if each.owner is owner and each.name == place.name), None)
-                if known is None:
-                    _hooks.append(_Hook(owner, place))
-                else:
-                    known.renew()
-            except AttributeError:
-                said = "install() does not know this version of %s, and does not reach it: use safedial.hold()"
-                logger.warning(said, module.__name__.partition(".")[0])
+    try:
+        with patch.lock:
+            for place in places if _active else ():
+                *parents, name = place.path.split(".")
+                owner: Any = functools.reduce(getattr, parents, module)
+                if all(each.method is not getattr(owner, name) for each in _hooks):
+                    _hooks.append(_Hook(owner, name, place.made))
+    except AttributeError:
+        driver = module.__name__.partition(".")[0]
+        logger.warning("install() does not reach this version of %s: hold the port: safedial.hold()", driver)
 
 
 class _Hook:
     """One replaced attribute."""
 
-    def __init__(self, owner: Any, place: Place) -> None:
-        self.owner, self.name = owner, place.name
-        self._inherited = place.name not in vars(owner)
-        plain = getattr(owner, place.name)
+    def __init__(self, owner: Any, name: str, made: Callable[[Any], Any]) -> None:
+        self._owner, self._name, self._inherited = owner, name, name not in vars(owner)
+        self._plain: Any = getattr(owner, name)
         # Is it an old hook of ours, which somebody put back? One is enough. functools.wraps() copies the attribute.
-        old = getattr(plain, "_safedial", None)
-        self._plain: Any = old._plain if isinstance(old, _Hook) and old._hook is plain else plain
-        hook: Any = functools.wraps(self._plain)(place.made(self._plain))
-        hook._safedial = self
-        self._hook = hook
-        setattr(owner, place.name, self._hook)
-
-    def renew(self) -> None:
-        if getattr(self.owner, self.name) is self._plain:
-            setattr(self.owner, self.name, self._hook)
+        old = getattr(self._plain, "_hook", None)
+        if isinstance(old, _Hook) and old.method is self._plain:
+            self._plain = old._plain
+        self.method: Any = made(self._plain)
+        functools.update_wrapper(self.method, self._plain)
+        self.method._hook = self
+        setattr(owner, name, self.method)
 
     def undo(self) -> None:
-        if getattr(self.owner, self.name) is not self._hook:
+        if getattr(self._owner, self._name) is not self.method:
             return  # somebody patched on top of it: it stays, and does nothing
         if self._inherited:
-            delattr(self.owner, self.name)
+            delattr(self._owner, self._name)
         else:
-            setattr(self.owner, self.name, self._plain)
+            setattr(self._owner, self._name, self._plain)

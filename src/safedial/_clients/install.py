@@ -61,10 +61,12 @@ _watch = Watch(
 
 def _checked(hold: Any) -> list[Address]:
     """Return *hold* as a list, or raise TypeError or ValueError."""
-    wrong = isinstance(hold, str | bytes) or not isinstance(hold, Iterable)
-    addresses: list[Any] = [] if wrong else list(hold)
-    if wrong or (addresses and isinstance(addresses[0], str | bytes)):  # one pair in place of a list of pairs
-        raise TypeError(f"hold must be a list of (host, port) pairs, hold=[(host, port)], not {shown(hold)}")
+    wrong = f"hold must be a list of (host, port) pairs, hold=[(host, port)], not {shown(hold)}"
+    if not hasattr(hold, "__iter__") or isinstance(hold, str | bytes):
+        raise TypeError(wrong)
+    addresses = list(hold)
+    if addresses and isinstance(addresses[0], str | bytes | None):  # one pair
+        raise TypeError(wrong)
     for address in addresses:
         pair(address, "hold")
     return addresses

@@ -1,0 +1,180 @@
+"""install(): what it replaces, and puts back."""
+
+import functools
+import inspect
+import pickle
+import socket
+import sys
+import threading
+
+import MySQLdb
+import MySQLdb.connections
+import mysql.connector
+import psycopg
+import psycopg.generators
+import psycopg2
+import pytest
+import uvloop
+
+import safedial
+from safedial._clients import c_drivers, hooks, patch
+
+
+def replaced():
+    """Return the attributes that install() replaces in the modules imported here."""
+    found = {}
+    for name, places in c_drivers.DRIVERS.items():
+        for place in places:
+            if name in sys.modules:
+                *parents, attribute = place.path.split(".")
+                owner = functools.reduce(getattr, parents, sys.modules[name])
+                found[f"{name}.{place.path}"] = vars(owner).get(attribute)
+    return found
+
+
+PUBLIC = {
+    "psycopg.connect": psycopg.connect,
+    "psycopg.Connection": psycopg.Connection,
+    "psycopg.AsyncConnection": psycopg.AsyncConnection,
+    "psycopg2.connect": psycopg2.connect,
+    "MySQLdb.connect": MySQLdb.connect,
+    "MySQLdb.connections.Connection": MySQLdb.connections.Connection,
+    "mysql.connector.connect": mysql.connector.connect,
+    "mysql.connector.CMySQLConnection": mysql.connector.CMySQLConnection,
+    "uvloop.Loop": uvloop.Loop,
+}
+
+
+@pytest.fixture(autouse=True)
+def _uninstalled():
+    before, finders, connect = replaced(), list(sys.meta_path), socket.socket.connect
+    yield
+    safedial.uninstall()
+    assert replaced() == before
+    assert sys.meta_path == finders
+    assert socket.socket.connect is connect
+    assert not patch._layers
+
+
+def test_replaces_below_all_drivers():
+    before = replaced()
+    assert len(before) == 5
+    safedial.install()
+    after = replaced()
+    assert not [name for name in before if after[name] is before[name]]
+    safedial.install()
+    assert replaced() == after
+
+
+def signature_of(function):
+    try:
+        return inspect.signature(function)
+    except ValueError:  # of a builtin
+        return None
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_stay_what_they_are(name):
+    signature = signature_of(PUBLIC[name])
+    safedial.install()
+    module, _, attribute = name.rpartition(".")
+    assert getattr(sys.modules[module], attribute) is PUBLIC[name]
+    assert pickle.loads(pickle.dumps(PUBLIC[name])) == PUBLIC[name]
+    assert signature_of(PUBLIC[name]) == signature
+
+
+def test_replacements_look_like_what_they_replace():
+    before = replaced()
+    safedial.install()
+    for name, after in replaced().items():
+        plain = before[name]
+        if plain is not None:  # uvloop.Loop inherits it
+            assert after.__name__ == plain.__name__
+            assert after.__module__ == plain.__module__
+            assert after.__wrapped__ is plain
+
+
+@pytest.fixture
+def generators():
+    before = psycopg.generators.connect
+    yield psycopg.generators
+    psycopg.generators.connect = before
+
+
+def test_patch_on_top_stays(generators):
+    safedial.install()
+    ours = generators.connect
+
+    @functools.wraps(ours)
+    def on_top(*args, **kwds):
+        return ours(*args, **kwds)
+
+    generators.connect = on_top
+    safedial.uninstall()
+    assert generators.connect is on_top
+    safedial.install()
+    assert generators.connect.__wrapped__ is on_top
+    safedial.uninstall()
+    assert generators.connect is on_top
+
+
+def test_hook_that_outlives_install_does_nothing(generators, dead_port, monkeypatch):
+    safedial.install()
+    ours = generators.connect
+    safedial.uninstall()
+    generators.connect = ours
+    monkeypatch.setattr(c_drivers, "holding", None)
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(host="127.0.0.1", port=dead_port, user="app", connect_timeout=5)
+
+
+def test_old_hook_that_was_put_back_is_taken_over(generators):
+    plain = generators.connect
+    safedial.install()
+    old = generators.connect
+    safedial.uninstall()
+    generators.connect = old
+    safedial.install()
+    assert generators.connect.__wrapped__ is plain
+
+
+def test_hook_that_was_undone_by_others_is_renewed(generators):
+    plain = generators.connect
+    safedial.install()
+    generators.connect = plain
+    safedial.install()
+    assert generators.connect is not plain
+
+
+def test_unknown_version_is_said(generators, caplog):
+    del generators.connect
+    safedial.install()
+    assert "does not reach this version of psycopg" in caplog.text
+
+
+def test_uninstall_without_install():
+    safedial.uninstall()
+
+
+def test_two_threads_may_install():
+    before = replaced()
+    for _ in range(20):
+        threads = [threading.Thread(target=safedial.install) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        safedial.uninstall()
+        assert replaced() == before
+
+
+def test_wrapped_driver_works(dead_port):
+    safedial.install()
+    with pytest.raises(psycopg.OperationalError, match="refused"):
+        safedial.wrap(psycopg.connect, policy=None)(host="127.0.0.1", port=dead_port, user="app")
+
+
+def test_active_only_while_installed():
+    assert not hooks.active()
+    safedial.install()
+    assert hooks.active()
