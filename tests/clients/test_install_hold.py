@@ -37,7 +37,7 @@ def imported(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
 
     def load(name):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+        sys.modules.pop(name, None)
         (tmp_path / f"{name}.py").write_text("")
         names.append(name)
         return importlib.import_module(name)
@@ -107,7 +107,7 @@ def test_names_of_real_clients():
 )
 def test_wrong_argument(wrong, error):
     connect = socket.socket.connect
-    with pytest.raises(error, match=r"hold|address"):
+    with pytest.raises(error, match="hold"):
         safedial.install(hold=wrong)
     assert socket.socket.connect is connect
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
-from safedial._address import pair, shown
+from safedial._address import check_host, check_port, pair, shown
 from safedial._clients import c_drivers, green, hooks, patch, unreached
 from safedial._clients.guard import guard_all, unguard_all
 from safedial._clients.hold import Address
@@ -68,7 +68,9 @@ def _checked(hold: Any) -> list[Address]:
     if addresses and isinstance(addresses[0], str | bytes | None):  # one pair
         raise TypeError(wrong)
     for address in addresses:
-        pair(address, "hold")
+        host, port = pair(address, "hold")
+        check_host(host, "hold")
+        check_port(port, "hold")
     return addresses
 
 
