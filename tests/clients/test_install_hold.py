@@ -1,5 +1,6 @@
 """install(): clients that it does not reach, the warning about them, and the ports that it holds for them."""
 
+import asyncio
 import contextlib
 import importlib
 import logging
@@ -145,6 +146,23 @@ def test_failure_keeps_the_old_list(dead_port):
         safedial.install(hold=[(HOST, free), ("no.such.host.invalid", 5555)])
     assert descriptors_of(dead_port)
     assert not descriptors_of(free)
+
+
+def test_name_in_a_running_loop_is_refused_and_a_number_is_not(dead_port):
+    async def main():
+        with pytest.raises(RuntimeError, match="before the loop"):
+            safedial.install(hold=[("localhost", dead_port)])
+        assert safedial.is_guarded() is None
+        safedial.install(hold=[(HOST, dead_port)])
+
+    asyncio.run(main())
+
+
+def test_nothing_is_installed_or_held_if_the_hook_is_wrong(dead_port):
+    with pytest.raises(TypeError, match="on_event"):
+        safedial.install(on_event="log", hold=[(HOST, dead_port)])
+    assert safedial.is_guarded() is None
+    assert not descriptors_of(dead_port)
 
 
 def descriptors_of(port):

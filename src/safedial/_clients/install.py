@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
-from safedial._address import check_host, check_port, pair, shown
+from safedial._address import check_host, check_port, describe, pair, shown
 from safedial._clients import c_drivers, green, hooks, patch, unreached
 from safedial._clients.guard import guard_all, unguard_all
 from safedial._clients.hold import Address
@@ -19,22 +19,62 @@ _held: contextlib.ExitStack | None = None  # the ports of `hold`
 
 
 def install(*, on_event: OnEvent | None = None, hold: Iterable[Address] | None = None) -> None:
-    """Guard the connects of the whole process, in all threads, from now on. One call is enough.
+    """Guard the TCP connects of the whole process, in all threads, from now on: one line for a program of any kind.
+
+    Call it first: at the top of a script, of Django's ``settings.py``, of the module of a Celery app or of a WSGI or
+    ASGI application. It may be called again.
+
+    It reaches:
+
+    - what Python code connects, in every thread, task and greenlet, as `guard` says, and no less than that;
+    - the drivers psycopg, psycopg2, mysqlclient and mysql-connector, which dial in C, and uvloop. The port is held, as
+      by `hold`, while they dial. It does not matter whether they are imported already, or what is on top of them:
+      pools, SQLAlchemy, Django. Their functions and classes stay what they are.
+
+    It does not reach other libraries that dial in C, many of them in threads of their own: grpc, ZeroMQ, librdkafka,
+    libcurl, ODBC, … If such a library is imported, before or later, a WARNING names it, once. If what it dials is on
+    this host, *hold* the ports. Nor does it reach drivers whose address is in no argument and no environment variable:
+    for psycopg and psycopg2 in a service file, for mysqlclient in an option file; nor mysqlclient's automatic
+    reconnects (``ping(True)``), nor queries that libpq cancels. Hold these, too.
+
+    A process that is forked is guarded as its parent is. One that is spawned, or comes from a fork server, calls this
+    itself: ``ProcessPoolExecutor(initializer=safedial.install)``, or a line of the module that it imports. Reloaders
+    (uvicorn's, Django's, Flask's) start such processes, and these run the first lines of the program. gevent and
+    eventlet may patch sockets before or after.
 
     Args:
         on_event: as for `guard`. A later call replaces it. Default: None.
-        hold: TODO.
+        hold: a list of (host, port): ports to hold until `uninstall`, for clients that dial for as long as they live. A
+            server that sets SO_REUSEADDR, as most do, can bind and listen meanwhile: see `hold`. Names are resolved
+            once, now. A later list replaces it, a list that is empty holds nothing; if that fails, the earlier ports
+            stay held. With any list, no library is warned of: the program knows. Default: None, which leaves the ports
+            of an earlier call held.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong; the message names it.
+        OSError: the resolver's, for *hold*.
+        RuntimeError: a name in *hold* would be resolved in a running event loop.
+
+    Example::
+
+        safedial.install(hold=[("127.0.0.1", 5555)])  # ZeroMQ's
     """
     check_hook(on_event)
-    if hold is not None:
-        _replace_held(_entered(_checked(hold)))
-    guard_all(on_event)
+    with contextlib.ExitStack() as stack:
+        for address in _checked(hold):
+            _enter(address, stack)
+        guard_all(on_event)
+        if hold is not None:
+            _replace_held(stack.pop_all())
     hooks.begin()
     _watch.begin()
 
 
 def uninstall() -> None:
-    """Undo `install`. Guards that are entered stay in force."""
+    """Undo `install`: everything that it replaced is put back, and its ports are free.
+
+    Guards and holds that are entered stay in force. Without `install`, it does nothing.
+    """
     _watch.end()
     hooks.end()
     c_drivers.release_all()
@@ -61,6 +101,8 @@ _watch = Watch(
 
 def _checked(hold: Any) -> list[Address]:
     """Return *hold* as a list, or raise TypeError or ValueError."""
+    if hold is None:
+        return []
     wrong = f"hold must be a list of (host, port) pairs, hold=[(host, port)], not {shown(hold)}"
     if not hasattr(hold, "__iter__") or isinstance(hold, str | bytes):
         raise TypeError(wrong)
@@ -74,13 +116,12 @@ def _checked(hold: Any) -> list[Address]:
     return addresses
 
 
-def _entered(addresses: list[Address]) -> contextlib.ExitStack | None:
-    """Hold the ports of all *addresses*, or none and raise."""
-    with contextlib.ExitStack() as stack:
-        for address in addresses:
-            stack.enter_context(hold_port(address))
-        return stack.pop_all() if addresses else None
-    raise AssertionError  # an ExitStack may suppress exceptions, for type checkers
+def _enter(address: Address, stack: contextlib.ExitStack) -> None:
+    try:
+        stack.enter_context(hold_port(address))
+    except RuntimeError:
+        said = f"hold would stop the event loop while it resolves {describe(*address)}: call install() before the loop"
+        raise RuntimeError(said) from None
 
 
 def _replace_held(held: contextlib.ExitStack | None) -> None:
