@@ -17,6 +17,7 @@ import uvloop
 
 import safedial
 from safedial._clients import c_drivers, hooks, patch
+from tests.support import faults
 
 
 def replaced():
@@ -183,3 +184,56 @@ def test_active_only_while_installed():
     assert not hooks.active()
     safedial.install()
     assert hooks.active()
+
+
+# --- psycopg2's asynchronous connections ----------------------------------------------------------------
+
+
+@pytest.fixture
+def dialing(monkeypatch):
+    """A connection that dials a server which never answers, and a list with what let go of its port."""
+    ended = []
+
+    @contextlib.contextmanager
+    def holding(_):
+        yield True
+        ended.append("held")
+
+    monkeypatch.setattr(c_drivers, "holding", holding)
+    safedial.install()
+    with faults.full_listener() as server:
+        connections = [psycopg2.connect(f"host=127.0.0.1 port={server.getsockname()[1]} user=app", async_=True)]
+        yield connections, ended
+        connections.clear()
+
+
+def test_port_is_held_until_the_connection_is_collected(dialing):
+    connections, ended = dialing
+    assert not ended
+    connections.clear()
+    assert ended
+
+
+def test_port_is_held_until_another_dial_if_the_connection_is_closed(dialing, dead_port):
+    connections, ended = dialing
+    connections[0].close()
+    assert not ended
+    with contextlib.suppress(psycopg2.OperationalError):
+        connections.append(psycopg2.connect(f"host=127.0.0.1 port={dead_port} user=app", async_=True))
+    assert ended
+
+
+def test_port_is_held_until_uninstall(dialing):
+    _, ended = dialing
+    safedial.uninstall()
+    assert ended
+
+
+def test_connection_of_a_class_without_weak_references(dialing, dead_port):
+    _, ended = dialing
+
+    class Connection(tuple):
+        __slots__ = ()
+
+    psycopg2.connect("host=127.0.0.1 user=app", connection_factory=lambda *args, **kwds: Connection(), async_=True)
+    assert ended

@@ -12,9 +12,10 @@ import pytest
 
 import safedial
 from safedial._tcp import procnet, steering
-from tests.support import namespace
+from tests.support import faults, namespace
 
 HOST = "127.0.0.1"
+RANGE = (40000, 40001)
 
 
 def dial_psycopg(port):
@@ -162,6 +163,28 @@ def test_psycopg_in_python(installed):
     assert call(names, 12, installed, {"PSYCOPG_IMPL": "python"}) == ([] if installed else names)
 
 
+def met_itself_in_poll():
+    """Let psycopg2 fail at its first address only later, so that it dials the next one in poll()."""
+    import psycopg2
+    import psycopg2.extras
+
+    safedial.install()
+    with faults.full_listener() as listener:
+        dsn = f"host={HOST},{HOST} port={listener.getsockname()[1]},{RANGE[0]} user=app"
+        connections = [psycopg2.connect(dsn, async_=True) for _ in range(20)]
+    namespace.set_port_range(*RANGE)
+    for connection in connections:
+        with contextlib.suppress(psycopg2.OperationalError):
+            psycopg2.extras.wait_select(connection)
+    return any(row.local == row.peer for row in procnet.sockets_on(RANGE[0]))
+
+
+@pytest.mark.storm
+def test_psycopg2_dials_on_in_poll():
+    namespace.require()
+    assert not namespace.call(met_itself_in_poll, port_range=(30000, 50000))
+
+
 # --- processes -------------------------------------------------------------------------------------------
 
 
@@ -180,4 +203,4 @@ def met_themselves_in_children(method):
 )
 def test_child_processes(method):
     namespace.require()
-    assert namespace.call(met_themselves_in_children, method, port_range=(40000, 40001)) == []
+    assert namespace.call(met_themselves_in_children, method, port_range=RANGE) == []
