@@ -1,6 +1,7 @@
 """The ports that one entry of a `hold` holds, and what the log says of those that can't be held."""
 
 from safedial._address import SockAddr, describe
+from safedial._clients.late import Late
 from safedial._tcp import holding
 from safedial._tcp.steering import ON_LINUX
 from safedial.events import logger
@@ -14,10 +15,11 @@ class Held:
 
     def __init__(self) -> None:
         self._holders: dict[object, holding.Holder] = {}
-        self.busy: list[SockAddr] = []  # another socket has the port on all addresses, and keeps the kernel off it
+        self._busy: list[SockAddr] = []  # another socket has the port on all addresses, and keeps the kernel off it
+        self._late: Late | None = None
 
     def __bool__(self) -> bool:
-        return bool(self._holders or self.busy)
+        return bool(self._holders or self._busy)
 
     def take(self, sockaddr: SockAddr) -> bool:
         """Hold the port of the numeric *sockaddr*. Return whether no dial of it can reach itself now.
@@ -38,13 +40,32 @@ class Held:
                 raise
             return _is_harmless(sockaddr, error)
         if holder is None:
-            self.busy.append(sockaddr)
+            self._busy.append(sockaddr)
         else:
             self._holders[key] = holder
         return True
 
+    def wait_for_busy(self) -> None:
+        """Until `close`, take each port that a server has on all addresses as soon as the server has gone."""
+        if self._busy:
+            self._late = Late(self._take_busy)
+
+    def _take_busy(self) -> bool:
+        """Take the ports that were busy. Return whether one still is."""
+        # Whether a port is at risk is asked here, in a thread, because that reads a file.
+        waiting, self._busy = [each for each in self._busy if holding.may_be_drawn(each[1])], []
+        for sockaddr in waiting:
+            try:
+                self.take(sockaddr)
+            except OSError:  # descriptors are used up just now
+                self._busy.append(sockaddr)
+        return bool(self._busy)
+
     def close(self) -> None:
         """Let go of all ports."""
+        if self._late is not None:
+            self._late.end()
+            self._late = None
         for holder in self._holders.values():
             holder.close()
         self._holders.clear()

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Iterator
 from typing import TypeAlias
 
-from safedial._address import SockAddr, family_of
+from safedial._address import SockAddr
 from safedial._tcp import steering
 from safedial._tcp.steering import ON_LINUX
 
@@ -33,7 +33,7 @@ def is_local(sockaddr: SockAddr) -> bool:
     """Return whether the numeric *sockaddr* is, or may be, an address of this host. Nothing is sent."""
     try:
         # A bind says it. A datagram socket draws its port from another pool than connect() does.
-        with contextlib.closing(_socket.socket(family_of(sockaddr[0]), socket.SOCK_DGRAM)) as probe:
+        with contextlib.closing(_new(sockaddr, socket.SOCK_DGRAM)) as probe:
             probe.bind((sockaddr[0], 0, *sockaddr[2:]))
     except OSError as error:
         if error.errno in SHORTAGE:
@@ -88,8 +88,12 @@ def _candidates(sockaddr: SockAddr) -> Iterator[SockAddr]:
     yield sockaddr
 
 
+def _new(address: SockAddr, kind: int) -> Holder:
+    return _socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, kind)
+
+
 def _bound(address: SockAddr) -> Holder:
-    holder = _socket.socket(family_of(address[0]), socket.SOCK_STREAM)
+    holder = _new(address, socket.SOCK_STREAM)
     try:
         if not ON_LINUX:
             _let_servers_bind(holder)  # TIME_WAIT would be in the way
