@@ -1,5 +1,6 @@
 """install(): what it replaces, and puts back."""
 
+import asyncio
 import contextlib
 import functools
 import inspect
@@ -16,6 +17,7 @@ import pytest
 import uvloop
 
 import safedial
+from safedial import testing
 from safedial._clients import c_drivers, hooks, patch
 from tests.support import faults
 
@@ -237,3 +239,53 @@ def test_connection_of_a_class_without_weak_references(dialing, dead_port):
 
     psycopg2.connect("host=127.0.0.1 user=app", connection_factory=lambda *args, **kwds: Connection(), async_=True)
     assert ended
+
+
+# --- events ----------------------------------------------------------------------------------------------
+
+
+def dial_psycopg_async(**arguments):
+    return asyncio.run(psycopg.AsyncConnection.connect(**arguments))
+
+
+def dial_uvloop(host, port, **_):
+    async def main():
+        _, writer = await asyncio.open_connection(host, port)
+        writer.close()
+        await writer.wait_closed()
+
+    uvloop.run(main())
+
+
+DIALS = {
+    "psycopg": [psycopg.connect, dial_psycopg_async],
+    "psycopg2": [psycopg2.connect],
+    "MySQLdb": [PUBLIC["MySQLdb.connect"]] if "MySQLdb.connect" in PUBLIC else [],
+    "uvloop": [dial_uvloop],
+}
+
+
+@pytest.mark.parametrize(("driver", "dial"), [(driver, dial) for driver in DIALS for dial in DIALS[driver]])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_hook_is_told_of_a_dial_in_c(driver, dial, host, dead_port, events):
+    safedial.install(on_event=events.append)
+    with pytest.raises(Exception, match=r"refused|Can't connect|Connect call failed|111") as caught:
+        dial(host=host, port=dead_port, user="app")
+    event = events[-1]
+    assert (event.kind, event.client, event.host, int(event.port)) == ("failed", driver, event.host, dead_port)
+    assert event.host in (host, "127.0.0.1", "::1")  # psycopg tells each address
+    assert event.error is caught.value or driver == "psycopg"
+    assert {each.client for each in events} == {driver}
+
+
+def test_hook_is_told_of_a_connection(events):
+    safedial.install(on_event=events.append)
+    with testing.Outage() as server:
+        dial_uvloop(*server.address)
+    assert [(each.kind, each.client, each.address) for each in events[-1:]] == [("connected", "uvloop", server.address)]
+
+
+def test_hook_is_told_nothing_while_psycopg2_dials_on(dialing, events):
+    safedial.install(on_event=events.append)
+    psycopg2.connect("host=192.0.2.1 user=app", async_=True)
+    assert not events

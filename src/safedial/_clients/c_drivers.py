@@ -6,15 +6,19 @@ were imported before dial through the hook, too.
 
 import contextlib
 import socket
+import time
 import weakref
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
 from safedial._address import SockAddr, checked
 from safedial._clients import hooks, patch
 from safedial._clients.drivers import FINDERS
+from safedial._clients.guard import hooks_here
 from safedial._clients.hold import Address, holding
 from safedial._clients.hooks import Place
+from safedial._retry.transient import error_type
+from safedial.events import DialEvent, EventKind, tell
 
 # --- what is held --------------------------------------------------------------------------------------------
 
@@ -34,16 +38,43 @@ def _resolved(addresses: Iterable[Address], *, resolve: bool) -> list[SockAddr]:
 
 
 @contextlib.contextmanager
-def _held(find: Callable[..., Iterable[Address]], *args: Any, resolve: bool = True, **kwds: Any) -> Generator[None]:
-    """Hold the ports of the addresses that *find* returns for *args* and *kwds*."""
+def _held(
+    driver: str | None, find: Callable[..., Iterable[Address]], *args: Any, resolve: bool = True, **kwds: Any
+) -> Generator[None]:
+    """Hold the ports of the addresses that *find* returns for *args* and *kwds*, and tell the hooks about *driver*."""
     if not hooks.active():
         yield
         return
     addresses: list[Address] = []
     with contextlib.suppress(Exception):  # the driver reports wrong arguments
         addresses += find(*args, **kwds)
-    with holding(_resolved(addresses, resolve=resolve)):
+    sockaddrs = _resolved(addresses, resolve=resolve)
+    with holding(sockaddrs), _told(driver, addresses, sockaddrs):
         yield
+
+
+@contextlib.contextmanager
+def _told(driver: str | None, addresses: Sequence[Address], sockaddrs: Sequence[SockAddr]) -> Generator[None]:
+    on_events = hooks_here()
+    if not on_events or not addresses or driver is None:
+        yield
+        return
+    began = time.monotonic()
+
+    def tell_all(kind: EventKind, error: Exception | None = None) -> None:
+        host, port = addresses[0]
+        address = sockaddrs[0] if len(sockaddrs) == 1 else None
+        seconds, named = time.monotonic() - began, None if error is None else error_type(error)
+        event = DialEvent(kind, host, port, address, 1, seconds, error, None, seconds, named, client=driver)
+        for on_event in on_events:
+            tell(on_event, event)
+
+    try:
+        yield
+    except Exception as error:
+        tell_all("failed", error)
+        raise
+    tell_all("connected")
 
 
 # --- psycopg2's asynchronous connections, which dial on in poll(), a method of C -----------------------------
@@ -85,7 +116,7 @@ def _release(done: Callable[[Any], bool]) -> None:
 def _psycopg(plain: Any) -> Any:
     def connect(conninfo: str, *args: Any, **kwds: Any) -> Generator[Any, Any, Any]:
         # psycopg has resolved the host already. It may run in an event loop, which a resolver would block.
-        with _held(FINDERS["psycopg"], conninfo, resolve=False):
+        with _held("psycopg", FINDERS["psycopg"], conninfo, resolve=False):
             dialing: Generator[Any, Any, Any] = plain(conninfo, *args, **kwds)
             return (yield from dialing)
 
@@ -94,10 +125,11 @@ def _psycopg(plain: Any) -> Any:
 
 def _psycopg2(plain: Any) -> Any:
     def _connect(dsn: Any, *args: Any, **kwds: Any) -> Any:
+        dials_later = kwds.get("async") or kwds.get("async_")
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_held(FINDERS["psycopg2"], dsn))
+            stack.enter_context(_held(None if dials_later else "psycopg2", FINDERS["psycopg2"], dsn))
             connection = plain(dsn, *args, **kwds)
-            if kwds.get("async") or kwds.get("async_"):
+            if dials_later:
                 _keep(connection, stack.pop_all())
             return connection
 
@@ -106,7 +138,7 @@ def _psycopg2(plain: Any) -> Any:
 
 def _mysqldb(plain: Any) -> Any:
     def __init__(self: Any, *args: Any, **kwds: Any) -> None:  # noqa: N807  # it takes the place of one
-        with _held(_mysqldb_addresses, *args, **kwds):
+        with _held("MySQLdb", _mysqldb_addresses, *args, **kwds):
             plain(self, *args, **kwds)
 
     return __init__
@@ -121,7 +153,7 @@ def _mysqldb_addresses(host: Any = None, *args: Any, **kwds: Any) -> Iterable[Ad
 def _mysql_connector(plain: Any) -> Any:
     def _open_connection(self: Any) -> None:
         target = {"host": self._host, "port": self._port, "unix_socket": self._unix_socket}
-        with _held(FINDERS["mysql"], **target):
+        with _held("mysql.connector", FINDERS["mysql"], **target):
             plain(self)
 
     return _open_connection
@@ -135,7 +167,8 @@ def _uvloop(plain: Any) -> Any:
         if hooks.active() and kwds.get("sock") is None and (host is not None or port is not None):
             with contextlib.suppress(OSError, TypeError, ValueError):  # uvloop reports them itself
                 infos = await self.getaddrinfo(host, port, family=kwds.get("family") or 0, type=socket.SOCK_STREAM)
-        with holding(sockaddr for *_, sockaddr in infos):
+        sockaddrs = [sockaddr for *_, sockaddr in infos]
+        with holding(sockaddrs), _told("uvloop" if infos else None, [(host, port)], sockaddrs):
             return await plain(self, protocol_factory, host, port, **kwds)
 
     return create_connection

@@ -43,7 +43,8 @@ def install(*, on_event: OnEvent | None = None, hold: Iterable[Address] | None =
     eventlet may patch sockets before or after.
 
     Args:
-        on_event: as for `guard`. A later call replaces it. Default: None.
+        on_event: as for `guard`; and it gets ``connected`` or ``failed`` for each dial of such a driver (of psycopg: for
+            each address), with the driver's name as `client`. A later call replaces it. Default: None.
         hold: a list of (host, port): ports to hold until `uninstall`, for clients that dial for as long as they live. A
             server that sets SO_REUSEADDR, as most do, can bind and listen meanwhile: see `hold`. Names are resolved
             once, now. A later list replaces it, a list that is empty holds nothing; if that fails, the earlier ports
