@@ -7,6 +7,7 @@ import ctypes.util
 import importlib.util
 import multiprocessing
 import os
+import tempfile
 
 import pytest
 
@@ -77,6 +78,36 @@ def dial_mysql_connector(port):
     mysql.connector.connect(host=HOST, port=port, user="app", connection_timeout=1, use_pure=False)
 
 
+def dial_psycopg_service(port):
+    import psycopg
+
+    with option_file("PGSERVICEFILE", f"[app]\nhost={HOST}\nport={port}\nuser=app\n"):
+        psycopg.connect("service=app connect_timeout=2")
+
+
+def dial_psycopg2_service(port):
+    import psycopg2
+
+    with option_file("PGSERVICEFILE", f"[app]\nhost={HOST}\nport={port}\nuser=app\n"):
+        psycopg2.connect(service="app", connect_timeout=2)
+
+
+def dial_mysqldb_option_file(port):
+    import MySQLdb
+
+    with option_file("MY_CNF", f"[client]\nhost = {HOST}\nport = {port}\nuser = app\n") as path:
+        MySQLdb.connect(read_default_file=path, connect_timeout=1)
+
+
+@contextlib.contextmanager
+def option_file(variable, text):
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write(text)
+        file.flush()
+        os.environ[variable] = file.name
+        yield file.name
+
+
 def dial_uvloop(port):
     import uvloop
 
@@ -99,7 +130,7 @@ DRIVERS = {
     if name.startswith("dial_") and _is_here(name)
 }
 # Without install() they wait for a second for the server's greeting, which is for make storm.
-SLOW = ("mysqldb", "mysqldb_positional", "mysql_connector", "psycopg_pool")
+SLOW = ("mysqldb", "mysqldb_positional", "mysqldb_option_file", "mysql_connector", "psycopg_pool")
 FAST = [name for name in DRIVERS if name not in SLOW]
 
 

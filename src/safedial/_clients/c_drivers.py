@@ -17,30 +17,32 @@ from safedial._clients.drivers import FINDERS
 from safedial._clients.guard import hooks_here
 from safedial._clients.hold import Address, holding
 from safedial._clients.hooks import Place
+from safedial._clients.option_files import mysql_options
 from safedial._retry.transient import error_type
 from safedial.events import DialEvent, EventKind, tell
 
 # --- what is held --------------------------------------------------------------------------------------------
 
 
-def _resolved(addresses: Iterable[Address], *, resolve: bool) -> list[SockAddr]:
-    """Return the numeric socket addresses of *addresses*. What is wrong with them is the driver's to report."""
+def _resolved(addresses: Iterable[Address]) -> list[SockAddr]:
+    """Return the numeric socket addresses of *addresses*. What is wrong with them is the driver's to report.
+
+    A name is resolved here as the driver will do, which blocks, too.
+    """
     found: list[SockAddr] = []
     for address in addresses:
         with contextlib.suppress(Exception):  # the resolver may be another one's, with errors of its own
             host, port = address
             port = int(port) if isinstance(port, str) and port.isdigit() else port
             host, port, infos = checked((host, port), 0)
-            if not infos and resolve:
+            if not infos:
                 infos = tuple(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
             found += (sockaddr for *_, sockaddr in infos)
     return found
 
 
 @contextlib.contextmanager
-def _held(
-    driver: str | None, find: Callable[..., Iterable[Address]], *args: Any, resolve: bool = True, **kwds: Any
-) -> Generator[None]:
+def _held(driver: str | None, find: Callable[..., Iterable[Address]], *args: Any, **kwds: Any) -> Generator[None]:
     """Hold the ports of the addresses that *find* returns for *args* and *kwds*, and tell the hooks about *driver*."""
     if not hooks.active():
         yield
@@ -48,7 +50,7 @@ def _held(
     addresses: list[Address] = []
     with contextlib.suppress(Exception):  # the driver reports wrong arguments
         addresses += find(*args, **kwds)
-    sockaddrs = _resolved(addresses, resolve=resolve)
+    sockaddrs = _resolved(addresses)
     with holding(sockaddrs), _told(driver, addresses, sockaddrs):
         yield
 
@@ -115,8 +117,8 @@ def _release(done: Callable[[Any], bool]) -> None:
 
 def _psycopg(plain: Any) -> Any:
     def connect(conninfo: str, *args: Any, **kwds: Any) -> Generator[Any, Any, Any]:
-        # psycopg has resolved the host already. It may run in an event loop, which a resolver would block.
-        with _held("psycopg", FINDERS["psycopg"], conninfo, resolve=False):
+        # psycopg has resolved the host already, off the event loop, unless a service file has it.
+        with _held("psycopg", FINDERS["psycopg"], conninfo):
             dialing: Generator[Any, Any, Any] = plain(conninfo, *args, **kwds)
             return (yield from dialing)
 
@@ -144,10 +146,14 @@ def _mysqldb(plain: Any) -> Any:
     return __init__
 
 
-def _mysqldb_addresses(host: Any = None, *args: Any, **kwds: Any) -> Iterable[Address]:
-    # The order of mysql_real_connect(): host, user, password, database, port, unix_socket.
-    names = ("user", "password", "database", "port", "unix_socket")
-    return FINDERS["mysqldb"](**{"host": host, **dict(zip(names, args, strict=False)), **kwds})
+def _mysqldb_addresses(*args: Any, **kwds: Any) -> Iterable[Address]:
+    # The order of mysql_real_connect().
+    names = ("host", "user", "password", "database", "port", "unix_socket")
+    given = {name: value for name, value in {**kwds, **dict(zip(names, args, strict=False))}.items() if value}
+    read = mysql_options(given.get("read_default_file"), given.get("read_default_group"))
+    if "socket" in read:
+        read["unix_socket"] = read.pop("socket")
+    return FINDERS["mysqldb"](**{**read, **given})
 
 
 def _mysql_connector(plain: Any) -> Any:

@@ -26,16 +26,16 @@ def install(*, on_event: OnEvent | None = None, hold: Iterable[Address] | None =
 
     It reaches:
 
-    - what Python code connects, in every thread, task and greenlet, as `guard` says, and no less than that;
+    - what Python code connects, in every thread, task and greenlet: all that `guard` reaches;
     - the drivers psycopg, psycopg2, mysqlclient and mysql-connector, which dial in C, and uvloop. The port is held, as
       by `hold`, while they dial. It does not matter whether they are imported already, or what is on top of them:
       pools, SQLAlchemy, Django. Their functions and classes stay what they are.
 
     It does not reach other libraries that dial in C, many of them in threads of their own: grpc, ZeroMQ, librdkafka,
     libcurl, ODBC, … If such a library is imported, before or later, a WARNING names it, once. If what it dials is on
-    this host, *hold* the ports. Nor does it reach drivers whose address is in no argument and no environment variable:
-    for psycopg and psycopg2 in a service file, for mysqlclient in an option file; nor mysqlclient's automatic
-    reconnects (``ping(True)``), nor queries that libpq cancels. Hold these, too.
+    this host, *hold* the ports. *hold* helps also with what it does not reach of the drivers: their C modules, called
+    without them (``_mysql.connect()``, ``psycopg2.extensions.connection()``), mysqlclient's automatic reconnects
+    (``ping(True)``), addresses in option files that include others, and libpq's requests to cancel a query.
 
     A process that is forked is guarded as its parent is. One that is spawned, or comes from a fork server, calls this
     itself: ``ProcessPoolExecutor(initializer=safedial.install)``, or a line of the module that it imports. Reloaders
@@ -43,8 +43,8 @@ def install(*, on_event: OnEvent | None = None, hold: Iterable[Address] | None =
     eventlet may patch sockets before or after.
 
     Args:
-        on_event: as for `guard`; and it gets ``connected`` or ``failed`` for each dial of such a driver (of psycopg: for
-            each address), with the driver's name as `client`. A later call replaces it. Default: None.
+        on_event: as for `guard`; and it gets ``connected`` or ``failed`` for each dial of these drivers (of psycopg:
+            for each address), with the driver's name as `client`. A later call replaces it. Default: None.
         hold: a list of (host, port): ports to hold until `uninstall`, for clients that dial for as long as they live. A
             server that sets SO_REUSEADDR, as most do, can bind and listen meanwhile: see `hold`. Names are resolved
             once, now. A later list replaces it, a list that is empty holds nothing; if that fails, the earlier ports
