@@ -14,6 +14,18 @@ port=5433
 host=other.example
 """
 
+OPTIONS = """
+[mysqld]
+port = 1
+[client]
+host = 'db.example'
+; host = no.example
+!includedir /etc
+port="3307"
+[app]
+port=3308
+"""
+
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
@@ -43,14 +55,12 @@ def test_service_of_the_environment(home, monkeypatch):
 def test_missing_or_broken_service_file(home):
     assert service({"service": "app"}) == {}
     (home / ".pg_service.conf").write_bytes(b"\xff\xfe[\n=\nhost\n[app]\nhost")
-    assert service({"service": "app"}) == {"host": ""}
+    assert service({"service": "app"}) == {}
 
 
 def test_option_file(home):
     file = home / "my.cnf"
-    file.write_text(
-        "[mysqld]\nport=1\n[client]\nhost = 'db.example'\n; host = no\n!includedir /etc\nport=\"3307\"\n[app]\nport=3308\n"
-    )
+    file.write_text(OPTIONS)
     assert mysql_options(str(file), None) == {"host": "db.example", "port": "3307"}
     assert mysql_options(str(file), "app") == {"host": "db.example", "port": "3308"}
     assert mysql_options(str(home / "missing"), None) == {}

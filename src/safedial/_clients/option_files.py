@@ -43,7 +43,7 @@ def _read(path: str, sections: Iterable[str | None]) -> dict[str, str]:
         for line in map(str.strip, file):
             if line.startswith("["):
                 section = line.strip("[]")
-            elif section in sections and not line.startswith(("#", ";", "!")):
+            elif section in sections and "=" in line and not line.startswith(("#", ";")):
                 name, _, value = line.partition("=")
                 values[name.strip()] = value.strip().strip("\"'")
     return values
