@@ -71,12 +71,12 @@ def hold(address: Address) -> Hold:
     Hold a port for as long as you like: for one dial, or for a client's whole life, in which the server may stop and
     start. Any process of the host may hold it, also the server's own. These servers start meanwhile:
 
-    ==================================  =======================  =====================
-    a server that                       on one address           on 0.0.0.0 or ``::``
-    ==================================  =======================  =====================
-    sets SO_REUSEADDR                   starts                   starts
-    does not                            starts                   fails with EADDRINUSE
-    ==================================  =======================  =====================
+    =================  ==============  =====================
+    a server that      on one address  on 0.0.0.0 or ``::``
+    =================  ==============  =====================
+    sets SO_REUSEADDR  starts          starts
+    does not           starts          fails with EADDRINUSE
+    =================  ==============  =====================
 
     PostgreSQL, MariaDB, Redis, memcached, nginx, `asyncio.start_server` and `http.server` set SO_REUSEADDR, as most
     servers do. `socketserver.TCPServer` does only if its ``allow_reuse_address`` is true.
@@ -88,8 +88,8 @@ def hold(address: Address) -> Hold:
     Entering costs 12 us and a descriptor, which forked children inherit: the port is free once all of them have ended.
     The result can be entered again, and by several threads.
 
-    Other systems than Linux draw ports for each address on its own. There *address* itself is bound, so a server on it
-    may not start meanwhile (on macOS and BSD, SO_REUSEADDR does not help): hold the port only for the dial.
+    Other systems than Linux draw ports for each address on its own. There *address* itself is bound, and a server on it
+    may fail to start meanwhile, whatever it sets: hold the port only for the dial.
 
     Args:
         address: (host, port). A name is resolved at each entry. That blocks, so in an event loop a name needs
