@@ -5,6 +5,7 @@ import importlib.util
 import sys
 import threading
 import types
+import unittest.mock
 import zipfile
 from importlib.machinery import ModuleSpec, SourceFileLoader
 
@@ -41,7 +42,7 @@ def seen():
 
 @pytest.fixture
 def watch(seen):
-    watch = Watch({NAME: seen.append, f"{NAME}.inner": seen.append})
+    watch = Watch(dict.fromkeys((NAME, f"{NAME}.inner"), lambda name, module: seen.append(module)))
     yield watch
     watch.end()
     assert watch not in sys.meta_path
@@ -62,6 +63,14 @@ def test_module_imported_before(file, watch, seen):
     module = importlib.import_module(NAME)
     watch.begin()
     assert seen == [module]
+
+
+@pytest.mark.parametrize("standing", [None, unittest.mock.MagicMock()], ids=["nothing", "mock"])
+def test_what_stands_in_its_place_is_left_alone(watch, seen, standing, monkeypatch):
+    monkeypatch.setitem(sys.modules, NAME, standing)
+    watch.begin()
+    assert not seen
+    assert sys.modules[NAME] is standing
 
 
 def test_nothing_is_imported_by_it(file, watch, seen):

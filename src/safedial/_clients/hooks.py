@@ -46,17 +46,17 @@ def end() -> None:
             _hooks.pop().undo()
 
 
-def hook(module: ModuleType, places: tuple[Place, ...]) -> None:
-    """Replace the attributes at *places*, unless they are replaced."""
+def hook(places: tuple[Place, ...], name: str, module: ModuleType) -> None:
+    """Replace the attributes at *places* of *module*, unless they are replaced."""
     try:
         with patch.lock:
             for place in places if _active else ():
-                *parents, name = place.path.split(".")
+                *parents, attribute = place.path.split(".")
                 owner: Any = functools.reduce(getattr, parents, module)
-                if all(each.method is not getattr(owner, name) for each in _hooks):
-                    _hooks.append(_Hook(owner, name, place.made))
-    except AttributeError:
-        driver = module.__name__.partition(".")[0]
+                if all(each.method is not getattr(owner, attribute) for each in _hooks):
+                    _hooks.append(_Hook(owner, attribute, place.made))
+    except (AttributeError, TypeError):  # it is gone, or a type of C's
+        driver = name.partition(".")[0]
         logger.warning("install() does not reach this version of %s: hold the port: safedial.hold()", driver)
 
 

@@ -1,6 +1,7 @@
 """An import hook: calls back once a module of a given name has been executed."""
 
 import contextlib
+import functools
 import importlib
 import sys
 import threading
@@ -9,8 +10,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, TypeAlias, cast
 
-# Called with a module that was just executed, for the first time or by importlib.reload().
-Imported: TypeAlias = Callable[[ModuleType], object]
+# Called with the name of a module that was just executed, for the first time or by importlib.reload(), and the module.
+Imported: TypeAlias = Callable[[str, ModuleType], object]
 
 
 class Watch:
@@ -24,11 +25,14 @@ class Watch:
         """Call back for each of the modules, those that are imported already included."""
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
-        for name in self._wanted:
-            if name in sys.modules:
-                # Another thread may be half-way through it: this waits for that thread, and imports nothing else.
-                with contextlib.suppress(Exception):  # its import failed, as the other thread tells
-                    self._wanted[name](importlib.import_module(name))
+        for name, imported in self._wanted.items():
+            if isinstance(sys.modules.get(name), ModuleType):  # not a mock
+                try:
+                    # Another thread may be half-way through it: this waits for that thread, and imports nothing else.
+                    module = importlib.import_module(name)
+                except Exception:  # noqa: S112  # its import failed, as the other thread tells
+                    continue
+                imported(name, module)
 
     def end(self) -> None:
         """Stop calling back."""
@@ -48,7 +52,7 @@ class Watch:
         finally:
             self._asking.name = None
         if spec is not None and hasattr(spec.loader, "exec_module"):
-            spec.loader = cast("Any", _Loader(spec.loader, imported))
+            spec.loader = cast("Any", _Loader(spec.loader, functools.partial(imported, name)))
         return spec
 
 
@@ -64,7 +68,7 @@ def _found(name: str, path: Any, target: Any, asking: Watch) -> ModuleSpec | Non
 class _Loader:
     """A module's own loader, until the module is executed. The module gets its own loader then."""
 
-    def __init__(self, loader: Any, imported: Imported) -> None:
+    def __init__(self, loader: Any, imported: Callable[[ModuleType], object]) -> None:
         self._own, self._imported = loader, imported
 
     def __getattr__(self, name: str) -> Any:

@@ -11,7 +11,6 @@ from safedial._clients import c_drivers, green, hooks, patch, unreached
 from safedial._clients.guard import guard_all, unguard_all
 from safedial._clients.hold import Address
 from safedial._clients.hold import hold as hold_port
-from safedial._clients.hooks import Place
 from safedial._clients.imports import Imported, Watch
 from safedial.events import OnEvent, check_hook
 
@@ -83,21 +82,15 @@ def uninstall() -> None:
     _replace_held(None)
 
 
-def _unreached(module: ModuleType) -> None:
+def _unreached(name: str, _: ModuleType) -> None:
     if _held is None:  # a program that holds ports knows
-        unreached.warn(module)
+        unreached.warn(name)
 
 
-def _hooked(places: tuple[Place, ...]) -> Imported:
-    return functools.partial(hooks.hook, places=places)
-
-
-_watch = Watch(
-    {
-        **dict.fromkeys(unreached.UNREACHED, _unreached),
-        **{name: _hooked(places) for name, places in {**c_drivers.DRIVERS, **green.PATCHERS}.items()},
-    }
-)
+_hooked: dict[str, Imported] = {
+    name: functools.partial(hooks.hook, places) for name, places in {**c_drivers.DRIVERS, **green.PATCHERS}.items()
+}
+_watch = Watch({**dict.fromkeys(unreached.UNREACHED, _unreached), **_hooked})
 
 
 def _checked(hold: Any) -> list[Address]:

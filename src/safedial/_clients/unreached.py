@@ -1,7 +1,5 @@
 """Clients that `install` does not reach, by name, and a warning that names the line that helps."""
 
-from types import ModuleType
-
 from safedial.events import logger
 
 # By the module that is imported. They dial in C, C++ or Rust, most in threads of their own. (asyncpg and asyncmy dial
@@ -16,9 +14,8 @@ UNREACHED = frozenset(
 _warned: set[str] = set()
 
 
-def warn(module: ModuleType) -> None:
-    """Warn, once in a process, that *module* is not reached."""
-    name = module.__name__
+def warn(name: str) -> None:
+    """Warn, once in a process, that the module *name* is not reached."""
     if name not in _warned:
         _warned.add(name)
         line = "if it dials this host, hold the ports: safedial.install(hold=[(host, port)])"
