@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Coroutine
 from io import TextIOWrapper
 from typing import Any, Literal, assert_type
 
@@ -166,7 +165,7 @@ async def guards() -> None:
     assert_type(guarded_bare("db", port=1), Client)
     assert_type(await guarded_bare_async("db"), Client)
     assert_type(guarded_and_heard("db"), Client)
-    assert_type(safedial.guard(connect, on_event=hook), Callable[[str, int], Coroutine[Any, Any, Client]])
+    assert_type(await safedial.guard(connect, on_event=hook)("db", port=6379), Client)
     async with safedial.guard(on_event=hook) as nothing:
         assert_type(nothing, None)
     assert_type(safedial.is_guarded(), Literal["guard", "install"] | None)
