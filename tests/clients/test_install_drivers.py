@@ -182,7 +182,7 @@ def test_drivers_meet_themselves_without_install():
 @pytest.mark.storm
 @pytest.mark.parametrize("name", DRIVERS)
 def test_storm(name):
-    assert call([name], 200, True) == []
+    assert call([name], 60, True) == []
     assert call([name], 30, False) == [name]
 
 
