@@ -21,6 +21,16 @@ V4_MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291 section 2.5.5.2
 MAX_SECONDS = threading.TIMEOUT_MAX
 
 
+def printable(text: str) -> str:
+    """Return *text* with each character escaped that could forge or hide a line of a log or terminal.
+
+    Such as line breaks, ESC, the C1 controls, bidirectional overrides and lone surrogates (`str.isprintable`).
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def shown(value: object) -> str:
     """Show *value* in an error message. A string is shown by its type: a URL may contain a password."""
     return f"a {type(value).__name__}" if isinstance(value, str | bytes) else repr(value)
@@ -158,8 +168,9 @@ def interleave(infos: Sequence[AddrInfo], first_family_count: int) -> Sequence[A
 
 def describe(host: object, port: object) -> str:
     """Return *host* and *port* in words: ``127.0.0.1 port 5432``."""
-    if isinstance(host, bytes):
-        host = host.decode(errors="replace")
-    if isinstance(host, str) and not (host and host.isprintable()):
-        host = repr(host)  # a line break would forge a line of the log
-    return f"{'localhost' if host is None else host} port {port}"
+    return f"{'localhost' if host is None else _word(host)} port {_word(port)}"
+
+
+def _word(value: object) -> str:
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return printable(text) or "''"
