@@ -28,7 +28,7 @@ def printable(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def shown(value: object) -> str:

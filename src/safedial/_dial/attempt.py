@@ -11,6 +11,7 @@ from safedial._address import INET, AddrInfo, SockAddr
 from safedial._dial import seen
 from safedial._dial.settings import Settings, Timeout
 from safedial._dial.socket_class import can_be_nonblocking
+from safedial._forks import loading
 from safedial._retry.argument import DEFAULT
 from safedial._steps import within
 from safedial._tcp import connect, exhaustion, steering
@@ -115,7 +116,8 @@ class Attempt:
 
     async def _connect_in_thread(self, loop: "AbstractEventLoop", limit: float | None) -> None:
         """Connect a socket that may wait in connect() whatever its mode, and would stop the loop."""
-        from asyncio import shield  # late: blocking dials import this module too
+        with loading:
+            from asyncio import shield
 
         context = contextvars.copy_context()  # a guard is entered in a context
         connecting = loop.run_in_executor(None, lambda: context.run(self.connect, limit))

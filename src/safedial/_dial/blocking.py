@@ -15,6 +15,7 @@ from safedial._dial.record import Record, last_error
 from safedial._dial.resolve import resolve
 from safedial._dial.settings import Settings, Timeout
 from safedial._dial.socket_class import can_be_nonblocking
+from safedial._forks import loading
 from safedial._retry.argument import DEFAULT, policy_after
 from safedial._steps import finish
 from safedial._tcp.connect import bind_source
@@ -37,7 +38,8 @@ def dial(
             record.asked = policy is not None and settings.policy is not DEFAULT
             if policy is None:
                 raise
-            from safedial._retry import loop  # late, because it loads tenacity
+            with loading:  # which loads tenacity
+                from safedial._retry import loop
 
             once = functools.partial(one_round, settings, record, known, timeout, source)
             rounds = loop.rounds(loop.Retries(policy, record), record, error, once, blocking=True)

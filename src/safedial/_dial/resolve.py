@@ -1,5 +1,6 @@
 """Resolve a host: with the system's resolver, or one that the user gives and whose answer is checked."""
 
+import encodings.idna  # noqa: F401  # getaddrinfo() would import it for the first name
 import functools
 import inspect
 import socket
