@@ -71,6 +71,13 @@ async def in_thread(function: Callable[..., T], *args: Any) -> T:
     return await asyncio.to_thread(function, *args)
 
 
+def in_event_loop() -> bool:
+    """Return whether an event loop runs in this thread, asyncio's or trio's. It must not wait for a disk."""
+    # None while another thread imports asyncio just now.
+    running = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)
+    return (running is not None and running() is not None) or running_trio() is not None
+
+
 def running_trio() -> Any:
     """Return the module trio if one of its tasks runs here, else None. A program that runs it has imported it."""
     trio = sys.modules.get("trio")
