@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from safedial._address import Host, Port, SockAddr, describe, printable
+from safedial._address import Host, Port, SockAddr, describe, printable, shown
 
 logger = logging.getLogger("safedial")
 
@@ -99,7 +99,7 @@ def check_hook(on_event: Any) -> OnEvent | None:
     called = getattr(kind, "__call__", None)  # noqa: B004  # to look at it, not to ask whether it is there
     awaits = inspect.iscoroutinefunction(on_event) or inspect.iscoroutinefunction(called)
     if on_event is not None and (not callable(on_event) or awaits):
-        raise TypeError(f"on_event must be callable (but not a coroutine function) or None, not {on_event!r}")
+        raise TypeError(f"on_event must be callable (but not a coroutine function) or None, not {shown(on_event)}")
     hook: OnEvent | None = on_event
     return hook
 

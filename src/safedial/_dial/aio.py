@@ -11,7 +11,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from safedial._address import AddrInfo, Host, Port, SockAddr, interleave, numeric, of_families
+from safedial._address import AddrInfo, Host, Port, SockAddr, interleave, numeric, of_families, skips_resolver
 from safedial._dial import race_tasks
 from safedial._dial.attempt import Attempt
 from safedial._dial.race import Race
@@ -140,7 +140,9 @@ async def _addresses(
 ) -> Sequence[AddrInfo]:
     infos: Sequence[AddrInfo] = numeric(host, port, target.family)
     if infos and target.proto in (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP):  # asyncio's rule
-        return infos
+        if host is not target.host or skips_resolver():
+            return infos
+        resolver = None
     hints = {"family": target.family, "proto": target.proto, "flags": target.flags}
     watched = record.watched and host is target.host
     if watched:

@@ -51,7 +51,7 @@ class Attempt:
                 try:
                     self.sock.setsockopt(*option)
                 except OSError as error:
-                    error.add_note(f"safedial: socket_options: setsockopt{option} failed")
+                    error.add_note(f"safedial: socket_options: setsockopt{option[:2]} failed")
                     raise
             if bind is not None and source is not None:
                 self._bind(bind, source[0])

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from safedial._address import AddrInfo, SockAddr, checked, family_of, interleave, of_families
+from safedial._address import AddrInfo, SockAddr, checked, family_of, interleave, of_families, skips_resolver
 from safedial._dial import race_sockets
 from safedial._dial.attempt import Attempt
 from safedial._dial.race import Race
@@ -66,10 +66,10 @@ def _round(
     if record.on_event is not None or record.round > 1 or record.troubled or logger.isEnabledFor(logging.DEBUG):
         record.begin_round()  # is *observed*, spelled out: most dials are spared a call
     infos: Sequence[AddrInfo] = known
-    if not infos:
+    if not infos or not skips_resolver():
         if record.watched:
             record.begins(record.host)
-        infos = resolve(record, settings.resolver, settings.family)
+        infos = resolve(record, None if known else settings.resolver, settings.family)
         if record.watched:
             record.resolved()
     bind = None

@@ -14,7 +14,7 @@ from safedial._retry.argument import DEFAULT
 _Address: TypeAlias = tuple[Host, Port]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Dialer(Settings):
     """The settings of a dial, checked once and used often.
 
