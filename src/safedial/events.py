@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from safedial._address import Host, Port, SockAddr, describe, printable, shown
+from safedial._address import Host, Port, SockAddr, describe, printable, shown, worded
 
 logger = logging.getLogger("safedial")
 
@@ -192,7 +192,10 @@ def _sentence(event: DialEvent) -> tuple[str, tuple[Any, ...]]:
 def _fields(event: DialEvent) -> dict[str, Any]:
     """Return the attributes that the log record gets."""
     names = ("host", "port", "round", "elapsed", "wait", "error_type", "reason", "client")
-    return {name: _clean(getattr(event, name)) for name in names}
+    fields = {name: _clean(getattr(event, name)) for name in names}
+    if isinstance(event.host, str):
+        fields["host"] = worded(event.host)
+    return fields
 
 
 def _dialed(event: DialEvent) -> str:

@@ -1,5 +1,6 @@
 """The blocking dials `safe_connect` and `Dialer.dial`, and the Dialer that asyncio shares."""
 
+import functools
 import socket
 import sys
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from safedial._dial import blocking
 from safedial._dial.settings import BlockingResolver, DialOptions, Settings, Timeout, check_source, checked_timeout
 from safedial._forks import loading
 from safedial._retry.argument import DEFAULT
+from safedial._steps import in_event_loop
+from safedial.events import warn
 
 _Address: TypeAlias = tuple[Host, Port]
 
@@ -49,7 +52,10 @@ class Dialer(Settings):
         resolver: called in every round, unless host and port are numbers, as ``resolver(host, port, family=...,
             type=..., proto=..., flags=...)``; returns a list as `socket.getaddrinfo` does. For `dial_async` it may be
             a coroutine function; any other callable runs in a thread there. An OSError is a failed resolution; other
-            exceptions end the dial. It is not asked for the source address. Default: None, the system's.
+            exceptions end the dial. It is not asked for the source address. Of its answer, as of the system's, the
+            first 100 addresses are used. Default: None, `socket.getaddrinfo`, or the loop's in asyncio. If a program
+            put a function of its own in place of `socket.getaddrinfo`, such as one that pins names, it is asked about
+            numbers too.
         policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying` that decides on another round. Both kinds work in
             blocking and in asyncio dials, and are copied for each dial. The last real exception is raised, whatever
             ``reraise`` and ``retry_error_callback`` say. A strategy or hook that awaits raises TypeError in a
@@ -102,6 +108,12 @@ class ConnectOptions(DialOptions, total=False):
 _PLAIN = Settings()
 
 
+@functools.cache  # once
+def _say_that_it_blocks() -> None:
+    template = "safe_connect() blocks the event loop of this thread; in a coroutine, use %s or %s"
+    warn(template, "await safedial.open_connection(host, port)", "await dialer.dial_async(address)")
+
+
 def safe_connect(
     address: _Address,
     timeout: Timeout = DEFAULT,
@@ -134,6 +146,8 @@ def safe_connect(
         TypeError, ValueError: an argument is invalid; the message names it.
     """
     settings = Settings.of("safe_connect", options) if options else _PLAIN
+    if "asyncio" in sys.modules and in_event_loop():
+        _say_that_it_blocks()
     if timeout is not DEFAULT:
         timeout = checked_timeout(timeout)
     if source_address:

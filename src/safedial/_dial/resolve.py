@@ -3,15 +3,17 @@
 import encodings.idna  # noqa: F401  # getaddrinfo() would import it for the first name
 import functools
 import inspect
+import logging
 import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from safedial._address import AddrInfo, Host, Port, describe, of_families, shown, worded
+from safedial._address import AddrInfo, Host, Port, describe, shown, worded
 from safedial._dial import seen
 from safedial._dial.record import Record
 from safedial._dial.settings import Resolver
 from safedial._steps import within
+from safedial.events import log
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 # The largest port, flow label (RFC 8200 section 6) and scope id of a socket address.
 _LARGEST = {socket.AF_INET: (2**16 - 1,), socket.AF_INET6: (2**16 - 1, 2**20 - 1, 2**32 - 1)}
 _LARGEST_INT = 2**31 - 1
+# Addresses of a name that are used. More would only make each round longer; the answer comes from outside.
+MOST_ADDRESSES = 100
 
 
 def resolve(record: Record, resolver: Resolver | None, family: int) -> Sequence[AddrInfo]:
@@ -36,6 +40,7 @@ def resolve(record: Record, resolver: Resolver | None, family: int) -> Sequence[
                     answer.close()
                 raise TypeError("resolver: its answer must be awaited, which a blocking dial can't do")
             infos = checked_answer(answer, family)
+        infos = _bounded(infos, host, port)
         seen.remember((host, family))
         record.deadline.limit(None)  # the resolver could not be interrupted
     except Exception as error:
@@ -57,7 +62,7 @@ async def resolve_async(
         _explain(error, record, host, port, resolver)
         raise
     seen.remember(key)
-    return infos
+    return _bounded(infos, host, port)
 
 
 async def _ask(
@@ -107,7 +112,10 @@ def checked_answer(answer: Any, family: int) -> Sequence[AddrInfo]:
     Raises TypeError or ValueError naming the resolver if an address could not be dialed.
     """
     infos = listed(answer)
+    usable: list[AddrInfo] = []
     for info in infos:
+        if len(usable) > MOST_ADDRESSES:
+            break  # the rest is not used
         try:
             valid = _can_be_dialed(*info)
         except (TypeError, ValueError, AttributeError, KeyError, OSError):
@@ -116,10 +124,20 @@ def checked_answer(answer: Any, family: int) -> Sequence[AddrInfo]:
             raise ValueError(
                 f"resolver must return (family, SOCK_STREAM, proto, canonname, (address, port, ...)), not {shown(info)}"
             )
-    usable = of_families(infos, (family,)) if family else infos
+        if family in (0, info[0]):
+            usable.append(info)
     if not usable:
         raise OSError("the resolver returned no address")
     return usable
+
+
+def _bounded(infos: Sequence[AddrInfo], host: Host, port: Port) -> Sequence[AddrInfo]:
+    """Return the first addresses of *infos*, at most `MOST_ADDRESSES`."""
+    if len(infos) <= MOST_ADDRESSES:
+        return infos
+    template = "%s: only the first %d addresses are used of those that the resolver returned"
+    log(logging.DEBUG, template, describe(host, port), MOST_ADDRESSES)
+    return infos[:MOST_ADDRESSES]
 
 
 def _can_be_dialed(family: Any, kind: Any, proto: Any, _canonname: Any, sockaddr: Any) -> bool:

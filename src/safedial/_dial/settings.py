@@ -80,6 +80,8 @@ class Settings:
 
 def unexpected(function: str, name: str, known: Iterable[str]) -> str:
     """Return the message of the TypeError for a keyword argument *name* that *function* does not take."""
+    if name == "dialer":
+        return f"{function}() takes no dialer: use its methods, dialer.dial(address) or dialer.dial_async(address)"
     return f"{function}() got an unexpected keyword argument {name!r}; it takes {', '.join(sorted(known))}"
 
 

@@ -40,7 +40,7 @@ def check_policy(policy: Any) -> Any:
     if not isinstance(policy, Retrying | AsyncRetrying):
         raise TypeError(
             f"policy must be a tenacity.Retrying or AsyncRetrying, such as safedial.reconnect(), "
-            f"or None for a single round, not {shown(policy)}"
+            f"or None for a single round, not {shown(policy)}{_hint(policy)}"
         )
     _plain_classes.update((Retrying, AsyncRetrying))
     if type(policy) not in _plain_classes:
@@ -49,6 +49,19 @@ def check_policy(policy: Any) -> Any:
         except TypeError as error:
             raise TypeError(f"policy: {type(policy).__name__}.copy() must work, but raised: {error}") from error
     return policy
+
+
+def _hint(policy: Any) -> str:
+    """Return what was probably meant by *policy*, which is none."""
+    if type(policy) is int:
+        return f"; for {policy} rounds: policy=safedial.redial({policy})"
+    if getattr(policy, "__module__", None) == "safedial._retry.policies" and hasattr(policy, "__name__"):
+        return f"; call it: policy=safedial.{policy.__name__}()"
+    if hasattr(policy, "dial_async"):
+        return "; to dial with a Dialer, call its dial(address)"
+    if hasattr(policy, "predicate"):
+        return "; a strategy is a part of a policy: tenacity.Retrying(retry=...)"
+    return ""
 
 
 def policy_after(policy: PolicyArgument, error: Exception) -> "Policy | None":

@@ -20,19 +20,42 @@ from safedial.errors import PortsExhaustedError
 # Seconds. On loopback a port in TIME_WAIT is free again after 1 s (Linux, tcp_tw_reuse = 2): two waits suffice there.
 _port_backoff = wait_random_exponential(min=0.5, multiplier=1.0, max=5.0)
 
-retry_if_spurious = tenacity.retry_if_exception(is_spurious)
-"""Tenacity strategy: retry a self-connect, and EADDRNOTAVAIL if it is transient.
 
-Neither says anything about the server. Combine it with a stop and a wait: dialing at once makes exhaustion worse.
-"""
+class _Strategy(tenacity.retry_if_exception):
+    """A strategy that is there already: it is not called to make one, as tenacity's classes are."""
 
-retry_if_transient = tenacity.retry_if_exception(is_transient)
-"""Tenacity strategy: retry spurious errors, and those of a server that is down and may come back.
+    def __call__(self, retry_state: RetryCallState | None = None) -> bool:
+        if retry_state is None:
+            raise TypeError(f"{self!r} is a strategy already, which is not called: retry=safedial.{self!r}")
+        return super().__call__(retry_state)
 
-Refused, reset, timed out, unreachable, an end of file before the handshake was over, a temporary failure of the
-resolver, and what servers say while they start, stop or are full. docs/clients.md has the whole list. A name that does
-not resolve is retried only if it did before in this process.
-"""
+    def __repr__(self) -> str:
+        return type(self).__name__.lstrip("_")
+
+
+# Classes of their own, so that help() explains each.
+class _retry_if_spurious(_Strategy):  # noqa: N801  # as tenacity names its strategies
+    """Tenacity strategy: retry a self-connect, and EADDRNOTAVAIL if it is transient.
+
+    Neither says anything about the server. Combine it with a stop and a wait: dialing at once makes exhaustion worse::
+
+        tenacity.Retrying(retry=safedial.retry_if_spurious, stop=..., wait=...)
+    """
+
+
+class _retry_if_transient(_Strategy):  # noqa: N801  # as above
+    """Tenacity strategy: retry spurious errors, and those of a server that is down and may come back.
+
+    Refused, reset, timed out, unreachable, an end of file before the handshake was over, a temporary failure of the
+    resolver, and what servers say while they start, stop or are full. docs/clients.md has the whole list. A name that
+    does not resolve is retried only if it did before in this process::
+
+        tenacity.Retrying(retry=safedial.retry_if_transient, stop=..., wait=...)
+    """
+
+
+retry_if_spurious = _retry_if_spurious(is_spurious)
+retry_if_transient = _retry_if_transient(is_transient)
 
 Also: TypeAlias = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool]
 
