@@ -64,8 +64,8 @@ def test_result_of_print_is_no_hook(server):
     safedial.safe_connect(server.getsockname(), on_event=None).close()
 
 
-def test_blocking_dial_in_a_coroutine_is_said_once(server, caplog):
-    dialer._say_that_it_blocks.cache_clear()
+def test_blocking_dial_in_a_coroutine_is_said_once(server, caplog, monkeypatch):
+    monkeypatch.setattr(dialer, "_looks", 20)
 
     async def main():
         for _ in range(2):

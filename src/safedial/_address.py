@@ -9,7 +9,7 @@ import threading
 import types
 from collections.abc import Container, Sequence
 from functools import lru_cache
-from typing import Any, SupportsIndex, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias, cast
 
 Host: TypeAlias = str | bytes | None
 Port: TypeAlias = int | str | None
@@ -46,7 +46,7 @@ def shown(value: object) -> str:
     if isinstance(value, _FUNCTIONS):
         return f"the function {value.__qualname__}"
     article = "an" if kind.__name__[0] in "aeiouAEIOU" else "a"
-    size = f" of {len(value)}" if isinstance(value, tuple | list) else ""
+    size = f" of {len(cast('tuple[Any, ...]', value))}" if isinstance(value, tuple | list) else ""
     return f"{article} {kind.__name__}{size}"
 
 
@@ -102,7 +102,7 @@ def seconds(name: str, value: Any) -> float:
 
 # Whose getaddrinfo() only resolves; the last two let other greenlets run meanwhile.
 _PLAIN_RESOLVERS = frozenset({"socket", "gevent", "eventlet"})
-_plain: object = None  # the last getaddrinfo() that proved to be one of these
+plain_getaddrinfo: object = None  # the last getaddrinfo() that proved to be one of these
 
 
 # Each dial calls this first. typed=True, or the port 80.0 would be taken for the cached port 80.
@@ -132,16 +132,16 @@ def skips_resolver() -> bool:
 
     A program that put its own function there (DNS pinning, a guard against SSRF) is asked about numbers too.
     """
-    return socket.getaddrinfo is _plain or _is_plain(socket.getaddrinfo)
+    return socket.getaddrinfo is plain_getaddrinfo or _is_plain(socket.getaddrinfo)
 
 
 def _is_plain(getaddrinfo: Any) -> bool:
-    global _plain
+    global plain_getaddrinfo
     # Not by __module__, which functools.wraps() copies.
     module = getattr(getaddrinfo, "__globals__", {}).get("__name__", "")
     if module.partition(".")[0] not in _PLAIN_RESOLVERS:
         return False
-    _plain = getaddrinfo
+    plain_getaddrinfo = getaddrinfo
     return True
 
 
@@ -206,6 +206,10 @@ def interleave(infos: Sequence[AddrInfo], first_family_count: int) -> Sequence[A
 
 def describe(host: object, port: object) -> str:
     """Return *host* and *port* in words: ``127.0.0.1 port 5432``."""
+    if host.__class__ is str and port.__class__ is int:
+        plain = f"{host} port {port}"
+        if host and "@" not in plain and plain.isprintable():  # as it nearly always is; a refused dial asks twice
+            return plain
     return f"{worded(host)} port {_text(port)}"
 
 

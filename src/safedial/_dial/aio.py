@@ -4,7 +4,7 @@ If it is cancelled, `Attempt` closes its socket, and `race_tasks` cancels the ot
 """
 
 import asyncio
-import concurrent.futures.thread  # noqa: F401  # asyncio loads it when a loop needs its first thread
+import concurrent.futures.thread  # noqa: F401  # pyright: ignore[reportUnusedImport]  # the first thread would load it
 import functools
 import math
 import socket

@@ -7,7 +7,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from safedial._address import AddrInfo, SockAddr, checked, family_of, interleave, of_families, skips_resolver
+from safedial import _address
+from safedial._address import AddrInfo, SockAddr, checked, family_of, interleave, of_families
 from safedial._dial import race_sockets
 from safedial._dial.attempt import Attempt
 from safedial._dial.race import Race
@@ -66,7 +67,8 @@ def _round(
     if record.on_event is not None or record.round > 1 or record.troubled or logger.isEnabledFor(logging.DEBUG):
         record.begin_round()  # is *observed*, spelled out: most dials are spared a call
     infos: Sequence[AddrInfo] = known
-    if not infos or not skips_resolver():
+    # The comparison spares most dials a call.
+    if not infos or (socket.getaddrinfo is not _address.plain_getaddrinfo and not _address.skips_resolver()):
         if record.watched:
             record.begins(record.host)
         infos = resolve(record, None if known else settings.resolver, settings.family)

@@ -1,6 +1,5 @@
 """The blocking dials `safe_connect` and `Dialer.dial`, and the Dialer that asyncio shares."""
 
-import functools
 import socket
 import sys
 from dataclasses import dataclass
@@ -108,10 +107,18 @@ class ConnectOptions(DialOptions, total=False):
 _PLAIN = Settings()
 
 
-@functools.cache  # once
-def _say_that_it_blocks() -> None:
-    template = "safe_connect() blocks the event loop of this thread; in a coroutine, use %s or %s"
-    warn(template, "await safedial.open_connection(host, port)", "await dialer.dial_async(address)")
+# So many calls are looked at; after that, a dial need not pay for it.
+_looks = 20
+
+
+def _look_for_an_event_loop() -> None:
+    """Warn, once, if this call of `safe_connect` blocks an event loop."""
+    global _looks
+    _looks -= 1
+    if in_event_loop():
+        _looks = 0
+        template = "safe_connect() blocks the event loop of this thread; in a coroutine, use %s or %s"
+        warn(template, "await safedial.open_connection(host, port)", "await dialer.dial_async(address)")
 
 
 def safe_connect(
@@ -146,8 +153,8 @@ def safe_connect(
         TypeError, ValueError: an argument is invalid; the message names it.
     """
     settings = Settings.of("safe_connect", options) if options else _PLAIN
-    if "asyncio" in sys.modules and in_event_loop():
-        _say_that_it_blocks()
+    if _looks and "asyncio" in sys.modules:
+        _look_for_an_event_loop()
     if timeout is not DEFAULT:
         timeout = checked_timeout(timeout)
     if source_address:

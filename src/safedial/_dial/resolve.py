@@ -1,6 +1,6 @@
 """Resolve a host: with the system's resolver, or one that the user gives and whose answer is checked."""
 
-import encodings.idna  # noqa: F401  # getaddrinfo() would import it for the first name
+import encodings.idna  # noqa: F401  # pyright: ignore[reportUnusedImport]  # the first name would load it
 import functools
 import inspect
 import logging
