@@ -133,6 +133,7 @@ def main():
         "names", nargs="*", metavar="name", help=f"of {', '.join(PEERS)}; default: {', '.join(DEFAULT)}"
     )
     names = parser.parse_args().names or DEFAULT
+    signal.signal(signal.SIGTERM, lambda *received: sys.exit(1))  # so that what runs is ended, and its files removed
     if unknown := set(names) - set(PEERS):
         parser.error(f"no such peer: {', '.join(sorted(unknown))}")
     print(f"{'peer':<28} {'version':<10} {'tests':>6} {'plain':>6} {'ours':>6} {'connects':>9}  differences")
