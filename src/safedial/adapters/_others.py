@@ -19,14 +19,14 @@ from safedial._retry.argument import DEFAULT
 _STAND_INS = ("gevent", "eventlet")
 
 
-def is_theirs(function: Any, package: str) -> bool:
-    """Return whether *function*, found where *package* has one of its own, was put there by somebody else."""
+def is_theirs(function: Any, *packages: str) -> bool:
+    """Return whether *function*, found where one of *packages* has its own, was put there by somebody else."""
     function = function.__func__ if type(function) is MethodType else function
     if type(function) is not FunctionType:  # a mock, or a proxy that looks like the function
         return True
     # Names can be copied, as functools.wraps() does. The globals can't.
     home = str(function.__globals__.get("__name__"))
-    return home.partition(".")[0] not in (package, *_STAND_INS)
+    return home.partition(".")[0] not in (*packages, *_STAND_INS)
 
 
 def own_class(module: ModuleType, name: str) -> Any:
@@ -40,12 +40,12 @@ def own_class(module: ModuleType, name: str) -> Any:
     raise ImportError(f"{module.__name__}.{name} was replaced: import safedial's adapter before that")
 
 
-def refuse_bypass(safe: object, module: ModuleType, **own_classes: Any) -> None:
-    """Raise RuntimeError if somebody replaced one of *module*'s *own_classes*: *safe*, derived from it, bypasses him."""
+def refuse_bypass(safe: str, module: ModuleType, **own_classes: Any) -> None:
+    """Raise RuntimeError if somebody replaced one of *module*'s *own_classes*, which the class *safe* would bypass."""
     for name, own in own_classes.items():
         if (found := getattr(module, name)) is not own:
             raise RuntimeError(
-                f"{type(safe).__name__} would bypass {name_of(found)}, which somebody put in the place of "
+                f"{safe} would bypass {name_of(found)}, which somebody put in the place of "
                 f"{module.__name__}.{name}, as cassettes do: use {module.__name__}.{name} here, inside safedial.guard()"
             )
 

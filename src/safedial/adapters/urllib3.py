@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import override
 
-from safedial._clients.guard import guard
+from safedial._clients.guard import inside
 from safedial._dial.dialer import Dialer
 from safedial.adapters import TakesDialer, _others, checked_dialer, merged, needs, takes_dialer
 
@@ -46,7 +46,7 @@ class SafeHTTPConnection(TakesDialer, _Plain):
     # Private: the only place where a connection dials; urllib3's own SOCKS classes override it too.
     @override
     def _new_conn(self) -> socket.socket:
-        _others.refuse_bypass(self, connection, HTTPConnection=_Plain, HTTPSConnection=_PlainTLS)
+        _others.refuse_bypass(type(self).__name__, connection, HTTPConnection=_Plain, HTTPSConnection=_PlainTLS)
         below: Any = super()._new_conn
         if _others.is_theirs(below, "urllib3"):
             sock: socket.socket = _others.by_library(self.dialer, below)
@@ -112,7 +112,7 @@ class _SafePool(TakesDialer):
     def _new_conn(self) -> Any:
         below: Any = super()
         made = below._new_conn()
-        if isinstance(made, SafeHTTPConnection) and "dialer" in vars(self):
+        if isinstance(made, SafeHTTPConnection) and self.dialer is not TakesDialer.dialer:
             made.dialer = self.dialer
         return made
 
@@ -120,7 +120,7 @@ class _SafePool(TakesDialer):
         below: Any = super()
         if issubclass(self.ConnectionCls, SafeHTTPConnection):
             return below.urlopen(*args, **kwds)
-        with guard():
+        with inside():
             return below.urlopen(*args, **kwds)
 
 
