@@ -50,10 +50,10 @@ def refuse_bypass(safe: str, module: ModuleType, **own_classes: Any) -> None:
             )
 
 
-def can_dial(dialer: Dialer, host: Any, port: Any) -> bool:
-    """Return whether *dialer* takes *host* and *port*. If not, the library's own dial raises its own error."""
+def can_dial(dialer: Dialer, address: Any) -> bool:
+    """Return whether *dialer* takes *address*. If not, the library's own dial raises its own error."""
     try:
-        checked((host, port), dialer.family)
+        checked(address, dialer.family)
     except (TypeError, ValueError):
         return dialer.resolver is not None  # it must not be bypassed: the Dialer's error is raised
     return True
@@ -75,7 +75,7 @@ def connected(dialer: Dialer, module: Any, address: tuple[Any, Any], timeout: An
     Also if *dialer* does not take *address*. *timeout* is the library's default, *more* are its own arguments.
     """
     create_connection = module.create_connection
-    if can_dial(dialer, *address) and not is_theirs(create_connection, module.__name__.partition(".")[0]):
+    if can_dial(dialer, address) and not is_theirs(create_connection, module.__name__.partition(".")[0]):
         return dialer.dial(address)
     timeout = timeout if dialer.timeout is DEFAULT else dialer.timeout
     return by_library(dialer, create_connection, address, timeout, dialer.source_address or None, **more)

@@ -40,7 +40,7 @@ class SafeDial(TakesDialer):
     def _left(self, below: Any) -> bool:
         """Return whether the dial is left to *below*: somebody put it there, or its error is wanted."""
         own: Any = self
-        return _others.is_theirs(below, "redis", "valkey") or not _others.can_dial(self.dialer, own.host, own.port)
+        return _others.is_theirs(below, "redis", "valkey") or not _others.can_dial(self.dialer, (own.host, own.port))
 
     # Private: _connect, which the safe classes override to call this with the one below. TLS begins on the socket that
     # it returns.

@@ -157,7 +157,7 @@ class _AsyncBackend(TakesDialer, AnyIOBackend):
 def _left(dialer: Dialer, below: Any, dial: Any, package: str, host: str, port: int) -> bool:
     """Return whether a connection is left to *below*, httpcore's own, which dials by means of *dial*."""
     replaced = _others.is_theirs(below, "httpcore") or _others.is_theirs(dial, package)
-    return replaced or not _others.can_dial(dialer, host, port)
+    return replaced or not _others.can_dial(dialer, (host, port))
 
 
 def _with(

@@ -181,8 +181,7 @@ def _safe_pool(kind: Any) -> Any:
     owner = next(base for base in kind.__mro__ if "ConnectionCls" in vars(base))
     if owner not in (urllib3.HTTPConnectionPool, urllib3.HTTPSConnectionPool):
         _checked(_SAFE.get(kind.ConnectionCls, kind.ConnectionCls))
-    own = {urllib3.HTTPConnectionPool: SafeHTTPConnectionPool, urllib3.HTTPSConnectionPool: SafeHTTPSConnectionPool}
-    return own.get(kind) or type(f"Safe{kind.__name__}", (_SafePool, kind), {})
+    return type(kind.__name__, (_SafePool, kind), {"__module__": __name__})  # pools show their name in messages
 
 
 def _checked(kind: Any) -> Any:
