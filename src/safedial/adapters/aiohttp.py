@@ -4,6 +4,7 @@ aiohttp dials and shakes hands in one call, so the guard is put around that call
 pool, limits, timeouts, proxies, TLS and socket options stay aiohttp's own.
 """
 
+import functools
 from typing import Any, TypeVar
 
 from typing_extensions import override
@@ -54,6 +55,7 @@ def protect(session: S, *, policy: PolicyArgument = DEFAULT, on_event: OnEvent |
 
     # Private: the method that BaseConnector leaves to its subclasses. Name, dial, proxy and TLS are all in it. It is
     # looked up at each dial, because somebody may replace it.
+    @functools.wraps(type(connector)._create_connection)  # pyright: ignore[reportPrivateUsage]
     async def create(*args: Any, **kwds: Any) -> ResponseHandler:
         made: ResponseHandler = await type(connector)._create_connection(connector, *args, **kwds)
         return made
