@@ -45,18 +45,23 @@ def _dial(dialer: Dialer, address: tuple[str, int], timeout: Any, source_address
     return sock
 
 
-def _dial_http(name: str, *args: Any) -> socket.socket:
+def _refuse_bypass(name: str) -> None:
     _others.refuse_bypass(name, http.client, HTTPConnection=_Plain, HTTPSConnection=_PlainTLS)
+
+
+def _dial_http(name: str, *args: Any) -> socket.socket:
+    _refuse_bypass(name)
     return _dial(*args)
 
 
 class SafeHTTPConnection(TakesDialer, _Plain):
     """An `http.client.HTTPConnection` that dials with *dialer*.
 
-    It raises RuntimeError if `http.client` has another class in the place of its own when it dials.
+    It raises RuntimeError if `http.client` has another class in the place of its own when it is made, or dials.
     """
 
     def __init__(self, *args: Any, **kwds: Any) -> None:
+        _refuse_bypass(type(self).__name__)
         super().__init__(*args, **kwds)
         # Private: http.client.HTTPConnection._create_connection, "stored as an instance variable to allow
         # unit tests to replace it". connect() goes on from there with proxies and TLS.
