@@ -93,8 +93,9 @@ def _guarded(creator: Callable[..., Any]) -> Callable[..., Any]:
 
 def _safe_connect(dialect: Any, policy: PolicyArgument, on_event: OnEvent | None) -> Callable[..., Any]:
     """Return what is to be the ``connect()`` of *dialect*. It is called after all listeners."""
-    own = vars(dialect).get("connect")
-    theirs = own if own is not None and _others.is_theirs(own, "safedial") else None
+    theirs = vars(dialect).get("connect")
+    if theirs is not None and not _others.is_theirs(theirs, "safedial"):
+        theirs = getattr(theirs, "__wrapped__", None)  # it is ours, from the last time
 
     @functools.wraps(type(dialect).connect)
     def dial(*args: Any, **kwds: Any) -> Any:
@@ -111,7 +112,7 @@ def _safe_connect(dialect: Any, policy: PolicyArgument, on_event: OnEvent | None
         # Waits must not block the loop, so they are made outside of SQLAlchemy's greenlet.
         return await_only(safe(*args, **kwds)) if dialect.is_async else safe(*args, **kwds)
 
-    return connect
+    return functools.wraps(theirs)(connect) if theirs else connect
 
 
 def _named(*_: Any, host: Any = None, server: Any = None, port: Any = None, **__: Any) -> Iterable[Address]:
