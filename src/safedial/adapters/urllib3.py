@@ -55,6 +55,7 @@ class SafeHTTPConnection(TakesDialer, _Plain):
         # Private: the name with the dot at its end. `host` lacks the dot, and a resolver needs it.
         host = self._dns_host
         try:
+            host.encode("idna")  # as urllib3 does, whatever the resolver says to such a name
             sock = _others.connected(
                 dialer,
                 util_connection,
@@ -62,8 +63,8 @@ class SafeHTTPConnection(TakesDialer, _Plain):
                 dialer.timeout,
                 socket_options=list(dialer.socket_options or ()),
             )
-        except UnicodeError as error:
-            raise LocationParseError(f"'{host}', label empty or too long") from error
+        except UnicodeError:
+            raise LocationParseError(f"'{host}', label empty or too long") from None
         except socket.gaierror as error:
             raise NameResolutionError(self.host, self, error) from error
         except TimeoutError as error:
