@@ -7,12 +7,12 @@ import _socket
 import operator
 import os
 import socket
-import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 from safedial._address import INET
+from safedial._forks import lock_held_across_forks
 
 # The next step towards the kernel: connects, or raises the kernel's error.
 Below: TypeAlias = Callable[[socket.socket, Any], None]
@@ -30,15 +30,6 @@ class Layer(Protocol):
     def wanted(self) -> bool: ...  # whether it handles the connects of this thread or task, now
 
     def connect(self, sock: socket.socket, address: Any, below: Below) -> None: ...
-
-
-def lock_held_across_forks() -> threading.RLock:
-    """Return a lock that fork() waits for: in the child, its data is whole and nobody holds it."""
-    lock = threading.RLock()
-    # fork() takes these locks in the reverse order of creation. Code must take them in that order, too.
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
-    return lock
 
 
 # The layers from the program down to the kernel, and each layer as often as it was put.

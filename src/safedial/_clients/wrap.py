@@ -14,6 +14,7 @@ from safedial._clients.failures import Failures
 from safedial._clients.guard import guard
 from safedial._clients.hold import Address, hold
 from safedial._clients.sockets import close_async, close_quietly, self_connect_of
+from safedial._forks import loading
 from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy, policy_after
 from safedial._retry.multiple import with_shared_errno
 from safedial._retry.progress import Progress
@@ -170,7 +171,8 @@ class Call(Progress):
         try:
             if decides is None:
                 raise failure
-            from safedial._retry import loop  # late, because it loads tenacity
+            with loading:  # which loads tenacity
+                from safedial._retry import loop
 
             # No name for the Retries here: it holds the last error, whose traceback holds this frame.
             return await loop.rounds(loop.Retries(decides, self), self, failure, once, Exception, blocking=step is None)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from safedial._address import AddrInfo, SockAddr, checked, family_of, interleave, of_families
+from safedial._address import AddrInfo, SockAddr, checked, family_of, interleave, of_families, skips_resolver
 from safedial._dial import race_sockets
 from safedial._dial.attempt import Attempt
 from safedial._dial.race import Race
@@ -15,6 +15,7 @@ from safedial._dial.record import Record, last_error
 from safedial._dial.resolve import resolve
 from safedial._dial.settings import Settings, Timeout
 from safedial._dial.socket_class import can_be_nonblocking
+from safedial._forks import loading
 from safedial._retry.argument import DEFAULT, policy_after
 from safedial._steps import finish
 from safedial._tcp.connect import bind_source
@@ -37,7 +38,8 @@ def dial(
             record.asked = policy is not None and settings.policy is not DEFAULT
             if policy is None:
                 raise
-            from safedial._retry import loop  # late, because it loads tenacity
+            with loading:  # which loads tenacity
+                from safedial._retry import loop
 
             once = functools.partial(one_round, settings, record, known, timeout, source)
             rounds = loop.rounds(loop.Retries(policy, record), record, error, once, blocking=True)
@@ -64,10 +66,10 @@ def _round(
     if record.on_event is not None or record.round > 1 or record.troubled or logger.isEnabledFor(logging.DEBUG):
         record.begin_round()  # is *observed*, spelled out: most dials are spared a call
     infos: Sequence[AddrInfo] = known
-    if not infos:
+    if not infos or not skips_resolver():
         if record.watched:
             record.begins(record.host)
-        infos = resolve(record, settings.resolver, settings.family)
+        infos = resolve(record, None if known else settings.resolver, settings.family)
         if record.watched:
             record.resolved()
     bind = None

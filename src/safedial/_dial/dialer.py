@@ -1,18 +1,20 @@
 """The blocking dials `safe_connect` and `Dialer.dial`, and the Dialer that asyncio shares."""
 
 import socket
+import sys
 from dataclasses import dataclass
 from typing import TypeAlias, Unpack
 
 from safedial._address import Host, Port, checked
 from safedial._dial import blocking
 from safedial._dial.settings import BlockingResolver, DialOptions, Settings, Timeout, check_source, checked_timeout
+from safedial._forks import loading
 from safedial._retry.argument import DEFAULT
 
 _Address: TypeAlias = tuple[Host, Port]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Dialer(Settings):
     """The settings of a dial, checked once and used often.
 
@@ -62,15 +64,22 @@ class Dialer(Settings):
         TypeError, ValueError: an argument is invalid; the message names it.
     """
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "asyncio" in sys.modules:
+            with loading:  # now rather than in the event loop
+                from safedial._dial import aio as aio
+
     def dial(self, address: _Address, *, all_errors: bool = False) -> socket.socket:
         """Connect to *address*, a (host, port) pair, and return a blocking socket. See `safe_connect`."""
         return blocking.dial(self, address, self.timeout, self.source_address, all_errors)
 
     async def dial_async(self, address: _Address, *, all_errors: bool = False) -> socket.socket:
         """Connect in any asyncio event loop, and return a non-blocking socket. See `dial` and `open_connection`."""
-        import asyncio  # late: blocking dials import this module too
+        with loading:
+            import asyncio
 
-        from safedial._dial import aio
+            from safedial._dial import aio
 
         host, port, _ = checked(address, self.family)
         target = aio.Target(host, port, family=self.family, local_addr=self.source_address or None)

@@ -1,12 +1,13 @@
 """Resolve a host: with the system's resolver, or one that the user gives and whose answer is checked."""
 
+import encodings.idna  # noqa: F401  # getaddrinfo() would import it for the first name
 import functools
 import inspect
 import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from safedial._address import AddrInfo, Host, Port, describe, of_families
+from safedial._address import AddrInfo, Host, Port, describe, of_families, shown, worded
 from safedial._dial import seen
 from safedial._dial.record import Record
 from safedial._dial.settings import Resolver
@@ -88,7 +89,7 @@ def _explain(error: Exception, record: Record, host: Host, port: Port, resolver:
     if isinstance(error, OSError):
         record.failed(host, error)
     elif isinstance(error, UnicodeError):
-        error.add_note(f"safedial: the address {host!r} can't be a host name")
+        error.add_note(f"safedial: the address {worded(host)} can't be a host name")
     elif resolver is not None:
         error.add_note(f"safedial: raised by the resolver for {describe(host, port)}")
 
@@ -96,7 +97,7 @@ def _explain(error: Exception, record: Record, host: Host, port: Port, resolver:
 def listed(answer: Any) -> list[Any]:
     """Return *answer* as a list, or raise TypeError naming the resolver."""
     if isinstance(answer, str | bytes) or not hasattr(answer, "__iter__"):
-        raise TypeError(f"resolver must return a list of 5-tuples, as getaddrinfo() does, not {answer!r}")
+        raise TypeError(f"resolver must return a list of 5-tuples, as getaddrinfo() does, not {shown(answer)}")
     return list(answer)
 
 
@@ -113,7 +114,7 @@ def checked_answer(answer: Any, family: int) -> Sequence[AddrInfo]:
             valid = False
         if not valid:
             raise ValueError(
-                f"resolver must return (family, SOCK_STREAM, proto, canonname, (address, port, ...)), not {info!r}"
+                f"resolver must return (family, SOCK_STREAM, proto, canonname, (address, port, ...)), not {shown(info)}"
             )
     usable = of_families(infos, (family,)) if family else infos
     if not usable:

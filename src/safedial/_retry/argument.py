@@ -4,6 +4,7 @@ import enum
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from safedial._address import shown
+from safedial._forks import loading
 from safedial._retry.transient import is_spurious
 
 if TYPE_CHECKING:
@@ -31,7 +32,10 @@ def check_policy(policy: Any) -> Any:
     """Return *policy*, or raise TypeError if it is not a policy."""
     if policy is None or policy is DEFAULT or type(policy) in _plain_classes:
         return policy
-    from tenacity import AsyncRetrying, Retrying  # late: most programs never give a policy
+    with loading:
+        from tenacity import AsyncRetrying, Retrying
+
+        from safedial._retry import loop as loop  # which the first failure would load
 
     if not isinstance(policy, Retrying | AsyncRetrying):
         raise TypeError(
@@ -53,6 +57,6 @@ def policy_after(policy: PolicyArgument, error: Exception) -> "Policy | None":
         return policy
     if not is_spurious(error):
         return None  # redial() would stop too; this does not load tenacity for a mere refusal
-    from safedial._retry.policies import default_policy
-
+    with loading:
+        from safedial._retry.policies import default_policy
     return default_policy

@@ -13,6 +13,7 @@ from tenacity import AsyncRetrying, RetryCallState, Retrying, wait_random_expone
 from tenacity.retry import retry_base
 from tenacity.wait import wait_base
 
+from safedial._address import shown
 from safedial._retry.transient import errors_of, is_spurious, is_transient
 from safedial.errors import PortsExhaustedError
 
@@ -50,7 +51,7 @@ def redial(attempts: int = 3) -> Retrying:
         TypeError, ValueError: *attempts* is not a whole number of at least 1.
     """
     if isinstance(attempts, bool) or not isinstance(attempts, int):
-        raise TypeError(f"attempts must be a whole number, not {attempts!r}")
+        raise TypeError(f"attempts must be a whole number, not {shown(attempts)}")
     if attempts < 1:
         raise ValueError(f"attempts must be at least 1, not {attempts}")
     stop = tenacity.stop_after_attempt(attempts)
@@ -86,12 +87,12 @@ def reconnect(
         if value is None and name == "within":
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+            raise TypeError(f"{name} must be a number of seconds, not {shown(value)}")
         if not (0 < value < math.inf):
             hint = "; for a loop without end: within=None" if name == "within" else ""
-            raise ValueError(f"{name} must be positive and finite, not {value!r}{hint}")
+            raise ValueError(f"{name} must be positive and finite, not {shown(value)}{hint}")
     if not isinstance(names, bool):
-        raise TypeError(f"names must be True or False, not {names!r}")
+        raise TypeError(f"names must be True or False, not {shown(names)}")
     stop = tenacity.stop_never if within is None else tenacity.stop_after_delay(within)
     return Retrying(
         retry=RetryWhileDown(names, also), stop=stop, wait=_Backoff(within or math.inf, first, cap), reraise=True
@@ -114,7 +115,7 @@ def _predicate(also: Any) -> Callable[[BaseException], bool]:
     if callable(wanted):
         return cast("Callable[[BaseException], bool]", wanted)
     if not issubclass(type(wanted), tuple) or not all(map(_is_error_class, wanted)):
-        raise TypeError(f"also must be an exception class, a tuple of them, or a function, not {also!r}")
+        raise TypeError(f"also must be an exception class, a tuple of them, or a function, not {shown(also)}")
     return functools.partial(_is_any_of, wanted)  # no lambda: policies can be pickled
 
 
