@@ -17,6 +17,7 @@ import anyio
 import httpcore
 import httpx
 import pytest
+import pytest_socket
 import redis
 import requests
 import responses
@@ -485,6 +486,17 @@ class TestReplacedNames:
             assert get("http://pinned.invalid:1/") == "hello"
             assert asked
 
+    @pytest.mark.parametrize("name", sorted(WEB.keys() - {"aiohttp"}))  # aiohttp asks nobody about numbers
+    def test_is_asked_about_numbers(self, name, monkeypatch):
+        def refuse(*args, **kwds):
+            raise PermissionError("not inside")
+
+        with web.serve() as server, WEB[name]() as get:
+            monkeypatch.setattr(socket, "getaddrinfo", refuse)
+            with pytest.raises(Exception, match="not inside|attempts failed"):
+                get(server.url)
+            assert server.connections == 0
+
     def test_redis(self, names):
         for library, adapter in ((redis.Redis, our_redis), (valkey.Valkey, our_valkey)):
             with testing.Outage() as server:
@@ -660,18 +672,27 @@ class TestReplacedClasses:
         assert fault.triggered
         assert type(sock).made == 1
 
-    def test_of_sockets_that_blocks(self, monkeypatch):
-        """As pytest-socket's does."""
+    @pytest.mark.filterwarnings("ignore:A test tried to use socket")
+    @pytest.mark.parametrize("name", sorted(WEB.keys() - {"aiohttp", "httpx, asyncio"}))  # a loop makes sockets of its own
+    def test_of_sockets_that_blocks(self, name):
+        with web.serve() as server, WEB[name]() as get:
+            pytest_socket.disable_socket()
+            try:
+                with pytest.raises(pytest_socket.SocketBlockedError):
+                    get(server.url)
+            finally:
+                pytest_socket.enable_socket()
+            assert server.connections == 0
 
-        class Blocked(socket.socket):
-            def __new__(cls, *args, **kwds):
-                raise PermissionError("not inside")
-
-        monkeypatch.setattr(socket, "socket", Blocked)
-        with pytest.raises(PermissionError, match="not inside"):
-            our_socket.socket()
-        with pytest.raises(PermissionError, match="not inside"):
-            our_socket.create_connection((HOST, 1))
+    @pytest.mark.filterwarnings("ignore:A test tried to use socket")
+    def test_of_sockets_that_blocks_the_module_socket(self):
+        pytest_socket.disable_socket()
+        try:
+            for make in (our_socket.socket, lambda: our_socket.create_connection((HOST, 1))):
+                with pytest.raises(pytest_socket.SocketBlockedError):
+                    make()
+        finally:
+            pytest_socket.enable_socket()
 
     def test_gevent_is_nobody(self):
         script = """
