@@ -20,6 +20,7 @@ import redis
 import requests
 import urllib3
 import valkey
+from sqlalchemy.orm import Session
 
 import safedial.adapters
 from safedial import testing
@@ -201,3 +202,70 @@ CLASSES = [
 def test_a_class_is_named_after_the_librarys_and_is_one(safe, plain):
     assert issubclass(safe, plain)
     assert pickle.loads(pickle.dumps(safe)) is safe
+
+
+async def missing_await():
+    """Make a client in a coroutine that nobody awaits."""
+
+
+# Each natural mistake: (the adapter, what it is given, what its message says).
+MISTAKES = {
+    "redis, url": (
+        "redis",
+        lambda: "redis://:secret@db",
+        r"not a str\. Write protect\(redis\.Redis\.from_url\(url\)\)",
+    ),
+    "redis, class": ("redis", lambda: redis.Redis, r"not the class Redis\. Write protect\(redis\.Redis"),
+    "redis, valkey": ("redis", valkey.Valkey, r"valkey\.Valkey\. Write safedial\.adapters\.valkey\.protect\(\.\.\.\)"),
+    "valkey, url": ("valkey", lambda: b"valkey://:secret@db", r"not a bytes\. Write protect\(valkey\.Valkey\.from_url"),
+    "requests, url": ("requests", lambda: "https://secret", r"not a str\. Write protect\(requests\.Session\(\)\)"),
+    "requests, module": ("requests", lambda: requests, "not the module requests"),
+    "requests, httpx": ("requests", httpx.Client, r"an httpx\.Client\. Write safedial\.adapters\.httpx\.protect"),
+    "requests, async": ("requests", httpx.AsyncClient, r"AsyncClient\. Write safedial\.adapters\.httpx\.protect"),
+    "httpx, requests": ("httpx", requests.Session, r"requests\.sessions|Write safedial\.adapters\.requests\.protect"),
+    "httpx, class": ("httpx", lambda: httpx.AsyncClient, r"not the class AsyncClient\. Write protect\(httpx\.Client"),
+    "urllib3, requests": ("urllib3", requests.Session, r"Write safedial\.adapters\.requests\.protect"),
+    "aiohttp, url": ("aiohttp", lambda: "https://secret", r"not a str\. Write protect\(aiohttp\.ClientSession\(\)\)"),
+    "sqlalchemy, url": (
+        "sqlalchemy",
+        lambda: "postgresql://:secret@db",
+        r"not a str\. Write protect\(create_engine\(url",
+    ),
+    "sqlalchemy, session": (
+        "sqlalchemy",
+        lambda: Session(),
+        r"Session\. Write protect\(create_engine\(url\)\), before",
+    ),
+    "sqlalchemy, None": ("sqlalchemy", lambda: None, "not None"),
+}
+
+
+class TestMistakes:
+    @pytest.mark.parametrize("name", MISTAKES)
+    def test_message_names_the_right_line(self, name):
+        adapter, make, says = MISTAKES[name]
+        with pytest.raises(TypeError, match=says) as caught:
+            getattr(safedial.adapters, adapter).protect(make())
+        assert "secret" not in str(caught.value)
+
+    @pytest.mark.parametrize("adapter", ["aiohttp", "httpx", "redis", "requests", "sqlalchemy", "urllib3", "valkey"])
+    def test_missing_await(self, adapter):
+        coroutine = missing_await()
+        with contextlib.closing(coroutine), pytest.raises(TypeError, match=r"not a coroutine\. Write protect\(await"):
+            getattr(safedial.adapters, adapter).protect(coroutine)
+
+    def test_dialer_by_position(self):
+        for adapter, given in (
+            (safedial.adapters.requests, requests.Session()),
+            (safedial.adapters.redis, redis.Redis()),
+        ):
+            with pytest.raises(
+                TypeError, match=r"protect\(\) takes one client, and dialer=safedial\.Dialer\(.*by name"
+            ):
+                adapter.protect(given, safedial.Dialer())
+        with pytest.raises(TypeError, match=r"protect\(\) takes one client, and policy= by name"):
+            safedial.adapters.sqlalchemy.protect("x", safedial.redial())
+
+    def test_policy_as_the_dialer(self):
+        with pytest.raises(TypeError, match=r"for a policy give safedial\.Dialer\(policy=\.\.\.\)"):
+            safedial.adapters.requests.protect(requests.Session(), dialer=safedial.reconnect())

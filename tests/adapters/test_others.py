@@ -434,9 +434,9 @@ class TestReplacedFunctions:
         with testing.Outage(greeting) as server:
             theirs = pin(module, server.address)
             real = theirs._real
-            theirs._real = lambda address, timeout, source_address=None, **kwds: given.append(
-                (timeout, source_address)
-            ) or real(address, timeout, source_address, **kwds)
+            theirs._real = lambda address, timeout, source_address=None, **kwds: (
+                given.append((timeout, source_address)) or real(address, timeout, source_address, **kwds)
+            )
             more = {} if name == "smtplib" else {"dialer": Dialer(timeout=7, source_address=("127.0.0.2", 0))}
             dial("pinned.invalid", 1, **(more or {"dialer": Dialer(source_address=("127.0.0.2", 0))}))
         assert given == [(5 if name == "smtplib" else 7, ("127.0.0.2", 0))]
@@ -493,7 +493,7 @@ class TestReplacedNames:
 
         with web.serve() as server, WEB[name]() as get:
             monkeypatch.setattr(socket, "getaddrinfo", refuse)
-            with pytest.raises(Exception, match="not inside|attempts failed"):
+            with pytest.raises(Exception, match=r"not inside|attempts failed"):
                 get(server.url)
             assert server.connections == 0
 
@@ -546,7 +546,7 @@ class TestReplacedMethods:
                     assert get(server.url) == "hello"
             else:
                 port = testing.dead_port()
-                with testing.self_connect(port), pytest.raises(Exception, match="refused|Connect|attempts failed"):
+                with testing.self_connect(port), pytest.raises(Exception, match=r"refused|Connect|attempts failed"):
                     get(f"http://{HOST}:{port}/")
                 faults.assert_server_can_bind(HOST, port)
             assert calls == [method] * len(calls)
@@ -673,7 +673,9 @@ class TestReplacedClasses:
         assert type(sock).made == 1
 
     @pytest.mark.filterwarnings("ignore:A test tried to use socket")
-    @pytest.mark.parametrize("name", sorted(WEB.keys() - {"aiohttp", "httpx, asyncio"}))  # a loop makes sockets of its own
+    @pytest.mark.parametrize(
+        "name", sorted(WEB.keys() - {"aiohttp", "httpx, asyncio"})
+    )  # a loop makes sockets of its own
     def test_of_sockets_that_blocks(self, name):
         with web.serve() as server, WEB[name]() as get:
             pytest_socket.disable_socket()

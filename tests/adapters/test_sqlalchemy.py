@@ -233,9 +233,11 @@ class TestListeners:
             def dial(dialect, record, cargs, cparams):
                 return dialect.loaded_dbapi.connect(host=HOST, port=dead_port, user=USER)
 
-            with testing.self_connect(dead_port) as fault:
-                with pytest.raises(sqlalchemy.exc.OperationalError, match="refused|connect"):
-                    await engine.connect()
+            with (
+                testing.self_connect(dead_port) as fault,
+                pytest.raises(sqlalchemy.exc.OperationalError, match=r"refused|connect"),
+            ):
+                await engine.connect()
             assert fault.triggered
             await engine.dispose()
 

@@ -111,6 +111,8 @@ def _takes(right: str, wrong: str, why: str = "") -> Callable[[F], F]:
     def decorate(function: F) -> F:
         @functools.wraps(function)
         def checked(*args: Any, **kwds: Any) -> Any:
+            if function.__name__ == "protect" and args[1:]:
+                raise TypeError(f"protect() takes one client, and {right} by name")
             if wrong in kwds and (kwds.pop(wrong) is not None or wrong == "policy"):  # policy=None is one round
                 name = type(args[0]).__name__ if function.__name__ == "__init__" else function.__name__
                 raise TypeError(f"{name}() takes {right}, not {wrong}={why}")

@@ -4,7 +4,6 @@ Cassettes (vcrpy), mocks and DNS pinning replace the function or class by which 
 of its own, and would bypass them. So each one asks here first, and leaves the dial to them, guarded.
 """
 
-import inspect
 from collections.abc import Callable
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
@@ -79,25 +78,3 @@ def connected(dialer: Dialer, module: Any, address: tuple[Any, Any], timeout: An
         return dialer.dial(address)
     timeout = timeout if dialer.timeout is DEFAULT else dialer.timeout
     return by_library(dialer, create_connection, address, timeout, dialer.source_address or None, **more)
-
-
-def mistaken(argument: str, wanted: str, given: Any, instead: str, adapter: str) -> TypeError:
-    """Return the error for a *given* client that an adapter does not take. *instead* is the line for a URL."""
-    package = type(given).__module__.partition(".")[0]
-    if isinstance(given, str | bytes):
-        what, hint = f"a {type(given).__name__}", instead
-    elif isinstance(given, type):
-        what, hint = f"the class {given.__name__}", f"make one first: protect({given.__name__}(...))"
-    elif inspect.isawaitable(given):
-        what, hint = f"a {type(given).__name__}", "await it first: protect(await ...)"
-    elif isinstance(given, int | float | None):
-        what, hint = repr(given), instead
-    else:
-        # No repr, which may have a password.
-        what, hint = f"a {package}.{type(given).__name__}", _right_adapter(package, adapter) or instead
-    return TypeError(f"{argument} must be {wanted}, not {what}: {hint}")
-
-
-def _right_adapter(package: str, adapter: str) -> str | None:
-    known = ("aiohttp", "httpx", "redis", "requests", "sqlalchemy", "urllib3", "valkey")
-    return f"use safedial.adapters.{package}.protect" if package in known and package != adapter else None

@@ -11,6 +11,7 @@ from typing import Any
 from safedial._dial.dialer import Dialer
 from safedial._retry.argument import DEFAULT
 from safedial.adapters import TakesDialer, _others, checked_dialer, merged
+from safedial.adapters._mistakes import mistaken
 
 
 class SafeDial(TakesDialer):
@@ -146,7 +147,7 @@ class Library:
                 name = blocking.__name__
                 wanted = f"a client, pool, Sentinel or asyncio cluster of {name}"
                 instead = f"protect({name}.{name.capitalize()}.from_url(url))"
-                raise _others.mistaken("client", wanted, client, instead, name)
+                raise mistaken("client", wanted, client, instead, name)
             self._replace_class(pool, dialer)
         return client
 

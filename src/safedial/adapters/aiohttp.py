@@ -5,13 +5,14 @@ pool, limits, timeouts, proxies, TLS and socket options stay aiohttp's own.
 """
 
 import functools
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from typing_extensions import override
 
 from safedial._clients.wrap import wrap
 from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy
-from safedial.adapters import _others, needs, takes_policy
+from safedial.adapters import needs, takes_policy
+from safedial.adapters._mistakes import mistaken
 from safedial.events import OnEvent, check_hook
 
 with needs("aiohttp"):
@@ -26,8 +27,8 @@ def protect(session: S, *, policy: PolicyArgument = DEFAULT, on_event: OnEvent |
     """Make *session* safe, with its connections to proxies, and return it.
 
     A self-connect is reported as a refused connection: `aiohttp.ClientConnectorError`, or
-    `ClientProxyConnectionError` for a proxy, with a `safedial.SelfConnectError` as its ``os_error``. Connections that are
-    open stay as they are. A second call replaces the *policy* and *on_event* of the first.
+    `ClientProxyConnectionError` for a proxy, with a `safedial.SelfConnectError` as its ``os_error``. Connections that
+    are open stay as they are. A second call replaces the *policy* and *on_event* of the first.
 
     Args:
         session: an open `aiohttp.ClientSession`, or an `aiohttp.TCPConnector`.
@@ -46,7 +47,7 @@ def protect(session: S, *, policy: PolicyArgument = DEFAULT, on_event: OnEvent |
     if not isinstance(connector, aiohttp.TCPConnector):
         wanted = "an open ClientSession or an aiohttp.TCPConnector (no other one)"
         given = session if connector is None else connector
-        raise _others.mistaken("session", wanted, given, "protect(aiohttp.ClientSession())", "aiohttp")
+        raise mistaken("session", wanted, given, "protect(aiohttp.ClientSession())", "aiohttp")
     check_policy(policy)
     check_hook(on_event)
     if isinstance(connector, SafeTCPConnector):  # or the two policies would multiply
@@ -55,12 +56,15 @@ def protect(session: S, *, policy: PolicyArgument = DEFAULT, on_event: OnEvent |
 
     # Private: the method that BaseConnector leaves to its subclasses. Name, dial, proxy and TLS are all in it. It is
     # looked up at each dial, because somebody may replace it.
-    @functools.wraps(type(connector)._create_connection)  # pyright: ignore[reportPrivateUsage]
+    own = cast("Any", connector)
+    kind = own.__class__
+
+    @functools.wraps(kind._create_connection)
     async def create(*args: Any, **kwds: Any) -> ResponseHandler:
-        made: ResponseHandler = await type(connector)._create_connection(connector, *args, **kwds)
+        made: ResponseHandler = await kind._create_connection(own, *args, **kwds)
         return made
 
-    connector._create_connection = wrap(create, policy=policy, on_event=on_event)
+    own._create_connection = wrap(create, policy=policy, on_event=on_event)
     return session
 
 

@@ -6,8 +6,8 @@ ftplib's clients have none. As in these clients, the timeout of the dial stays o
 no retries of their own that a policy could multiply with.
 
 If a program replaced `socket.create_connection`, that makes the connection, as `safedial.adapters` says. An opener asks
-a class that was put in the place of `http.client.HTTPConnection`, as cassettes do. `SafeHTTPConnection` can't: it raises
-RuntimeError.
+a class that was put in the place of `http.client.HTTPConnection`, as cassettes do. `SafeHTTPConnection` can't, and
+raises RuntimeError.
 """
 
 import ftplib
@@ -26,7 +26,6 @@ from safedial._dial.dialer import Dialer
 from safedial._dial.settings import checked_timeout
 from safedial._retry.argument import DEFAULT
 from safedial.adapters import TakesDialer, _others, merged, takes_dialer
-
 
 if TYPE_CHECKING:
     from http.client import HTTPConnection as _Plain

@@ -18,6 +18,7 @@ from safedial._clients.guard import inside
 from safedial._dial.dialer import Dialer
 from safedial._retry.argument import DEFAULT
 from safedial.adapters import TakesDialer, _others, merged, needs, takes_dialer
+from safedial.adapters._mistakes import mistaken
 
 with needs("httpx"):
     import anyio
@@ -85,7 +86,7 @@ def protect(client: C, *, dialer: Dialer | None = None) -> C:
             known how it dials.
     """
     if not isinstance(client, httpx.Client | httpx.AsyncClient):
-        raise _others.mistaken("client", "an httpx.Client or AsyncClient", client, "protect(httpx.Client())", "httpx")
+        raise mistaken("client", "an httpx.Client or AsyncClient", client, "protect(httpx.Client())", "httpx")
     blocking = isinstance(client, httpx.Client)
     kind = httpx.HTTPTransport if blocking else httpx.AsyncHTTPTransport
     backend = _Backend(dialer=dialer) if blocking else _AsyncBackend(dialer=dialer)

@@ -5,7 +5,8 @@ from typing import Any, TypeVar, cast
 from typing_extensions import override
 
 from safedial._dial.dialer import Dialer
-from safedial.adapters import TakesDialer, _others, needs, takes_dialer
+from safedial.adapters import TakesDialer, needs, takes_dialer
+from safedial.adapters._mistakes import mistaken
 
 with needs("requests"):
     import requests
@@ -35,7 +36,7 @@ def protect(session: S, *, dialer: Dialer | None = None, **kwds: Any) -> S:
     """
     if not isinstance(session, requests.Session):
         instead = "protect(requests.Session())"
-        raise _others.mistaken("session", "a requests.Session", session, instead, "requests")
+        raise mistaken("session", "a requests.Session", session, instead, "requests")
     # One adapter for each prefix, as in a new session: they share no pools.
     for prefix in ("https://", "http://"):
         settings = {}

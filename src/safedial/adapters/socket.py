@@ -18,9 +18,8 @@ Example::
 import functools
 import socket as stdlib
 import ssl
-from typing import Any, Unpack, cast
-
-from typing_extensions import override
+import sys
+from typing import Any, Self, Unpack, cast
 
 from safedial._clients.guard import inside
 from safedial._dial.dialer import ConnectOptions, Dialer
@@ -62,9 +61,10 @@ class socket(_Guarded, stdlib.socket):  # noqa: N801  # the stdlib's name
 
     __slots__ = ()
 
-    def __new__(cls, *args: Any, **kwds: Any) -> "socket":
+    def __new__(cls, *args: Any, **kwds: Any) -> Self:
+        """Make a socket; a guarded one of the class that somebody put in the place of the stdlib's, if there is one."""
         if cls is socket and stdlib.socket is not socket.__base__:
-            return cast("socket", _guarded(stdlib.socket)(*args, **kwds))
+            return cast("Self", _guarded(stdlib.socket)(*args, **kwds))
         return super().__new__(cls, *args, **kwds)
 
 
@@ -84,7 +84,7 @@ class SSLSocket(socket, ssl.SSLSocket):
         client = pymemcache.Client((host, port), socket_module=safedial.adapters.socket, tls_context=context)
     """
 
-    accept = ssl.SSLSocket.accept  # it wraps what the other one accepts
+    accept: Any = ssl.SSLSocket.accept  # it wraps what the other one accepts
 
 
 def create_connection(
@@ -110,31 +110,32 @@ def create_connection(
 
 
 @functools.wraps(stdlib.create_server)
-def create_server(*args: Any, **kwds: Any) -> socket:
+def create_server(*args: Any, **kwds: Any) -> socket:  # noqa: D103  # the stdlib's docstring
     return _own(stdlib.create_server(*args, **kwds))
 
 
 @functools.wraps(stdlib.fromfd)
-def fromfd(*args: Any, **kwds: Any) -> socket:
+def fromfd(*args: Any, **kwds: Any) -> socket:  # noqa: D103  # the stdlib's docstring
     return _own(stdlib.fromfd(*args, **kwds))
 
 
 @functools.wraps(stdlib.socketpair)
-def socketpair(*args: Any, **kwds: Any) -> tuple[socket, socket]:
+def socketpair(*args: Any, **kwds: Any) -> tuple[socket, socket]:  # noqa: D103  # the stdlib's docstring
     one, other = stdlib.socketpair(*args, **kwds)
     return _own(one), _own(other)
 
 
-if hasattr(stdlib, "fromshare"):  # on Windows
+if sys.platform == "win32":
 
     @functools.wraps(stdlib.fromshare)
-    def fromshare(*args: Any, **kwds: Any) -> socket:
+    def fromshare(*args: Any, **kwds: Any) -> socket:  # the stdlib's docstring
         return _own(stdlib.fromshare(*args, **kwds))
 
 
 def _own(sock: Any) -> socket:
     """Return *sock* as a socket of this module. One of a class that somebody put there stays as it is."""
-    if type(sock) is not socket.__base__:
+    kind: Any = sock.__class__
+    if kind is not socket.__base__:
         return cast("socket", sock)
     own = socket(sock.family, sock.type, sock.proto, sock.fileno())
     own.settimeout(sock.gettimeout())

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from safedial._clients.drivers import FINDERS
 from safedial._clients.guard import inside
@@ -11,6 +11,7 @@ from safedial._clients.hold import Address
 from safedial._clients.wrap import wrapped
 from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy
 from safedial.adapters import _others, needs, takes_policy
+from safedial.adapters._mistakes import mistaken
 from safedial.events import OnEvent, check_hook
 
 with needs("sqlalchemy"):
@@ -58,11 +59,12 @@ def protect(engine: E, *, policy: PolicyArgument = DEFAULT, on_event: OnEvent | 
     inner: Any = getattr(engine, "sync_engine", engine)
     if not isinstance(inner, Engine):
         instead = "protect(create_engine(url)), before sessions are made of it"
-        raise _others.mistaken("engine", "an Engine or an AsyncEngine", engine, instead, "sqlalchemy")
+        raise mistaken("engine", "an Engine or an AsyncEngine", engine, instead, "sqlalchemy")
     check_policy(policy)
     check_hook(on_event)
     # Private: a pool's _creator, which makes each of its connections. A pool that replaces it has the same.
-    creator = inner.pool._creator
+    pool = cast("Any", inner.pool)
+    creator = pool._creator
     creator = creator if _others.is_theirs(creator, "safedial") else inspect.unwrap(creator)
     dialect = _dialect_of(creator)
     if dialect is None:
@@ -72,14 +74,16 @@ def protect(engine: E, *, policy: PolicyArgument = DEFAULT, on_event: OnEvent | 
             f"{argument}=safedial.wrap(...)"
         )
     dialect.connect = _safe_connect(dialect, policy, on_event)
-    inner.pool._creator = _guarded(creator)
+    pool._creator = _guarded(creator)
     return engine
 
 
 def _dialect_of(creator: Any) -> Any:
     """Return the dialect by which *creator* connects, if it is SQLAlchemy's own; else None."""
     # Private: the function in create_engine(). A pool of create_pool_from_url() has another dialect than its engine.
-    return None if _others.is_theirs(creator, "sqlalchemy") else inspect.getclosurevars(creator).nonlocals.get("dialect")
+    return (
+        None if _others.is_theirs(creator, "sqlalchemy") else inspect.getclosurevars(creator).nonlocals.get("dialect")
+    )
 
 
 def _guarded(creator: Callable[..., Any]) -> Callable[..., Any]:
@@ -93,13 +97,14 @@ def _guarded(creator: Callable[..., Any]) -> Callable[..., Any]:
 
 def _safe_connect(dialect: Any, policy: PolicyArgument, on_event: OnEvent | None) -> Callable[..., Any]:
     """Return what is to be the ``connect()`` of *dialect*. It is called after all listeners."""
-    theirs = vars(dialect).get("connect")
+    kind = dialect.__class__
+    theirs = dialect.__dict__.get("connect")
     if theirs is not None and not _others.is_theirs(theirs, "safedial"):
         theirs = getattr(theirs, "__wrapped__", None)  # it is ours, from the last time
 
-    @functools.wraps(type(dialect).connect)
+    @functools.wraps(kind.connect)
     def dial(*args: Any, **kwds: Any) -> Any:
-        return theirs(*args, **kwds) if theirs else type(dialect).connect(dialect, *args, **kwds)
+        return theirs(*args, **kwds) if theirs else kind.connect(dialect, *args, **kwds)
 
     @functools.wraps(dial)
     async def dial_async(*args: Any, **kwds: Any) -> Any:

@@ -12,13 +12,14 @@ import functools
 import socket
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from typing_extensions import override
 
 from safedial._clients.guard import inside
 from safedial._dial.dialer import Dialer
 from safedial.adapters import TakesDialer, _others, checked_dialer, merged, needs, takes_dialer
+from safedial.adapters._mistakes import mistaken
 
 with needs("urllib3"):
     import urllib3
@@ -100,7 +101,7 @@ class _ConnectionClass:
         self._owner = owner
 
     def __get__(self, pool: Any, kind: Any) -> Any:
-        found = super(self._owner, kind).ConnectionCls
+        found = cast("Any", super(self._owner, kind)).ConnectionCls
         return _SAFE.get(found, found)
 
 
@@ -153,16 +154,16 @@ def protect(pool: P, *, dialer: Dialer | None = None) -> P:
     elif isinstance(pool, urllib3.HTTPConnectionPool):
         if pool.num_connections:
             raise ValueError("pool has connections already, and they would stay unsafe: protect() it before it is used")
-        own = vars(made).get("ConnectionCls")
+        own = made.__dict__.get("ConnectionCls")
         if own is not None:
             made.ConnectionCls = _checked(_SAFE.get(own, own))
-        made.__class__ = _safe_pool(type(pool))
+        made.__class__ = _safe_pool(made.__class__)
         made.__dict__.pop("dialer", None)
         if dialer is not None:
             made.dialer = dialer
     else:
         wanted = "a PoolManager or an HTTPConnectionPool of urllib3"
-        raise _others.mistaken("pool", wanted, pool, "protect(urllib3.PoolManager())", "urllib3")
+        raise mistaken("pool", wanted, pool, "protect(urllib3.PoolManager())", "urllib3")
     return pool
 
 
