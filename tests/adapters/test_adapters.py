@@ -220,7 +220,7 @@ MISTAKES = {
     "valkey, url": ("valkey", lambda: b"valkey://:secret@db", r"not a bytes\. Write protect\(valkey\.Valkey\.from_url"),
     "requests, url": ("requests", lambda: "https://secret", r"not a str\. Write protect\(requests\.Session\(\)\)"),
     "requests, module": ("requests", lambda: requests, "not the module requests"),
-    "requests, httpx": ("requests", httpx.Client, r"an httpx\.Client\. Write safedial\.adapters\.httpx\.protect"),
+    "requests, httpx": ("requests", httpx.Client, r"not httpx\.Client\. Write safedial\.adapters\.httpx\.protect"),
     "requests, async": ("requests", httpx.AsyncClient, r"AsyncClient\. Write safedial\.adapters\.httpx\.protect"),
     "httpx, requests": ("httpx", requests.Session, r"requests\.sessions|Write safedial\.adapters\.requests\.protect"),
     "httpx, class": ("httpx", lambda: httpx.AsyncClient, r"not the class AsyncClient\. Write protect\(httpx\.Client"),

@@ -159,7 +159,7 @@ def raised(use, how, address):
         kinds.append(type(error))
         error = error.__cause__
     # Our classes are named after the library's; objects have addresses.
-    return kinds, re.sub(r"0x[0-9a-f]+|Safe(?=HTTP)", "", str(caught.value))
+    return kinds, re.sub(r"<\S+ object at 0x[0-9a-f]+>|Safe(?=HTTP)", "", str(caught.value))
 
 
 @pytest.mark.parametrize("name", CLIENTS)
