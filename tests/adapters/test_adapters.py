@@ -1,6 +1,8 @@
 """The package of adapters: its documentation, how adapters load, and what they say about wrong arguments."""
 
+import asyncio
 import contextlib
+import copy
 import ftplib
 import http.client
 import inspect
@@ -24,7 +26,8 @@ from sqlalchemy.orm import Session
 
 import safedial.adapters
 from safedial import testing
-from tests.support import faults
+from tests.support import faults, web
+from tests.support.drivers import retrying
 
 HOST = "127.0.0.1"
 ADAPTERS = sorted(path.stem for path in Path(safedial.adapters.__file__).parent.glob("[a-z]*.py"))
@@ -269,3 +272,91 @@ class TestMistakes:
     def test_policy_as_the_dialer(self):
         with pytest.raises(TypeError, match=r"for a policy give safedial\.Dialer\(policy=\.\.\.\)"):
             safedial.adapters.requests.protect(requests.Session(), dialer=safedial.reconnect())
+
+
+class TestSecondTime:
+    """A second protect() replaces what the first one set: policies don't multiply, hooks are not called twice."""
+
+    def test_dialers(self):
+        def asked(client, get, protect):
+            calls = []
+            for _ in range(2):
+                protect(client, dialer=safedial.Dialer(policy=retrying(2), on_event=calls.append))
+            with testing.refused_port() as port, pytest.raises(Exception, match="refused"):
+                get(client, f"http://{HOST}:{port}/")
+            client.close() if hasattr(client, "close") else client.clear()
+            return [event.kind for event in calls]
+
+        get = lambda client, url: client.get(url)  # noqa: E731
+        adapters = safedial.adapters
+        session = requests.Session()
+        session.trust_env = False
+        once = ["failed", "retry", "failed", "gave_up"]
+        assert asked(session, get, adapters.requests.protect) == once
+        assert asked(httpx.Client(trust_env=False), get, adapters.httpx.protect) == once
+        get = lambda client, url: client.request("GET", url, retries=False)  # noqa: E731
+        assert asked(urllib3.PoolManager(), get, adapters.urllib3.protect) == once
+
+    def test_redis(self):
+        calls = []
+        pool = redis.ConnectionPool(host=HOST)
+        for _ in range(2):
+            dialer = safedial.Dialer(policy=retrying(2), on_event=calls.append)
+            safedial.adapters.redis.protect(redis.Redis(connection_pool=pool), dialer=dialer)
+        with testing.refused_port() as port:
+            pool.connection_kwargs["port"] = port
+            with pytest.raises(redis.ConnectionError):
+                pool.make_connection().connect()
+        assert [event.kind for event in calls] == ["failed", "retry", "failed", "gave_up"]
+
+    @pytest.mark.parametrize("kind", [aiohttp.TCPConnector, safedial.adapters.aiohttp.SafeTCPConnector])
+    def test_aiohttp(self, kind):
+        async def main():
+            connector = kind()
+            for calls in (first, last):
+                safedial.adapters.aiohttp.protect(connector, policy=retrying(2), on_event=calls.append)
+            async with aiohttp.ClientSession(connector=connector) as session:
+                with testing.refused_port() as port, pytest.raises(aiohttp.ClientConnectorError):
+                    await session.get(f"http://{HOST}:{port}/")
+
+        first, last = [], []
+        asyncio.run(main())
+        assert first == []
+        assert [event.kind for event in last] == ["failed", "retry", "failed", "gave_up"]
+
+
+class TestInUse:
+    """A client that has open connections: they stay, and later ones are safe."""
+
+    @pytest.mark.parametrize("name", ["requests", "httpx"])
+    def test_blocking(self, name, events):
+        client = {"requests": requests.Session, "httpx": lambda: httpx.Client(trust_env=False)}[name]()
+        with contextlib.closing(client), web.serve() as server:
+            client.get(server.url)
+            getattr(safedial.adapters, name).protect(client, dialer=safedial.Dialer(on_event=events.append))
+            with web.serve() as other:
+                client.get(other.url)
+        assert [event.port for event in events] == [other.port]
+
+    def test_aiohttp(self, events):
+        async def main():
+            async with aiohttp.ClientSession() as session:
+                await (await session.get(server.url)).read()
+                safedial.adapters.aiohttp.protect(session, on_event=events.append)
+                await (await session.get(server.url)).read()
+                assert not events
+                await (await session.get(other.url)).read()
+
+        with web.serve() as server, web.serve() as other:
+            asyncio.run(main())
+        assert [event.kind for event in events] == ["connected"]
+
+    def test_copies_of_a_session_are_safe(self, force, dead_port):
+        session = safedial.adapters.requests.protect(requests.Session())
+        session.trust_env = False
+        fault = force(dead_port)
+        for each in (copy.copy(session), copy.deepcopy(session), pickle.loads(pickle.dumps(session))):
+            with contextlib.closing(each), pytest.raises(requests.ConnectionError, match="refused"):
+                each.get(f"http://{HOST}:{dead_port}/")
+        assert fault.triggered
+        faults.assert_server_can_bind(HOST, dead_port)

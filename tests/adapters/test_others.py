@@ -26,7 +26,7 @@ import valkey
 import vcr
 import yaml
 from mocket import Mocket, mocketize
-from mocket.mocks.mockhttp import Entry
+from mocket.mockhttp import Entry
 
 import safedial
 from safedial import Dialer, SelfConnectError, testing
