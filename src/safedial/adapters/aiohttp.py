@@ -9,7 +9,8 @@ from typing import Any, TypeVar, cast
 
 from typing_extensions import override
 
-from safedial._clients.wrap import wrap
+from safedial._clients.drivers import no_addresses
+from safedial._clients.wrap import wrapped
 from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy
 from safedial.adapters import needs, takes_policy
 from safedial.adapters._mistakes import mistaken
@@ -64,7 +65,7 @@ def protect(session: S, *, policy: PolicyArgument = DEFAULT, on_event: OnEvent |
         made: ResponseHandler = await kind._create_connection(own, *args, **kwds)
         return made
 
-    own._create_connection = wrap(create, policy=policy, on_event=on_event)
+    own._create_connection = wrapped(create, no_addresses, policy, on_event)
     return session
 
 
@@ -79,5 +80,5 @@ class SafeTCPConnector(aiohttp.TCPConnector):
 
     @override
     async def _create_connection(self, *args: Any, **kwds: Any) -> ResponseHandler:
-        create = wrap(super()._create_connection, policy=self.dial_policy, on_event=self.on_event)
+        create = wrapped(super()._create_connection, no_addresses, self.dial_policy, self.on_event)
         return await create(*args, **kwds)
