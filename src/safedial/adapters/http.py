@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from safedial._clients.guard import inside
+from safedial._clients.guard import guard
 from safedial._dial.dialer import Dialer
 from safedial._dial.settings import checked_timeout
 from safedial._retry.argument import DEFAULT
@@ -91,7 +91,7 @@ class _HTTPSHandler(_Opens, urllib.request.HTTPSHandler):
 
 class _Opener(urllib.request.OpenerDirector):
     # For ftp:// and the caller's handlers, which dial for themselves.
-    open = inside()(urllib.request.OpenerDirector.open)
+    open = guard()(urllib.request.OpenerDirector.open)
 
 
 @takes_dialer
@@ -153,8 +153,8 @@ class SafeSMTP_SSL(TakesDialer, smtplib.SMTP_SSL, _DialingSMTP):  # noqa: N801  
 class SafeFTP(ftplib.FTP):
     """An `ftplib.FTP` under `safedial.guard`, for data connections too. It takes no Dialer and dials once."""
 
-    connect = inside()(ftplib.FTP.connect)
-    ntransfercmd = inside()(ftplib.FTP.ntransfercmd)
+    connect = guard()(ftplib.FTP.connect)
+    ntransfercmd = guard()(ftplib.FTP.ntransfercmd)
 
 
 class SafeFTP_TLS(ftplib.FTP_TLS, SafeFTP):  # noqa: N801  # ftplib's name
