@@ -81,4 +81,5 @@ class SafeTCPConnector(aiohttp.TCPConnector):
     @override
     async def _create_connection(self, *args: Any, **kwds: Any) -> ResponseHandler:
         create = wrapped(super()._create_connection, no_addresses, self.dial_policy, self.on_event)
-        return await create(*args, **kwds)
+        made: ResponseHandler = await create(*args, **kwds)
+        return made
