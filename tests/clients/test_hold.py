@@ -51,7 +51,7 @@ def test_dials_are_refused_inside(host, dead_port):
 
 def test_ends_with_the_block(dead_port):
     with safedial.hold((HOST, dead_port)), socket.socket() as sock, pytest.raises(OSError, match="in use"):
-        sock.bind((HOST, dead_port))
+        sock.bind(("0.0.0.0", dead_port))
     faults.assert_server_can_bind(HOST, dead_port)
 
 
@@ -75,7 +75,24 @@ def test_other_hosts_are_not_held(caplog):
     caplog.set_level(logging.DEBUG, "safedial")
     with safedial.hold(("192.0.2.1", 5432)):
         pass
-    assert "not held: 192.0.2.1 port 5432" in caplog.text
+    assert "192.0.2.1 port 5432 is not held" in caplog.text
+
+
+def test_ipv6_that_is_off_is_not_held():
+    namespace.require()
+    assert namespace.call(hold_without_ipv6, ipv6=False) == [
+        "::1 port 5432 is not held: it is not an address of this host"
+    ]
+
+
+def hold_without_ipv6():
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logging.getLogger("safedial").addHandler(handler)
+    logging.getLogger("safedial").setLevel(logging.DEBUG)
+    with safedial.hold(("::1", 5432)):
+        return said
 
 
 @pytest.mark.parametrize(("address", "error"), [("db", TypeError), ((HOST, -1), ValueError), ((HOST, 1.5), TypeError)])

@@ -158,4 +158,6 @@ async def wrapped() -> None:
 
 
 safedial.install()
+safedial.install(on_event=print, hold=[("127.0.0.1", 5555)])
+safedial.install(hold=("127.0.0.1", 5555))  # type: ignore[arg-type]  # one pair in place of a list
 safedial.uninstall()
