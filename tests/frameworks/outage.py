@@ -22,6 +22,7 @@ USES = 12
 # Ephemeral ports while the server is up: an application has several connections.
 _PORTS = 100
 
+TAKEN = "its server can't bind"
 _BUCKETS = Path("/proc/sys/net/ipv4/tcp_max_tw_buckets")
 
 # A server that sends back what it gets.
@@ -158,5 +159,5 @@ def _port_is_taken(port):
             sock.bind((HOST, port))
             sock.listen()
         except OSError as error:
-            return [f"its server can't bind: {error}"]
+            return [f"{TAKEN}: {error}"]
     return []

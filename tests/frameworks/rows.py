@@ -12,6 +12,7 @@ class Row(NamedTuple):
         app: the module of `apps` that uses it; empty for a recipe that dials by itself.
         swap: a text of the recipe, and what stands there in this row; empty for the recipe as it is.
         odd: whether it binds a source port before it connects.
+        needs: a module that may be missing, because it has to be compiled.
     """
 
     name: str
@@ -19,6 +20,13 @@ class Row(NamedTuple):
     app: str
     swap: tuple[str, ...] = ()
     odd: bool = False
+    needs: str = ""
+
+
+def _later(patch, imports):
+    """Swap the recipe's lines, so that gevent or eventlet patches after install(): `gunicorn --preload` does so."""
+    install = f"{imports}\nimport safedial\n\nsafedial.install()\n"
+    return f"{patch}\n{install}", install + patch
 
 
 _USER = '"USER": "app",'
@@ -47,11 +55,11 @@ ROWS = {
         Row("psycopg_pool, async", "psycopg_pool", "psycopg_pool_async", (", open=True", ", open=False")),
     ],
     "MariaDB": [
-        Row("Django, mysqlclient", "Django on MySQL", "django_database"),
+        Row("Django, mysqlclient", "Django on MySQL", "django_database", needs="MySQLdb"),
         Row("Django, PyMySQL", "Django on MySQL", "django_database", (_IMPORT, _PYMYSQL)),
         Row("Flask-SQLAlchemy, PyMySQL", "Flask-SQLAlchemy", "flask_sqlalchemy", (_POSTGRES, _PYMYSQL_URL)),
         Row("Flask-SQLAlchemy, mysql-connector", "Flask-SQLAlchemy", "flask_sqlalchemy", (_POSTGRES, _CONNECTOR_URL)),
-        Row("SQLModel, mysqlclient", "SQLModel", "sqlmodel", (_POSTGRES, _MYSQLCLIENT_URL)),
+        Row("SQLModel, mysqlclient", "SQLModel", "sqlmodel", (_POSTGRES, _MYSQLCLIENT_URL), needs="MySQLdb"),
         Row("peewee, PyMySQL", "peewee", "peewee", _PEEWEE),
     ],
     "Redis": [
@@ -72,6 +80,8 @@ REFUSED = [
     Row("paho-mqtt", "MQTT: paho-mqtt", "", odd=True),
     Row("aiomqtt", "MQTT: aiomqtt", "aiomqtt", odd=True),
     Row("gevent", "gevent", ""),
+    Row("gevent, patched later", "gevent", "", _later("monkey.patch_all()\n", "import gevent, socket")),
     Row("eventlet", "eventlet", ""),
+    Row("eventlet, patched later", "eventlet", "", _later("eventlet.monkey_patch()\n", "import socket")),
     TENACITY,
 ]
