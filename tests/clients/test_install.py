@@ -285,7 +285,8 @@ def test_hook_is_told_of_a_connection(events):
     assert [(each.kind, each.client, each.address) for each in events[-1:]] == [("connected", "uvloop", server.address)]
 
 
-def test_hook_is_told_nothing_while_psycopg2_dials_on(dialing, events):
+def test_hook_is_told_nothing_while_psycopg2_dials_on(events):
     safedial.install(on_event=events.append)
-    psycopg2.connect("host=192.0.2.1 user=app", async_=True)
+    with faults.full_listener() as server:
+        psycopg2.connect(f"host=127.0.0.1 port={server.getsockname()[1]} user=app", async_=True)
     assert not events

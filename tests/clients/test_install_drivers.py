@@ -4,10 +4,12 @@ import asyncio
 import concurrent.futures
 import contextlib
 import ctypes.util
+import faulthandler
 import importlib.util
 import multiprocessing
 import os
 import tempfile
+import threading
 
 import pytest
 
@@ -235,3 +237,39 @@ def met_themselves_in_children(method):
 def test_child_processes(method):
     namespace.require()
     assert namespace.call(met_themselves_in_children, method, port_range=RANGE) == []
+
+
+def children_that_hang(times):
+    """Fork while threads install and uninstall; each child installs, and dials."""
+    import psycopg
+
+    safedial.install(hold=[(HOST, 50005)])  # loads everything
+    done, hung = threading.Event(), 0
+
+    def churn():
+        while not done.is_set():
+            safedial.install(hold=[(HOST, 50005)])
+            safedial.uninstall()
+
+    threads = [threading.Thread(target=churn) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(times):
+        if not (child := os.fork()):
+            faulthandler.dump_traceback_later(20, exit=True)
+            safedial.install()
+            with contextlib.suppress(psycopg.OperationalError):
+                psycopg.connect(host=HOST, port=50001, user="app")
+            safedial.uninstall()
+            os._exit(0)
+        hung += os.waitpid(child, 0)[1] != 0
+    done.set()
+    for thread in threads:
+        thread.join()
+    return hung
+
+
+@pytest.mark.storm
+def test_no_child_hangs():
+    namespace.require()
+    assert namespace.call(children_that_hang, 100) == 0

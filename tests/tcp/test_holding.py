@@ -116,7 +116,7 @@ class TestServersBesideAHold:
     @pytest.mark.parametrize("host", [HOST, "::1", "0.0.0.0", "::"])
     def test_server_that_reuses_addresses_starts(self, host, dead_port):
         with held((HOST, dead_port)):
-            for _ in range(2):  # the second start is beside the TIME_WAIT of the first one's connection
+            for _ in range(2):
                 assert holds.can_start(host, dead_port, reuse=True)
 
     @pytest.mark.parametrize(("host", "starts"), [(HOST, True), ("::1", True), ("0.0.0.0", False), ("::", False)])

@@ -4,6 +4,7 @@ from typing import Any
 
 from safedial._clients import hooks, patch
 from safedial._clients.hooks import Place
+from safedial.events import logger
 
 
 def _guards(plain: Any) -> Any:
@@ -12,9 +13,16 @@ def _guards(plain: Any) -> Any:
             return plain(*args, **kwds)
         finally:
             if hooks.active():
-                patch.renew()
+                _renew()
 
     return patching
+
+
+def _renew() -> None:
+    try:
+        patch.renew()
+    except TypeError as error:  # of a version whose methods can't be replaced
+        logger.warning("sockets that are patched after install() are not guarded: patch them before it (%s)", error)
 
 
 # By the module to hook.

@@ -5,7 +5,6 @@ it leaves behind, an entry has an effect only while it is open, and while the `w
 """
 
 import functools
-import inspect
 import socket
 import sys
 import weakref
@@ -185,9 +184,8 @@ def guard(function: Any = None, /, *, on_event: OnEvent | None = None) -> Any:
             client.ping()
     """
     check_hook(on_event)
-    frame = inspect.currentframe()
-    caller = frame and frame.f_back
-    made = Guard(on_event, caller and (caller.f_code.co_filename, caller.f_lineno))
+    caller = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # inspect's would be held by a cycle
+    made = Guard(on_event, (caller.f_code.co_filename, caller.f_lineno))
     return made if function is None else made(function)
 
 

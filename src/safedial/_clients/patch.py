@@ -78,7 +78,7 @@ def renew() -> None:
     with lock:
         for owner in _owners() if _layers else ():
             for name in ("connect", "connect_ex"):
-                if (owner, name) not in _patches and any(name in vars(each) for each in owner.__mro__):
+                if (owner, name) not in _patches and _found(owner, name) is not None:
                     _patches[owner, name] = _Patch(owner, name)
                 if patch := _patches.get((owner, name)):
                     patch.put()
@@ -113,12 +113,20 @@ def _owners() -> tuple[type[Any], ...]:
     return (_STDLIBS, standing)
 
 
+def _found(owner: type[Any], name: str) -> Any:
+    """Return what stands in the class now, such as a staticmethod, which getattr() would unpack; None if nothing."""
+    for each in owner.__mro__:
+        if name in each.__dict__:
+            return each.__dict__[name]
+    return None
+
+
 class _Patch:
     """One method of one class, replaced until `undo`."""
 
     def __init__(self, owner: type[Any], name: str) -> None:
         self._owner, self._name, self._inherited = owner, name, name not in vars(owner)
-        self._below: Any = self._found()
+        self._below: Any = _found(self._owner, self._name)
         inert = getattr(self._below, "_patch", None)
         if isinstance(inert, _Patch) and inert._method is self._below:
             self._below = inert._below  # an old patch of ours that somebody put back: one is enough
@@ -127,7 +135,7 @@ class _Patch:
 
     def put(self) -> None:
         self._active = True
-        if self._found() is not self._below:
+        if _found(self._owner, self._name) is not self._below:
             return  # it is in place, or somebody patched on top of it
         try:
             setattr(self._owner, self._name, self._method)
@@ -139,16 +147,12 @@ class _Patch:
 
     def undo(self) -> None:
         # If somebody patched on top of it, it stays there and does nothing.
-        if self._found() is self._method:
+        if _found(self._owner, self._name) is self._method:
             if self._inherited:
                 delattr(self._owner, self._name)
             else:
                 setattr(self._owner, self._name, self._below)
         self._active = False
-
-    def _found(self) -> Any:
-        """Return what stands in the class now, such as a staticmethod, which getattr() would unpack."""
-        return next(vars(each)[self._name] for each in self._owner.__mro__ if self._name in vars(each))
 
     def _made(self) -> Callable[..., Any]:
         plain: Any = self._below
