@@ -4,7 +4,7 @@ from typing import Any
 
 from safedial._clients import hooks, patch
 from safedial._clients.hooks import Place
-from safedial.events import logger
+from safedial.events import warn
 
 
 def _guards(plain: Any) -> Any:
@@ -22,7 +22,7 @@ def _renew() -> None:
     try:
         patch.renew()
     except TypeError as error:  # of a version whose methods can't be replaced
-        logger.warning("sockets that are patched after install() are not guarded: patch them before it (%s)", error)
+        warn("sockets that are patched after install() are not guarded: patch them before it (%s)", error)
 
 
 # By the module to hook.

@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from safedial._clients import patch
-from safedial.events import logger
+from safedial.events import warn
 
 
 class Place(NamedTuple):
@@ -57,7 +57,7 @@ def hook(places: tuple[Place, ...], name: str, module: ModuleType) -> None:
                     _hooks.append(_Hook(owner, attribute, place.made))
     except (AttributeError, TypeError):  # it is gone, or a type of C's
         driver = name.partition(".")[0]
-        logger.warning("install() does not reach this version of %s: hold the port: safedial.hold()", driver)
+        warn("install() does not reach this version of %s: hold the port: safedial.hold()", driver)
 
 
 class _Hook:

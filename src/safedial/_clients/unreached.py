@@ -1,6 +1,6 @@
 """Clients that `install` does not reach, by name, and a warning that names the line that helps."""
 
-from safedial.events import logger
+from safedial import events
 
 # By the module that is imported. They dial in C, C++ or Rust, most in threads of their own. (asyncpg and asyncmy dial
 # by asyncio's loop, oracledb by Python's sockets unless in thick mode, psycopg and uvloop are hooked.)
@@ -19,4 +19,4 @@ def warn(name: str) -> None:
     if name not in _warned:
         _warned.add(name)
         line = "if it dials this host, hold the ports: safedial.install(hold=[(host, port)])"
-        logger.warning("install() does not reach %s, which dials in C: %s", name, line)
+        events.warn("install() does not reach %s, which dials in C: %s", name, line)

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from safedial._clients.guard import guard
+from safedial._clients.decorated import decorated
+from safedial._clients.guard import inside
 from safedial._dial.dialer import Dialer
 from safedial._dial.settings import checked_timeout
 from safedial._retry.argument import DEFAULT
@@ -91,7 +92,7 @@ class _HTTPSHandler(_Opens, urllib.request.HTTPSHandler):
 
 class _Opener(urllib.request.OpenerDirector):
     # For ftp:// and the caller's handlers, which dial for themselves.
-    open = guard()(urllib.request.OpenerDirector.open)
+    open = decorated(urllib.request.OpenerDirector.open, inside)
 
 
 @takes_dialer
@@ -153,8 +154,8 @@ class SafeSMTP_SSL(TakesDialer, smtplib.SMTP_SSL, _DialingSMTP):  # noqa: N801  
 class SafeFTP(ftplib.FTP):
     """An `ftplib.FTP` under `safedial.guard`, for data connections too. It takes no Dialer and dials once."""
 
-    connect = guard()(ftplib.FTP.connect)
-    ntransfercmd = guard()(ftplib.FTP.ntransfercmd)
+    connect = decorated(ftplib.FTP.connect, inside)
+    ntransfercmd = decorated(ftplib.FTP.ntransfercmd, inside)
 
 
 class SafeFTP_TLS(ftplib.FTP_TLS, SafeFTP):  # noqa: N801  # ftplib's name
