@@ -5,13 +5,14 @@ under a policy and for a recovery, and WARNING for a self-connect. Each message 
 attributes of the log record too. Messages name hosts and ports, never payloads or secrets, and have no control
 characters, whoever chose the names.
 
-A handler of the log may dial, and so may a hook. While a record is handled, this thread logs no other one, and while a
-hook runs, it tells no other one: each record would cause the next, for ever.
+Handlers of the log may dial, and so may hooks. What a handler dials is not logged, and of what a hook dials no hook is
+told: each record would cause the next, for ever, and a collector that serves one connection at a time would hang.
 """
 
 import inspect
 import logging
 import re
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,13 +85,14 @@ _reported: set[object] = set()
 
 
 class _Thread(threading.local):
-    """What this thread is doing. Not this context: a task that a hook starts would inherit it for its whole life."""
+    """Whether a hook runs in this thread. Not in this context: a task that the hook starts would inherit it."""
 
-    logging = False
     telling = False
 
 
 _thread = _Thread()
+# On the stack while a record is handled, whoever logged it.
+_HANDLING = {each.__code__ for each in (logging.Logger.handle, logging.Logger.callHandlers, logging.Handler.handle)}
 
 
 def check_hook(on_event: Any) -> OnEvent | None:
@@ -114,18 +116,23 @@ def emit(event: DialEvent, on_event: OnEvent | None, level: int = logging.DEBUG)
 
 
 def log(level: int, template: str, *values: Any, fields: dict[str, Any] | None = None, exc_info: bool = False) -> None:
-    """Log a line at *level*, unless this thread is logging one just now. *fields* are attributes of its record."""
-    if _thread.logging:
+    """Log a line at *level*, unless a handler of the log dials. *fields* are attributes of its record."""
+    if not logger.isEnabledFor(level) or _handles_a_record():
         return
     values = tuple(map(_clean, values))
-    _thread.logging = True
     try:
-        try:
-            logger.log(level, template, *values, extra=fields, exc_info=exc_info)
-        except KeyError:  # a program's own LogRecord factory sets one of these
-            logger.log(level, template, *values, exc_info=exc_info)
-    finally:
-        _thread.logging = False
+        logger.log(level, template, *values, extra=fields, exc_info=exc_info)
+    except KeyError:  # a program's own LogRecord factory sets one of these
+        logger.log(level, template, *values, exc_info=exc_info)
+
+
+def _handles_a_record() -> bool:
+    frame: Any = sys._getframe()
+    while frame is not None:
+        if frame.f_code in _HANDLING:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def warn(template: str, *values: Any) -> None:
