@@ -11,7 +11,6 @@ told: each record would cause the next, for ever, and a collector that serves on
 
 import inspect
 import logging
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -115,7 +114,7 @@ def log(level: int, template: str, *values: Any, fields: dict[str, Any] | None =
 
 
 def _handles_a_record() -> bool:
-    frame: Any = sys._getframe()
+    frame: Any = inspect.currentframe()
     while frame is not None:
         if frame.f_code in _HANDLING:
             return True
