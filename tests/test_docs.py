@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from safedial.testing import assert_resilient
-from tests.support import namespace
+from safedial.testing import assert_resilient, refused_port
+from tests.support import matrix, namespace
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -41,12 +41,14 @@ def run_blocks(codes):
 
         thread = threading.Thread(target=serve)
         thread.start()
-        for code in codes:
-            with contextlib.redirect_stdout(io.StringIO()) as out:
-                exec(code, {})
-            printed.append(out.getvalue())
-        server.shutdown(socket.SHUT_RDWR)
-        thread.join()
+        try:
+            for code in codes:
+                with contextlib.redirect_stdout(io.StringIO()) as out:
+                    exec(code, {})
+                printed.append(out.getvalue())
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
     return printed
 
 
@@ -68,24 +70,25 @@ def test_readme_shows_the_log():
 def test_readme_code_runs_as_printed():
     namespace.require()
     runnable = [code for code in blocks("python") if "def test_" not in code]
-    loop, dialed, streams, times, own_policy, error_notes, guarded, wrapped = namespace.call(run_blocks, runnable)
+    loop, dialed, streams, times, own_policy, error_notes, installed, wrapped = namespace.call(run_blocks, runnable)
     assert "PONG" in loop
     assert "PONG" in dialed
     assert "PONG" in streams
     assert times == "5.0\n"
     assert "('127.0.0.1', 6379)" in own_policy
-    assert "PONG" in guarded
+    assert installed == "install b'+PONG\\r\\n'\n"
     assert wrapped == f"{errno.ECONNREFUSED}\n"
 
     (shown,) = (text for text in blocks("text") if "gave up dialing" in text)
     assert shape(error_notes) == shape(shown)
 
 
-OTHER_CLIENTS = README.partition("## Other people's clients")[2].partition("\n## ")[0]
-ONE_LINES = re.findall(r"^\| .* \| `(.*)` \|$", OTHER_CLIENTS, re.MULTILINE)
+# The names of some clients, and their line.
+ONE_LINE = re.compile(r"^\| (.*) \| `(.*)` \|$", re.MULTILINE)
+ONE_LINES = ONE_LINE.findall(README.partition("<!-- one line -->")[2].partition("<!-- /one line -->")[0])
 
 
-@pytest.mark.parametrize("line", ONE_LINES)
+@pytest.mark.parametrize("line", [line for _, line in ONE_LINES])
 def test_one_line_for_each_client_runs(line):
     namespace.call_outside(run_line, line)
 
@@ -96,14 +99,34 @@ def run_line(line):
     names = {name: importlib.import_module(name) for name in re.findall(r"(?<![.\w])([a-z]\w*)\.", line)}
 
     async def run():
-        exec(line, names)
+        with refused_port() as port, contextlib.suppress(ConnectionRefusedError):
+            exec(line, {**names, "host": "127.0.0.1", "port": port, "url": "sqlite://"})
 
     asyncio.run(run())
 
 
+def calls(line):
+    """Return what *line* calls, without what is the client's own."""
+    return re.sub(r"^\w+ = (await )?|\(.*|\.Safe.*", "", line)
+
+
+def test_readme_and_docs_have_the_same_line_for_each_client():
+    shown = {name.removesuffix("-py"): line for names, line in ONE_LINES for name in names.split(", ")}
+    for row in matrix.ROWS[2:]:  # socket and asyncio have their functions
+        name = row.name.removesuffix(" on trio").split(",")[0].removesuffix("-py")
+        assert calls(row.line) == calls(shown[name]), name
+
+
+def test_readme_and_docs_begin_with_the_same_questions():
+    questions = re.compile(r"^\| Your program \|.*\n(?:\|.*\n)+", re.MULTILINE)
+    (asked,) = questions.findall(README)
+    assert questions.findall((ROOT / "docs" / "clients.md").read_text()) == [asked]
+    assert asked.count("?") == 4
+
+
 def test_there_is_a_line_for_each_adapter():
     adapters = {path.stem for path in (ROOT / "src/safedial/adapters").glob("[a-z]*.py")}
-    assert adapters == set(re.findall(r"safedial\.adapters\.(\w+)", "".join(ONE_LINES)))
+    assert adapters == set(re.findall(r"safedial\.adapters\.(\w+)", "".join(line for _, line in ONE_LINES)))
 
 
 def test_private_names_are_listed_in_one_place():

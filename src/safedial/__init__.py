@@ -9,7 +9,7 @@ ssl and tenacity are heavy, so the names that need them are loaded when they are
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING, Any
 
-from safedial._clients.guard import guard
+from safedial._clients.guard import guard, is_guarded
 from safedial._clients.hold import hold
 from safedial._clients.install import install, uninstall
 from safedial._clients.wrap import wrap
@@ -37,6 +37,7 @@ __all__ = [
     "guard",
     "hold",
     "install",
+    "is_guarded",
     "is_self_connected",
     "open_connection",
     "reconnect",

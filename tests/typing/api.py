@@ -3,8 +3,17 @@
 import asyncio
 import socket
 from io import TextIOWrapper
-from typing import Any, assert_type
+from typing import Any, Literal, assert_type
 
+import aiohttp
+import httpx
+import redis
+import redis.asyncio
+import requests
+import sqlalchemy
+import urllib3
+import valkey
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from tenacity import AsyncRetrying, Retrying
 from tenacity.retry import retry_base
 
@@ -146,6 +155,34 @@ async def guarded_async(host: str) -> Client:
     return await connect(host, 6379)
 
 
+@safedial.guard
+def guarded_bare(host: str, *, port: int = 6379) -> Client:
+    return Client(host, port=port)
+
+
+@safedial.guard
+async def guarded_bare_async(host: str) -> Client:
+    return await connect(host, 6379)
+
+
+@safedial.guard(on_event=hook)
+def guarded_and_heard(host: str) -> Client:
+    return Client(host)
+
+
+async def guards() -> None:
+    assert_type(guarded_bare("db", port=1), Client)
+    assert_type(await guarded_bare_async("db"), Client)
+    assert_type(guarded_and_heard("db"), Client)
+    assert_type(await safedial.guard(connect, on_event=hook)("db", port=6379), Client)
+    async with safedial.guard(on_event=hook) as nothing:
+        assert_type(nothing, None)
+    assert_type(safedial.is_guarded(), Literal["guard", "install"] | None)
+    guarded_bare(6379)  # type: ignore[arg-type]
+    safedial.guard("127.0.0.1")  # type: ignore[call-overload]
+    safedial.guard(address=("127.0.0.1", 80))  # type: ignore[call-overload]
+
+
 async def wrapped() -> None:
     assert_type(guarded("db"), Client)
     assert_type(await guarded_async("db"), Client)
@@ -158,4 +195,33 @@ async def wrapped() -> None:
 
 
 safedial.install()
+safedial.install(on_event=print, hold=[("127.0.0.1", 5555)])
+safedial.install(hold=("127.0.0.1", 5555))  # type: ignore[arg-type]  # one pair in place of a list
 safedial.uninstall()
+
+
+# The adapters return what they get. What they refuse when they run is a type error, too.
+adapters = safedial.adapters
+assert_type(adapters.redis.protect(redis.Redis(), dialer=dialer), redis.Redis)
+assert_type(adapters.redis.protect(redis.asyncio.Redis()), redis.asyncio.Redis)
+assert_type(adapters.redis.protect(redis.ConnectionPool()), redis.ConnectionPool)
+assert_type(adapters.requests.protect(requests.Session(), max_retries=3), requests.Session)
+assert_type(adapters.urllib3.protect(urllib3.PoolManager()), urllib3.PoolManager)
+assert_type(adapters.httpx.protect(httpx.AsyncClient()), httpx.AsyncClient)
+assert_type(adapters.aiohttp.protect(aiohttp.ClientSession(), policy=None), aiohttp.ClientSession)
+assert_type(adapters.sqlalchemy.protect(sqlalchemy.create_engine("sqlite://")), sqlalchemy.Engine)
+assert_type(adapters.sqlalchemy.protect(create_async_engine("sqlite://")), AsyncEngine)
+assert_type(adapters.socket.create_connection(("db", 5432), policy=None), adapters.socket.socket)
+assert_type(adapters.socket.fromfd(3, socket.AF_INET, socket.SOCK_STREAM), adapters.socket.socket)
+adapters.valkey.protect(valkey.Valkey())
+adapters.redis.protect("redis://db")  # type: ignore[type-var]
+adapters.redis.protect(redis.Redis)  # type: ignore[type-var]
+adapters.valkey.protect("valkey://db")  # type: ignore[type-var]
+adapters.requests.protect("https://db")  # type: ignore[type-var]
+adapters.requests.protect(httpx.AsyncClient())  # type: ignore[type-var]
+adapters.httpx.protect(requests.Session())  # type: ignore[type-var]
+adapters.urllib3.protect("https://db")  # type: ignore[type-var]
+adapters.aiohttp.protect("https://db")  # type: ignore[type-var]
+adapters.sqlalchemy.protect("postgresql://db")  # type: ignore[type-var]
+adapters.redis.protect(redis.Redis(), dialer=safedial.reconnect())  # type: ignore[arg-type]
+adapters.requests.protect(requests.Session(), dialer=safedial.reconnect())  # type: ignore[arg-type]
