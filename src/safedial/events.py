@@ -5,19 +5,19 @@ under a policy and for a recovery, and WARNING for a self-connect. Each message 
 attributes of the log record too. Messages name hosts and ports, never payloads or secrets, and have no control
 characters, whoever chose the names.
 
-A handler of the log may dial, and so may a hook. While a record is handled, this thread logs no other one, and while a
-hook runs, it tells no other one: each record would cause the next, for ever.
+Handlers of the log may dial, and so may hooks. What a handler dials is not logged, and of what a hook dials no hook is
+told: each record would cause the next, for ever, and a collector that serves one connection at a time would hang.
 """
 
 import inspect
 import logging
-import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from safedial._address import Host, Port, SockAddr, describe, printable, shown, worded
+from safedial._address import Host, Port, SockAddr, shown
+from safedial._sentences import clean, fields_of, sentence
 
 logger = logging.getLogger("safedial")
 
@@ -68,30 +68,19 @@ class DialEvent:
 
 OnEvent: TypeAlias = Callable[[DialEvent], object]
 
-_WHY: dict[Reason | None, str] = {
-    "policy": "the policy allows no other round",
-    "permanent": "this error does not go away by itself",
-    "unrecognised": "safedial does not know whether this error goes away by itself; if it does, use ",
-    "time": "total_timeout is over",
-}
-# A message of a library is cut after so many characters.
-_LONGEST = 300
-# Errors of a chain; it may be a ring.
-_DEEPEST = 10
-# The query of a URL, which may have a token, and the user and password of one.
-_SECRETS = re.compile(r"(\?)[^\s'\")]+|(?:(?<=//)|(?<=[\s\"']))[^\s\"'(/]+(?=@[\w.\[])")
 # The code of the hooks that raised: each is reported once.
 _reported: set[object] = set()
 
 
 class _Thread(threading.local):
-    """What this thread is doing. Not this context: a task that a hook starts would inherit it for its whole life."""
+    """Whether a hook runs in this thread. Not in this context: a task that the hook starts would inherit it."""
 
-    logging = False
     telling = False
 
 
 _thread = _Thread()
+# On the stack while a record is handled, whoever logged it.
+_HANDLING = {each.__code__ for each in (logging.Logger.handle, logging.Logger.callHandlers, logging.Handler.handle)}
 
 
 def check_hook(on_event: Any) -> OnEvent | None:
@@ -108,25 +97,30 @@ def check_hook(on_event: Any) -> OnEvent | None:
 def emit(event: DialEvent, on_event: OnEvent | None, level: int = logging.DEBUG) -> None:
     """Log *event* at *level*, if it has one, and pass it to *on_event*."""
     if level and logger.isEnabledFor(level):
-        template, values = _sentence(event)
-        log(level, template, *values, fields=_fields(event))
+        template, values = sentence(event)
+        log(level, template, *values, fields=fields_of(event))
     if on_event is not None:
         tell(on_event, event)
 
 
 def log(level: int, template: str, *values: Any, fields: dict[str, Any] | None = None, exc_info: bool = False) -> None:
-    """Log a line at *level*, unless this thread is logging one just now. *fields* are attributes of its record."""
-    if _thread.logging:
+    """Log a line at *level*, unless a handler of the log dials. *fields* are attributes of its record."""
+    if not logger.isEnabledFor(level) or _handles_a_record():
         return
-    values = tuple(map(_clean, values))
-    _thread.logging = True
+    values = tuple(map(clean, values))
     try:
-        try:
-            logger.log(level, template, *values, extra=fields, exc_info=exc_info)
-        except KeyError:  # a program's own LogRecord factory sets one of these
-            logger.log(level, template, *values, exc_info=exc_info)
-    finally:
-        _thread.logging = False
+        logger.log(level, template, *values, extra=fields, exc_info=exc_info)
+    except KeyError:  # a program's own LogRecord factory sets one of these
+        logger.log(level, template, *values, exc_info=exc_info)
+
+
+def _handles_a_record() -> bool:
+    frame: Any = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code in _HANDLING:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def warn(template: str, *values: Any) -> None:
@@ -157,95 +151,3 @@ def tell(on_event: OnEvent, event: DialEvent) -> None:
 def is_telling() -> bool:
     """Return whether a hook runs in this thread: it is told of no dial that it makes itself."""
     return _thread.telling
-
-
-def _clean(value: Any) -> Any:
-    return printable(value) if isinstance(value, str) else value
-
-
-def _sentence(event: DialEvent) -> tuple[str, tuple[Any, ...]]:
-    """Return the template for *event* and its values. Log collectors group by the template."""
-    dialed = _dialed(event)
-    if event.kind == "resolved":
-        return "%s: resolved in round %d, in %.3f s", (dialed, event.round, event.duration or 0.0)
-    if event.kind == "connected":
-        return "%s: connected in round %d, after %.3f s", (dialed, event.round, event.elapsed)
-    if event.kind == "lost":
-        template = "%s: still connecting when another address answered, round %d, %.3f s"
-        return template, (dialed, event.round, event.elapsed)
-    said = _said(event.error)
-    if event.kind == "disconnected":
-        return "%s: disconnected after %.3f s: %s", (dialed, event.duration, said)
-    if event.kind == "retry":
-        template = "%s: round %d failed: %s; next round in %.3f s, %.1f s so far"
-        return template, (dialed, event.round, said, event.wait, event.elapsed)
-    if event.kind == "gave_up":
-        template = "%s: gave up after round %d, %.3f s: %s (%s)"
-        why = _WHY[event.reason]
-        if event.reason == "unrecognised":
-            why += f"safedial.reconnect(also={_named(event.error)})"
-        return template, (dialed, event.round, event.elapsed, said, why)
-    if event.address is None and event.client is None:
-        return "%s: resolving failed in round %d: %s", (dialed, event.round, said)
-    return "%s: attempt failed in round %d: %s", (dialed, event.round, said)
-
-
-def _fields(event: DialEvent) -> dict[str, Any]:
-    """Return the attributes that the log record gets."""
-    names = ("host", "port", "round", "elapsed", "wait", "error_type", "reason", "client")
-    fields = {name: _clean(getattr(event, name)) for name in names}
-    if isinstance(event.host, str):
-        fields["host"] = worded(event.host)
-    return fields
-
-
-def _dialed(event: DialEvent) -> str:
-    if event.host is None and event.port is None:
-        return event.client or describe(None, None)
-    dialed = describe(event.host, event.port)
-    if event.address and (at := describe(*event.address[:2])) != dialed:
-        dialed += f" at {at}"
-    return f"{event.client} to {dialed}" if event.client else dialed
-
-
-def _said(error: BaseException | None) -> str:
-    """Return the message of *error* in one line. Errors about arguments may quote a password: only their class."""
-    if error is None:
-        return "no error"
-    kind = type(error).__name__
-    mistake = isinstance(error, TypeError | ValueError | LookupError | AttributeError) and not isinstance(
-        error, OSError
-    )
-    if mistake or (kind == "ProgrammingError" and type(error).__module__.startswith("psycopg")):  # quotes the DSN
-        return kind
-    text = _line(error)
-    if (cause := _line(_root(error))) not in text:
-        text += f" ({cause})"
-    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
-
-
-def _named(error: BaseException | None) -> str:
-    """Return what to give `reconnect` as *also* for *error*."""
-    kind = type(error)
-    if kind in (OSError, Exception):
-        return "<a function of the error>"  # the class is that of a wrong certificate, too
-    return f"({kind.__qualname__ if kind.__module__ == 'builtins' else f'{kind.__module__}.{kind.__qualname__}'},)"
-
-
-def _line(error: BaseException) -> str:
-    try:
-        text = " ".join(str(error).split())
-    except Exception:  # of a library
-        text = ""
-    return _SECRETS.sub(r"\1…", text) or type(error).__name__
-
-
-def _root(error: BaseException) -> BaseException:
-    """Return the error at the end of the chain behind *error*, which often has the only words that say something."""
-    for _ in range(_DEEPEST):
-        behind = [*getattr(error, "exceptions", ()), *error.args, error.__cause__, error.__context__]
-        found = next((each for each in behind if isinstance(each, Exception)), None)
-        if found is None:
-            break
-        error = found
-    return error
