@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from safedial._dial.dialer import Dialer
+from safedial._forks import loading
 from safedial._retry.argument import DEFAULT
 from safedial.adapters import TakesDialer, _others, checked_dialer, merged
 from safedial.adapters._mistakes import mistaken
@@ -101,7 +102,8 @@ def _refuse_waiting(dialer: Dialer | None, who: str | None) -> None:
     """Raise ValueError if *dialer* would wait for a server while *who* names another one."""
     if who is None or dialer is None or dialer.policy is DEFAULT or dialer.policy is None:
         return
-    from safedial._retry.policies import waits_for_server  # late, because it loads tenacity
+    with loading:
+        from safedial._retry.policies import waits_for_server  # late, because it loads tenacity
 
     if waits_for_server(dialer.policy):
         raise ValueError(
