@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from safedial import adapters as adapters
-    from safedial._clients.guard import guard
+    from safedial._clients.guard import guard, is_guarded
     from safedial._clients.hold import hold
     from safedial._clients.install import install, uninstall
     from safedial._clients.wrap import wrap
@@ -32,6 +32,7 @@ __all__ = [
     "guard",
     "hold",
     "install",
+    "is_guarded",
     "is_self_connected",
     "open_connection",
     "reconnect",
@@ -44,7 +45,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "_clients.guard": ("guard",),
+    "_clients.guard": ("guard", "is_guarded"),
     "_clients.hold": ("hold",),
     "_clients.install": ("install", "uninstall"),
     "_clients.wrap": ("wrap",),

@@ -88,8 +88,6 @@ class TestGuard:
     def test_checks_its_hook(self):
         with pytest.raises(TypeError, match="on_event"):
             safedial.guard(on_event=3)
-        with pytest.raises(TypeError):
-            safedial.guard(connect)  # a decorator needs its parentheses
 
 
 class TestInstall:

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from io import TextIOWrapper
-from typing import Any, assert_type
+from typing import Any, Literal, assert_type
 
 from tenacity import AsyncRetrying, Retrying
 from tenacity.retry import retry_base
@@ -144,6 +144,34 @@ def guarded(host: str) -> Client:
 @safedial.guard()
 async def guarded_async(host: str) -> Client:
     return await connect(host, 6379)
+
+
+@safedial.guard
+def guarded_bare(host: str, *, port: int = 6379) -> Client:
+    return Client(host, port=port)
+
+
+@safedial.guard
+async def guarded_bare_async(host: str) -> Client:
+    return await connect(host, 6379)
+
+
+@safedial.guard(on_event=hook)
+def guarded_and_heard(host: str) -> Client:
+    return Client(host)
+
+
+async def guards() -> None:
+    assert_type(guarded_bare("db", port=1), Client)
+    assert_type(await guarded_bare_async("db"), Client)
+    assert_type(guarded_and_heard("db"), Client)
+    assert_type(await safedial.guard(connect, on_event=hook)("db", port=6379), Client)
+    async with safedial.guard(on_event=hook) as nothing:
+        assert_type(nothing, None)
+    assert_type(safedial.is_guarded(), Literal["guard", "install"] | None)
+    guarded_bare(6379)  # type: ignore[arg-type]
+    safedial.guard("127.0.0.1")  # type: ignore[call-overload]
+    safedial.guard(address=("127.0.0.1", 80))  # type: ignore[call-overload]
 
 
 async def wrapped() -> None:

@@ -1,39 +1,64 @@
-"""The guard: the guarded connect under every client that dials in Python, blocking or not."""
+"""The guard: the guarded connect under every client that dials in Python, blocking or not.
 
-import contextlib
+An interrupt may end any function here half-way: a signal handler that raises, the recursion limit, a debugger. Whatever
+it leaves behind, an entry has an effect only while it is open, and while the `with` statement or the `Guard` holds it.
+"""
+
 import functools
-import inspect
 import socket
-import time
+import sys
+import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, Self, TypeVar, overload
 
-from safedial._address import SockAddr, same_endpoint
-from safedial._clients import patch
-from safedial._clients.awaitables import Step, made_later
-from safedial._clients.patch import Below
-from safedial._retry.transient import error_type
-from safedial._tcp import connect, exhaustion, steering
-from safedial._tcp.selfconnect import peer_of
-from safedial.errors import SelfConnectError
-from safedial.events import DialEvent, EventKind, OnEvent, check_hook, logger, tell
+from safedial._address import SockAddr
+from safedial._clients import elsewhere, patch
+from safedial._clients.decorated import decorated
+from safedial._clients.elsewhere import Site, Watched
+from safedial._clients.guarded import connect_and_tell
+from safedial._clients.layers import Below
+from safedial._clients.unused import warn_never_entered
+from safedial.events import OnEvent, check_hook, logger
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Entry:
-    """One entry of a guard. It may end in another context: a generator is closed in its caller's context."""
+class Entry(Watched):
+    """One entry of a guard, and the context manager for it. It may end in another context than it began.
 
-    open = True
+    A generator, for example, is closed in its caller's context.
+    """
 
-    def __init__(self, on_event: OnEvent | None = None) -> None:
-        self.on_event = on_event
+    def __init__(self, on_event: OnEvent | None = None, site: Site | None = None) -> None:
+        self.on_event, self.site = on_event, site
+        self.dials = 0  # the TCP connects that the guard saw
+
+    def __enter__(self) -> Self:
+        try:
+            patch.put(_layer, self)
+            elsewhere.watch(self)
+            _inside.set((*_entered_here(), weakref.ref(self)))
+        except BaseException:
+            self.open = False
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.open = False
+        _inside.set(_entered_here())
+        elsewhere.unwatch(self)
+        patch.remove(_layer, self)
 
 
-# The guards that this context has entered.
-_inside: ContextVar[tuple[_Entry, ...]] = ContextVar("safedial.guard", default=())
-_everywhere: _Entry | None = None  # the entry of `install`
+# The guards that this context has entered. It does not hold them: one whose `with` statement was interrupted is gone.
+_inside: ContextVar[tuple[weakref.ref[Entry], ...]] = ContextVar("safedial.guard", default=())
+_everywhere: Entry | None = None  # the entry of `install`
+
+
+def _entered_here() -> tuple[weakref.ref[Entry], ...]:
+    return tuple([ref for ref in _inside.get() if (entry := ref()) is not None and entry.open])
 
 
 class _Layer:
@@ -42,157 +67,109 @@ class _Layer:
     def wanted(self) -> bool:
         if _everywhere is not None:
             return True
-        for entry in _inside.get():  # noqa: SIM110  # any() makes a generator, which costs as much as the rest
-            if entry.open:
+        for ref in _inside.get():
+            if (entry := ref()) is not None and entry.open:
                 return True
-        return False
+        return elsewhere.is_watched()
 
     def connect(self, sock: socket.socket, address: SockAddr, below: Below) -> None:
-        if not _hooks or _telling.get():
-            self._connect(sock, address, below)
+        entries = [entry for ref in _inside.get() if (entry := ref()) is not None and entry.open]
+        if _everywhere is not None:
+            entries.append(_everywhere)
+        if not entries:
+            elsewhere.connect(sock, address, below)
             return
-        began = time.monotonic()
-        try:
-            self._connect(sock, address, below)
-        except BlockingIOError:
-            raise  # the outcome of a non-blocking connect is not known yet
-        except OSError as error:
-            _tell("self_connect" if isinstance(error, SelfConnectError) else "failed", address, began, error)
-            raise
-        _tell("connected", address, began, None)
-
-    def _connect(self, sock: socket.socket, address: SockAddr, below: Below) -> None:
-        sides = steering.side_options(address[1])
-        if sides != steering.UNSTEERED and (own := steering.own_option(sock)) and own not in sides:
-            sides = steering.UNSTEERED  # the caller narrowed the range
-        try:
-            try:
-                connect.connect(sock, address, sides, below)
-            except BlockingIOError:
-                # The kernel has drawn the local port already, so the outcome is known.
-                if _will_reach_itself(sock, address):
-                    connect.raise_self_connect(sock, address)
-                raise
-        except SelfConnectError as error:
-            logger.warning("%s", error.strerror)
-            raise
-        except OSError as error:
-            if exhaustion.may_be_exhausted(error, sides) and not _has_port(sock):  # the caller bound no port
-                raise exhaustion.explained(sock, address, sides, error)  # noqa: B904  # has it as its cause, or is it
-            raise
+        hooks: list[OnEvent] = []
+        for entry in entries:
+            entry.dials += 1
+            if entry.on_event is not None:
+                hooks.append(entry.on_event)
+        connect_and_tell(sock, address, below, hooks)
 
 
 _layer = _Layer()
-_hooks = 0  # how many entries have a hook
-# Whether a hook runs in this context. It may dial itself, which no hook is told of.
-_telling: ContextVar[bool] = ContextVar("safedial.guard.telling", default=False)
-
-
-def _tell(kind: EventKind, address: SockAddr, began: float, error: OSError | None) -> None:
-    """Tell the hooks of this context, and `install`'s, about an attempt."""
-    seconds = time.monotonic() - began
-    named = None if error is None else error_type(error)
-    event = DialEvent(kind, address[0], address[1], address, 1, seconds, error, None, seconds, named)
-    running = _telling.set(True)
-    try:
-        for entry in (*_inside.get(), _everywhere):
-            if entry is not None and entry.open and entry.on_event is not None:
-                tell(entry.on_event, event)
-    finally:
-        _telling.reset(running)
-
-
-def _count_hook(entry: _Entry, change: int) -> None:
-    global _hooks
-    with patch.lock:
-        _hooks += change * (entry.on_event is not None)
-
-
-def _has_port(sock: socket.socket) -> bool:
-    try:
-        return bool(sock.getsockname()[1])
-    except OSError:
-        return False  # Windows, if the socket was never bound
-
-
-def _will_reach_itself(sock: socket.socket, address: SockAddr) -> bool:
-    local = sock.getsockname()
-    if local[1] != address[1]:
-        return False
-    # A connect to a wildcard address goes to this host, from the same address.
-    peer = local if address[0] in ("", "0.0.0.0", "::") else address  # noqa: S104  # nothing listens on them
-    with contextlib.suppress(OSError):
-        peer = peer_of(sock)
-    with contextlib.suppress(OSError, TypeError):  # the address is a host name, and the socket has no peer yet
-        return same_endpoint(local, peer)
-    return False
 
 
 class Guard:
     """The result of `guard`: a context manager and decorator. It can be entered again, and shared."""
 
-    def __init__(self, on_event: OnEvent | None = None) -> None:
-        self._on_event = on_event
-        self._entries: list[_Entry] = []
+    _used = False
+
+    def __init__(self, on_event: OnEvent | None = None, site: Site | None = None) -> None:
+        self._on_event, self._site = on_event, site
+        self._entries: dict[Entry, None] = {}
 
     def __enter__(self) -> None:
-        patch.put(_layer)
-        entry = _Entry(self._on_event)
-        _count_hook(entry, 1)
-        self._entries.append(entry)
-        _inside.set((*(each for each in _inside.get() if each.open), entry))
+        self._used = True
+        entry = Entry(self._on_event, self._site)
+        entry.__enter__()
+        self._entries[entry] = None
 
     def __exit__(self, *raised: object) -> None:
-        own = [entry for entry in _inside.get() if entry in self._entries]
-        entry = own[-1] if own else self._entries[-1]  # entered in another context
-        self._entries.remove(entry)
-        entry.open = False
-        _count_hook(entry, -1)
-        _inside.set(tuple(each for each in _inside.get() if each.open))
-        patch.remove(_layer)
+        with patch.lock:
+            here = [entry for ref in _inside.get() if (entry := ref()) in self._entries]
+            entry = here[-1] if here else next(reversed(self._entries), None)  # entered in another context
+            if entry is None:
+                raise RuntimeError("this guard() is not entered, so it can't be left")
+            entry.open = False
+            del self._entries[entry]
+        entry.__exit__()
+
+    async def __aenter__(self) -> None:
+        self.__enter__()
+
+    async def __aexit__(self, *raised: object) -> None:
+        self.__exit__()
+
+    def __del__(self) -> None:
+        if not self._used:
+            warn_never_entered(self, "guard()")
+        elif self._entries and not sys.is_finalizing():
+            logger.warning(
+                "a guard() was entered and then dropped, so it guards no more: keep it, or use `with guard():`"
+            )
 
     def __call__(self, function: F) -> F:
         """Guard each call of *function*, which may be a coroutine function."""
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError(f"guard() can't decorate a generator function: {function!r} runs in its caller's context")
-        if inspect.iscoroutinefunction(function):
-
-            @functools.wraps(function)
-            async def guarded_async(*args: Any, **kwds: Any) -> Any:
-                with Guard(self._on_event):
-                    return await function(*args, **kwds)
-
-            return cast("F", guarded_async)
-
-        @functools.wraps(function)
-        def guarded(*args: Any, **kwds: Any) -> Any:
-            with Guard(self._on_event):
-                returned: Any = function(*args, **kwds)
-            return made_later(returned, functools.partial(self._guarded, returned))
-
-        return cast("F", guarded)
-
-    async def _guarded(self, returned: Any, step: Step) -> Any:
-        with Guard(self._on_event):
-            return await step(returned)
+        self._used = True
+        return decorated(function, functools.partial(Entry, self._on_event, self._site))
 
 
-def guard(*, on_event: OnEvent | None = None) -> Guard:
-    """Guard every TCP connect that Python code makes inside, in this thread or task only.
+@overload
+def guard(function: F, /, *, on_event: OnEvent | None = None) -> F: ...
+@overload
+def guard(*, on_event: OnEvent | None = None) -> Guard: ...
+def guard(function: Any = None, /, *, on_event: OnEvent | None = None) -> Any:
+    """Guard the TCP connects that Python code makes inside, in this thread or task only.
 
-    A context manager, and a decorator for functions and coroutine functions. Inside, a connect that reaches itself
-    raises `SelfConnectError`, a `ConnectionRefusedError`, from ``socket.connect``, so each client behaves as if nobody
-    listens. The socket is closed and the port is free. Exhausted ports raise `PortsExhaustedError`. Nothing is dialed
-    again: that is up to the client, or `wrap`.
+    ``with guard():``, ``async with guard():``, and a decorator for functions and coroutine functions, as ``@guard`` or
+    ``@guard(on_event=…)``. Inside, a connect that reaches itself raises `SelfConnectError`, a
+    `ConnectionRefusedError`, from ``socket.connect``, so each client behaves as if nobody listens. The socket is closed
+    and the port is free. Exhausted ports raise `PortsExhaustedError`. Nothing is dialed again: that is up to the
+    client, or `wrap`.
 
     It works for blocking and non-blocking sockets (selectors, asyncio, trio), behind TLS and proxies. Sockets with a
-    source port are checked too. Libraries that dial in C (libpq, grpc, uvloop) are not reached: see `hold`. A thread
-    that a client starts for itself is outside, unless it copies the context: see `install`. A task that is started
-    inside is guarded until the block ends. With gevent, patch first, and enter the guard in each greenlet.
+    source port are checked too. A task that is started inside is guarded until the block ends.
+
+    Outside are other tasks and threads: the handlers of an application whose startup is guarded, a client's own
+    threads, a client that connects again after the block. For these there is `install`. If such a dial may reach
+    itself, a WARNING says so, once for each line that enters a guard. With gevent, enter the guard in each greenlet.
+
+    These pass: libraries that dial in C (libpq, grpc, uvloop; see `hold`) and ctypes; ``sendto()`` with
+    ``MSG_FASTOPEN``; the methods of ``_socket.socket``, from which `socket.socket` is made; and a ``connect`` that was
+    fetched from the class before the guard was entered.
+
+    The methods ``connect`` and ``connect_ex`` of `socket.socket` are replaced meanwhile, and those of a class that a
+    program has put in its place.
 
     Args:
+        function: the function to decorate. Default: None; then the result is a context manager and decorator.
         on_event: called with a `DialEvent` after each connect: ``connected``, ``failed`` or ``self_connect``. Of a
             non-blocking connect it gets what is known at once: nothing while the handshake goes on. Default: None.
+
+    Raises:
+        TypeError: *function* is a class, a generator function or no function at all, or *on_event* is wrong. When it is
+            entered: a class stands in `socket.socket`'s place whose methods can't be replaced.
 
     Example::
 
@@ -201,27 +178,54 @@ def guard(*, on_event: OnEvent | None = None) -> Guard:
             client.ping()
     """
     check_hook(on_event)
-    return Guard(on_event)
+    caller = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # inspect's would be held by a cycle
+    made = Guard(on_event, (caller.f_code.co_filename, caller.f_lineno))
+    return made if function is None else made(function)
+
+
+def is_guarded() -> Literal["guard", "install"] | None:
+    """Return how the TCP connects of this thread or task are guarded now.
+
+    Returns:
+        ``"guard"``: by a `guard` that is entered here, or by `wrap` or an adapter that dials now. ``"install"``: by
+        `install` alone. None: not at all.
+
+    Example::
+
+        assert safedial.is_guarded(), "call safedial.install() first"
+    """
+    how: Literal["guard", "install"] | None = None
+    if _entered_here():
+        how = "guard"
+    elif _everywhere is not None:
+        how = "install"
+    patch.renew()  # so that it is true
+    return how
+
+
+def inside(on_event: OnEvent | None = None) -> Entry:
+    """Return a context manager that guards as `guard` does, for our own code. It yields an entry, for one use.
+
+    No dial elsewhere is warned of.
+    """
+    return Entry(on_event)
 
 
 def guard_all(on_event: OnEvent | None) -> None:
     """Guard the connects of all threads until `unguard_all`."""
     global _everywhere
     with patch.lock:
-        if _everywhere is None:
-            patch.put(_layer)
-        else:
-            _count_hook(_everywhere, -1)
-        _everywhere = _Entry(on_event)
-        _count_hook(_everywhere, 1)
-        patch.renew()
+        entry, before = Entry(on_event), _everywhere
+        patch.put(_layer, entry)
+        _everywhere = entry
+        if before is not None:
+            patch.remove(_layer, before)
 
 
 def unguard_all() -> None:
     """Undo `guard_all`. Guards that are entered stay in force."""
     global _everywhere
     with patch.lock:
-        if _everywhere is not None:
-            _count_hook(_everywhere, -1)
-            _everywhere = None
-            patch.remove(_layer)
+        before, _everywhere = _everywhere, None
+        if before is not None:
+            patch.remove(_layer, before)

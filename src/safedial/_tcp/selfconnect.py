@@ -66,9 +66,30 @@ def reached_itself(sock: socket.socket, port: int) -> bool:
     """Return whether *sock*, just connected to *port*, is or may be self-connected."""
     try:
         local = sock.getsockname()
-        return local[1] == port and same_endpoint(local, peer_of(sock))
+        if local[1] != port:
+            return False
+        peer = peer_of(sock)
     except OSError:
-        return True  # as in Go's selfConnect() (src/net/tcpsock_posix.go)
+        return is_real(sock)  # as in Go's selfConnect() (src/net/tcpsock_posix.go)
+    except (LookupError, TypeError):
+        return False  # a fake has no addresses
+    return is_same(local, peer) and is_real(sock)
+
+
+def is_same(local: SockAddr, peer: SockAddr) -> bool:
+    """Return whether *local* and *peer* are known to be one endpoint. A fake's peer may be a name."""
+    with contextlib.suppress(AttributeError, OSError, LookupError, TypeError, ValueError):
+        return same_endpoint(local, peer)
+    return False
+
+
+def is_real(sock: AnySocket) -> bool:
+    """Return whether *sock* is a socket of the kernel. A fake's addresses are made up, and say nothing."""
+    if isinstance(sock, _socket.socket):
+        return True
+    with contextlib.suppress(AttributeError, OSError, TypeError, ValueError), duplicate(sock.fileno()):
+        return True
+    return False
 
 
 def peer_of(sock: AnySocket) -> SockAddr:

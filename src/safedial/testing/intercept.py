@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from safedial._address import SockAddr
 from safedial._clients import patch
-from safedial._clients.patch import Below
+from safedial._clients.layers import Below
 
 Connect: TypeAlias = Callable[[], None]
 # Called before each connect, with the socket, the address and a function that really connects. Returns whether it made
@@ -43,17 +43,16 @@ _layer = _Interception()
 @contextlib.contextmanager
 def intercepting(interceptor: Interceptor) -> Generator[None]:
     """Call *interceptor* before every TCP connect of this process, in all its threads."""
-    with _lock:
-        if not _interceptors:
-            patch.put(_layer, nearest_kernel=True)
-        _interceptors.append(interceptor)
+    user = patch.User()
+    patch.put(_layer, user, nearest_kernel=True)
     try:
+        with _lock:
+            _interceptors.append(interceptor)
         yield
     finally:
-        with _lock:
+        with _lock, contextlib.suppress(ValueError):  # an interrupt came before it was added
             _interceptors.remove(interceptor)
-            if not _interceptors:
-                patch.remove(_layer)
+        patch.remove(_layer, user)
 
 
 @contextlib.contextmanager

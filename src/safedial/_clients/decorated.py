@@ -1,0 +1,55 @@
+"""Functions whose calls are guarded: what `guard` makes as a decorator."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar, cast
+
+from safedial._address import shown
+from safedial._clients.awaitables import Step, made_later
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def decorated(function: F, entered: Callable[[], AbstractContextManager[object]]) -> F:
+    """Return *function* so that each call is made inside what *entered* returns. It may be a coroutine function."""
+    _check(function)
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def guarded_async(*args: Any, **kwds: Any) -> Any:
+            with entered():
+                return await function(*args, **kwds)
+
+        return cast("F", guarded_async)
+
+    async def take(returned: Any, step: Step) -> Any:
+        with entered():
+            return await step(returned)
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwds: Any) -> Any:
+        with entered():
+            returned: Any = function(*args, **kwds)
+        return made_later(returned, functools.partial(take, returned))
+
+    return cast("F", guarded)
+
+
+def _check(function: Any) -> None:
+    """Raise TypeError if *function* can't be decorated."""
+    if isinstance(function, type):
+        raise TypeError(
+            f"guard() can't decorate a class: decorate the methods of {function!r} that dial, or use wrap()"
+        )
+    kind = cast("type[object]", type(function))
+    if issubclass(kind, staticmethod | classmethod):
+        raise TypeError(f"guard() can't decorate a {kind.__name__}: write @guard below it")
+    if not callable(function):
+        raise TypeError(
+            f"guard() decorates functions, not {shown(function)}: it takes no address, and guards each TCP connect "
+            "inside `with guard():`; to hold a port, use hold()"
+        )
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"guard() can't decorate a generator function: {function!r} runs in its caller's context")

@@ -1,0 +1,89 @@
+"""The guarded connect, below a client that dials with a socket of its own."""
+
+import contextlib
+import socket
+import time
+from collections.abc import Sequence
+from contextvars import ContextVar
+
+from safedial._address import SockAddr
+from safedial._clients.layers import Below
+from safedial._retry.transient import error_type
+from safedial._tcp import connect, exhaustion, steering
+from safedial._tcp.selfconnect import is_real, is_same, peer_of
+from safedial.errors import SelfConnectError
+from safedial.events import DialEvent, EventKind, OnEvent, logger, tell
+
+# Whether a hook runs in this context. It may dial itself, which no hook is told of.
+_telling: ContextVar[bool] = ContextVar("safedial.guard.telling", default=False)
+
+
+def connect_and_tell(sock: socket.socket, address: SockAddr, below: Below, hooks: Sequence[OnEvent]) -> None:
+    """Connect *sock* by means of *below*, never to itself, and tell the *hooks*."""
+    if not hooks or _telling.get():
+        connect_safely(sock, address, below)
+        return
+    began = time.monotonic()
+    try:
+        connect_safely(sock, address, below)
+    except BlockingIOError:
+        raise  # the outcome of a non-blocking connect is not known yet
+    except OSError as error:
+        _tell(hooks, "self_connect" if isinstance(error, SelfConnectError) else "failed", address, began, error)
+        raise
+    _tell(hooks, "connected", address, began, None)
+
+
+def connect_safely(sock: socket.socket, address: SockAddr, below: Below) -> None:
+    """Connect *sock* by means of *below*, never to itself."""
+    sides = steering.side_options(address[1])
+    if sides != steering.UNSTEERED and (own := steering.own_option(sock)) and own not in sides:
+        sides = steering.UNSTEERED  # the caller narrowed the range
+    try:
+        try:
+            connect.connect(sock, address, sides, below)
+        except BlockingIOError:
+            # The kernel has drawn the local port already, so the outcome is known.
+            if _will_reach_itself(sock, address):
+                connect.raise_self_connect(sock, address)
+            raise
+    except SelfConnectError as error:
+        logger.warning("%s", error.strerror)
+        raise
+    except OSError as error:
+        if exhaustion.may_be_exhausted(error, sides) and not _has_port(sock):  # the caller bound no port
+            raise exhaustion.explained(sock, address, sides, error)  # noqa: B904  # has it as its cause, or is it
+        raise
+
+
+def _tell(hooks: Sequence[OnEvent], kind: EventKind, address: SockAddr, began: float, error: OSError | None) -> None:
+    seconds = time.monotonic() - began
+    named = None if error is None else error_type(error)
+    event = DialEvent(kind, address[0], address[1], address, 1, seconds, error, None, seconds, named)
+    running = _telling.set(True)
+    try:
+        for hook in hooks:
+            tell(hook, event)
+    finally:
+        _telling.reset(running)
+
+
+def _has_port(sock: socket.socket) -> bool:
+    try:
+        return bool(sock.getsockname()[1])
+    except OSError:
+        return False  # Windows, if the socket was never bound
+
+
+def _will_reach_itself(sock: socket.socket, address: SockAddr) -> bool:
+    try:
+        local = sock.getsockname()
+        if local[1] != address[1]:
+            return False
+    except (LookupError, OSError, TypeError):
+        return False  # a fake, or Windows
+    # A connect to a wildcard address goes to this host, from the same address.
+    peer = local if address[0] in ("", "0.0.0.0", "::") else address  # noqa: S104  # nothing listens on them
+    with contextlib.suppress(OSError):
+        peer = peer_of(sock)
+    return is_same(local, peer) and is_real(sock)  # not if the address is a host name, and the socket has no peer yet

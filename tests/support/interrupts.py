@@ -1,0 +1,69 @@
+"""Interrupts at every instant: by a trace or profile function that raises, and by the recursion limit."""
+
+import contextlib
+import gc
+import sys
+
+
+class Interrupt(BaseException):
+    """Raised where a signal handler, a debugger or Ctrl-C could raise."""
+
+
+def interrupt_each(act, setter, after):
+    """Call *act* again and again, interrupted at its first event, its second, and so on, until it comes through.
+
+    *setter* is `sys.settrace` or `sys.setprofile`. After each interrupt, *after* is called. Return how many there were.
+    """
+    number = 0
+    while _interrupted(act, setter, number):
+        number += 1
+        gc.collect()  # frames that the exception held
+        after()
+    return number
+
+
+def _interrupted(act, setter, number):
+    events = 0
+
+    def trace(frame, event, arg):
+        nonlocal events
+        if frame.f_code in (act.__code__, _interrupted.__code__):
+            return trace
+        # Signals can't prevent the call that releases a lock; a trace function could, at the line of its `with`.
+        if event == "line" or (event == "c_call" and arg.__name__ == "__exit__"):
+            return trace
+        events += 1
+        if events == number + 1:
+            raise Interrupt
+        return trace
+
+    try:
+        setter(trace)
+        try:
+            act()
+        finally:
+            setter(None)
+    except Interrupt:
+        return True
+    return False
+
+
+def exhaust_stack(act, after, most=120):
+    """Call *act* with room for one call, for two, and so on. Return how often the room was too small."""
+    before, failed = sys.getrecursionlimit(), 0
+    depth = 0
+    frame = sys._getframe()
+    while frame is not None:
+        depth, frame = depth + 1, frame.f_back
+    for room in range(1, most):
+        try:
+            sys.setrecursionlimit(depth + room)
+            act()
+        except RecursionError:
+            failed += 1
+        finally:
+            with contextlib.suppress(RecursionError):
+                sys.setrecursionlimit(before)
+        gc.collect()
+        after()
+    return failed
