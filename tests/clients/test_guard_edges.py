@@ -457,17 +457,3 @@ class TestWrap:
 
         monkeypatch.setattr(socket, "getaddrinfo", nothing)
         assert safedial.wrap(lambda: "the client's own", address=("no-such-name.invalid", 80))() == "the client's own"
-
-    def test_missing_family_is_not_held(self, monkeypatch, caplog):
-        caplog.set_level("DEBUG", "safedial")
-
-        def no_ipv6(family=socket.AF_INET, *args, **kwds):
-            if family == socket.AF_INET6:
-                raise OSError(errno.EAFNOSUPPORT, "no IPv6")
-            return plain(family, *args, **kwds)
-
-        plain = socket.socket
-        monkeypatch.setattr(socket, "socket", no_ipv6)
-        with safedial.hold(("::1", 5432)):
-            pass
-        assert "not held: ::1 port 5432: [Errno 97] no IPv6" in caplog.text

@@ -1,43 +1,160 @@
-"""Holding a port during a dial: the guard for code that no hook reaches."""
+"""Holding a port: the guard for code that no hook reaches."""
 
 import contextlib
-import os
 import socket
-from collections.abc import Generator
+import sys
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
 from typing import TypeAlias
 
-from safedial._address import checked
+from safedial._address import AddrInfo, Host, Port, SockAddr, checked, describe, family_of
+from safedial._clients.held import Held
+from safedial._clients.unused import warn_never_entered
+from safedial._steps import in_thread, running_trio
 from safedial.events import logger
 
 Address: TypeAlias = tuple[str | bytes | None, int | str | None]
 
 
-@contextlib.contextmanager
-def hold(address: Address) -> Generator[None]:
+class Hold:
+    """The result of `hold`, for ``with`` and ``async with``. It can be entered again, and by several threads."""
+
+    _tried = False
+
+    def __init__(self, host: Host, port: Port, infos: Iterable[AddrInfo]) -> None:
+        self._address = host, port
+        self._infos = infos  # empty for a name, which is resolved at each entry
+        # Any exit may end any entry, because all hold one port. Those that hold nothing are at the end and go first.
+        self._entries: deque[Held] = deque()
+
+    def __enter__(self) -> None:
+        self._tried = True
+        self._enter(self._infos or _resolved(*self._address))
+
+    def __exit__(self, *raised: object) -> None:
+        self._entries.pop().close()
+
+    async def __aenter__(self) -> None:
+        self._tried = True
+        self._enter(self._infos or await in_thread(_look_up, *self._address))
+
+    async def __aexit__(self, *raised: object) -> None:
+        self.__exit__()
+
+    def __del__(self) -> None:
+        if not self._tried:
+            warn_never_entered(self, "hold(...)")
+
+    def _enter(self, infos: Iterable[AddrInfo]) -> None:
+        held = Held()
+        try:
+            for *_, sockaddr in infos:
+                held.take(sockaddr)
+            held.wait_for_busy()
+            (self._entries.appendleft if held else self._entries.append)(held)
+        except BaseException:
+            with contextlib.suppress(ValueError):
+                self._entries.remove(held)
+            held.close()
+            raise
+
+
+def hold(address: Address) -> Hold:
     """Keep the kernel off the port of *address* inside the block, for every dial of this host.
 
-    A socket that does not listen is bound to the port. The kernel never draws a bound port, so nothing connects to
-    itself, C libraries (libpq, grpc, uvloop) included, and a dial to a dead port is refused. An address of another
-    host, or of a server that listens, needs no holding and is not held. Hold it only for the dial: meanwhile a server
-    that sets SO_REUSEADDR (PostgreSQL does, most do) can bind the port and listen; any other gets EADDRINUSE.
+    For clients that dial in C (libpq, grpc, ZeroMQ, uvloop), which no hook of Python reaches. A socket that does not
+    listen is bound to the port, at a loopback address that nobody uses (127.a.b.c). The kernel never draws a port that
+    is bound, neither for IPv4 nor for IPv6. So nothing connects to itself, a dial to a dead port is refused, and no
+    connection takes the port before its server does. It works while the server listens, and while an ordinary
+    connection has the port or is in TIME_WAIT.
+
+    Hold a port for as long as you like: for one dial, or for a client's whole life, in which the server may stop and
+    start. Any process of the host may hold it, also the server's own. These servers start meanwhile:
+
+    =================  ==============  =====================
+    a server that      on one address  on 0.0.0.0 or ``::``
+    =================  ==============  =====================
+    sets SO_REUSEADDR  starts          starts
+    does not           starts          fails with EADDRINUSE
+    =================  ==============  =====================
+
+    PostgreSQL, MariaDB, Redis, memcached, nginx, `asyncio.start_server` and `http.server` set SO_REUSEADDR, as most
+    servers do. `socketserver.TCPServer` does only if its ``allow_reuse_address`` is true.
+
+    An address of another host is not held, because no dial of it can reach itself. If a server listens on all addresses
+    (``::``) when the block is entered, the kernel draws its port for nobody; once the server stops, a thread takes the
+    port within 0.05 s. If the port can't be held (a sandbox forbids it), a WARNING says so, once for each address.
+
+    Entering costs 12 us and a descriptor, which forked children inherit: the port is free once all of them have ended.
+    The result can be entered again, and by several threads.
+
+    Other systems than Linux draw ports for each address on its own. There *address* itself is bound, and a server on it
+    may fail to start meanwhile, whatever it sets: hold the port only for the dial.
 
     Args:
-        address: (host, port). Resolving a name blocks.
+        address: (host, port). A name is resolved at each entry. That blocks, so in an event loop a name needs
+            ``async with``, which asks the resolver in a thread (asyncio and trio).
 
     Raises:
-        OSError: the resolver's.
         TypeError, ValueError: *address* is wrong; the message says how.
+        RuntimeError: on entry by ``with``: an event loop runs in this thread, and the host is a name.
+        OSError: on entry: the resolver's; or descriptors are used up.
+
+    Example::
+
+        async with safedial.hold(("localhost", 50051)):
+            channel = grpc.aio.insecure_channel("localhost:50051")
+            ...
     """
-    host, port, infos = checked(address, 0)
-    with contextlib.ExitStack() as stack:
-        for family, _, _, _, sockaddr in infos or socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-            try:
-                holder = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
-                if os.name == "posix":  # on Windows another socket could then take the port over
-                    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                holder.bind(sockaddr)
-            except OSError as error:
-                # EADDRNOTAVAIL: the address is another host's. EADDRINUSE: the port is taken, usually by a server.
-                # EACCES: a port below 1024, which the kernel never draws.
-                logger.debug("not held: %s port %s: %s", sockaddr[0], sockaddr[1], error)
-        yield
+    return Hold(*checked(address, 0))
+
+
+@contextlib.contextmanager
+def holding(sockaddrs: Iterable[SockAddr]) -> Generator[bool]:
+    """Hold the ports of *sockaddrs*, (host, port, …) in numbers, for one dial. Never blocks.
+
+    Yields whether no dial of them can reach itself: their ports are held, or need not be.
+    """
+    held = Held()
+    try:
+        safe = [_take(held, sockaddr) for sockaddr in sockaddrs]
+        yield all(safe)
+    finally:
+        held.close()
+
+
+def _take(held: Held, sockaddr: SockAddr) -> bool:
+    host, port = sockaddr[:2]
+    try:
+        if family_of(host):
+            return held.take(sockaddr)
+        reason = "it is not a numeric address"  # whose resolving would block
+    except (OSError, OverflowError) as error:
+        reason = str(error)
+    logger.debug("%s is not held: %s", describe(host, port), reason)
+    return False
+
+
+def _look_up(host: Host, port: Port, flags: int = 0) -> Sequence[AddrInfo]:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+
+
+def _resolved(host: Host, port: Port) -> Sequence[AddrInfo]:
+    if not _in_event_loop():
+        return _look_up(host, port)
+    try:
+        return _look_up(host, port, socket.AI_NUMERICHOST)  # such as 127.1, which `numeric` leaves to the resolver
+    except socket.gaierror:
+        raise RuntimeError(
+            f"hold() would stop the event loop while it resolves {describe(host, port)}: "
+            "write `async with safedial.hold(...)`"
+        ) from None
+
+
+def _in_event_loop() -> bool:
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None:
+        with contextlib.suppress(RuntimeError, AttributeError):  # AttributeError: another thread imports it just now
+            asyncio.get_running_loop()
+            return True
+    return running_trio() is not None

@@ -1,0 +1,95 @@
+"""The ports that one entry of a `hold` holds, and what the log says of those that can't be held."""
+
+from safedial._address import SockAddr, describe
+from safedial._clients.late import Late
+from safedial._tcp import holding
+from safedial._tcp.steering import ON_LINUX
+from safedial.events import logger
+
+# The addresses that a warning was about.
+_warned: set[SockAddr] = set()
+
+
+class Held:
+    """The ports that are held for some addresses."""
+
+    def __init__(self) -> None:
+        self._holders: dict[object, holding.Holder] = {}
+        self._busy: list[SockAddr] = []  # another socket has the port on all addresses, and keeps the kernel off it
+        self._late: Late | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._holders or self._busy)
+
+    def take(self, sockaddr: SockAddr) -> bool:
+        """Hold the port of the numeric *sockaddr*. Return whether no dial of it can reach itself now.
+
+        Raises:
+            OSError: descriptors or memory are used up.
+        """
+        key: object = sockaddr[1] if ON_LINUX else sockaddr  # on Linux, one holder serves all addresses
+        if key in self._holders:
+            return True
+        if not sockaddr[1] or not holding.is_local(sockaddr):
+            logger.debug("%s is not held: it is not an address of this host", describe(*sockaddr[:2]))
+            return True
+        try:
+            holder = holding.hold(sockaddr)
+        except OSError as error:
+            if error.errno in holding.SHORTAGE:
+                raise
+            return _is_harmless(sockaddr, error)
+        if holder is None:
+            self._busy.append(sockaddr)
+        else:
+            self._holders[key] = holder
+        return True
+
+    def wait_for_busy(self) -> None:
+        """Until `close`, take each port that a server has on all addresses as soon as the server has gone."""
+        if self._busy:
+            self._late = Late(self._take_busy)
+
+    def _take_busy(self) -> bool:
+        """Take the ports that were busy. Return whether one still is."""
+        # Whether a port is at risk is asked here, in a thread, because that reads a file.
+        waiting, self._busy = [each for each in self._busy if holding.may_be_drawn(each[1])], []
+        for sockaddr in waiting:
+            try:
+                self.take(sockaddr)
+            except OSError:  # descriptors are used up just now
+                self._busy.append(sockaddr)
+        return bool(self._busy)
+
+    def close(self) -> None:
+        """Let go of all ports."""
+        if self._late is not None:
+            self._late.end()
+            self._late = None
+        for holder in self._holders.values():
+            holder.close()
+        self._holders.clear()
+
+
+def _is_harmless(sockaddr: SockAddr, error: OSError) -> bool:
+    """Return whether it does no harm that *sockaddr* can't be held, for *error*. Log what was found."""
+    where = describe(*sockaddr[:2])
+    if not holding.may_be_drawn(sockaddr[1]):
+        logger.debug("%s is not held (%s): the kernel draws no such port", where, error.strerror)
+        return True
+    if sockaddr[:2] not in _warned:
+        _warned.add(sockaddr[:2])
+        logger.warning("%s can't be held (%s): %s", where, error.strerror, _what_to_do(sockaddr[1]))
+    return False
+
+
+def _what_to_do(port: int) -> str:
+    if ON_LINUX:
+        return (
+            "a client that dials it in C may connect to itself. Reserve the port, and the kernel draws it for nobody: "
+            f"add {port} to the sysctl net.ipv4.ip_local_reserved_ports"
+        )
+    return (
+        "if no server listens there, a client that dials it in C may connect to itself. Give the server a port outside "
+        "of the range that the system draws from"
+    )
