@@ -130,7 +130,12 @@ class TestClass:
             safedial.wrap(Abstract)()
 
     def test_class_without_subclasses_becomes_a_function(self):
-        assert inspect.isfunction(safedial.wrap(type(lambda: None)))
+        class Final:
+            def __init_subclass__(cls):
+                raise RuntimeError("it has no subclasses")
+
+        for kind in (Final, type(lambda: None)):
+            assert inspect.isfunction(safedial.wrap(kind))
 
     def test_of_pika(self, refused_port):
         safe = safedial.wrap(pika.BlockingConnection)

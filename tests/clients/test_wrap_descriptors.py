@@ -5,11 +5,14 @@ import errno
 import os
 import resource
 import socket
+import warnings
 
 import pytest
+import sqlalchemy
 
 import safedial
 from safedial import testing
+from safedial._clients.sockets import socket_of
 from safedial._tcp import selfconnect
 from safedial.testing.namespace import in_child
 from tests.clients.test_wrap import past_the_hooks
@@ -144,3 +147,12 @@ def test_file_stays_open(tmp_path):
     path.touch()
     with safedial.wrap(open)(path) as file:
         assert not file.closed
+
+
+def test_nothing_deprecated_is_read():
+    engine = sqlalchemy.create_engine("sqlite://")
+    with engine.connect() as connection, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert socket_of(connection) is None
+    engine.dispose()
+    assert not told

@@ -17,9 +17,9 @@ T = TypeVar("T")
 
 # Attributes that hold a client's socket (redis-py, PyMySQL · http.client, urllib3, pymemcache · trio, ldap3 · pg8000),
 # and attributes that hold an object with a socket (redis.asyncio, aiomysql · asyncpg · websockets · SQLAlchemy ·
-# asyncpg's and others' pools).
+# the pools of asyncpg and others).
 _SOCKETS = ("_sock", "sock", "socket", "_socket", "_usock")
-_HOLDERS = ("_writer", "_transport", "transport", "connection", "dbapi_connection", "_con")
+_HOLDERS = ("_writer", "_transport", "transport", "connection", "_con")
 
 # What the kernel says of a descriptor that is closed, or not a socket, or not connected (EINVAL on macOS). An error
 # without an errno is Python's, about a made-up address.
@@ -47,6 +47,8 @@ def _within(thing: Any, depth: int) -> Any:
         return found
     elif callable(_own(thing, "fileno")):
         return thing
+    elif (dbapi := _own(thing, "dbapi_connection")) is not None:  # SQLAlchemy warns if its "connection" is read
+        inner = [dbapi]
     else:
         inner = [_own(thing, name) for name in _SOCKETS + _HOLDERS]
     return next((found for each in inner if (found := _within(each, depth - 1)) is not None), None)

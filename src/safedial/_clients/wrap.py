@@ -134,7 +134,9 @@ def _safe(factory: Factory, policy: Any) -> Any:
     if isinstance(kind, type):
         if finder_for(kind) and hasattr(kind, "connect"):
             return driver_class(factory, functools.partial(_function, policy=policy))
-        with contextlib.suppress(TypeError):  # some of C can't have subclasses
+        with contextlib.suppress(
+            Exception
+        ):  # some can't have subclasses: TypeError in C, anything in __init_subclass__
             return calling_class(factory, functools.partial(_called, factory, policy))
     return _function(factory, policy)
 
