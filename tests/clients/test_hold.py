@@ -419,8 +419,9 @@ class TestServerOnAllAddresses:
     @faults.forks_among_threads
     def test_forked_child_can_end_its_hold(self, dead_port):
         def end_in_child():
+            waited = bool(waiting())
             hold.__exit__()
-            return not waiting()
+            return waited and not waiting()
 
         hold = safedial.hold((HOST, dead_port))
         with holds.listening("::", dead_port), hold:

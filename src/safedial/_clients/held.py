@@ -27,6 +27,13 @@ class Held:
         Raises:
             OSError: descriptors or memory are used up.
         """
+        safe = self._try(sockaddr)
+        if safe is None:
+            self._busy.append(sockaddr)
+        return safe is not False
+
+    def _try(self, sockaddr: SockAddr) -> bool | None:
+        """Do as `take` does, but return None if the port is busy."""
         key: object = sockaddr[1] if ON_LINUX else sockaddr  # on Linux, one holder serves all addresses
         if key in self._holders:
             return True
@@ -40,9 +47,8 @@ class Held:
                 raise
             return _is_harmless(sockaddr, error)
         if holder is None:
-            self._busy.append(sockaddr)
-        else:
-            self._holders[key] = holder
+            return None
+        self._holders[key] = holder
         return True
 
     def wait_for_busy(self) -> None:
@@ -52,14 +58,16 @@ class Held:
 
     def _take_busy(self) -> bool:
         """Take the ports that were busy. Return whether one still is."""
-        # Whether a port is at risk is asked here, in a thread, because that reads a file.
-        waiting, self._busy = [each for each in self._busy if holding.may_be_drawn(each[1])], []
-        for sockaddr in waiting:
-            try:
-                self.take(sockaddr)
-            except OSError:  # descriptors are used up just now
-                self._busy.append(sockaddr)
+        # Whether a port is at risk is asked here, in a thread, because that reads a file. The list is replaced as a
+        # whole: a fork may happen at any time, and the child goes on with it.
+        self._busy = [each for each in self._busy if holding.may_be_drawn(each[1]) and self._is_busy(each)]
         return bool(self._busy)
+
+    def _is_busy(self, sockaddr: SockAddr) -> bool:
+        try:
+            return self._try(sockaddr) is None
+        except OSError:  # descriptors are used up just now
+            return True
 
     def close(self) -> None:
         """Let go of all ports."""
