@@ -60,7 +60,7 @@ def _nothing_left_behind():
 @pytest.fixture(autouse=True)
 def _steering_state_of_a_new_process(monkeypatch):
     monkeypatch.setattr(safedial._tcp.steering, "_steerable", safedial._tcp.steering.ON_LINUX)
-    monkeypatch.setattr(safedial._tcp.steering, "_believed", (0.0, None))
+    monkeypatch.setattr(safedial._tcp.steering, "_believed", (0.0, safedial._tcp.steering.read_range()))
 
 
 @pytest.fixture(params=[True, False], ids=["steered", "unsteered"])

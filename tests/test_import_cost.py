@@ -25,6 +25,22 @@ def test_refused_dial_loads_nothing_heavy(dead_port):
     assert loaded_by(code) & {"asyncio", "ssl", "tenacity"} == set()
 
 
+def test_first_dial_imports_nothing(dead_port, server):
+    code = "import safedial, contextlib, sys; before = set(sys.modules); "
+    code += f"safedial.safe_connect({server.getsockname()}).close()\n"
+    code += f"with contextlib.suppress(OSError): safedial.safe_connect(('localhost', {dead_port}))\n"
+    code += f"with safedial.guard(): safedial.safe_connect({server.getsockname()}).close()\n"
+    code += f"safedial.wrap(safedial.safe_connect)({server.getsockname()}).close()\n"
+    code += "assert sys.modules.keys() == before, sys.modules.keys() - before"
+    loaded_by(code)
+
+
+def test_dialer_loads_the_asyncio_dial_if_asyncio_is_there():
+    name = "safedial._dial.aio"
+    assert name in loaded_by("import asyncio, safedial; safedial.Dialer()")
+    assert name not in loaded_by("import safedial; safedial.Dialer(); import asyncio")
+
+
 def test_tenacity_and_asyncio_load_when_needed():
     assert "tenacity" in loaded_by("import safedial; safedial.redial()")
     assert "asyncio" in loaded_by("import safedial; safedial.open_connection")
@@ -32,7 +48,6 @@ def test_tenacity_and_asyncio_load_when_needed():
 
 def test_public_names_are_listed_and_documented():
     assert set(safedial.__all__) <= set(dir(safedial))
-    assert sorted(name for names in safedial._HOMES.values() for name in names) == sorted(safedial.__all__)
     for name in safedial.__all__:
         assert getattr(safedial, name).__doc__
 

@@ -1,24 +1,29 @@
 """Dial TCP safely: never connected to yourself, not stopped by a passing EADDRNOTAVAIL.
 
-`safe_connect` is a superset of `socket.create_connection`, `open_connection` of `asyncio.open_connection`. Each name is
-loaded when it is first needed (PEP 562), so that a program loads asyncio, ssl and tenacity only if it uses them.
+`safe_connect` is a superset of `socket.create_connection`, `open_connection` of `asyncio.open_connection`.
+
+What a dial needs is loaded here: an import in a thread that dials would hang a child that is forked meanwhile. asyncio,
+ssl and tenacity are heavy, so the names that need them are loaded when they are first used (PEP 562).
 """
 
+from importlib import import_module as _import_module
 from typing import TYPE_CHECKING, Any
+
+from safedial._clients.guard import guard, is_guarded
+from safedial._clients.hold import hold
+from safedial._clients.install import install, uninstall
+from safedial._clients.wrap import wrap
+from safedial._dial.dialer import Dialer, safe_connect
+from safedial._forks import loading as _loading
+from safedial._tcp.selfconnect import is_self_connected
+from safedial.errors import PortsExhaustedError, PortUsage, SelfConnectError
+from safedial.events import DialEvent
 
 if TYPE_CHECKING:
     from safedial import adapters as adapters
-    from safedial._clients.guard import guard, is_guarded
-    from safedial._clients.hold import hold
-    from safedial._clients.install import install, uninstall
-    from safedial._clients.wrap import wrap
     from safedial._connections import connections
-    from safedial._dial.dialer import Dialer, safe_connect
     from safedial._dial.streams import open_connection
     from safedial._retry.policies import reconnect, redial, retry_if_spurious, retry_if_transient
-    from safedial._tcp.selfconnect import is_self_connected
-    from safedial.errors import PortsExhaustedError, PortUsage, SelfConnectError
-    from safedial.events import DialEvent
 
 __version__ = "0.1.0"
 
@@ -44,32 +49,25 @@ __all__ = [
     "wrap",
 ]
 
-_HOMES = {
-    "_clients.guard": ("guard", "is_guarded"),
-    "_clients.hold": ("hold",),
-    "_clients.install": ("install", "uninstall"),
-    "_clients.wrap": ("wrap",),
-    "_connections": ("connections",),
-    "_dial.dialer": ("Dialer", "safe_connect"),
-    "_dial.streams": ("open_connection",),
-    "_retry.policies": ("reconnect", "redial", "retry_if_spurious", "retry_if_transient"),
-    "_tcp.selfconnect": ("is_self_connected",),
-    "errors": ("PortUsage", "PortsExhaustedError", "SelfConnectError"),
-    "events": ("DialEvent",),
+_LATE = {
+    "connections": "_connections",
+    "open_connection": "_dial.streams",
+    "reconnect": "_retry.policies",
+    "redial": "_retry.policies",
+    "retry_if_spurious": "_retry.policies",
+    "retry_if_transient": "_retry.policies",
 }
 
 
 def __getattr__(name: str) -> Any:
     """Load *name* when it is first used."""
-    from importlib import import_module
-
-    if name == "adapters":
-        return import_module(f"{__name__}.adapters")
-    for home, names in _HOMES.items():
-        if name in names:
-            value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
-            return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name != "adapters" and name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    with _loading:
+        if name == "adapters":
+            return _import_module(f"{__name__}.adapters")
+        value = globals()[name] = getattr(_import_module(f"{__name__}.{_LATE[name]}"), name)
+    return value
 
 
 def __dir__() -> list[str]:

@@ -6,9 +6,10 @@ import math
 import operator
 import socket
 import threading
+import types
 from collections.abc import Container, Sequence
 from functools import lru_cache
-from typing import Any, SupportsIndex, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias, cast
 
 Host: TypeAlias = str | bytes | None
 Port: TypeAlias = int | str | None
@@ -17,13 +18,36 @@ AddrInfo: TypeAlias = tuple[int, int, int, str, SockAddr]
 
 INET = (socket.AF_INET, socket.AF_INET6)
 V4_MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291 section 2.5.5.2
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 # The longest timeout that Python's clocks take, in seconds: 292 years, on Windows 49 days.
 MAX_SECONDS = threading.TIMEOUT_MAX
 
 
+def printable(text: str) -> str:
+    """Return *text* with each character escaped that could forge or hide a line of a log or terminal.
+
+    Such as line breaks, ESC, the C1 controls, bidirectional overrides and lone surrogates (`str.isprintable`).
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
 def shown(value: object) -> str:
-    """Show *value* in an error message. A string is shown by its type: a URL may contain a password."""
-    return f"a {type(value).__name__}" if isinstance(value, str | bytes) else repr(value)
+    """Show *value* in an error message: small numbers as they are, anything else by its kind.
+
+    A string may be a URL with a password, and so may what is in a container or a `functools.partial`.
+    """
+    kind = type(value)
+    if value is None or kind in (bool, float) or (isinstance(value, int) and kind is int and abs(value) < 2**64):
+        return repr(value)
+    if isinstance(value, type):
+        return f"the class {value.__qualname__}"
+    if isinstance(value, _FUNCTIONS):
+        return f"the function {value.__qualname__}"
+    article = "an" if kind.__name__[0] in "aeiouAEIOU" else "a"
+    size = f" of {len(cast('tuple[Any, ...]', value))}" if isinstance(value, tuple | list) else ""
+    return f"{article} {kind.__name__}{size}"
 
 
 def pair(address: Any, name: str = "address") -> tuple[Any, Any]:
@@ -33,16 +57,16 @@ def pair(address: Any, name: str = "address") -> tuple[Any, Any]:
             raise TypeError
         host, port = address
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{name} must be a (host, port) pair, not {shown(address)}") from None
+        raise type(error)(f'{name} must be a pair, such as ("127.0.0.1", 6379), not {shown(address)}') from None
     return host, port
 
 
 def check_host(host: Any, name: str = "host") -> None:
     """Raise TypeError or ValueError naming *name* if *host* can't be a host."""
     if not isinstance(host, str | bytes | None):
-        raise TypeError(f"{name}: the host must be str, bytes or None, not {host!r}")
+        raise TypeError(f"{name}: the host must be str, bytes or None, not {shown(host)}")
     if host and ("\0" in host if isinstance(host, str) else 0 in host):
-        raise ValueError(f"{name}: the host must not contain a null character: {host!r}")
+        raise ValueError(f"{name}: the host must not contain a null character")
 
 
 def check_port(port: Any, name: str = "port") -> None:
@@ -50,13 +74,13 @@ def check_port(port: Any, name: str = "port") -> None:
     if port is None:
         return
     if isinstance(port, bool) or not isinstance(port, int | str | bytes):
-        raise TypeError(f"{name}: the port must be an int, a service name or None, not {port!r}")
+        raise TypeError(f"{name}: the port must be an int, a service name or None, not {shown(port)}")
     if isinstance(port, str | bytes):
         if not (port.isascii() and port.isdigit()):
             return  # the resolver judges service names
         port = int(port)
     if not 0 <= port <= 65535:
-        raise ValueError(f"{name}: the port must be from 0 to 65535, not {port}")
+        raise ValueError(f"{name}: the port must be from 0 to 65535, not {shown(port)}")
 
 
 def seconds(name: str, value: Any) -> float:
@@ -66,13 +90,19 @@ def seconds(name: str, value: Any) -> float:
         # socket.settimeout() takes any object with __index__() too, but not Decimal.
         if isinstance(value, type) or not isinstance(value, float | SupportsIndex):
             wanted = "a number of seconds" if name in ("within", "stable_after") else "a number of seconds or None"
-            raise TypeError(f"{name} must be {wanted}, not {value!r}")
+            hint = "; give its total_seconds()" if hasattr(value, "total_seconds") else ""
+            raise TypeError(f"{name} must be {wanted}, not {shown(value)}{hint}")
         value = value if isinstance(value, float) else operator.index(value)
     if 0 <= value <= MAX_SECONDS:  # false for NaN
         number: float = value
         return number
     hint = "; use None to wait without limit" if value == math.inf and "timeout" in name else ""
-    raise ValueError(f"{name} must be from 0 to {MAX_SECONDS:.0f} seconds, not {value!r}{hint}")
+    raise ValueError(f"{name} must be from 0 to {MAX_SECONDS:.0f} seconds, not {shown(value)}{hint}")
+
+
+# Whose getaddrinfo() only resolves; the last two let other greenlets run meanwhile.
+_PLAIN_RESOLVERS = frozenset({"socket", "gevent", "eventlet"})
+plain_getaddrinfo: object = None  # the last getaddrinfo() that proved to be one of these
 
 
 # Each dial calls this first. typed=True, or the port 80.0 would be taken for the cached port 80.
@@ -95,6 +125,24 @@ def numeric(host: Host, port: Port, family: int) -> tuple[AddrInfo, ...]:
         return ()
     sockaddr = (host, port) if guess == socket.AF_INET else (host, port, 0, 0)
     return ((guess, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", sockaddr),)
+
+
+def skips_resolver() -> bool:
+    """Return whether a numeric host need not be shown to `socket.getaddrinfo`.
+
+    A program that put its own function there (DNS pinning, a guard against SSRF) is asked about numbers too.
+    """
+    return socket.getaddrinfo is plain_getaddrinfo or _is_plain(socket.getaddrinfo)
+
+
+def _is_plain(getaddrinfo: Any) -> bool:
+    global plain_getaddrinfo
+    # Not by __module__, which functools.wraps() copies.
+    module = getattr(getaddrinfo, "__globals__", {}).get("__name__", "")
+    if module.partition(".")[0] not in _PLAIN_RESOLVERS:
+        return False
+    plain_getaddrinfo = getaddrinfo
+    return True
 
 
 def checked(address: Any, family: int) -> tuple[Host, Port, tuple[AddrInfo, ...]]:
@@ -158,8 +206,20 @@ def interleave(infos: Sequence[AddrInfo], first_family_count: int) -> Sequence[A
 
 def describe(host: object, port: object) -> str:
     """Return *host* and *port* in words: ``127.0.0.1 port 5432``."""
-    if isinstance(host, bytes):
-        host = host.decode(errors="replace")
-    if isinstance(host, str) and not (host and host.isprintable()):
-        host = repr(host)  # a line break would forge a line of the log
-    return f"{'localhost' if host is None else host} port {port}"
+    if host.__class__ is str and port.__class__ is int:
+        plain = f"{host} port {port}"
+        if host and "@" not in plain and plain.isprintable():  # as it nearly always is; a refused dial asks twice
+            return plain
+    return f"{worded(host)} port {_text(port)}"
+
+
+def worded(host: object) -> str:
+    """Return *host* in words, as it may stand in a log. Of what was meant to be a URL, the password is left out."""
+    if host is None:
+        return "localhost"
+    secret, at, rest = _text(host).rpartition("@")
+    return f"…@{rest}" if secret and at else rest or "''"
+
+
+def _text(value: object) -> str:
+    return printable(value.decode(errors="replace") if isinstance(value, bytes) else str(value))

@@ -17,6 +17,7 @@ from safedial._clients.failures import Failures
 from safedial._clients.refusals import UNMARKED, check_factory, mark_of, refusal
 from safedial._clients.sockets import close_async, close_quietly, enter, enter_async
 from safedial._dial import blocking
+from safedial._forks import loading
 from safedial._reconnect_loop import AsyncLoop, BlockingLoop, Once
 from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy
 from safedial._retry.progress import Progress
@@ -159,7 +160,8 @@ class Connections(Generic[S, A]):
             factory = functools.partial(trio.open_tcp_stream, *self._target)
             progress, once = _calls(factory, **self._options, blocking=False)
         else:
-            from safedial._dial import streams  # late: only programs that use asyncio get here
+            with loading:  # which loads ssl
+                from safedial._dial import streams
 
             failures = OSError
             progress, once = streams.prepared(self._target, self._options)

@@ -12,6 +12,8 @@ from safedial._clients.failures import Failures
 from safedial._clients.sockets import leave, leave_async
 from safedial._deadline import NO_DEADLINE, Deadline
 from safedial._retry.argument import DEFAULT
+from safedial._retry.loop import Retries, rounds
+from safedial._retry.policies import RetryWhileDown, reconnect, retrying_too
 from safedial._retry.progress import Progress
 from safedial._retry.transient import ends_connection
 from safedial._steps import finish
@@ -28,9 +30,6 @@ class _Loop:
     def __init__(
         self, progress: Progress, once: Once, failures: type[Exception], policy: Any, stable_after: float
     ) -> None:
-        from safedial._retry.loop import Retries  # late, because it loads tenacity
-        from safedial._retry.policies import RetryWhileDown, reconnect, retrying_too
-
         policy = reconnect() if policy is DEFAULT else policy
         self._added = policy.retry.added if isinstance(policy.retry, RetryWhileDown) else None
         self._loss: Exception | None = None
@@ -95,8 +94,6 @@ class _Loop:
             del first  # its traceback holds this frame: break the cycle
 
     def _next_rounds(self, error: Exception) -> Awaitable[Any]:
-        from safedial._retry.loop import rounds  # late, as above
-
         return rounds(self._retries, self._progress, error, self._round, self._failures, blocking=self.blocking)
 
     def _ended(self, error: BaseException | None) -> bool:

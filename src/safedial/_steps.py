@@ -1,4 +1,4 @@
-"""Run a coroutine without an event loop; wait in asyncio or trio, whichever runs. Imports nothing of safedial.
+"""Run a coroutine without an event loop; wait in asyncio or trio, whichever runs. Of safedial it imports `_forks`.
 
 Code that blocking and async dials share is a coroutine. A blocking dial runs it with `finish`: it never suspends.
 """
@@ -7,6 +7,8 @@ import contextlib
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar, cast
+
+from safedial._forks import loading
 
 T = TypeVar("T")
 
@@ -34,7 +36,8 @@ async def within(seconds: float | None, steps: Awaitable[T]) -> T:
         with trio.move_on_after(seconds):
             return await steps
         raise TimeoutError("timed out")
-    import asyncio  # late: blocking dials import this module too
+    with loading:
+        import asyncio
 
     limit = asyncio.timeout(seconds)
     try:
@@ -51,7 +54,8 @@ async def sleep(seconds: float) -> None:
     if (trio := running_trio()) is not None:
         await trio.sleep(seconds)
         return
-    import asyncio  # late, as above
+    with loading:
+        import asyncio
 
     await asyncio.sleep(seconds)
 
@@ -61,9 +65,17 @@ async def in_thread(function: Callable[..., T], *args: Any) -> T:
     if (trio := running_trio()) is not None:
         result: T = await trio.to_thread.run_sync(function, *args)
         return result
-    import asyncio  # late, as above
+    with loading:
+        import asyncio
 
     return await asyncio.to_thread(function, *args)
+
+
+def in_event_loop() -> bool:
+    """Return whether an event loop runs in this thread, asyncio's or trio's. It must not wait for a disk."""
+    # None while another thread imports asyncio just now.
+    running = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)
+    return (running is not None and running() is not None) or running_trio() is not None
 
 
 def running_trio() -> Any:

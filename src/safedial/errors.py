@@ -1,7 +1,9 @@
-"""The exceptions of the safe dial. Imports nothing of safedial."""
+"""The exceptions of the safe dial. Of safedial it imports `_address`."""
 
 import errno
 from dataclasses import dataclass
+
+from safedial._address import describe
 
 
 class SelfConnectError(ConnectionRefusedError):
@@ -21,7 +23,9 @@ class SelfConnectError(ConnectionRefusedError):
     @classmethod
     def at(cls, host: str, port: int) -> "SelfConnectError":
         """Build the error for a dial of *host* and *port*."""
-        text = f"Connection refused: nobody listens on {host} port {port}; the kernel connected the socket to itself "
+        text = (
+            f"Connection refused: nobody listens on {describe(host, port)}; the kernel connected the socket to itself "
+        )
         text += "(self-connect), and safedial released it. Start the server, or dial again later"
         error = cls(errno.ECONNREFUSED, text)
         error.host, error.port = host, port
@@ -73,7 +77,7 @@ class PortsExhaustedError(OSError):
     @classmethod
     def at(cls, host: str, port: int, usage: PortUsage) -> "PortsExhaustedError":
         """Build the error for a dial of *host* and *port* with the figures in *usage*."""
-        text = f"Address not available: no local port is free to reach {host} port {port}; {usage}. "
+        text = f"Address not available: no local port is free to reach {describe(host, port)}; {usage}. "
         low, high, in_use = usage.low, usage.high, usage.in_use
         if low is not None and high is not None and in_use is not None and 2 * in_use <= high - low:
             text += "Other sockets (bound, or connected elsewhere) hold the rest: see ss -tan, or widen "

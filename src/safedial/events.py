@@ -2,17 +2,22 @@
 
 The `safedial` logger gets DEBUG for each attempt, INFO for retries (the 1st, 2nd, 4th, 8th … of a dial), for giving up
 under a policy and for a recovery, and WARNING for a self-connect. Each message has a fixed template, and its values are
-attributes of the log record too. Messages name hosts and ports, never payloads or secrets.
+attributes of the log record too. Messages name hosts and ports, never payloads or secrets, and have no control
+characters, whoever chose the names.
+
+A handler of the log may dial, and so may a hook. While a record is handled, this thread logs no other one, and while a
+hook runs, it tells no other one: each record would cause the next, for ever.
 """
 
 import inspect
 import logging
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from safedial._address import Host, Port, SockAddr, describe
+from safedial._address import Host, Port, SockAddr, describe, printable, shown, worded
 
 logger = logging.getLogger("safedial")
 
@@ -78,13 +83,23 @@ _SECRETS = re.compile(r"(\?)[^\s'\")]+|(?:(?<=//)|(?<=[\s\"']))[^\s\"'(/]+(?=@[\
 _reported: set[object] = set()
 
 
+class _Thread(threading.local):
+    """What this thread is doing. Not this context: a task that a hook starts would inherit it for its whole life."""
+
+    logging = False
+    telling = False
+
+
+_thread = _Thread()
+
+
 def check_hook(on_event: Any) -> OnEvent | None:
     """Return *on_event*, or raise TypeError if it can't be called, or would have to be awaited."""
     kind: Any = on_event.__class__
     called = getattr(kind, "__call__", None)  # noqa: B004  # to look at it, not to ask whether it is there
     awaits = inspect.iscoroutinefunction(on_event) or inspect.iscoroutinefunction(called)
     if on_event is not None and (not callable(on_event) or awaits):
-        raise TypeError(f"on_event must be callable (but not a coroutine function) or None, not {on_event!r}")
+        raise TypeError(f"on_event must be callable (but not a coroutine function) or None, not {shown(on_event)}")
     hook: OnEvent | None = on_event
     return hook
 
@@ -93,16 +108,36 @@ def emit(event: DialEvent, on_event: OnEvent | None, level: int = logging.DEBUG)
     """Log *event* at *level*, if it has one, and pass it to *on_event*."""
     if level and logger.isEnabledFor(level):
         template, values = _sentence(event)
-        try:
-            logger.log(level, template, *values, extra=_fields(event))
-        except KeyError:  # a program's own LogRecord factory sets one of these
-            logger.log(level, template, *values)
+        log(level, template, *values, fields=_fields(event))
     if on_event is not None:
         tell(on_event, event)
 
 
+def log(level: int, template: str, *values: Any, fields: dict[str, Any] | None = None, exc_info: bool = False) -> None:
+    """Log a line at *level*, unless this thread is logging one just now. *fields* are attributes of its record."""
+    if _thread.logging:
+        return
+    values = tuple(map(_clean, values))
+    _thread.logging = True
+    try:
+        try:
+            logger.log(level, template, *values, extra=fields, exc_info=exc_info)
+        except KeyError:  # a program's own LogRecord factory sets one of these
+            logger.log(level, template, *values, exc_info=exc_info)
+    finally:
+        _thread.logging = False
+
+
+def warn(template: str, *values: Any) -> None:
+    """Log a line at WARNING; see `log`."""
+    log(logging.WARNING, template, *values)
+
+
 def tell(on_event: OnEvent, event: DialEvent) -> None:
-    """Call *on_event* with *event*. If it raises an Exception, log the first one."""
+    """Call *on_event* with *event*, unless a hook runs in this thread. If it raises an Exception, log the first one."""
+    if _thread.telling:
+        return
+    _thread.telling = True
     try:
         on_event(event)
     except Exception:  # monitoring must not end the dial
@@ -112,7 +147,19 @@ def tell(on_event: OnEvent, event: DialEvent) -> None:
         if key not in _reported:
             _reported.add(key)
             name = getattr(function, "__qualname__", type(function).__qualname__)
-            logger.exception("on_event: %s raised; further errors of this hook are not logged", name)
+            template = "on_event: %s raised; further errors of this hook are not logged"
+            log(logging.ERROR, template, name, exc_info=True)
+    finally:
+        _thread.telling = False
+
+
+def is_telling() -> bool:
+    """Return whether a hook runs in this thread: it is told of no dial that it makes itself."""
+    return _thread.telling
+
+
+def _clean(value: Any) -> Any:
+    return printable(value) if isinstance(value, str) else value
 
 
 def _sentence(event: DialEvent) -> tuple[str, tuple[Any, ...]]:
@@ -145,7 +192,10 @@ def _sentence(event: DialEvent) -> tuple[str, tuple[Any, ...]]:
 def _fields(event: DialEvent) -> dict[str, Any]:
     """Return the attributes that the log record gets."""
     names = ("host", "port", "round", "elapsed", "wait", "error_type", "reason", "client")
-    return {name: getattr(event, name) for name in names}
+    fields = {name: _clean(getattr(event, name)) for name in names}
+    if isinstance(event.host, str):
+        fields["host"] = worded(event.host)
+    return fields
 
 
 def _dialed(event: DialEvent) -> str:

@@ -7,6 +7,7 @@ import gc
 import socket
 import threading
 
+import aiohttp
 import pytest
 
 import safedial
@@ -79,7 +80,7 @@ class TestWrongArguments:
         with pytest.raises(TypeError, match="address"):
             safedial.guard(address=(HOST, 80))
 
-    @pytest.mark.parametrize("kind", [threading.Thread, type("Client", (), {})])
+    @pytest.mark.parametrize("kind", [threading.Thread, aiohttp.ClientSession, type("Client", (), {})])
     @pytest.mark.parametrize("decorate", [safedial.guard, safedial.guard()])
     def test_class(self, kind, decorate):
         with pytest.raises(TypeError, match="can't decorate a class"):

@@ -328,7 +328,7 @@ class TestReturnedSocket:
     def test_failing_socket_option_is_named(self, keep, server):
         with pytest.raises(OSError, match="not available") as caught:
             keep(servers(server), socket_options=[(socket.SOL_SOCKET, 9999, 1)])
-        assert any("socket_options: setsockopt(1, 9999, 1)" in note for note in caught.value.__notes__)
+        assert any("socket_options: setsockopt(1, 9999)" in note for note in caught.value.__notes__)
 
     def test_socket_options_are_set(self, keep):
         options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]

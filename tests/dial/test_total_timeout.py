@@ -130,7 +130,7 @@ class TestLimits:
             dials.run(dialer.dial_async(("db", 1)), loop_factory)
         assert_out_of_time(caught.value, 0.05)
         assert caught.value.__cause__ is None
-        assert caught.value.__notes__[1:] == ["safedial: resolving 'db', round 1: timed out"]
+        assert caught.value.__notes__[1:] == ["safedial: resolving db, round 1: timed out"]
 
     def test_resolver_in_a_thread_is_cut_short(self, loop_factory):
         answer = threading.Event()
@@ -155,7 +155,7 @@ class TestLimits:
             safedial.safe_connect(("db", 9), 5, total_timeout=4, resolver=slow)
         assert_out_of_time(caught.value, 4)
         assert limits == []  # no packet was sent
-        assert caught.value.__notes__[1:] == ["safedial: resolving 'db', round 1: timed out"]
+        assert caught.value.__notes__[1:] == ["safedial: resolving db, round 1: timed out"]
 
     def test_time_of_the_system_resolver_counts(self, limits, clock, monkeypatch):
         def slow(*args):

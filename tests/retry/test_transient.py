@@ -355,20 +355,10 @@ def test_is_cheap_for_the_kernels_errors():
     assert len(calls) < 12, calls
 
 
-def test_imports_no_client_and_the_table_late():
-    judge = "import sys, safedial._retry.transient as t; t.verdict({}); print(*sys.modules)"
-
-    def loaded(error):
-        code = judge.format(error)
-        return set(
-            subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-        )
-
-    table = "safedial._retry.clients.table"
-    assert table not in loaded("ConnectionRefusedError(111, 'refused')")
-    modules = loaded("RuntimeError()")
-    assert table in modules
-    assert not {"ssl", "redis", "psycopg", "pymysql", "asyncio"} & modules
+def test_imports_no_client():
+    judge = "import sys, safedial._retry.transient as t; t.verdict(RuntimeError()); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", judge], capture_output=True, text=True, check=True)
+    assert not {"ssl", "redis", "psycopg", "pymysql", "asyncio"} & set(done.stdout.split())
 
 
 @pytest.mark.parametrize("error", [OSError("socket error", "peer went away"), ConnectionResetError("lost", "x")])

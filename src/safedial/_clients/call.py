@@ -14,12 +14,13 @@ from safedial._clients.guard import inside, is_installed
 from safedial._clients.hold import Address, holding
 from safedial._clients.refusals import judge
 from safedial._clients.sockets import close_async, close_quietly, self_connect_of
+from safedial._forks import loading
 from safedial._retry.argument import DEFAULT, policy_after
 from safedial._retry.multiple import with_shared_errno
 from safedial._retry.progress import Progress
 from safedial._steps import in_thread, running_trio
 from safedial.errors import SelfConnectError
-from safedial.events import EventKind, logger
+from safedial.events import EventKind, warn
 
 # Drivers whose connect() is a plain function, called in an event loop, that returns an object to await or enter.
 _DIAL_LATER = frozenset({"aiomysql", "asyncmy"})
@@ -78,7 +79,8 @@ class Call(Progress):
         try:
             if decides is None:
                 raise failure
-            from safedial._retry import loop  # late, because it loads tenacity
+            with loading:  # which loads tenacity
+                from safedial._retry import loop
 
             # No name for the Retries here: it holds the last error, whose traceback holds this frame.
             return await loop.rounds(
@@ -158,7 +160,7 @@ class Call(Progress):
         except OSError as error:  # such as EMFILE: what can't be looked at may be connected to itself
             return error
         if met_itself is not None:
-            logger.warning("%s", met_itself.strerror)
+            warn("%s", met_itself.strerror)
             return met_itself
         # What one call has shown holds for those that use its connection again.
         if not judged or self._factory.argument is None or self._factory.guarded or is_installed():

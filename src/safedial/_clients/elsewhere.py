@@ -13,7 +13,7 @@ from safedial._address import SockAddr, describe
 from safedial._clients.layers import Below
 from safedial._clients.patch import User, lock
 from safedial._tcp import steering
-from safedial.events import logger
+from safedial.events import warn
 
 # The file and the line of a guard.
 Site: TypeAlias = tuple[str, int]
@@ -90,7 +90,7 @@ def _warn(address: SockAddr) -> None:
         _entered.clear()
     if found:
         where = ", ".join(sorted(f"{site[0]}:{site[1]}" for site in found if site is not None))
-        logger.warning(
+        warn(
             "this dial to %s was not guarded: the guard() at %s is entered in another thread or task, and does not "
             "reach here; call safedial.install() when the program starts, or use wrap() or an adapter's protect()",
             describe(*address[:2]),

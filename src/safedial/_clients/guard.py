@@ -19,7 +19,7 @@ from safedial._clients.elsewhere import Site, Watched
 from safedial._clients.guarded import connect_and_tell
 from safedial._clients.layers import Below
 from safedial._clients.unused import warn_never_entered
-from safedial.events import OnEvent, check_hook, logger
+from safedial.events import OnEvent, check_hook, warn
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -125,9 +125,7 @@ class Guard:
         if not self._used:
             warn_never_entered(self, "guard()")
         elif self._entries and not sys.is_finalizing():
-            logger.warning(
-                "a guard() was entered and then dropped, so it guards no more: keep it, or use `with guard():`"
-            )
+            warn("a guard() was entered and then dropped, so it guards no more: keep it, or use `with guard():`")
 
     def __call__(self, function: F) -> F:
         """Guard each call of *function*, which may be a coroutine function."""

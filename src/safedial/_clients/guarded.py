@@ -4,7 +4,6 @@ import contextlib
 import socket
 import time
 from collections.abc import Sequence
-from contextvars import ContextVar
 
 from safedial._address import SockAddr
 from safedial._clients.layers import Below
@@ -12,15 +11,12 @@ from safedial._retry.transient import error_type
 from safedial._tcp import connect, exhaustion, steering
 from safedial._tcp.selfconnect import is_real, is_same, peer_of
 from safedial.errors import SelfConnectError
-from safedial.events import DialEvent, EventKind, OnEvent, logger, tell
-
-# Whether a hook runs in this context. It may dial itself, which no hook is told of.
-_telling: ContextVar[bool] = ContextVar("safedial.guard.telling", default=False)
+from safedial.events import DialEvent, EventKind, OnEvent, is_telling, tell, warn
 
 
 def connect_and_tell(sock: socket.socket, address: SockAddr, below: Below, hooks: Sequence[OnEvent]) -> None:
     """Connect *sock* by means of *below*, never to itself, and tell the *hooks*."""
-    if not hooks or _telling.get():
+    if not hooks or is_telling():
         connect_safely(sock, address, below)
         return
     began = time.monotonic()
@@ -48,7 +44,7 @@ def connect_safely(sock: socket.socket, address: SockAddr, below: Below) -> None
                 connect.raise_self_connect(sock, address)
             raise
     except SelfConnectError as error:
-        logger.warning("%s", error.strerror)
+        warn("%s", error.strerror)
         raise
     except OSError as error:
         if exhaustion.may_be_exhausted(error, sides) and not _has_port(sock):  # the caller bound no port
@@ -60,12 +56,8 @@ def _tell(hooks: Sequence[OnEvent], kind: EventKind, address: SockAddr, began: f
     seconds = time.monotonic() - began
     named = None if error is None else error_type(error)
     event = DialEvent(kind, address[0], address[1], address, 1, seconds, error, None, seconds, named)
-    running = _telling.set(True)
-    try:
-        for hook in hooks:
-            tell(hook, event)
-    finally:
-        _telling.reset(running)
+    for hook in hooks:
+        tell(hook, event)
 
 
 def _has_port(sock: socket.socket) -> bool:

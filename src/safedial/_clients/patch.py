@@ -8,30 +8,20 @@ if nobody needs it. What an interrupt leaves behind is a method that passes ever
 """
 
 import _socket
-import os
 import socket
-import threading
 import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
 from safedial._clients.layers import Layer, above, code_through, marked, tcp_address, through
+from safedial._forks import lock_held_across_forks
 
 
 class User:
     """Somebody who needs a layer, as long as he is open, and is held by somebody."""
 
     open = True
-
-
-def lock_held_across_forks() -> threading.RLock:
-    """Return a lock that fork() waits for: in the child, its data is whole and nobody holds it."""
-    lock = threading.RLock()
-    # fork() takes these locks in the reverse order of creation. Code must take them in that order, too.
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
-    return lock
 
 
 # The layers from the program down to the kernel.

@@ -12,7 +12,7 @@ from safedial._clients.factories import Factory, bare, name_of, packages_of
 from safedial._clients.guard import is_installed
 from safedial._clients.sockets import is_connected, is_tcp, socket_of
 from safedial._retry.argument import DEFAULT
-from safedial.events import logger
+from safedial.events import warn
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -174,4 +174,4 @@ def _warn(factory: Factory, text: str) -> None:
     key = getattr(bare(factory.make), "__code__", factory.name)
     if key not in _warned:
         _warned.add(key)
-        logger.warning("%s %s", factory.name, text)
+        warn("%s %s", factory.name, text)

@@ -4,13 +4,14 @@ If it is cancelled, `Attempt` closes its socket, and `race_tasks` cancels the ot
 """
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401  # pyright: ignore[reportUnusedImport]  # the first thread would load it
 import functools
 import math
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from safedial._address import AddrInfo, Host, Port, SockAddr, interleave, numeric, of_families
+from safedial._address import AddrInfo, Host, Port, SockAddr, interleave, numeric, of_families, skips_resolver
 from safedial._dial import race_tasks
 from safedial._dial.attempt import Attempt
 from safedial._dial.race import Race
@@ -18,6 +19,7 @@ from safedial._dial.record import Record, combined_error
 from safedial._dial.resolve import resolve_async
 from safedial._dial.settings import Resolver, Settings
 from safedial._dial.socket_class import can_be_nonblocking
+from safedial._retry import loop as retry_loop
 from safedial._retry.argument import DEFAULT, policy_after
 from safedial._steps import within
 from safedial._tcp.connect import bind_source
@@ -55,9 +57,7 @@ async def dial(settings: Settings, target: Target, *, all_errors: bool, handshak
             record.asked = policy is not None and settings.policy is not DEFAULT
             if policy is None:
                 raise
-            from safedial._retry import loop  # late, because it loads tenacity
-
-            rounds = loop.rounds(loop.Retries(policy, record), record, error, once, blocking=False)
+            rounds = retry_loop.rounds(retry_loop.Retries(policy, record), record, error, once, blocking=False)
         return await rounds  # here, so that *error* is not the context of later errors
     except OSError as error:
         raise record.outcome(error, all_errors=all_errors)  # noqa: B904  # it is *error*, or has it
@@ -140,7 +140,9 @@ async def _addresses(
 ) -> Sequence[AddrInfo]:
     infos: Sequence[AddrInfo] = numeric(host, port, target.family)
     if infos and target.proto in (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP):  # asyncio's rule
-        return infos
+        if host is not target.host or skips_resolver():
+            return infos
+        resolver = None
     hints = {"family": target.family, "proto": target.proto, "flags": target.flags}
     watched = record.watched and host is target.host
     if watched:

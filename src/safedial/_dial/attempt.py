@@ -11,6 +11,7 @@ from safedial._address import INET, AddrInfo, SockAddr
 from safedial._dial import seen
 from safedial._dial.settings import Settings, Timeout
 from safedial._dial.socket_class import can_be_nonblocking
+from safedial._forks import loading
 from safedial._retry.argument import DEFAULT
 from safedial._steps import within
 from safedial._tcp import connect, exhaustion, steering
@@ -50,7 +51,7 @@ class Attempt:
                 try:
                     self.sock.setsockopt(*option)
                 except OSError as error:
-                    error.add_note(f"safedial: socket_options: setsockopt{option} failed")
+                    error.add_note(f"safedial: socket_options: setsockopt{option[:2]} failed")
                     raise
             if bind is not None and source is not None:
                 self._bind(bind, source[0])
@@ -103,19 +104,23 @@ class Attempt:
             await within(limit, self._connect_in_thread(loop, limit))
             return
         try:
-            if not connect.begin_async(self.sock, self.sockaddr, self._sides):
-                await within(limit, connect.connect_async(loop, self.sock, self.sockaddr, self._sides))
+            while True:
+                try:
+                    if not connect.begin_async(self.sock, self.sockaddr, self._sides):
+                        await within(limit, connect.connect_async(loop, self.sock, self.sockaddr, self._sides))
+                    return
+                except OSError as error:
+                    if not exhaustion.may_be_exhausted(error, self._sides):
+                        raise
+                    self._sides = await self._sides_now(loop, limit, error)
         except BaseException as error:
-            try:
-                if exhaustion.may_be_exhausted(error, self._sides):
-                    raise await self._explained_async(loop, limit, error)
-                raise
-            finally:
-                self.close(error)
+            self.close(error)
+            raise
 
     async def _connect_in_thread(self, loop: "AbstractEventLoop", limit: float | None) -> None:
         """Connect a socket that may wait in connect() whatever its mode, and would stop the loop."""
-        from asyncio import shield  # late: blocking dials import this module too
+        with loading:
+            from asyncio import shield
 
         context = contextvars.copy_context()  # a guard is entered in a context
         connecting = loop.run_in_executor(None, lambda: context.run(self.connect, limit))
@@ -133,15 +138,21 @@ class Attempt:
             connecting.exception()  # so that asyncio does not log it
         self.close()
 
-    async def _explained_async(
-        self, loop: "AbstractEventLoop", limit: float | None, error: BaseException
-    ) -> BaseException:
-        explain = functools.partial(exhaustion.explained, self.sock, self.sockaddr, self._sides, cast("OSError", error))
+    async def _sides_now(self, loop: "AbstractEventLoop", limit: float | None, unavailable: OSError) -> steering.Sides:
+        """Return the sides of the range as it is now. If they are exhausted too, raise what *unavailable* means."""
+        explain = functools.partial(exhaustion.explained, self.sock, self.sockaddr, self._sides, unavailable)
+
+        def look() -> steering.Sides | OSError:
+            return steering.side_options_now(self.sockaddr[1], self._sides) or explain()
+
         try:
-            # In a thread: counting thousands of ports takes a tenth of a second, and the threads may be busy.
-            return await within(limit, loop.run_in_executor(None, explain))
-        except TimeoutError:
-            return explain(count=False)
+            # In a thread: it reads files, and counting thousands of ports takes a tenth of a second.
+            found = await within(limit, loop.run_in_executor(None, look))
+        except TimeoutError:  # the threads are busy
+            found = explain(count=False)
+        if isinstance(found, OSError):
+            raise found
+        return found
 
     def close(self, error: BaseException | None = None) -> None:
         """Close the socket, and release it if it connected to itself just before."""

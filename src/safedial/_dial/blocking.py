@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from safedial import _address
 from safedial._address import AddrInfo, SockAddr, checked, family_of, interleave, of_families
 from safedial._dial import race_sockets
 from safedial._dial.attempt import Attempt
@@ -15,6 +16,7 @@ from safedial._dial.record import Record, last_error
 from safedial._dial.resolve import resolve
 from safedial._dial.settings import Settings, Timeout
 from safedial._dial.socket_class import can_be_nonblocking
+from safedial._forks import loading
 from safedial._retry.argument import DEFAULT, policy_after
 from safedial._steps import finish
 from safedial._tcp.connect import bind_source
@@ -37,7 +39,8 @@ def dial(
             record.asked = policy is not None and settings.policy is not DEFAULT
             if policy is None:
                 raise
-            from safedial._retry import loop  # late, because it loads tenacity
+            with loading:  # which loads tenacity
+                from safedial._retry import loop
 
             once = functools.partial(one_round, settings, record, known, timeout, source)
             rounds = loop.rounds(loop.Retries(policy, record), record, error, once, blocking=True)
@@ -64,10 +67,11 @@ def _round(
     if record.on_event is not None or record.round > 1 or record.troubled or logger.isEnabledFor(logging.DEBUG):
         record.begin_round()  # is *observed*, spelled out: most dials are spared a call
     infos: Sequence[AddrInfo] = known
-    if not infos:
+    # The comparison spares most dials a call.
+    if not infos or (socket.getaddrinfo is not _address.plain_getaddrinfo and not _address.skips_resolver()):
         if record.watched:
             record.begins(record.host)
-        infos = resolve(record, settings.resolver, settings.family)
+        infos = resolve(record, None if known else settings.resolver, settings.family)
         if record.watched:
             record.resolved()
     bind = None

@@ -1,18 +1,22 @@
 """The blocking dials `safe_connect` and `Dialer.dial`, and the Dialer that asyncio shares."""
 
 import socket
+import sys
 from dataclasses import dataclass
 from typing import TypeAlias, Unpack
 
 from safedial._address import Host, Port, checked
 from safedial._dial import blocking
 from safedial._dial.settings import BlockingResolver, DialOptions, Settings, Timeout, check_source, checked_timeout
+from safedial._forks import loading
 from safedial._retry.argument import DEFAULT
+from safedial._steps import in_event_loop
+from safedial.events import warn
 
 _Address: TypeAlias = tuple[Host, Port]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Dialer(Settings):
     """The settings of a dial, checked once and used often.
 
@@ -47,7 +51,10 @@ class Dialer(Settings):
         resolver: called in every round, unless host and port are numbers, as ``resolver(host, port, family=...,
             type=..., proto=..., flags=...)``; returns a list as `socket.getaddrinfo` does. For `dial_async` it may be
             a coroutine function; any other callable runs in a thread there. An OSError is a failed resolution; other
-            exceptions end the dial. It is not asked for the source address. Default: None, the system's.
+            exceptions end the dial. It is not asked for the source address. Of its answer, as of the system's, the
+            first 100 addresses are used. Default: None, `socket.getaddrinfo`, or the loop's in asyncio. If a program
+            put a function of its own in place of `socket.getaddrinfo`, such as one that pins names, it is asked about
+            numbers too.
         policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying` that decides on another round. Both kinds work in
             blocking and in asyncio dials, and are copied for each dial. The last real exception is raised, whatever
             ``reraise`` and ``retry_error_callback`` say. A strategy or hook that awaits raises TypeError in a
@@ -62,15 +69,22 @@ class Dialer(Settings):
         TypeError, ValueError: an argument is invalid; the message names it.
     """
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "asyncio" in sys.modules:
+            with loading:  # now rather than in the event loop
+                from safedial._dial import aio as aio
+
     def dial(self, address: _Address, *, all_errors: bool = False) -> socket.socket:
         """Connect to *address*, a (host, port) pair, and return a blocking socket. See `safe_connect`."""
         return blocking.dial(self, address, self.timeout, self.source_address, all_errors)
 
     async def dial_async(self, address: _Address, *, all_errors: bool = False) -> socket.socket:
         """Connect in any asyncio event loop, and return a non-blocking socket. See `dial` and `open_connection`."""
-        import asyncio  # late: blocking dials import this module too
+        with loading:
+            import asyncio
 
-        from safedial._dial import aio
+            from safedial._dial import aio
 
         host, port, _ = checked(address, self.family)
         target = aio.Target(host, port, family=self.family, local_addr=self.source_address or None)
@@ -91,6 +105,20 @@ class ConnectOptions(DialOptions, total=False):
 
 
 _PLAIN = Settings()
+
+
+# So many calls are looked at; after that, a dial need not pay for it.
+_looks = 20
+
+
+def _look_for_an_event_loop() -> None:
+    """Warn, once, if this call of `safe_connect` blocks an event loop."""
+    global _looks
+    _looks -= 1
+    if in_event_loop():
+        _looks = 0
+        template = "safe_connect() blocks the event loop of this thread; in a coroutine, use %s or %s"
+        warn(template, "await safedial.open_connection(host, port)", "await dialer.dial_async(address)")
 
 
 def safe_connect(
@@ -125,6 +153,8 @@ def safe_connect(
         TypeError, ValueError: an argument is invalid; the message names it.
     """
     settings = Settings.of("safe_connect", options) if options else _PLAIN
+    if _looks and "asyncio" in sys.modules:
+        _look_for_an_event_loop()
     if timeout is not DEFAULT:
         timeout = checked_timeout(timeout)
     if source_address:

@@ -4,6 +4,7 @@ Decisions only: no socket, no task, no clock. The caller passes the time and the
 to start and how long to wait. The callers are `race_sockets` (a selector) and `race_tasks` (asyncio).
 """
 
+import itertools
 import math
 
 # Seconds. If there are too many addresses for each to get so much, the last ones get nothing. As in Go's
@@ -36,7 +37,8 @@ class Race:
         self._end = end
         self._next = 0
         self._due = -math.inf  # when the next attempt starts
-        # The attempts that have started and not failed, and when each is overdue.
+        # The attempts that have started and not failed, and when each is overdue. Who started first is overdue first: a
+        # later one has the same timeout, and a share of the time that ends later. So nothing has to be searched.
         self.running: dict[int, float] = {}
 
     def start(self, now: float) -> tuple[int, float | None] | None:
@@ -61,11 +63,12 @@ class Race:
 
     def overdue(self, now: float) -> list[int]:
         """Return the attempts whose time is up."""
-        return [number for number, end in self.running.items() if end <= now]
+        first = itertools.takewhile(lambda attempt: attempt[1] <= now, self.running.items())
+        return [number for number, _ in first]
 
     def wait(self, now: float) -> float:
         """Return the seconds until an attempt starts or is overdue, at most a day."""
-        wake = min(self.running.values(), default=math.inf)
+        wake = next(iter(self.running.values()), math.inf)
         if self._next < self._addresses:
             wake = min(wake, self._due)
         return max(0.0, min(wake - now, _LONGEST_WAIT))

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from safedial._address import Host, Port, SockAddr, describe
+from safedial._address import Host, Port, SockAddr, describe, printable, worded
 from safedial._deadline import Deadline
 from safedial._retry.progress import Progress
 from safedial.errors import PortsExhaustedError, SelfConnectError
@@ -80,7 +80,7 @@ class Record(Progress):
         said = self._said
         key = where, type(error), error.errno
         first = said[key][0] if key in said else self.round
-        said[key] = first, self.round, str(error) or type(error).__name__
+        said[key] = first, self.round, printable(str(error)) or type(error).__name__
         if len(said) > _MOST_NOTES:
             del said[next(iter(said))]
         # A timeout without errno comes from safedial, one with errno from the kernel.
@@ -123,7 +123,7 @@ class Record(Progress):
             f"{time.monotonic() - self.started:.3f} s"
         )
         for (where, _, _), (first, last, message) in (self._said or {}).items():
-            place = describe(*where[:2]) if isinstance(where, tuple) else f"resolving {where!r}"
+            place = describe(*where[:2]) if isinstance(where, tuple) else f"resolving {worded(where)}"
             rounds = f"round {first}" if first == last else f"rounds {first} to {last}"
             outcome.add_note(f"safedial: {place}, {rounds}: {message}")
         return outcome

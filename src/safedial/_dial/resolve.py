@@ -1,16 +1,19 @@
 """Resolve a host: with the system's resolver, or one that the user gives and whose answer is checked."""
 
+import encodings.idna  # noqa: F401  # pyright: ignore[reportUnusedImport]  # the first name would load it
 import functools
 import inspect
+import logging
 import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from safedial._address import AddrInfo, Host, Port, describe, of_families
+from safedial._address import AddrInfo, Host, Port, describe, shown, worded
 from safedial._dial import seen
 from safedial._dial.record import Record
 from safedial._dial.settings import Resolver
 from safedial._steps import within
+from safedial.events import log
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 # The largest port, flow label (RFC 8200 section 6) and scope id of a socket address.
 _LARGEST = {socket.AF_INET: (2**16 - 1,), socket.AF_INET6: (2**16 - 1, 2**20 - 1, 2**32 - 1)}
 _LARGEST_INT = 2**31 - 1
+# Addresses of a name that are used. More would only make each round longer; the answer comes from outside.
+MOST_ADDRESSES = 100
 
 
 def resolve(record: Record, resolver: Resolver | None, family: int) -> Sequence[AddrInfo]:
@@ -35,6 +40,7 @@ def resolve(record: Record, resolver: Resolver | None, family: int) -> Sequence[
                     answer.close()
                 raise TypeError("resolver: its answer must be awaited, which a blocking dial can't do")
             infos = checked_answer(answer, family)
+        infos = _bounded(infos, host, port)
         seen.remember((host, family))
         record.deadline.limit(None)  # the resolver could not be interrupted
     except Exception as error:
@@ -56,7 +62,7 @@ async def resolve_async(
         _explain(error, record, host, port, resolver)
         raise
     seen.remember(key)
-    return infos
+    return _bounded(infos, host, port)
 
 
 async def _ask(
@@ -88,7 +94,7 @@ def _explain(error: Exception, record: Record, host: Host, port: Port, resolver:
     if isinstance(error, OSError):
         record.failed(host, error)
     elif isinstance(error, UnicodeError):
-        error.add_note(f"safedial: the address {host!r} can't be a host name")
+        error.add_note(f"safedial: the address {worded(host)} can't be a host name")
     elif resolver is not None:
         error.add_note(f"safedial: raised by the resolver for {describe(host, port)}")
 
@@ -96,7 +102,7 @@ def _explain(error: Exception, record: Record, host: Host, port: Port, resolver:
 def listed(answer: Any) -> list[Any]:
     """Return *answer* as a list, or raise TypeError naming the resolver."""
     if isinstance(answer, str | bytes) or not hasattr(answer, "__iter__"):
-        raise TypeError(f"resolver must return a list of 5-tuples, as getaddrinfo() does, not {answer!r}")
+        raise TypeError(f"resolver must return a list of 5-tuples, as getaddrinfo() does, not {shown(answer)}")
     return list(answer)
 
 
@@ -106,19 +112,32 @@ def checked_answer(answer: Any, family: int) -> Sequence[AddrInfo]:
     Raises TypeError or ValueError naming the resolver if an address could not be dialed.
     """
     infos = listed(answer)
+    usable: list[AddrInfo] = []
     for info in infos:
+        if len(usable) > MOST_ADDRESSES:
+            break  # the rest is not used
         try:
             valid = _can_be_dialed(*info)
         except (TypeError, ValueError, AttributeError, KeyError, OSError):
             valid = False
         if not valid:
             raise ValueError(
-                f"resolver must return (family, SOCK_STREAM, proto, canonname, (address, port, ...)), not {info!r}"
+                f"resolver must return (family, SOCK_STREAM, proto, canonname, (address, port, ...)), not {shown(info)}"
             )
-    usable = of_families(infos, (family,)) if family else infos
+        if family in (0, info[0]):
+            usable.append(info)
     if not usable:
         raise OSError("the resolver returned no address")
     return usable
+
+
+def _bounded(infos: Sequence[AddrInfo], host: Host, port: Port) -> Sequence[AddrInfo]:
+    """Return the first addresses of *infos*, at most `MOST_ADDRESSES`."""
+    if len(infos) <= MOST_ADDRESSES:
+        return infos
+    template = "%s: only the first %d addresses are used of those that the resolver returned"
+    log(logging.DEBUG, template, describe(host, port), MOST_ADDRESSES)
+    return infos[:MOST_ADDRESSES]
 
 
 def _can_be_dialed(family: Any, kind: Any, proto: Any, _canonname: Any, sockaddr: Any) -> bool:

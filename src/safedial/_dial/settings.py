@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Literal, Self, TypeAlias, TypedDict
 
-from safedial._address import MAX_SECONDS, AddrInfo, check_host, check_port, pair, seconds
+from safedial._address import MAX_SECONDS, AddrInfo, check_host, check_port, describe, pair, seconds, shown
 from safedial._retry.argument import DEFAULT, Default, PolicyArgument, check_policy
 from safedial._tcp.steering import IP_LOCAL_PORT_RANGE
 from safedial.events import OnEvent, check_hook
@@ -32,7 +32,7 @@ class DialOptions(TypedDict, total=False):
     steer: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Settings:
     """The settings that dials share. `safedial.Dialer` documents each field."""
 
@@ -49,6 +49,16 @@ class Settings:
 
     def __post_init__(self) -> None:
         self.__dict__.update(Settings.of("Dialer", {name: getattr(self, name) for name in _CHECKS}).__dict__)
+
+    def __repr__(self) -> str:
+        """Show what differs from the defaults, without what may be a secret; see `shown`."""
+        given = {name: getattr(self, name) for name in _CHECKS if getattr(self, name) != getattr(Settings, name)}
+        if source := given.get("source_address"):
+            given["source_address"] = describe(*source[:2])
+        if "family" in given:
+            given["family"] = socket.AddressFamily(self.family).name
+        words = {name: value if isinstance(value, str) else shown(value) for name, value in given.items()}
+        return f"{type(self).__name__}({', '.join(f'{name}={word}' for name, word in words.items())})"
 
     @classmethod
     def of(cls, function: str, options: Mapping[str, Any]) -> Self:
@@ -70,6 +80,8 @@ class Settings:
 
 def unexpected(function: str, name: str, known: Iterable[str]) -> str:
     """Return the message of the TypeError for a keyword argument *name* that *function* does not take."""
+    if name == "dialer":
+        return f"{function}() takes no dialer: use its methods, dialer.dial(address) or dialer.dial_async(address)"
     return f"{function}() got an unexpected keyword argument {name!r}; it takes {', '.join(sorted(known))}"
 
 
@@ -89,11 +101,11 @@ def check_source(source: Any) -> Any:
     if not source:
         return source  # the stdlib takes any false value for "not given"
     if not issubclass(source.__class__, tuple):
-        raise TypeError(f"source_address must be a (host, port) tuple, not {source!r}")
+        raise TypeError(f"source_address must be a (host, port) tuple, not {shown(source)}")
     # bind() takes the flow label and scope of an IPv6 source too.
     host, port = pair(source[:2], "source_address")
     if host is None or not isinstance(port, int):
-        raise TypeError(f"source_address must be a (host, port) tuple with an int as its port, not {source!r}")
+        raise TypeError(f"source_address must be a (host, port) tuple with an int as its port, not {shown(source)}")
     check_host(host, "source_address")
     check_port(port, "source_address")
     return source
@@ -102,15 +114,15 @@ def check_source(source: Any) -> Any:
 def check_family(family: Any) -> Any:
     """Return *family*, or raise TypeError or ValueError if it is not an IP family or 0."""
     if isinstance(family, bool) or not isinstance(family, int):
-        raise TypeError(f"family must be AF_INET, AF_INET6 or 0, not {family!r}")
+        raise TypeError(f"family must be AF_INET, AF_INET6 or 0, not {shown(family)}")
     if family not in (socket.AF_UNSPEC, socket.AF_INET, socket.AF_INET6):
-        raise ValueError(f"family must be AF_INET, AF_INET6 or 0, not {family!r}")
+        raise ValueError(f"family must be AF_INET, AF_INET6 or 0, not {shown(family)}")
     return family
 
 
 def _check(name: str, wanted: str, valid: Callable[[Any], bool], value: Any) -> Any:
     if not valid(value):
-        raise TypeError(f"{name} must be {wanted}, not {value!r}")
+        raise TypeError(f"{name} must be {wanted}, not {shown(value)}")
     return value
 
 
@@ -122,7 +134,7 @@ def _checked_socket_options(options: Any) -> tuple[SocketOption, ...]:
     if options is None:
         return ()  # urllib3's default
     if isinstance(options, str | bytes) or not hasattr(options, "__iter__"):
-        raise TypeError(f"socket_options must be an iterable of (level, option, value), not {options!r}")
+        raise TypeError(f"socket_options must be an iterable of (level, option, value), not {shown(options)}")
     found: list[SocketOption] = []
     for option in options:
         match option:
@@ -130,7 +142,7 @@ def _checked_socket_options(options: Any) -> tuple[SocketOption, ...]:
                 found.append((level, number, value))
             case _:
                 raise TypeError(
-                    f"socket_options: each must be (level, option, value), ints, or bytes as the value, not {option!r}"
+                    f"socket_options: each must be (level, option, value): ints, or bytes as value; not {shown(option)}"
                 )
         if isinstance(value, int) and not -(2**31) <= value < 2**31:
             raise ValueError(f"socket_options: {value} does not fit in a C int; give it as bytes")

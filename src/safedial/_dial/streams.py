@@ -6,7 +6,7 @@ import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, TypeVar, Unpack
 
-from safedial._address import check_host, check_port, pair
+from safedial._address import check_host, check_port, pair, shown
 from safedial._dial import aio
 from safedial._dial.record import Record
 from safedial._dial.settings import DialOptions, Resolver, Settings, check_family, unexpected
@@ -196,5 +196,5 @@ def _target(host: Any, port: Any, given: Mapping[str, Any]) -> aio.Target:
         check_host(source_host, "local_addr")
         check_port(source_port, "local_addr")
     if target.interleave is not None and not isinstance(target.interleave, int):
-        raise TypeError(f"interleave must be an int or None, not {target.interleave!r}")
+        raise TypeError(f"interleave must be an int or None, not {shown(target.interleave)}")
     return target

@@ -8,7 +8,7 @@ import ssl as ssl_module
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from safedial._address import seconds
+from safedial._address import seconds, shown
 
 
 class Connected(NamedTuple):
@@ -77,11 +77,11 @@ def _plain_context() -> ssl_module.SSLContext:
 def check_tls(host: Any, ssl: Any = None, **others: Any) -> None:
     """Raise before the dial the errors that asyncio would raise after it, or that would leak the socket."""
     if ssl and not isinstance(ssl, bool | ssl_module.SSLContext):
-        raise TypeError(f"ssl must be a bool, an SSLContext or None, not {ssl!r}")
+        raise TypeError(f"ssl must be a bool, an SSLContext or None, not {shown(ssl)}")
     if ssl and not host and "server_hostname" not in others:
         raise ValueError("You must set server_hostname when using ssl without a host")
     for name, value in others.items():
         if not ssl:
             raise ValueError(f"{name} is only meaningful with ssl")
         if name != "server_hostname" and not seconds(name, value):
-            raise ValueError(f"{name} must be positive, not {value!r}")
+            raise ValueError(f"{name} must be positive, not {shown(value)}")

@@ -13,25 +13,49 @@ from tenacity import AsyncRetrying, RetryCallState, Retrying, wait_random_expone
 from tenacity.retry import retry_base
 from tenacity.wait import wait_base
 
+from safedial._address import shown
 from safedial._retry.transient import errors_of, is_spurious, is_transient
 from safedial.errors import PortsExhaustedError
 
 # Seconds. On loopback a port in TIME_WAIT is free again after 1 s (Linux, tcp_tw_reuse = 2): two waits suffice there.
 _port_backoff = wait_random_exponential(min=0.5, multiplier=1.0, max=5.0)
 
-retry_if_spurious = tenacity.retry_if_exception(is_spurious)
-"""Tenacity strategy: retry a self-connect, and EADDRNOTAVAIL if it is transient.
 
-Neither says anything about the server. Combine it with a stop and a wait: dialing at once makes exhaustion worse.
-"""
+class _Strategy(tenacity.retry_if_exception):
+    """A strategy that is there already: it is not called to make one, as tenacity's classes are."""
 
-retry_if_transient = tenacity.retry_if_exception(is_transient)
-"""Tenacity strategy: retry spurious errors, and those of a server that is down and may come back.
+    def __call__(self, retry_state: RetryCallState | None = None) -> bool:
+        if retry_state is None:
+            raise TypeError(f"{self!r} is a strategy already, which is not called: retry=safedial.{self!r}")
+        return super().__call__(retry_state)
 
-Refused, reset, timed out, unreachable, an end of file before the handshake was over, a temporary failure of the
-resolver, and what servers say while they start, stop or are full. docs/clients.md has the whole list. A name that does
-not resolve is retried only if it did before in this process.
-"""
+    def __repr__(self) -> str:
+        return type(self).__name__.lstrip("_")
+
+
+# Classes of their own, so that help() explains each.
+class _retry_if_spurious(_Strategy):  # noqa: N801  # as tenacity names its strategies
+    """Tenacity strategy: retry a self-connect, and EADDRNOTAVAIL if it is transient.
+
+    Neither says anything about the server. Combine it with a stop and a wait: dialing at once makes exhaustion worse::
+
+        tenacity.Retrying(retry=safedial.retry_if_spurious, stop=..., wait=...)
+    """
+
+
+class _retry_if_transient(_Strategy):  # noqa: N801  # as above
+    """Tenacity strategy: retry spurious errors, and those of a server that is down and may come back.
+
+    Refused, reset, timed out, unreachable, an end of file before the handshake was over, a temporary failure of the
+    resolver, and what servers say while they start, stop or are full. docs/clients.md has the whole list. A name that
+    does not resolve is retried only if it did before in this process::
+
+        tenacity.Retrying(retry=safedial.retry_if_transient, stop=..., wait=...)
+    """
+
+
+retry_if_spurious = _retry_if_spurious(is_spurious)
+retry_if_transient = _retry_if_transient(is_transient)
 
 Also: TypeAlias = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool]
 
@@ -50,7 +74,7 @@ def redial(attempts: int = 3) -> Retrying:
         TypeError, ValueError: *attempts* is not a whole number of at least 1.
     """
     if isinstance(attempts, bool) or not isinstance(attempts, int):
-        raise TypeError(f"attempts must be a whole number, not {attempts!r}")
+        raise TypeError(f"attempts must be a whole number, not {shown(attempts)}")
     if attempts < 1:
         raise ValueError(f"attempts must be at least 1, not {attempts}")
     stop = tenacity.stop_after_attempt(attempts)
@@ -86,12 +110,12 @@ def reconnect(
         if value is None and name == "within":
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+            raise TypeError(f"{name} must be a number of seconds, not {shown(value)}")
         if not (0 < value < math.inf):
             hint = "; for a loop without end: within=None" if name == "within" else ""
-            raise ValueError(f"{name} must be positive and finite, not {value!r}{hint}")
+            raise ValueError(f"{name} must be positive and finite, not {shown(value)}{hint}")
     if not isinstance(names, bool):
-        raise TypeError(f"names must be True or False, not {names!r}")
+        raise TypeError(f"names must be True or False, not {shown(names)}")
     stop = tenacity.stop_never if within is None else tenacity.stop_after_delay(within)
     return Retrying(
         retry=RetryWhileDown(names, also), stop=stop, wait=_Backoff(within or math.inf, first, cap), reraise=True
@@ -114,7 +138,7 @@ def _predicate(also: Any) -> Callable[[BaseException], bool]:
     if callable(wanted):
         return cast("Callable[[BaseException], bool]", wanted)
     if not issubclass(type(wanted), tuple) or not all(map(_is_error_class, wanted)):
-        raise TypeError(f"also must be an exception class, a tuple of them, or a function, not {also!r}")
+        raise TypeError(f"also must be an exception class, a tuple of them, or a function, not {shown(also)}")
     return functools.partial(_is_any_of, wanted)  # no lambda: policies can be pickled
 
 

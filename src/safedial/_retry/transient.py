@@ -1,9 +1,9 @@
 """Transient or permanent: what a failed connection means. Pure functions over an exception, for sync and async code.
 
-The kernel's own errors are judged here. `safedial._retry.judge` and its table load for the first other error.
+The kernel's own errors are judged here, others by `safedial._retry.judge`.
 """
 
-from safedial._retry import kinds
+from safedial._retry import clients, judge, kinds
 from safedial._retry.chain import attribute
 from safedial._retry.kinds import Kind, Verdict
 from safedial.errors import PortsExhaustedError, SelfConnectError
@@ -44,11 +44,8 @@ def ends_connection(error: BaseException) -> bool:
 
     An exception of the program's own never does, whatever was being handled when it was raised.
     """
-    if not isinstance(error, OSError | EOFError):
-        from safedial._retry import clients  # late, as below
-
-        if not clients.knows(error):
-            return False
+    if not isinstance(error, OSError | EOFError) and not clients.knows(error):
+        return False
     return is_transient(error)
 
 
@@ -58,8 +55,6 @@ def is_spurious(error: BaseException) -> bool:
         return False  # the most frequent failure: each refused dial asks
     if _stands_alone(error):
         return isinstance(error, SelfConnectError | PortsExhaustedError)
-    from safedial._retry import judge  # late: most errors are the kernel's
-
     return any(map(judge.is_spurious, errors_of(error))) and verdict(error) is not Verdict.PERMANENT
 
 
@@ -72,8 +67,6 @@ def errors_of(error: BaseException) -> list[BaseException]:
     """Return *error*, those of the other addresses of its dial, and the kernel's error behind another library's."""
     if _stands_alone(error):
         return [error]
-    from safedial._retry import judge  # late, as above
-
     return judge.errors_of(error)
 
 
@@ -81,8 +74,6 @@ def _kind(error: BaseException) -> Kind | None:
     """Return the kind of *error*, None if nothing is known of it."""
     if _stands_alone(error):
         return kinds.kernels(error)
-    from safedial._retry import judge  # late, as above
-
     return judge.kind_of(error)
 
 

@@ -7,6 +7,7 @@ import socket
 from typing import cast
 
 from safedial._address import SockAddr
+from safedial._steps import in_event_loop
 from safedial._tcp import procnet, steering
 from safedial._tcp.steering import Sides
 from safedial.errors import PortsExhaustedError, PortUsage
@@ -20,16 +21,18 @@ def may_be_exhausted(error: BaseException, sides: Sides) -> bool:
 def explained(
     sock: socket.socket, sockaddr: SockAddr, sides: Sides, unavailable: OSError, *, count: bool = True
 ) -> OSError:
-    """Return the error to raise for *unavailable*, EADDRNOTAVAIL. To *count* many ports takes a tenth of a second.
+    """Return the error to raise for *unavailable*, EADDRNOTAVAIL.
+
+    To *count* many ports takes a tenth of a second, so it is not done in an event loop.
 
     *unavailable* is permanent, and returned as it is, if this host lacks an address to reach *sockaddr* from (IPv6 is
     switched off). Exhausted ports, or a port in use that the kernel picked, are transient: PortsExhaustedError.
     """
     own = steering.own_range(sock) if sides == steering.UNSTEERED else None
-    ports = own or steering.read_range()
+    ports = own or steering.known_range()
     try:
         reached = _address_reached(sock.family, sockaddr)
-        usage = procnet.usage(reached, ports) if count else PortUsage(*(ports or ()))
+        usage = procnet.usage(reached, ports) if count and not in_event_loop() else PortUsage(*(ports or ()))
     except OSError as error:
         if error.errno == errno.EADDRNOTAVAIL:
             return unavailable

@@ -1,15 +1,22 @@
 """Steering: keep the kernel off one port by narrowing a socket's ephemeral range. Linux only.
 
 IP_LOCAL_PORT_RANGE needs Linux 6.3 or a backport. The kernel ignores a bound outside of the ephemeral range without an
-error. Imports nothing of safedial.
+error.
+
+The range is in a file, which nobody reads in an event loop: there, the range is the one that was read before, and a
+thread reads it again. A range that changed meanwhile is no danger, because every connection is checked too.
 """
 
+import _thread
+import contextlib
 import errno
 import socket
 import sys
 import time
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
+
+from safedial._steps import in_event_loop
 
 # linux/in.h. Python has no name for the first, and for the second (Linux 4.2) only if its C library had one.
 IP_LOCAL_PORT_RANGE = 51
@@ -21,8 +28,7 @@ Sides: TypeAlias = tuple[int, ...]
 # The value 0 leaves the range as it is.
 UNSTEERED = (0,)
 
-# Seconds for which a range is believed. Reading it costs half a dial. A range that changes meanwhile is no danger,
-# because every connection is checked too.
+# Seconds for which a range is believed. Reading it costs half a dial.
 _RANGE_AGE = 1.0
 _RANGE_FILE = "/proc/sys/net/ipv4/ip_local_port_range"
 
@@ -61,36 +67,61 @@ def option_value(ports: PortRange) -> int:
 
 
 _steerable = ON_LINUX
-# (believed until, range). Replaced as a whole, so threads need no lock.
-_believed: tuple[float, PortRange | None] = (0.0, None)
+# (believed until, range). Replaced as a whole, so threads need no lock. It is first read here, with the import.
+_believed: tuple[float, PortRange | None] = (0.0, read_range() if ON_LINUX else None)
 
 
 def side_options(port: int) -> tuple[int, ...]:
     """Return the values of IP_LOCAL_PORT_RANGE that keep the kernel off *port*; `UNSTEERED` if none does."""
-    global _believed
     if not _steerable:
         return UNSTEERED
     until, ports = _believed
-    now = time.monotonic()
-    if now >= until:
-        ports = read_range()
-        _believed = (now + _RANGE_AGE, ports)
+    if time.monotonic() >= until:
+        ports = _renewed(ports)
     return _side_options(port, ports)
+
+
+def _renewed(ports: PortRange | None) -> PortRange | None:
+    """Read the range and return it. In an event loop let a thread read it, and go on with *ports*."""
+    if not in_event_loop():
+        return read_anew()
+    _believe(ports)  # no other dial starts a thread
+    # A thread of its own has the network namespace of this one, which a thread of a pool may lack.
+    with contextlib.suppress(RuntimeError):  # no thread can be started: the next second, perhaps
+        _thread.start_new_thread(read_anew, ())
+    return ports
+
+
+def read_anew() -> PortRange | None:
+    """Read the ephemeral range, and believe it from now on."""
+    ports = read_range()
+    _believe(ports)
+    return ports
+
+
+def _believe(ports: PortRange | None) -> None:
+    global _believed
+    _believed = (time.monotonic() + _RANGE_AGE, ports)
+
+
+def known_range() -> PortRange | None:
+    """Return the ephemeral range as it is now; in an event loop, as it was read last."""
+    return _believed[1] if in_event_loop() else read_range()
 
 
 def side_options_now(port: int, exhausted: tuple[int, ...]) -> tuple[int, ...]:
     """Return `side_options` for the range as it is now, or () if these are *exhausted* too.
 
-    The range may have changed. It belongs to a network namespace, and a process may have several.
+    The range may have changed. It belongs to a network namespace, and a process may have several. In an event loop the
+    answer is (): ask in a thread.
     """
-    global _believed
-    if exhausted == UNSTEERED or (ports := read_range()) is None:
+    if exhausted == UNSTEERED or in_event_loop() or (ports := read_range()) is None:
         return ()
     options = _side_options(port, ports)
     if options == UNSTEERED:
         # The range no longer contains the port, and the socket is still narrowed: widen it again.
         options = (option_value(ports),)
-    _believed = (time.monotonic() + _RANGE_AGE, ports)
+    _believe(ports)
     return () if options == exhausted else options
 
 

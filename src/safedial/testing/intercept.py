@@ -12,6 +12,7 @@ from typing import TypeAlias
 from safedial._address import SockAddr
 from safedial._clients import patch
 from safedial._clients.layers import Below
+from safedial._forks import lock_held_across_forks
 
 Connect: TypeAlias = Callable[[], None]
 # Called before each connect, with the socket, the address and a function that really connects. Returns whether it made
@@ -19,7 +20,7 @@ Connect: TypeAlias = Callable[[], None]
 Interceptor: TypeAlias = Callable[[socket.socket, SockAddr, Connect], bool]
 
 _interceptors: list[Interceptor] = []
-_lock = patch.lock_held_across_forks()
+_lock = lock_held_across_forks()
 _bypassed: ContextVar[bool] = ContextVar("_bypassed", default=False)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from safedial._address import seconds
+from safedial._tcp import steering
 from safedial.testing.ports import check_whole
 
 T = TypeVar("T")
@@ -117,6 +118,7 @@ def run_child() -> None:
             port_range, ipv6 = namespace
             _unshare(_CLONE_NEWUSER)
             enter_network(port_range)
+            steering.read_anew()  # safedial was loaded in the other network
             if not ipv6:
                 Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
         function, args = pickle.load(sys.stdin.buffer)  # noqa: S301

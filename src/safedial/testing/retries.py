@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Generator
 from typing import Any, Self
 
-from safedial._clients.patch import lock_held_across_forks
+from safedial._forks import lock_held_across_forks
 
 _recordings: list[list[float]] = []
 _lock = lock_held_across_forks()

@@ -1,0 +1,109 @@
+"""A child that is forked while a thread makes the first dial of the process does not hang."""
+
+import ast
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import safedial
+from safedial import _forks
+
+KINDS = ["success", "refused", "self_connect", "guard", "wrap", "dial_async", "reconnect"]
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork()")
+
+
+def hung(kind, children):
+    command = [sys.executable, "-W", "ignore", "-m", "tests.support.forked", kind, str(children)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+@pytest.mark.parametrize("kind", ["self_connect", "dial_async"])
+def test_child_forked_during_the_first_dial_does_not_hang(kind):
+    assert hung(kind, 3) == 0
+
+
+@pytest.mark.storm
+@pytest.mark.parametrize("kind", KINDS)
+def test_none_of_200_children_hangs(kind):
+    assert sum(hung(kind, 6) for _ in range(5)) == 0
+
+
+class Imports(ast.NodeVisitor):
+    """Finds the imports in functions that are not inside ``with loading:``."""
+
+    def __init__(self):
+        self.depth, self.found = 0, []
+
+    def visit_FunctionDef(self, node):  # ast's name
+        self.depth += 1
+        self.generic_visit(node)
+        self.depth -= 1
+
+    visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815  # ast's name
+
+    def visit_With(self, node):  # ast's name
+        if not any(
+            isinstance(each.context_expr, ast.Name) and each.context_expr.id == "loading" for each in node.items
+        ):
+            self.generic_visit(node)
+
+    def visit_Import(self, node):  # ast's name
+        if self.depth:
+            self.found.append(node.lineno)
+
+    visit_ImportFrom = visit_Import  # noqa: N815  # ast's name
+
+
+# An address of psycopg's is looked for with psycopg's own module, which it has loaded.
+ALLOWED = {"drivers.py"}
+
+
+def test_late_imports_are_made_under_the_lock_that_fork_waits_for():
+    root = Path(safedial.__file__).parent
+    files = [
+        *root.glob("*.py"),
+        *(file for part in ("_tcp", "_retry", "_dial", "_clients") for file in (root / part).rglob("*.py")),
+    ]
+    late = {}
+    for file in files:
+        visitor = Imports()
+        visitor.visit(ast.parse(file.read_text()))
+        if visitor.found and file.name not in ALLOWED and file.name != "pytest_plugin.py":
+            late[file.name] = visitor.found
+    assert late == {}
+
+
+def test_fork_takes_the_locks_in_the_order_that_code_does():
+    # What is imported late may take the other locks, and these are taken from the newest to the oldest.
+    assert _forks._locks[0] is _forks.loading
+    newest = _forks.lock_held_across_forks()
+    try:
+        assert _forks._locks[:2] == [_forks.loading, newest]
+    finally:
+        _forks._locks.remove(newest)
+
+
+def test_fork_waits_for_a_late_import(request):
+    held, done = threading.Event(), threading.Event()
+
+    def load():
+        with _forks.loading:
+            held.set()
+            done.wait(10)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    held.wait()
+    threading.Timer(0.02, done.set).start()
+    pid = os.fork()
+    if not pid:
+        os._exit(0 if _forks.loading.acquire(blocking=False) and done.is_set() else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    thread.join()
