@@ -357,10 +357,10 @@ MISTAKES = {
     "a policy that is a word": (wrap_with(CONNECT, policy=SECRET), r"policy must be .*not a str"),
     "a policy that is not called": (
         wrap_with(CONNECT, policy=safedial.reconnect),
-        r"policy must be .*such as safedial\.reconnect\(\).*not <function reconnect",
+        r"policy must be .*such as safedial\.reconnect\(\).*not .*function.*reconnect",
     ),
-    "an address in a string": (wrap_with(CONNECT, address="db:5432"), r"address must be a \(host, port\) pair, not"),
-    "a port": (wrap_with(CONNECT, address=5432), r"address must be a \(host, port\) pair, not 5432"),
+    "an address in a string": (wrap_with(CONNECT, address="db:5432"), r"address must be a pair, such as .*not a str"),
+    "a port": (wrap_with(CONNECT, address=5432), r"address must be a pair, such as .*not 5432"),
     "wrapped twice": (wrap_with(safedial.wrap(CONNECT)), "has a policy already, by wrap.*would multiply"),
     "wrapped twice, a class": (wrap_with(safedial.wrap(pika.BlockingConnection)), "has a policy already"),
     "wrapped twice, in a partial": (wrap_with(functools.partial(safedial.wrap(CONNECT), 1)), "has a policy already"),
