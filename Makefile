@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test storm check coverage bench clean
+.PHONY: demo test storm peers check coverage bench clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/safedial demo
@@ -15,6 +15,10 @@ test: $(VENV)/test.stamp
 # At full size: 800,000 dials, 20,000 that time out, an interrupt at every call, CPython's own tests.
 storm: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n 3 -m storm $(ARGS)
+
+# Peers' own suites, from their sdists, with install() in place as without: ARGS="urllib3 redis" names some.
+peers: $(VENV)/test.stamp
+	$(BIN)/python -m tests.peers $(ARGS)
 
 check: $(VENV)/check.stamp
 	$(BIN)/ruff format --check .

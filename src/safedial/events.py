@@ -48,7 +48,8 @@ class DialEvent:
             ``address_not_available``, ``name_resolution_error``, …; the name of the class for others.
         reason: why the dial gave up. ``policy``: the policy allows no other round. ``permanent``: the error does not go
             away by itself. ``unrecognised``: safedial does not know whether it does. ``time``: *total_timeout* is over.
-        client: the name of the factory in `safedial.wrap`, else None.
+        client: the name of the factory in `safedial.wrap`, of the driver that dials in C under `safedial.install`, else
+            None.
     """
 
     kind: EventKind

@@ -1,6 +1,8 @@
 """The package of adapters: its documentation, how adapters load, and what they say about wrong arguments."""
 
+import asyncio
 import contextlib
+import copy
 import ftplib
 import http.client
 import inspect
@@ -20,10 +22,12 @@ import redis
 import requests
 import urllib3
 import valkey
+from sqlalchemy.orm import Session
 
 import safedial.adapters
 from safedial import testing
-from tests.support import faults
+from tests.support import faults, web
+from tests.support.drivers import retrying
 
 HOST = "127.0.0.1"
 ADAPTERS = sorted(path.stem for path in Path(safedial.adapters.__file__).parent.glob("[a-z]*.py"))
@@ -201,3 +205,158 @@ CLASSES = [
 def test_a_class_is_named_after_the_librarys_and_is_one(safe, plain):
     assert issubclass(safe, plain)
     assert pickle.loads(pickle.dumps(safe)) is safe
+
+
+async def missing_await():
+    """Make a client in a coroutine that nobody awaits."""
+
+
+# Each natural mistake: (the adapter, what it is given, what its message says).
+MISTAKES = {
+    "redis, url": (
+        "redis",
+        lambda: "redis://:secret@db",
+        r"not a str\. Write protect\(redis\.Redis\.from_url\(url\)\)",
+    ),
+    "redis, class": ("redis", lambda: redis.Redis, r"not the class Redis\. Write protect\(redis\.Redis"),
+    "redis, valkey": ("redis", valkey.Valkey, r"valkey\.Valkey\. Write safedial\.adapters\.valkey\.protect\(\.\.\.\)"),
+    "valkey, url": ("valkey", lambda: b"valkey://:secret@db", r"not a bytes\. Write protect\(valkey\.Valkey\.from_url"),
+    "requests, url": ("requests", lambda: "https://secret", r"not a str\. Write protect\(requests\.Session\(\)\)"),
+    "requests, module": ("requests", lambda: requests, "not the module requests"),
+    "requests, httpx": ("requests", httpx.Client, r"not httpx\.Client\. Write safedial\.adapters\.httpx\.protect"),
+    "requests, async": ("requests", httpx.AsyncClient, r"AsyncClient\. Write safedial\.adapters\.httpx\.protect"),
+    "httpx, requests": ("httpx", requests.Session, r"requests\.sessions|Write safedial\.adapters\.requests\.protect"),
+    "httpx, class": ("httpx", lambda: httpx.AsyncClient, r"not the class AsyncClient\. Write protect\(httpx\.Client"),
+    "urllib3, requests": ("urllib3", requests.Session, r"Write safedial\.adapters\.requests\.protect"),
+    "aiohttp, url": ("aiohttp", lambda: "https://secret", r"not a str\. Write protect\(aiohttp\.ClientSession\(\)\)"),
+    "sqlalchemy, url": (
+        "sqlalchemy",
+        lambda: "postgresql://:secret@db",
+        r"not a str\. Write protect\(create_engine\(url",
+    ),
+    "sqlalchemy, session": (
+        "sqlalchemy",
+        lambda: Session(),
+        r"Session\. Write protect\(create_engine\(url\)\), before",
+    ),
+    "sqlalchemy, None": ("sqlalchemy", lambda: None, "not None"),
+}
+
+
+class TestMistakes:
+    @pytest.mark.parametrize("name", MISTAKES)
+    def test_message_names_the_right_line(self, name):
+        adapter, make, says = MISTAKES[name]
+        with pytest.raises(TypeError, match=says) as caught:
+            getattr(safedial.adapters, adapter).protect(make())
+        assert "secret" not in str(caught.value)
+
+    @pytest.mark.parametrize("adapter", ["aiohttp", "httpx", "redis", "requests", "sqlalchemy", "urllib3", "valkey"])
+    def test_missing_await(self, adapter):
+        coroutine = missing_await()
+        with contextlib.closing(coroutine), pytest.raises(TypeError, match=r"not a coroutine\. Write protect\(await"):
+            getattr(safedial.adapters, adapter).protect(coroutine)
+
+    def test_dialer_by_position(self):
+        for adapter, given in (
+            (safedial.adapters.requests, requests.Session()),
+            (safedial.adapters.redis, redis.Redis()),
+        ):
+            with pytest.raises(
+                TypeError, match=r"protect\(\) takes one client, and dialer=safedial\.Dialer\(.*by name"
+            ):
+                adapter.protect(given, safedial.Dialer())
+        with pytest.raises(TypeError, match=r"protect\(\) takes one client, and policy= by name"):
+            safedial.adapters.sqlalchemy.protect("x", safedial.redial())
+
+    def test_policy_as_the_dialer(self):
+        with pytest.raises(TypeError, match=r"for a policy give safedial\.Dialer\(policy=\.\.\.\)"):
+            safedial.adapters.requests.protect(requests.Session(), dialer=safedial.reconnect())
+
+
+class TestSecondTime:
+    """A second protect() replaces what the first one set: policies don't multiply, hooks are not called twice."""
+
+    def test_dialers(self):
+        def asked(client, get, protect):
+            calls = []
+            for _ in range(2):
+                protect(client, dialer=safedial.Dialer(policy=retrying(2), on_event=calls.append))
+            with testing.refused_port() as port, pytest.raises(Exception, match="refused"):
+                get(client, f"http://{HOST}:{port}/")
+            client.close() if hasattr(client, "close") else client.clear()
+            return [event.kind for event in calls]
+
+        get = lambda client, url: client.get(url)  # noqa: E731
+        adapters = safedial.adapters
+        session = requests.Session()
+        session.trust_env = False
+        once = ["failed", "retry", "failed", "gave_up"]
+        assert asked(session, get, adapters.requests.protect) == once
+        assert asked(httpx.Client(trust_env=False), get, adapters.httpx.protect) == once
+        get = lambda client, url: client.request("GET", url, retries=False)  # noqa: E731
+        assert asked(urllib3.PoolManager(), get, adapters.urllib3.protect) == once
+
+    def test_redis(self):
+        calls = []
+        pool = redis.ConnectionPool(host=HOST)
+        for _ in range(2):
+            dialer = safedial.Dialer(policy=retrying(2), on_event=calls.append)
+            safedial.adapters.redis.protect(redis.Redis(connection_pool=pool), dialer=dialer)
+        with testing.refused_port() as port:
+            pool.connection_kwargs["port"] = port
+            with pytest.raises(redis.ConnectionError):
+                pool.make_connection().connect()
+        assert [event.kind for event in calls] == ["failed", "retry", "failed", "gave_up"]
+
+    @pytest.mark.parametrize("kind", [aiohttp.TCPConnector, safedial.adapters.aiohttp.SafeTCPConnector])
+    def test_aiohttp(self, kind):
+        async def main():
+            connector = kind()
+            for calls in (first, last):
+                safedial.adapters.aiohttp.protect(connector, policy=retrying(2), on_event=calls.append)
+            async with aiohttp.ClientSession(connector=connector) as session:
+                with testing.refused_port() as port, pytest.raises(aiohttp.ClientConnectorError):
+                    await session.get(f"http://{HOST}:{port}/")
+
+        first, last = [], []
+        asyncio.run(main())
+        assert first == []
+        assert [event.kind for event in last] == ["failed", "retry", "failed", "gave_up"]
+
+
+class TestInUse:
+    """A client that has open connections: they stay, and later ones are safe."""
+
+    @pytest.mark.parametrize("name", ["requests", "httpx"])
+    def test_blocking(self, name, events):
+        client = {"requests": requests.Session, "httpx": lambda: httpx.Client(trust_env=False)}[name]()
+        with contextlib.closing(client), web.serve() as server:
+            client.get(server.url)
+            getattr(safedial.adapters, name).protect(client, dialer=safedial.Dialer(on_event=events.append))
+            with web.serve() as other:
+                client.get(other.url)
+        assert [event.port for event in events] == [other.port]
+
+    def test_aiohttp(self, events):
+        async def main():
+            async with aiohttp.ClientSession() as session:
+                await (await session.get(server.url)).read()
+                safedial.adapters.aiohttp.protect(session, on_event=events.append)
+                await (await session.get(server.url)).read()
+                assert not events
+                await (await session.get(other.url)).read()
+
+        with web.serve() as server, web.serve() as other:
+            asyncio.run(main())
+        assert [event.kind for event in events] == ["connected"]
+
+    def test_copies_of_a_session_are_safe(self, force, dead_port):
+        session = safedial.adapters.requests.protect(requests.Session())
+        session.trust_env = False
+        fault = force(dead_port)
+        for each in (copy.copy(session), copy.deepcopy(session), pickle.loads(pickle.dumps(session))):
+            with contextlib.closing(each), pytest.raises(requests.ConnectionError, match="refused"):
+                each.get(f"http://{HOST}:{dead_port}/")
+        assert fault.triggered
+        faults.assert_server_can_bind(HOST, dead_port)

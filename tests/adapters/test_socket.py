@@ -1,11 +1,13 @@
 """The drop-in for the `socket` module, by itself and under pymemcache with a real memcached."""
 
+import contextlib
 import errno
 import functools
 import pydoc
 import shutil
 import socket as stdlib
 import ssl
+import threading
 
 import pymemcache
 import pytest
@@ -115,7 +117,7 @@ class TestEveryWay:
 class TestShape:
     def test_has_all_names_of_the_stdlibs(self):
         assert set(dir(stdlib)) <= set(dir(socket))
-        ours = {"create_connection", "socket", *(name for name in dir(stdlib) if name.startswith("__"))}
+        ours = {*socket.__all__, *(name for name in dir(stdlib) if name.startswith("__"))}
         assert all(getattr(socket, name) is getattr(stdlib, name) for name in set(dir(stdlib)) - ours)
 
     def test_has_no_other_names(self):
@@ -128,6 +130,60 @@ class TestShape:
             assert isinstance(copy, socket.socket)
             with pytest.raises(AttributeError):
                 sock.surplus = 1
+
+    def test_sockets_from_everywhere_are_its_own(self, server, tmp_path):
+        """Also a reconnect of each is guarded."""
+        with contextlib.ExitStack() as stack:
+            enter = stack.enter_context
+            made = [enter(each) for each in socket.socketpair()]
+            made += [enter(each) for each in socket.socketpair(stdlib.AF_UNIX, stdlib.SOCK_DGRAM)]
+            made.append(enter(socket.create_connection(server.getsockname(), 3)))
+            made.append(enter(socket.fromfd(server.fileno(), server.family, server.type)))
+            listening = enter(socket.create_server((HOST, 0), backlog=1))
+            client = enter(socket.create_connection(listening.getsockname()))
+            accepted, address = listening.accept()
+            made += [listening, client, enter(accepted), enter(accepted.dup())]
+            assert address == client.getsockname()
+            for sock in made:
+                assert type(sock) is socket.socket
+                assert isinstance(sock, stdlib.socket)
+            assert [each.gettimeout() for each in (made[4], client)] == [3, None]
+            made[0].sendall(b"x")
+            assert made[1].recv(1) == b"x"
+
+    def test_default_timeout_stays(self, server, default_timeout):
+        default_timeout(7)
+        with socket.create_connection(server.getsockname()) as sock:
+            assert sock.gettimeout() == 7
+        with socket.create_connection(server.getsockname(), None) as sock:
+            assert sock.gettimeout() is None
+            assert sock.getblocking()
+
+    def test_reconnect_is_guarded(self, force, dead_port):
+        with stdlib.socket() as plain, socket.fromfd(plain.fileno(), plain.family, plain.type) as sock:
+            fault = force(dead_port)
+            with pytest.raises(SelfConnectError):
+                sock.connect((HOST, dead_port))
+        assert fault.triggered
+
+    def test_tls_server_accepts_tls(self):
+        there, here = web.ssl_contexts(web.authority(), web.authority().issue_cert("localhost"))
+        there.sslsocket_class = socket.SSLSocket
+        with socket.create_server((HOST, 0)) as plain, there.wrap_socket(plain, server_side=True) as listening:
+            listening.settimeout(5)
+
+            def dial():
+                with here.wrap_socket(stdlib.create_connection(address, 5), server_hostname="localhost") as client:
+                    client.sendall(b"x")
+
+            address = listening.getsockname()
+            thread = threading.Thread(target=dial)
+            thread.start()
+            accepted, _ = listening.accept()
+            with accepted:
+                assert accepted.recv(1) == b"x"
+                assert isinstance(accepted, socket.SSLSocket)
+            thread.join()
 
     def test_other_families_pass(self, tmp_path):
         with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as sock:

@@ -475,7 +475,7 @@ ROWS = [
     Row(
         "asyncio", asyncio_, "streams = await safedial.open_connection(host, port)", lambda _: safedial.open_connection
     ),
-    Row("uvloop", uvloop_, LOOP, new_loop, by_chance=True),
+    Row("uvloop", uvloop_, LOOP, new_loop),
     http_class("http.client", http_client, "HTTPConnection"),
     Row("urllib.request", urllib_request, OPENER, lambda _: safedial.adapters.http.build_opener),
     http_class("smtplib", smtplib_, "SMTP"),

@@ -128,6 +128,19 @@ class TestCommand:
         with pytest.raises(TimeoutError, match=r"did not listen within 0.1 s: it printed nothing"):
             testing.Outage([sys.executable, "-c", "import time; time.sleep(3600)"], within=0.1).start()
 
+    def test_a_password_in_the_command_is_not_shown(self):
+        command = [sys.executable, "-c", "raise SystemExit(3)", "s3cret"]
+        with pytest.raises(TypeError) as wrong:
+            testing.Outage([*command, 3])
+        with pytest.raises(OSError, match="ended with status 3") as failed:
+            testing.Outage(command, within=30).start()
+        with pytest.raises(TimeoutError) as late:
+            testing.Outage([sys.executable, "-c", "import time; time.sleep(3600)", "s3cret"], within=0.1).start()
+        outage = testing.Outage(command, port=4000)
+        assert repr(outage) == "<Outage on port 4000>"
+        for each in (wrong.value, failed.value, late.value):
+            assert "s3cret" not in str(each)
+
     def test_a_port_that_another_server_has(self, server):
         port = server.getsockname()[1]
         command = [sys.executable, "-m", "http.server", "--bind", "{host}", "{port}"]

@@ -5,6 +5,15 @@ import socket
 from io import TextIOWrapper
 from typing import Any, Literal, assert_type
 
+import aiohttp
+import httpx
+import redis
+import redis.asyncio
+import requests
+import sqlalchemy
+import urllib3
+import valkey
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from tenacity import AsyncRetrying, Retrying
 from tenacity.retry import retry_base
 
@@ -190,4 +199,33 @@ async def wrapped() -> None:
 
 
 safedial.install()
+safedial.install(on_event=print, hold=[("127.0.0.1", 5555)])
+safedial.install(hold=("127.0.0.1", 5555))  # type: ignore[arg-type]  # one pair in place of a list
 safedial.uninstall()
+
+
+# The adapters return what they get. What they refuse when they run is a type error, too.
+adapters = safedial.adapters
+assert_type(adapters.redis.protect(redis.Redis(), dialer=dialer), redis.Redis)
+assert_type(adapters.redis.protect(redis.asyncio.Redis()), redis.asyncio.Redis)
+assert_type(adapters.redis.protect(redis.ConnectionPool()), redis.ConnectionPool)
+assert_type(adapters.requests.protect(requests.Session(), max_retries=3), requests.Session)
+assert_type(adapters.urllib3.protect(urllib3.PoolManager()), urllib3.PoolManager)
+assert_type(adapters.httpx.protect(httpx.AsyncClient()), httpx.AsyncClient)
+assert_type(adapters.aiohttp.protect(aiohttp.ClientSession(), policy=None), aiohttp.ClientSession)
+assert_type(adapters.sqlalchemy.protect(sqlalchemy.create_engine("sqlite://")), sqlalchemy.Engine)
+assert_type(adapters.sqlalchemy.protect(create_async_engine("sqlite://")), AsyncEngine)
+assert_type(adapters.socket.create_connection(("db", 5432), policy=None), adapters.socket.socket)
+assert_type(adapters.socket.fromfd(3, socket.AF_INET, socket.SOCK_STREAM), adapters.socket.socket)
+adapters.valkey.protect(valkey.Valkey())
+adapters.redis.protect("redis://db")  # type: ignore[type-var]
+adapters.redis.protect(redis.Redis)  # type: ignore[type-var]
+adapters.valkey.protect("valkey://db")  # type: ignore[type-var]
+adapters.requests.protect("https://db")  # type: ignore[type-var]
+adapters.requests.protect(httpx.AsyncClient())  # type: ignore[type-var]
+adapters.httpx.protect(requests.Session())  # type: ignore[type-var]
+adapters.urllib3.protect("https://db")  # type: ignore[type-var]
+adapters.aiohttp.protect("https://db")  # type: ignore[type-var]
+adapters.sqlalchemy.protect("postgresql://db")  # type: ignore[type-var]
+adapters.redis.protect(redis.Redis(), dialer=safedial.reconnect())  # type: ignore[arg-type]
+adapters.requests.protect(requests.Session(), dialer=safedial.reconnect())  # type: ignore[arg-type]

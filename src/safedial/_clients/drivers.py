@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from safedial._clients.factories import Finder, packages_of
 from safedial._clients.hold import Address
+from safedial._clients.option_files import service
 
 
 def finder_for(factory: Any) -> Finder | None:
@@ -60,6 +61,7 @@ def _asyncpg(dsn: str | None = None, *_: Any, host: Any = None, port: Any = None
 
 def _libpq(params: Mapping[str, Any]) -> Iterable[Address]:
     """Pair hosts and ports as libpq does: lists with commas, or one port for all hosts."""
+    params = {**service(params), **params}
     hosts, numeric, ports = (_listed(params, name) for name in ("host", "hostaddr", "port"))
     for i, (host, number) in enumerate(itertools.zip_longest(hosts, numeric, fillvalue="")):
         target = number or host

@@ -61,6 +61,12 @@ def _entered_here() -> tuple[weakref.ref[Entry], ...]:
     return tuple([ref for ref in _inside.get() if (entry := ref()) is not None and entry.open])
 
 
+def hooks_here() -> list[OnEvent]:
+    """Return the hooks of the guards that are in force in this context, `install`'s included."""
+    entries = [*(ref() for ref in _inside.get()), _everywhere]
+    return [each.on_event for each in entries if each is not None and each.open and each.on_event is not None]
+
+
 class _Layer:
     """The layer that guards connects: those of the contexts that entered a guard, or all."""
 

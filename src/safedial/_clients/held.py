@@ -4,7 +4,7 @@ from safedial._address import SockAddr, describe
 from safedial._clients.late import Late
 from safedial._tcp import holding
 from safedial._tcp.steering import ON_LINUX
-from safedial.events import logger
+from safedial.events import logger, warn
 
 # The addresses that a warning was about.
 _warned: set[SockAddr] = set()
@@ -87,7 +87,7 @@ def _is_harmless(sockaddr: SockAddr, error: OSError) -> bool:
         return True
     if sockaddr[:2] not in _warned:
         _warned.add(sockaddr[:2])
-        logger.warning("%s can't be held (%s): %s", where, error.strerror, _what_to_do(sockaddr[1]))
+        warn("%s can't be held (%s): %s", where, error.strerror, _what_to_do(sockaddr[1]))
     return False
 
 

@@ -1,19 +1,126 @@
 """`install` and `uninstall`: the guard for a whole program."""
 
+import contextlib
+import functools
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+from safedial._address import check_host, check_port, describe, pair, shown
+from safedial._clients import c_drivers, green, hooks, patch, unreached
 from safedial._clients.guard import guard_all, unguard_all
+from safedial._clients.hold import Address
+from safedial._clients.hold import hold as hold_port
+from safedial._clients.imports import Imported, Watch
 from safedial.events import OnEvent, check_hook
 
+_held: contextlib.ExitStack | None = None  # the ports of `hold`
 
-def install(*, on_event: OnEvent | None = None) -> None:
-    """Guard the connects of the whole process, in all threads, from now on. One call is enough.
+
+def install(*, on_event: OnEvent | None = None, hold: Iterable[Address] | None = None) -> None:
+    """Guard the TCP connects of the whole process, in all threads, from now on: one line for a program of any kind.
+
+    Call it first: at the top of a script, of Django's ``settings.py``, of the module of a Celery app or of a WSGI or
+    ASGI application. It may be called again.
+
+    It reaches:
+
+    - what Python code connects, in every thread, task and greenlet: all that `guard` reaches;
+    - the drivers psycopg, psycopg2, mysqlclient and mysql-connector, which dial in C, and uvloop. The port is held, as
+      by `hold`, while they dial. It does not matter whether they are imported already, or what is on top of them:
+      pools, SQLAlchemy, Django. Their functions and classes stay what they are.
+
+    It does not reach other libraries that dial in C, many of them in threads of their own: grpc, ZeroMQ, librdkafka,
+    libcurl, ODBC, … If such a library is imported, before or later, a WARNING names it, once. If what it dials is on
+    this host, *hold* the ports. *hold* helps also with what it does not reach of the drivers: their C modules, called
+    without them (``_mysql.connect()``, ``psycopg2.extensions.connection()``), mysqlclient's automatic reconnects
+    (``ping(True)``), addresses in option files that include others, and libpq's requests to cancel a query.
+
+    A process that is forked is guarded as its parent is. One that is spawned, or comes from a fork server, calls this
+    itself: ``ProcessPoolExecutor(initializer=safedial.install)``, or a line of the module that it imports. Reloaders
+    (uvicorn's, Django's, Flask's) start such processes, and these run the first lines of the program. gevent and
+    eventlet may patch sockets before or after.
 
     Args:
-        on_event: as for `guard`. A later call replaces it. Default: None.
+        on_event: as for `guard`; and it gets ``connected`` or ``failed`` for each dial of these drivers (of psycopg:
+            for each address), with the driver's name as `client`. A later call replaces it. Default: None.
+        hold: a list of (host, port): ports to hold until `uninstall`, for clients that dial for as long as they live. A
+            server that sets SO_REUSEADDR, as most do, can bind and listen meanwhile: see `hold`. Names are resolved
+            once, now. A later list replaces it, a list that is empty holds nothing; if that fails, the earlier ports
+            stay held. With any list, no library is warned of: the program knows. Default: None, which leaves the ports
+            of an earlier call held.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong; the message names it.
+        OSError: the resolver's, for *hold*.
+        RuntimeError: a name in *hold* would be resolved in a running event loop.
+
+    Example::
+
+        safedial.install(hold=[("127.0.0.1", 5555)])  # ZeroMQ's
     """
     check_hook(on_event)
-    guard_all(on_event)
+    with contextlib.ExitStack() as stack:
+        for address in _checked(hold):
+            _enter(address, stack)
+        guard_all(on_event)
+        if hold is not None:
+            _replace_held(stack.pop_all())
+    hooks.begin()
+    _watch.begin()
 
 
 def uninstall() -> None:
-    """Undo `install`. Guards that are entered stay in force."""
+    """Undo `install`: everything that it replaced is put back, and its ports are free.
+
+    Guards and holds that are entered stay in force. Without `install`, it does nothing.
+    """
+    _watch.end()
+    hooks.end()
+    c_drivers.release_all()
     unguard_all()
+    _replace_held(None)
+
+
+def _unreached(name: str, _: ModuleType) -> None:
+    if _held is None:  # a program that holds ports knows
+        unreached.warn(name)
+
+
+_hooked: dict[str, Imported] = {
+    name: functools.partial(hooks.hook, places) for name, places in {**c_drivers.DRIVERS, **green.PATCHERS}.items()
+}
+_watch = Watch({**dict.fromkeys(unreached.UNREACHED, _unreached), **_hooked})
+
+
+def _checked(hold: Any) -> list[Address]:
+    """Return *hold* as a list, or raise TypeError or ValueError."""
+    if hold is None:
+        return []
+    wrong = f"hold must be a list of (host, port) pairs, hold=[(host, port)], not {shown(hold)}"
+    if not hasattr(hold, "__iter__") or isinstance(hold, str | bytes):
+        raise TypeError(wrong)
+    addresses = list(hold)
+    if addresses and isinstance(addresses[0], str | bytes | None):  # one pair
+        raise TypeError(wrong)
+    for address in addresses:
+        host, port = pair(address, "hold")
+        check_host(host, "hold")
+        check_port(port, "hold")
+    return addresses
+
+
+def _enter(address: Address, stack: contextlib.ExitStack) -> None:
+    try:
+        stack.enter_context(hold_port(address))
+    except RuntimeError:
+        said = f"hold would stop the event loop while it resolves {describe(*address)}: call install() before the loop"
+        raise RuntimeError(said) from None
+
+
+def _replace_held(held: contextlib.ExitStack | None) -> None:
+    global _held
+    with patch.lock:
+        old, _held = _held, held
+    if old is not None:
+        old.close()

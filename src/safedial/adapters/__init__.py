@@ -14,6 +14,16 @@ default counts as not given. Exception: asyncio and http.client switch TCP_NODEL
 has other servers to turn to, a dial must not wait for one of them. So redis and valkey refuse a Dialer that waits under
 Sentinel and Cluster.
 
+**Other people's guards.** Cassettes (vcrpy), mocks (responses, Mocket), DNS pinning and guards against SSRF replace the
+function, method or class by which a library dials. Whoever did so is asked, before and after `protect`: what he put
+there makes the connection, under `safedial.guard`. Of the Dialer, *policy* and *on_event* then count, and *timeout* and
+*source_address* if the function takes them; for a class that somebody put there, none of them. What can't be asked
+raises RuntimeError instead of bypassing him: a safe class of `http.client` or urllib3 that a program makes by itself
+while another class is in the library's place, and a Dialer with a *resolver* of its own.
+
+**Errors.** An address that a Dialer refuses, such as a port of 123456, is given to the library's own dial, guarded, so
+that its own error is raised. Unless the Dialer has a *resolver*: then its ValueError or TypeError.
+
 **How to write an adapter.** Find the method that returns the library's connected socket, and let a Dialer make that
 socket::
 
@@ -111,6 +121,8 @@ def _takes(right: str, wrong: str, why: str = "") -> Callable[[F], F]:
     def decorate(function: F) -> F:
         @functools.wraps(function)
         def checked(*args: Any, **kwds: Any) -> Any:
+            if function.__name__ == "protect" and args[1:]:
+                raise TypeError(f"protect() takes one client, and {right} by name")
             if wrong in kwds and (kwds.pop(wrong) is not None or wrong == "policy"):  # policy=None is one round
                 name = type(args[0]).__name__ if function.__name__ == "__init__" else function.__name__
                 raise TypeError(f"{name}() takes {right}, not {wrong}={why}")

@@ -6,14 +6,12 @@ import inspect
 import socket
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
-from safedial._address import shown
 from safedial._dial.dialer import Dialer
 from safedial._retry.argument import DEFAULT
-from safedial.adapters import TakesDialer, checked_dialer, merged, takes_dialer
-
-T = TypeVar("T")
+from safedial.adapters import TakesDialer, _others, checked_dialer, merged
+from safedial.adapters._mistakes import mistaken
 
 
 class SafeDial(TakesDialer):
@@ -40,10 +38,19 @@ class SafeDial(TakesDialer):
         given, timeout = "socket_connect_timeout" in self._given, own.socket_connect_timeout
         return merged(self.dialer, timeout, given=given, options=options[True], defaults=options[False])
 
-    # Private: _connect, which the safe classes override to call this. TLS begins on the socket that it returns.
-    def dial(self) -> socket.socket:
+    def _left(self, below: Any) -> bool:
+        """Return whether the dial is left to *below*: somebody put it there, or its error is wanted."""
+        own: Any = self
+        return _others.is_theirs(below, "redis", "valkey") or not _others.can_dial(self.dialer, (own.host, own.port))
+
+    # Private: _connect, which the safe classes override to call this with the one below. TLS begins on the socket that
+    # it returns.
+    def dial(self, below: Callable[[], Any]) -> socket.socket:
         """Return a connected socket, for blocking connections."""
         own: Any = self
+        if self._left(below):
+            left: socket.socket = _others.by_library(self.dialer, below)
+            return left
         dialer = self._settings()
         if own.socket_type:  # the library gives it to getaddrinfo() as the family
             dialer = replace(dialer, family=own.socket_type)
@@ -53,9 +60,12 @@ class SafeDial(TakesDialer):
 
     # Private: _connect as above, which leaves the streams in _reader and _writer; _connection_arguments, which has
     # host, port and the TLS context.
-    async def dial_async(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Return connected streams, for asyncio connections."""
+    async def dial_async(self, below: Callable[[], Any]) -> None:
+        """Connect, for asyncio connections."""
         own: Any = self
+        if self._left(below):
+            await _others.by_library(self.dialer, below)
+            return
         limit = own.socket_connect_timeout
         tls = dict(own._connection_arguments())
         address = tls.pop("host"), tls.pop("port")
@@ -66,7 +76,7 @@ class SafeDial(TakesDialer):
         async with asyncio.timeout(limit if own_counts else None):
             sock = await self._settings().dial_async(address)
             try:
-                return await asyncio.open_connection(sock=sock, **tls)
+                own._reader, own._writer = await asyncio.open_connection(sock=sock, **tls)
             except BaseException:
                 sock.close()
                 raise
@@ -117,21 +127,8 @@ class Library:
         self._library = library
         self._safe_classes = safe_classes
 
-    @takes_dialer
-    def protect(self, client: T, *, dialer: Dialer | None = None) -> T:
-        """Make *client* dial safely from its first connection on, and return it.
-
-        *client* is a client or connection pool of the library, blocking or asyncio, a Sentinel (with all clients that
-        it will make), or an asyncio cluster. A client of a Unix socket is left as it is.
-
-        Under Sentinel and Cluster *dialer* must not wait for a server, since another one may take its place: its policy
-        is the default, `redial` or None. Waiting is up to the client's ``retry=``, which asks for the server again.
-
-        Raises:
-            TypeError: *client* or *dialer* has the wrong type. A blocking cluster dials while it is made: use
-                `SafeConnectionPool`.
-            ValueError: *client* has connections already, or *dialer* would wait under Sentinel or Cluster.
-        """
+    def protect(self, client: Any, dialer: Dialer | None) -> Any:
+        """Make *client* safe, as `safedial.adapters.redis.protect` says, and return it."""
         checked_dialer(dialer)
         blocking, asynchronous = self._library, self._library.asyncio
         if isinstance(client, (blocking.Sentinel, asynchronous.Sentinel)):
@@ -147,8 +144,10 @@ class Library:
         else:
             pool = getattr(client, "connection_pool", client)
             if not isinstance(pool, (blocking.ConnectionPool, asynchronous.ConnectionPool)):
-                wanted = f"a client, pool, Sentinel or asyncio cluster of {blocking.__name__}"
-                raise TypeError(f"client must be {wanted}, not {shown(client)}")
+                name = blocking.__name__
+                wanted = f"a client, pool, Sentinel or asyncio cluster of {name}"
+                instead = f"protect({name}.{name.capitalize()}.from_url(url))"
+                raise mistaken("client", wanted, client, instead, name)
             self._replace_class(pool, dialer)
         return client
 
@@ -162,7 +161,7 @@ class Library:
 
     def _make(self, make: Callable[..., Any], default: Dialer | None, /, *args: Any, **kwargs: Any) -> Any:
         dialer = kwargs.pop("dialer", None) or default
-        return self.protect(make(*args, **kwargs), dialer=dialer)
+        return self.protect(make(*args, **kwargs), dialer)
 
     def _protect_cluster(self, cluster: Any, dialer: Dialer | None) -> None:
         _refuse_waiting(dialer, "Cluster")

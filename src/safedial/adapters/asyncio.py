@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from typing_extensions import override
 
-from safedial._clients.guard import guard
+from safedial._clients.guard import inside
 from safedial._dial.dialer import Dialer
 from safedial._dial.streams import create_connection, open_connection
 from safedial._retry.argument import DEFAULT
@@ -45,7 +45,7 @@ class _Guarded(asyncio.AbstractEventLoop):
     @override
     async def sock_connect(self, sock: Any, address: Any) -> None:
         below: Any = super()
-        with guard():
+        with inside():
             await below.sock_connect(sock, address)
 
 

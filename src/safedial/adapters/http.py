@@ -4,6 +4,10 @@ Drop-ins for `http.client`, `smtplib` and `ftplib`, and for the openers of `urll
 raise ConnectionRefusedError: no BadStatusLine, and no waiting for their own greeting. *dialer* is a keyword argument;
 ftplib's clients have none. As in these clients, the timeout of the dial stays on the socket, a Dialer's too. They have
 no retries of their own that a policy could multiply with.
+
+If a program replaced `socket.create_connection`, that makes the connection, as `safedial.adapters` says. An opener asks
+a class that was put in the place of `http.client.HTTPConnection`, as cassettes do. `SafeHTTPConnection` can't, and
+raises RuntimeError.
 """
 
 import ftplib
@@ -13,34 +17,58 @@ import smtplib
 import socket
 import ssl
 import urllib.request
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from safedial._clients.guard import guard
+from safedial._clients.decorated import decorated
+from safedial._clients.guard import inside
 from safedial._dial.dialer import Dialer
 from safedial._dial.settings import checked_timeout
 from safedial._retry.argument import DEFAULT
-from safedial.adapters import TakesDialer, merged, takes_dialer
+from safedial.adapters import TakesDialer, _others, merged, takes_dialer
+
+if TYPE_CHECKING:
+    from http.client import HTTPConnection as _Plain
+    from http.client import HTTPSConnection as _PlainTLS
+else:
+    # This module may be loaded while a cassette is in force.
+    _Plain = _others.own_class(http.client, "HTTPConnection")
+    _PlainTLS = _others.own_class(http.client, "HTTPSConnection")
 
 
 def _dial(dialer: Dialer, address: tuple[str, int], timeout: Any, source_address: Any) -> socket.socket:
     """Dial with the arguments that clients give to `socket.create_connection`."""
     given = checked_timeout(timeout) is not DEFAULT
-    return merged(dialer, timeout, given=given, source=source_address).dial(address)
+    dialer = merged(dialer, timeout, given=given, source=source_address)
+    sock: socket.socket = _others.connected(dialer, socket, address, timeout)
+    return sock
 
 
-class SafeHTTPConnection(TakesDialer, http.client.HTTPConnection):
-    """An `http.client.HTTPConnection` that dials with *dialer*."""
+def _refuse_bypass(name: str) -> None:
+    _others.refuse_bypass(name, http.client, HTTPConnection=_Plain, HTTPSConnection=_PlainTLS)
+
+
+def _dial_http(name: str, *args: Any) -> socket.socket:
+    _refuse_bypass(name)
+    return _dial(*args)
+
+
+class SafeHTTPConnection(TakesDialer, _Plain):
+    """An `http.client.HTTPConnection` that dials with *dialer*.
+
+    It raises RuntimeError if `http.client` has another class in the place of its own when it is made, or dials.
+    """
 
     def __init__(self, *args: Any, **kwds: Any) -> None:
+        _refuse_bypass(type(self).__name__)
         super().__init__(*args, **kwds)
         # Private: http.client.HTTPConnection._create_connection, "stored as an instance variable to allow
         # unit tests to replace it". connect() goes on from there with proxies and TLS.
-        self._create_connection = functools.partial(_dial, self.dialer)
+        self._create_connection = functools.partial(_dial_http, type(self).__name__, self.dialer)
 
 
-class SafeHTTPSConnection(SafeHTTPConnection, http.client.HTTPSConnection):
+class SafeHTTPSConnection(SafeHTTPConnection, _PlainTLS):
     """An `http.client.HTTPSConnection` that dials with *dialer*. TLS begins after the check."""
 
 
@@ -49,7 +77,9 @@ class _Opens(TakesDialer, urllib.request.AbstractHTTPHandler):
 
     @override
     def do_open(self, http_class: Any, req: urllib.request.Request, **http_conn_args: Any) -> Any:
-        return super().do_open(functools.partial(self.connection, dialer=self.dialer), req, **http_conn_args)
+        if http_class in (_Plain, _PlainTLS):  # and no class that somebody put in their place
+            http_class = functools.partial(self.connection, dialer=self.dialer)
+        return super().do_open(http_class, req, **http_conn_args)
 
 
 class _HTTPHandler(_Opens, urllib.request.HTTPHandler):
@@ -62,7 +92,7 @@ class _HTTPSHandler(_Opens, urllib.request.HTTPSHandler):
 
 class _Opener(urllib.request.OpenerDirector):
     # For ftp:// and the caller's handlers, which dial for themselves.
-    open = guard()(urllib.request.OpenerDirector.open)
+    open = decorated(urllib.request.OpenerDirector.open, inside)
 
 
 @takes_dialer
@@ -104,6 +134,10 @@ class _DialingSMTP(smtplib.SMTP):
     def _get_socket(self, host: str, port: int, timeout: Any) -> socket.socket:  # type: ignore[misc]  # not in typeshed
         if timeout is not None and not timeout:
             raise ValueError("Non-blocking socket (timeout=0) is not supported")
+        below: Any = super()
+        if _others.is_theirs(below._get_socket, "smtplib"):
+            sock: socket.socket = _others.by_library(self.dialer, below._get_socket, host, port, timeout)
+            return sock
         if self.debuglevel > 0:
             self._print_debug("connect: to", (host, port), self.source_address)  # type: ignore[attr-defined]  # not in typeshed
         return _dial(self.dialer, (host, port), timeout, self.source_address)
@@ -120,8 +154,8 @@ class SafeSMTP_SSL(TakesDialer, smtplib.SMTP_SSL, _DialingSMTP):  # noqa: N801  
 class SafeFTP(ftplib.FTP):
     """An `ftplib.FTP` under `safedial.guard`, for data connections too. It takes no Dialer and dials once."""
 
-    connect = guard()(ftplib.FTP.connect)
-    ntransfercmd = guard()(ftplib.FTP.ntransfercmd)
+    connect = decorated(ftplib.FTP.connect, inside)
+    ntransfercmd = decorated(ftplib.FTP.ntransfercmd, inside)
 
 
 class SafeFTP_TLS(ftplib.FTP_TLS, SafeFTP):  # noqa: N801  # ftplib's name

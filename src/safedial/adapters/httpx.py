@@ -14,19 +14,21 @@ from typing import Any, TypeVar
 
 from typing_extensions import override
 
-from safedial._address import shown
-from safedial._clients.guard import guard
+from safedial._clients.guard import inside
 from safedial._dial.dialer import Dialer
 from safedial._retry.argument import DEFAULT
-from safedial.adapters import TakesDialer, merged, needs, takes_dialer
+from safedial.adapters import TakesDialer, _others, merged, needs, takes_dialer
+from safedial.adapters._mistakes import mistaken
 
 with needs("httpx"):
+    import anyio
     import httpcore
     import httpx
     from anyio.abc import SocketStream
 
     # Private: the stream classes of httpcore, which has no public way to make a stream of a connected socket.
     from httpcore._backends.anyio import AnyIOBackend, AnyIOStream
+    from httpcore._backends.auto import AutoBackend
     from httpcore._backends.sync import SyncStream
 
 C = TypeVar("C", bound=httpx.Client | httpx.AsyncClient)
@@ -76,13 +78,15 @@ class SafeAsyncHTTPTransport(httpx.AsyncHTTPTransport):
 def protect(client: C, *, dialer: Dialer | None = None) -> C:
     """Make *client* safe, with its proxies (also those of the environment) and mounts, and return it.
 
-    Its transports stay, with all their settings, and dial with *dialer* from now on.
+    Its transports stay, with all their settings, and dial with *dialer* from now on. Connections that are open stay as
+    they are. A second call replaces the Dialer of the first.
 
     Raises:
-        TypeError: a transport of the client is not httpx's own, so it is not known how it dials.
+        TypeError: a transport of the client is not httpx's own, or has a network backend of somebody else, so it is not
+            known how it dials.
     """
     if not isinstance(client, httpx.Client | httpx.AsyncClient):
-        raise TypeError(f"client must be an httpx.Client or AsyncClient, not {shown(client)}")
+        raise mistaken("client", "an httpx.Client or AsyncClient", client, "protect(httpx.Client())", "httpx")
     blocking = isinstance(client, httpx.Client)
     kind = httpx.HTTPTransport if blocking else httpx.AsyncHTTPTransport
     backend = _Backend(dialer=dialer) if blocking else _AsyncBackend(dialer=dialer)
@@ -92,6 +96,9 @@ def protect(client: C, *, dialer: Dialer | None = None) -> C:
     for transport in transports:
         if not isinstance(transport, (kind, *_DIAL_NOTHING)):
             raise TypeError(f"client: safedial does not know how {transport!r} dials; derive it from {kind.__name__}")
+        own: Any = getattr(getattr(transport, "_pool", None), "_network_backend", None)
+        if isinstance(transport, kind) and type(own) not in _BACKENDS:
+            raise TypeError(f"client: safedial does not know how the network backend {type(own).__name__} dials")
     for transport in transports:
         if isinstance(transport, kind):
             _replace_backend(transport, backend)
@@ -108,7 +115,11 @@ class _Backend(TakesDialer, httpcore.SyncBackend):
 
     @override
     def connect_tcp(self, host: str, port: int, *args: Any, **kwds: Any) -> httpcore.NetworkStream:
+        below = super().connect_tcp
         with _httpcore_errors():
+            if _left(self.dialer, below, socket.create_connection, "socket", host, port):
+                stream: httpcore.NetworkStream = _others.by_library(self.dialer, below, host, port, *args, **kwds)
+                return stream
             sock = _with(self.dialer, *args, **kwds).dial((host, port))
             return SyncStream(_prepared(sock, *args, **kwds))
 
@@ -125,8 +136,12 @@ class _AsyncBackend(TakesDialer, AnyIOBackend):
     async def connect_tcp(self, host: str, port: int, timeout: float | None = None, *args: Any, **kwds: Any) -> Any:
         if not _in_asyncio():
             own: Any = httpcore.TrioBackend()  # untyped if trio is not installed
-            with guard():
+            with inside():
                 return await own.connect_tcp(host, port, timeout, *args, **kwds)
+        below = super().connect_tcp
+        if _left(self.dialer, below, anyio.connect_tcp, "anyio", host, port):
+            with _httpcore_errors():
+                return await _others.by_library(self.dialer, below, host, port, timeout, *args, **kwds)
         dialer = _with(self.dialer, timeout, *args, **kwds)
         own_counts = timeout not in _NOT_GIVEN or self.dialer.timeout is DEFAULT
         if own_counts and dialer.total_timeout is None:
@@ -138,6 +153,12 @@ class _AsyncBackend(TakesDialer, AnyIOBackend):
             except ValueError as error:  # anyio raises this for a reset connection
                 sock.close()
                 raise ConnectionResetError(str(error)) from error
+
+
+def _left(dialer: Dialer, below: Any, dial: Any, package: str, host: str, port: int) -> bool:
+    """Return whether a connection is left to *below*, httpcore's own, which dials by means of *dial*."""
+    replaced = _others.is_theirs(below, "httpcore") or _others.is_theirs(dial, package)
+    return replaced or not _others.can_dial(dialer, (host, port))
 
 
 def _with(
@@ -179,6 +200,10 @@ def _httpcore_errors(also: type[Exception] = OSError) -> Generator[None]:
         raise httpcore.ConnectTimeout(error) from error
     except (OSError, also) as error:
         raise httpcore.ConnectError(error) from error
+
+
+# Private: AutoBackend, the one that asynchronous clients have.
+_BACKENDS = (httpcore.SyncBackend, AutoBackend, AnyIOBackend, httpcore.TrioBackend, _Backend, _AsyncBackend)
 
 
 def _in_asyncio() -> bool:

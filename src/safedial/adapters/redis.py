@@ -26,16 +26,28 @@ has a timeout.
 """
 
 import socket
-from typing import Any
+from typing import Any, TypeVar
 
 from typing_extensions import override
 
-from safedial.adapters import needs
+from safedial._dial.dialer import Dialer
+from safedial.adapters import needs, takes_dialer
 from safedial.adapters._resp import Library, SafeDial
 
 with needs("redis"):
     import redis
     import redis.asyncio
+
+C = TypeVar(
+    "C",
+    bound=redis.Redis
+    | redis.ConnectionPool
+    | redis.Sentinel
+    | redis.asyncio.Redis
+    | redis.asyncio.ConnectionPool
+    | redis.asyncio.Sentinel
+    | redis.asyncio.RedisCluster,
+)
 
 
 class SafeConnection(SafeDial, redis.Connection):
@@ -47,7 +59,7 @@ class SafeConnection(SafeDial, redis.Connection):
 
     @override
     def _connect(self) -> socket.socket:
-        return self.dial()
+        return self.dial(super()._connect)
 
     # redis 8 repeats a command whose connection broke on the same server, without asking Sentinel. What the old master
     # answers, if it comes back, is lost.
@@ -68,7 +80,7 @@ class SafeAsyncConnection(SafeDial, redis.asyncio.Connection):
 
     @override
     async def _connect(self) -> None:
-        self._reader, self._writer = await self.dial_async()
+        await self.dial_async(super()._connect)
 
     @override
     async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
@@ -98,4 +110,24 @@ class SafeConnectionPool(redis.ConnectionPool):
 
 
 _LIBRARY = Library(redis, SafeSSLConnection, SafeConnection, SafeAsyncSSLConnection, SafeAsyncConnection)
-protect = _LIBRARY.protect
+
+
+@takes_dialer
+def protect(client: C, *, dialer: Dialer | None = None) -> C:
+    """Make *client* dial safely from its first connection on, and return it.
+
+    *client* is a client or connection pool of redis, blocking or asyncio, a Sentinel (with all clients that it will
+    make), or an asyncio cluster. A client of a Unix socket is left as it is. All clients of a protected pool are safe;
+    one that gets another ``connection_pool`` later is not. A second call before the first connection replaces the
+    Dialer of the first.
+
+    Under Sentinel and Cluster *dialer* must not wait for a server, since another one may take its place: its policy
+    is the default, `redial` or None. Waiting is up to the client's ``retry=``, which asks for the server again.
+
+    Raises:
+        TypeError: *client* or *dialer* has the wrong type. A blocking cluster dials while it is made: use
+            `SafeConnectionPool`.
+        ValueError: *client* has connections already, or *dialer* would wait under Sentinel or Cluster.
+    """
+    made: C = _LIBRARY.protect(client, dialer)
+    return made

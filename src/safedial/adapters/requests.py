@@ -4,9 +4,9 @@ from typing import Any, TypeVar, cast
 
 from typing_extensions import override
 
-from safedial._address import shown
 from safedial._dial.dialer import Dialer
 from safedial.adapters import TakesDialer, needs, takes_dialer
+from safedial.adapters._mistakes import mistaken
 
 with needs("requests"):
     import requests
@@ -35,7 +35,8 @@ def protect(session: S, *, dialer: Dialer | None = None, **kwds: Any) -> S:
         session = protect(requests.Session(), max_retries=3)
     """
     if not isinstance(session, requests.Session):
-        raise TypeError(f"session must be a requests.Session, not {shown(session)}")
+        instead = "protect(requests.Session())"
+        raise mistaken("session", "a requests.Session", session, instead, "requests")
     # One adapter for each prefix, as in a new session: they share no pools.
     for prefix in ("https://", "http://"):
         settings = {}

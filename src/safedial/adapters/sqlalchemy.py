@@ -1,17 +1,21 @@
 """SQLAlchemy: one line makes every connection of an engine safe, whatever its URL."""
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from safedial._clients.drivers import FINDERS
+from safedial._clients.guard import inside
 from safedial._clients.hold import Address
 from safedial._clients.wrap import wrapped
 from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy
-from safedial.adapters import needs, takes_policy
+from safedial.adapters import _others, needs, takes_policy
+from safedial.adapters._mistakes import mistaken
 from safedial.events import OnEvent, check_hook
 
 with needs("sqlalchemy"):
-    from sqlalchemy import Engine, event
+    from sqlalchemy import Engine
     from sqlalchemy.util import await_only, greenlet_spawn
 
 if TYPE_CHECKING:
@@ -26,9 +30,14 @@ E = TypeVar("E", bound="Engine | AsyncEngine")
 def protect(engine: E, *, policy: PolicyArgument = DEFAULT, on_event: OnEvent | None = None) -> E:
     """Make *engine* dial safely, and return it. Its pool, URL, errors and events stay as they are.
 
-    Each connection is made as by `safedial.wrap`, with the port held if the driver may dial in C. Add your own
-    listeners of ``do_connect`` before: later ones are not called, since this one makes the connection. An engine with
-    a ``creator`` calls no such listener: wrap the creator.
+    Each connection is made as by `safedial.wrap`, with the port held if the driver may dial in C. Listeners of
+    ``do_connect`` are called before, once for each connection, whenever they were added. A listener that returns a
+    connection has dialed by itself: guarded, but not dialed again, and no port is held for it. If it dials in C, let it
+    use `safedial.wrap`.
+
+    Connections that the pool has already stay as they are: they passed the handshake with the server. A second call
+    replaces the *policy* and *on_event* of the first. Copies by ``execution_options()`` are safe too, as is the pool
+    that follows ``dispose()``.
 
     SQLAlchemy does not retry a connection by itself. If the URL has several hosts, or ``connect_args`` a ``failover``,
     a round is the driver's whole turn through them, so the policy waits only when all have failed.
@@ -40,31 +49,75 @@ def protect(engine: E, *, policy: PolicyArgument = DEFAULT, on_event: OnEvent | 
         on_event: called with each `safedial.DialEvent` of its dials, as by `safedial.wrap`. Default: None.
 
     Raises:
-        TypeError: *engine*, *policy* or *on_event* is wrong; the message names it.
+        TypeError: *engine*, *policy* or *on_event* is wrong; the message names it. An engine with a ``creator`` or
+            ``async_creator`` dials by this: wrap it instead.
 
     Example::
 
         engine = protect(create_engine("mysql+pymysql://app@db/app"), policy=safedial.reconnect())
     """
-    inner = getattr(engine, "sync_engine", engine)
-    if not isinstance(inner, Engine):  # a URL may have a password, so it is not shown
-        raise TypeError(f"engine must be an Engine or an AsyncEngine, not a {type(engine).__name__}")
+    inner: Any = getattr(engine, "sync_engine", engine)
+    if not isinstance(inner, Engine):
+        instead = "protect(create_engine(url)), before sessions are made of it"
+        raise mistaken("engine", "an Engine or an AsyncEngine", engine, instead, "sqlalchemy")
     check_policy(policy)
     check_hook(on_event)
-
-    def connect(dialect: Any, record: object, cargs: list[Any], cparams: dict[str, Any]) -> Any:  # noqa: ARG001  # the event's
-        find = FINDERS.get(dialect.driver, _named)
-        if not dialect.is_async:
-            return wrapped(dialect.connect, find, policy, on_event)(*cargs, **cparams)
-
-        async def dial(*args: Any, **kwds: Any) -> Any:
-            return await greenlet_spawn(dialect.connect, *args, **kwds)
-
-        # Waits must not block the loop, so they are made outside of SQLAlchemy's greenlet.
-        return await_only(wrapped(dial, find, policy, on_event)(*cargs, **cparams))
-
-    event.listen(inner, "do_connect", connect)
+    # Private: a pool's _creator, which makes each of its connections. A pool that replaces it has the same.
+    pool = cast("Any", inner.pool)
+    creator = pool._creator
+    creator = creator if _others.is_theirs(creator, "safedial") else inspect.unwrap(creator)
+    dialect = _dialect_of(creator)
+    if dialect is None:
+        argument = "async_creator" if inner.dialect.is_async else "creator"
+        raise TypeError(
+            f"engine has a creator, or a pool with one, which makes its connections: leave out protect(), and give "
+            f"{argument}=safedial.wrap(...)"
+        )
+    dialect.connect = _safe_connect(dialect, policy, on_event)
+    pool._creator = _guarded(creator)
     return engine
+
+
+def _dialect_of(creator: Any) -> Any:
+    """Return the dialect by which *creator* connects, if it is SQLAlchemy's own; else None."""
+    # Private: the function in create_engine(). A pool of create_pool_from_url() has another dialect than its engine.
+    return (
+        None if _others.is_theirs(creator, "sqlalchemy") else inspect.getclosurevars(creator).nonlocals.get("dialect")
+    )
+
+
+def _guarded(creator: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(creator)
+    def create(connection_record: Any = None) -> Any:  # SQLAlchemy looks at this signature
+        with inside():  # for listeners that dial
+            return creator(connection_record)
+
+    return create
+
+
+def _safe_connect(dialect: Any, policy: PolicyArgument, on_event: OnEvent | None) -> Callable[..., Any]:
+    """Return what is to be the ``connect()`` of *dialect*. It is called after all listeners."""
+    kind = dialect.__class__
+    theirs = dialect.__dict__.get("connect")
+    if theirs is not None and not _others.is_theirs(theirs, "safedial"):
+        theirs = getattr(theirs, "__wrapped__", None)  # it is ours, from the last time
+
+    @functools.wraps(kind.connect)
+    def dial(*args: Any, **kwds: Any) -> Any:
+        return theirs(*args, **kwds) if theirs else kind.connect(dialect, *args, **kwds)
+
+    @functools.wraps(dial)
+    async def dial_async(*args: Any, **kwds: Any) -> Any:
+        return await greenlet_spawn(dial, *args, **kwds)
+
+    find = FINDERS.get(getattr(dialect, "driver", ""), _named)
+    safe = wrapped(dial_async if dialect.is_async else dial, find, policy, on_event)
+
+    def connect(*args: Any, **kwds: Any) -> Any:
+        # Waits must not block the loop, so they are made outside of SQLAlchemy's greenlet.
+        return await_only(safe(*args, **kwds)) if dialect.is_async else safe(*args, **kwds)
+
+    return functools.wraps(theirs)(connect) if theirs else connect
 
 
 def _named(*_: Any, host: Any = None, server: Any = None, port: Any = None, **__: Any) -> Iterable[Address]:

@@ -3,19 +3,23 @@
 Pools, proxies, TLS (after the check) and `urllib3.Retry` stay urllib3's own. By default urllib3 repeats a request three
 times. Its Retry and the Dialer's policy multiply: with a policy that waits for a server, such as `safedial.reconnect`,
 give ``retries=urllib3.Retry(connect=0)``.
+
+Who replaced urllib3's ``ConnectionCls`` or ``create_connection()`` is asked, as `safedial.adapters` says. A safe class
+that a program makes by itself, without a pool, raises RuntimeError if `urllib3.connection` has another class now.
 """
 
 import functools
 import socket
 import sys
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from typing_extensions import override
 
-from safedial._address import shown
+from safedial._clients.guard import inside
 from safedial._dial.dialer import Dialer
-from safedial.adapters import TakesDialer, checked_dialer, merged, needs, takes_dialer
+from safedial.adapters import TakesDialer, _others, checked_dialer, merged, needs, takes_dialer
+from safedial.adapters._mistakes import mistaken
 
 with needs("urllib3"):
     import urllib3
@@ -25,8 +29,16 @@ with needs("urllib3"):
 
 P = TypeVar("P", bound=urllib3.PoolManager | urllib3.HTTPConnectionPool)
 
+if TYPE_CHECKING:
+    from urllib3.connection import HTTPConnection as _Plain
+    from urllib3.connection import HTTPSConnection as _PlainTLS
+else:
+    # This module may be loaded while a cassette is in force.
+    _Plain = _others.own_class(connection, "HTTPConnection")
+    _PlainTLS = _others.own_class(connection, "HTTPSConnection")
 
-class SafeHTTPConnection(TakesDialer, connection.HTTPConnection):
+
+class SafeHTTPConnection(TakesDialer, _Plain):
     """A connection that *dialer* dials; also a mix-in for your own connection classes.
 
     A timeout of None, or of `socket.getdefaulttimeout()`, counts as not given: pools pass these on as their default.
@@ -35,13 +47,25 @@ class SafeHTTPConnection(TakesDialer, connection.HTTPConnection):
     # Private: the only place where a connection dials; urllib3's own SOCKS classes override it too.
     @override
     def _new_conn(self) -> socket.socket:
+        _others.refuse_bypass(type(self).__name__, connection, HTTPConnection=_Plain, HTTPSConnection=_PlainTLS)
+        below: Any = super()._new_conn
+        if _others.is_theirs(below, "urllib3"):
+            sock: socket.socket = _others.by_library(self.dialer, below)
+            return sock
         dialer = self._settings()
         # Private: the name with the dot at its end. `host` lacks the dot, and a resolver needs it.
         host = self._dns_host
         try:
-            sock = dialer.dial((host.strip("[]"), self.port))
-        except UnicodeError as error:
-            raise LocationParseError(f"'{host}', label empty or too long") from error
+            host.encode("idna")  # as urllib3 does, whatever the resolver says to such a name
+            sock = _others.connected(
+                dialer,
+                util_connection,
+                (host.strip("[]"), self.port),
+                dialer.timeout,
+                socket_options=list(dialer.socket_options or ()),
+            )
+        except UnicodeError:
+            raise LocationParseError(f"'{host}', label empty or too long") from None
         except socket.gaierror as error:
             raise NameResolutionError(self.host, self, error) from error
         except TimeoutError as error:
@@ -63,65 +87,111 @@ class SafeHTTPConnection(TakesDialer, connection.HTTPConnection):
         return replace(dialer, family=dialer.family or util_connection.allowed_gai_family())
 
 
-class SafeHTTPSConnection(SafeHTTPConnection, connection.HTTPSConnection):
+class SafeHTTPSConnection(SafeHTTPConnection, _PlainTLS):
     """The same with TLS, which begins after the check."""
 
 
-class SafeHTTPConnectionPool(urllib3.HTTPConnectionPool):
+_SAFE: dict[Any, Any] = {_Plain: SafeHTTPConnection, _PlainTLS: SafeHTTPSConnection}
+
+
+class _ConnectionClass:
+    """``ConnectionCls`` of a safe pool: the safe class, or the class that somebody put in the place of urllib3's."""
+
+    def __set_name__(self, owner: Any, name: str) -> None:
+        self._owner = owner
+
+    def __get__(self, pool: Any, kind: Any) -> Any:
+        found = cast("Any", super(self._owner, kind)).ConnectionCls
+        return _SAFE.get(found, found)
+
+
+class _SafePool(TakesDialer):
+    """A mix-in that comes before a class of pools."""
+
+    ConnectionCls: Any = _ConnectionClass()
+
+    # Private: the method that makes a connection. A class that somebody else put there takes no *dialer*.
+    def _new_conn(self) -> Any:
+        below: Any = super()
+        made = below._new_conn()
+        if isinstance(made, SafeHTTPConnection) and self.dialer is not TakesDialer.dialer:
+            made.dialer = self.dialer
+        return made
+
+    def urlopen(self, *args: Any, **kwds: Any) -> Any:
+        below: Any = super()
+        if issubclass(self.ConnectionCls, SafeHTTPConnection):
+            return below.urlopen(*args, **kwds)
+        with inside():
+            return below.urlopen(*args, **kwds)
+
+
+class SafeHTTPConnectionPool(_SafePool, urllib3.HTTPConnectionPool):
     """A pool of safe connections. It takes *dialer* too."""
 
-    ConnectionCls = SafeHTTPConnection  # pyright: ignore[reportAssignmentType]  # typeshed rejects urllib3's own class here too
 
-
-class SafeHTTPSConnectionPool(urllib3.HTTPSConnectionPool):
+class SafeHTTPSConnectionPool(_SafePool, urllib3.HTTPSConnectionPool):
     """A pool of safe connections with TLS. It takes *dialer* too."""
-
-    ConnectionCls = SafeHTTPSConnection  # pyright: ignore[reportAssignmentType]  # typeshed rejects urllib3's own class here too
-
-
-_SAFE: dict[Any, Any] = {connection.HTTPConnection: SafeHTTPConnection, connection.HTTPSConnection: SafeHTTPSConnection}
 
 
 @takes_dialer
 def protect(pool: P, *, dialer: Dialer | None = None) -> P:
     """Make *pool*, a manager or an HTTP(S)ConnectionPool, dial safely from now on, and return it.
 
-    A PoolManager or ProxyManager drops the pools that it has made.
+    A PoolManager or ProxyManager drops the pools that it has made. A second call replaces the Dialer of the first.
 
     Raises:
         TypeError: *pool* makes connections of an unknown class. For SOCKS see `safedial.guard`.
         ValueError: a connection pool has made connections already.
     """
-    dialer = checked_dialer(dialer)
+    checked_dialer(dialer)
     made: Any = pool
     if isinstance(pool, urllib3.PoolManager):
-        # The class is an argument of the partial if the manager was protected before.
-        pools = {scheme: getattr(kind, "args", [kind])[0] for scheme, kind in made.pool_classes_by_scheme.items()}
-        for kind in pools.values():
-            _safe_class(kind.ConnectionCls)
+        kinds = {scheme: _partial(kind, dialer) for scheme, kind in made.pool_classes_by_scheme.items()}
         made.clear()
         # A new dict, because the whole process shares the old one.
-        made.pool_classes_by_scheme = {scheme: functools.partial(_make, kind, dialer) for scheme, kind in pools.items()}
+        made.pool_classes_by_scheme = kinds
     elif isinstance(pool, urllib3.HTTPConnectionPool):
         if pool.num_connections:
             raise ValueError("pool has connections already, and they would stay unsafe: protect() it before it is used")
-        made.ConnectionCls = _safe_class(pool.ConnectionCls)
-        made.conn_kw["dialer"] = dialer
+        own = made.__dict__.get("ConnectionCls")
+        if own is not None:
+            made.ConnectionCls = _checked(_SAFE.get(own, own))
+        made.__class__ = _safe_pool(made.__class__)
+        made.__dict__.pop("dialer", None)
+        if dialer is not None:
+            made.dialer = dialer
     else:
-        raise TypeError(f"pool must be a PoolManager or an HTTPConnectionPool of urllib3, not {shown(pool)}")
+        wanted = "a PoolManager or an HTTPConnectionPool of urllib3"
+        raise mistaken("pool", wanted, pool, "protect(urllib3.PoolManager())", "urllib3")
     return pool
 
 
-def _make(kind: Any, dialer: Dialer, *args: Any, **kwds: Any) -> Any:
-    return protect(kind(*args, **kwds), dialer=dialer)
+def _partial(kind: Any, dialer: Dialer | None) -> Any:
+    """Return *kind*, a pool's class or a partial of it, made safe."""
+    if isinstance(kind, functools.partial):
+        return functools.partial(_safe_pool(kind.func), *kind.args, **{**kind.keywords, "dialer": dialer})
+    return functools.partial(_safe_pool(kind), dialer=dialer)
 
 
-def _safe_class(kind: Any) -> Any:
-    if kind not in _SAFE and not issubclass(kind, SafeHTTPConnection):
+@functools.cache
+def _safe_pool(kind: Any) -> Any:
+    """Return the safe subclass of *kind*, a class of pools."""
+    if issubclass(kind, _SafePool):
+        return kind
+    # Somebody may have replaced the attribute of urllib3's own class: he is asked.
+    owner = next(base for base in kind.__mro__ if "ConnectionCls" in vars(base))
+    if owner not in (urllib3.HTTPConnectionPool, urllib3.HTTPSConnectionPool):
+        _checked(_SAFE.get(kind.ConnectionCls, kind.ConnectionCls))
+    return type(kind.__name__, (_SafePool, kind), {"__module__": __name__})  # pools show their name in messages
+
+
+def _checked(kind: Any) -> Any:
+    if not issubclass(kind, SafeHTTPConnection):
         raise TypeError(
             f"pool: safedial does not know how {kind.__name__} dials; derive it from SafeHTTPConnection, or use guard()"
         )
-    return _SAFE.get(kind, kind)
+    return kind
 
 
 class SafePoolManager(urllib3.PoolManager):

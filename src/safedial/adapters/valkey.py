@@ -10,16 +10,28 @@ default valkey's clients have no Retry; one that you give retries as in redis 5.
 """
 
 import socket
-from typing import Any
+from typing import Any, TypeVar
 
 from typing_extensions import override
 
-from safedial.adapters import needs
+from safedial._dial.dialer import Dialer
+from safedial.adapters import needs, takes_dialer
 from safedial.adapters._resp import Library, SafeDial
 
 with needs("valkey"):
     import valkey
     import valkey.asyncio
+
+C = TypeVar(
+    "C",
+    bound=valkey.Valkey
+    | valkey.ConnectionPool
+    | valkey.Sentinel
+    | valkey.asyncio.Valkey
+    | valkey.asyncio.ConnectionPool
+    | valkey.asyncio.Sentinel
+    | valkey.asyncio.ValkeyCluster,
+)
 
 
 class SafeConnection(SafeDial, valkey.Connection):
@@ -27,7 +39,7 @@ class SafeConnection(SafeDial, valkey.Connection):
 
     @override
     def _connect(self) -> socket.socket:
-        return self.dial()
+        return self.dial(super()._connect)
 
 
 class SafeSSLConnection(valkey.SSLConnection, SafeConnection):
@@ -39,7 +51,7 @@ class SafeAsyncConnection(SafeDial, valkey.asyncio.Connection):
 
     @override
     async def _connect(self) -> None:
-        self._reader, self._writer = await self.dial_async()
+        await self.dial_async(super()._connect)
 
 
 class SafeAsyncSSLConnection(valkey.asyncio.SSLConnection, SafeAsyncConnection):
@@ -59,4 +71,10 @@ class SafeConnectionPool(valkey.ConnectionPool):
 
 
 _LIBRARY = Library(valkey, SafeSSLConnection, SafeConnection, SafeAsyncSSLConnection, SafeAsyncConnection)
-protect = _LIBRARY.protect
+
+
+@takes_dialer
+def protect(client: C, *, dialer: Dialer | None = None) -> C:
+    """Make *client*, of valkey, dial safely. See `safedial.adapters.redis.protect`."""
+    made: C = _LIBRARY.protect(client, dialer)
+    return made

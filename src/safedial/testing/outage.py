@@ -68,7 +68,9 @@ class Outage:
         if not callable(server):
             words: Sequence[object] = () if isinstance(server, str) or not isinstance(server, Sequence) else server
             if not words or not all(isinstance(word, str) for word in words):
-                raise TypeError(f"server must be a function or a list of words, not {shown(server)}")
+                # The words may have a password.
+                given = f"a {type(server).__name__}" if words else shown(server)
+                raise TypeError(f"server must be a function or a list of words, each a str, not {given}")
         check_numeric(host)
         if port is not None:
             check_port(port)
@@ -85,6 +87,9 @@ class Outage:
         self._refusing = contextlib.ExitStack()
         # The current refusal. An older one may still have an attempt under way, or its timer.
         self._refusal: object = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} on port {self.port}>"  # the command may have a password
 
     def __enter__(self) -> Self:
         self.start()

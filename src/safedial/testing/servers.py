@@ -131,6 +131,7 @@ class ProcessServer:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
             probe.bind(address)
         host, port = address
+        self._name = command[0]  # the other words may have a password
         with contextlib.ExitStack() as stack:
             self._output = stack.enter_context(tempfile.TemporaryFile())
             self._process = subprocess.Popen(  # noqa: S603  # the user's own command, without a shell
@@ -176,12 +177,12 @@ class ProcessServer:
         end = time.monotonic() + within
         while True:
             if (status := self._process.poll()) is not None:
-                raise OSError(f"{self._process.args!r} ended with status {status}: {self._printed()}")
+                raise OSError(f"{self._name} ended with status {status}: {self._printed()}")
             # Guarded, because it dials a dead port in a loop.
             with contextlib.suppress(OSError), bypassing(), safe_connect(address, within or _LOOK, policy=None):
                 return
             if time.monotonic() > end:
-                raise TimeoutError(f"{self._process.args!r} did not listen within {within:g} s: {self._printed()}")
+                raise TimeoutError(f"{self._name} did not listen within {within:g} s: {self._printed()}")
             time.sleep(_LOOK)
 
     def _printed(self) -> str:

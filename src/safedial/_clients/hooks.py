@@ -1,0 +1,84 @@
+"""Attributes of other people's modules and classes, replaced for as long as `install` is in force."""
+
+import functools
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from safedial._clients import patch
+from safedial.events import warn
+
+
+class Place(NamedTuple):
+    """An attribute to replace.
+
+    Attributes:
+        path: its name in the module, such as ``Connection.__init__``.
+        made: returns what takes the place of the function that it gets. That does nothing of its own unless `active`.
+    """
+
+    path: str
+    made: Callable[[Any], Any]
+
+
+_active = False
+_hooks: "list[_Hook]" = []
+
+
+def active() -> bool:
+    """Return whether `install` is in force. A hook may outlive it, below what somebody else put there."""
+    return _active
+
+
+def begin() -> None:
+    """Let `hook` replace attributes from now on."""
+    global _active
+    with patch.lock:
+        _active = True
+
+
+def end() -> None:
+    """Put back everything that `hook` replaced."""
+    global _active
+    with patch.lock:
+        _active = False
+        while _hooks:
+            _hooks.pop().undo()
+
+
+def hook(places: tuple[Place, ...], name: str, module: ModuleType) -> None:
+    """Replace the attributes at *places* of *module*, unless they are replaced."""
+    try:
+        with patch.lock:
+            for place in places if _active else ():
+                *parents, attribute = place.path.split(".")
+                owner: Any = functools.reduce(getattr, parents, module)
+                if all(each.method is not getattr(owner, attribute) for each in _hooks):
+                    _hooks.append(_Hook(owner, attribute, place.made))
+    except (AttributeError, TypeError):  # it is gone, or a type of C's
+        driver = name.partition(".")[0]
+        warn("install() does not reach this version of %s: hold the port: safedial.hold()", driver)
+
+
+class _Hook:
+    """One replaced attribute."""
+
+    def __init__(self, owner: Any, name: str, made: Callable[[Any], Any]) -> None:
+        self._owner, self._name, self._inherited = owner, name, name not in vars(owner)
+        self._plain: Any = getattr(owner, name)
+        # Is it an old hook of ours, which somebody put back? One is enough. functools.wraps() copies the attribute.
+        old = getattr(self._plain, "_hook", None)
+        if isinstance(old, _Hook) and old.method is self._plain:
+            self._plain = old._plain
+        self.method: Any = made(self._plain)
+        functools.update_wrapper(self.method, self._plain)
+        self.method._hook = self
+        setattr(owner, name, self.method)
+
+    def undo(self) -> None:
+        if getattr(self._owner, self._name) is not self.method:
+            return  # somebody patched on top of it: it stays, and does nothing
+        if self._inherited:
+            delattr(self._owner, self._name)
+        else:
+            setattr(self._owner, self._name, self._plain)

@@ -1,0 +1,6 @@
+import recipe
+
+
+def use(text):
+    with recipe.connect():
+        return "connected"

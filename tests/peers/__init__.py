@@ -1,0 +1,1 @@
+"""Peers' own test suites, run with `install()` in place as without: ``make peers``. No part of ``make test``."""
