@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Generic, Never, TypeVar, cast, overload
 
 from safedial._address import Host, Port, checked, seconds
 from safedial._clients.awaitables import dials_later
+from safedial._clients.call import Call
 from safedial._clients.drivers import finder_for, no_addresses
+from safedial._clients.factories import Factory
 from safedial._clients.failures import Failures
+from safedial._clients.refusals import UNMARKED, check_factory, mark_of, refusal
 from safedial._clients.sockets import close_async, close_quietly, enter, enter_async
-from safedial._clients.wrap import Call
 from safedial._dial import blocking
 from safedial._forks import loading
 from safedial._reconnect_loop import AsyncLoop, BlockingLoop, Once
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     class LoopOptions(StreamOptions, total=False):
         """The keyword options of `connections`."""
 
+        limit: int
         source_address: tuple[str, int] | None
         stable_after: float
 
@@ -87,9 +90,9 @@ def connections(
     Args:
         target: the (host, port) to dial, or a function without arguments that connects, sync for ``for`` or async for
             ``async for``. It is guarded as by `safedial.wrap`; if it dials in C, give a `functools.partial`, whose
-            arguments have the address. A client that dials when it is used must be used in the function (a ping). If
-            the connection is a context manager, the block is its own block too: psycopg's commits at the end. What that
-            raises, such as a failed commit, comes out.
+            arguments have the address. A client that dials when it is used must be used in the function (a ping), or it
+            is refused as by `wrap`. If the connection is a context manager, the block is its own block too: psycopg's
+            commits at the end. What that raises, such as a failed commit, comes out.
         policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying` that decides on another round. Default:
             `safedial.reconnect()`, which gives up after a minute. A loop without end: ``reconnect(within=None)``.
         stable_after: seconds after which a connection is stable. Default: 10.
@@ -112,8 +115,10 @@ def connections(
             with connection as sock:
                 serve(sock)
     """
-    if not callable(target):
+    if issubclass(type(target), tuple | list):
         checked(target, 0)
+    else:
+        check_factory("target", target)
     policy = check_policy(policy)
     if policy is None:
         raise TypeError("policy: a reconnect loop needs one, such as safedial.reconnect()")
@@ -166,10 +171,12 @@ class Connections(Generic[S, A]):
 
 def _calls(factory: Callable[[], Any], on_event: Any = None, *, blocking: bool) -> tuple[Progress, Once]:
     """Return a call of *factory*, and one round of it: (what it returned, what that gave when it was entered)."""
-    call = Call(factory, finder_for(factory) or no_addresses, (), {}, on_event, asynchronous=not blocking)
+    guarded = mark_of(factory) is not UNMARKED
+    made = Factory(factory, finder_for(factory) or no_addresses, on_event, argument="target", guarded=guarded)
+    call = Call(made, blocking=blocking)
     call.take = _entered
     call.find_addresses()
-    step = None if blocking else _entered_async
+    step = None if blocking else functools.partial(_entered_async, made)
 
     async def once() -> Any:
         failures = Failures()
@@ -188,10 +195,10 @@ def _entered(returned: Any) -> tuple[Any, Any]:
     return returned, enter(returned)
 
 
-async def _entered_async(returned: Any) -> tuple[Any, Any]:
+async def _entered_async(factory: Factory, returned: Any) -> tuple[Any, Any]:
     if not dials_later(returned):
         await close_async(returned, at_once=True)
-        raise TypeError(
+        raise refusal(factory, returned) or TypeError(
             "target: it returned an object that needs no await. If it connects in blocking code, use for; if it is a "
             "client that dials when it is used, use safedial.install()"
         )

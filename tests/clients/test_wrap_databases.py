@@ -335,7 +335,7 @@ class TestAddresses:
             @classmethod
             def connect(cls, conninfo="", **kwds):
                 with socket.socket() as sock, contextlib.suppress(OSError):
-                    sock.bind((HOST, dead_port))
+                    sock.bind(("0.0.0.0", dead_port))
                     held.append("free")
                 raise psycopg.OperationalError("refused")
 
@@ -353,9 +353,9 @@ class TestWrap:
             ((7,), TypeError, "factory"),
             ((pymongo.MongoClient,), TypeError, "install"),
             ((type("Subclass", (pymongo.MongoClient,), {}),), TypeError, "install"),
-            ((asyncpg.create_pool,), TypeError, "a pool, which dials when it is used"),
-            ((aiomysql.create_pool,), TypeError, "a pool, which dials when it is used"),
-            ((psycopg_pool.ConnectionPool,), TypeError, "a pool, which dials when it is used"),
+            ((asyncpg.create_pool,), TypeError, r"give the pool connect=safedial.wrap\(asyncpg.connect\)"),
+            ((aiomysql.create_pool,), TypeError, "dials when it is used, and not in the call: call safedial.install"),
+            ((psycopg_pool.ConnectionPool,), TypeError, r"connection_class=safedial.wrap\(psycopg.Connection\)"),
             ((pymysql.connect, {"policy": 3}), TypeError, "policy"),
             ((psycopg.connect, {"address": ("db", 70000)}), ValueError, "address"),
         ],

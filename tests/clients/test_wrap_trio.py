@@ -45,7 +45,7 @@ def test_self_connect_comes_out_as_trios_error(force, dead_port):
 def test_address_is_resolved_and_held_beside_the_event_loop(dead_port):
     async def connect(host, port):
         with socket.socket() as sock:
-            sock.bind((HOST, port))  # fails: the port is held
+            sock.bind(("0.0.0.0", port))  # fails: the port is held
 
     with pytest.raises(OSError, match="in use"):
         dial(safedial.wrap(connect, address=("localhost", dead_port)), "localhost", dead_port)

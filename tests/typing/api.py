@@ -67,6 +67,10 @@ class Greeting(asyncio.Protocol):
     """A user's protocol."""
 
 
+safedial.connections(("db", 5432), all_errors=True)  # type: ignore[call-overload]
+safedial.connections(("db", 5432), sock=safe)  # type: ignore[call-overload]
+
+
 async def main() -> None:
     reader, writer = await safedial.open_connection("db", 5432, ssl=True, limit=1024, timeout=3, policy=None)
     assert_type(reader, asyncio.StreamReader)
@@ -191,7 +195,7 @@ async def wrapped() -> None:
     safedial.wrap(Client, address=("db", 6379), policy=None)("db")
     safedial.wrap(connect, address=lambda host, port: (host, port))
     safedial.wrap(Client)(6379)  # type: ignore[arg-type]
-    safedial.wrap(Client, policy="reconnect")  # type: ignore[arg-type]
+    safedial.wrap(Client, policy="reconnect")  # type: ignore[call-overload]
 
 
 safedial.install()

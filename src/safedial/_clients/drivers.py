@@ -1,67 +1,29 @@
 """Database drivers: the addresses that they dial, found in their arguments and in PGHOST and the like."""
 
-import contextlib
 import functools
 import importlib
 import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias, cast
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from safedial._clients.factories import Finder, packages_of
 from safedial._clients.hold import Address
 from safedial._clients.option_files import service
 
-# Takes the arguments of a driver's connect(), and returns the addresses that it will dial. May import the driver.
-Finder: TypeAlias = Callable[..., Iterable[Address]]
-
-
-def name_of(factory: Any) -> str:
-    """Return the name of *factory* without its arguments, which may be secrets."""
-    if isinstance(factory, functools.partial):
-        return name_of(factory.func)
-    kind: Any = factory if hasattr(factory, "__qualname__") else factory.__class__
-    return f"{kind.__module__}.{kind.__qualname__}"
-
 
 def finder_for(factory: Any) -> Finder | None:
-    """Return the finder for the arguments of *factory*, None for an unknown driver. Raise TypeError for a pool."""
+    """Return the finder for the arguments of *factory*, None for an unknown driver."""
     if isinstance(factory, functools.partial):
         find = finder_for(factory.func)
         return find and functools.partial(find, *factory.args, **factory.keywords)
-    kinds = factory.__mro__ if isinstance(factory, type) else (factory,)
-    packages = [name_of(kind).partition(".")[0].lower() for kind in kinds]
-    if "pymongo" in packages or "motor" in packages:
-        raise TypeError(f"factory: {name_of(factory)} dials in threads of its own: call safedial.install() instead")
-    find = next((FINDERS[package] for package in packages if package in FINDERS), None)
-    if "psycopg_pool" in packages or (find and name_of(factory).endswith("create_pool")):
-        raise TypeError(f"factory: {name_of(factory)} makes a pool, which dials when it is used: see safedial.wrap")
-    return find
+    return next((FINDERS[package] for package in packages_of(factory) if package in FINDERS), None)
 
 
 def no_addresses(*_: Any, **__: Any) -> Iterable[Address]:
     """Find nothing: the guard is enough for a client that dials in Python."""
     return ()
-
-
-def address_in(factory: Any, args: tuple[Any, ...], kwds: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Return the host and port that the arguments of a *factory* seem to have, for the log; (None, None) if none."""
-    if isinstance(factory, functools.partial):
-        return address_in(factory.func, factory.args + args, {**factory.keywords, **kwds})
-    host, port = kwds.get("host") or kwds.get("server"), kwds.get("port")
-    first: Any = args[0] if args else None
-    if host is None and issubclass(type(first), tuple) and len(first) == 2:
-        host, port = first
-    elif host is None and isinstance(first, str) and "://" in first:  # a URL may have a password: take the host alone
-        with contextlib.suppress(ValueError):
-            host, port = urlsplit(first).hostname, urlsplit(first).port
-    elif host is None and len(args) > 1:
-        host, port = args[:2]
-    elif host is None:  # the connection itself, as PyMySQL's, or parameters, as pika's
-        host, port = getattr(first, "host", None), getattr(first, "port", None)
-    if isinstance(host, str) and isinstance(port, int | None):
-        return host.rpartition("@")[2], port  # a password that has an @ is not part of the host
-    return None, None
 
 
 def _mysql(*args: Any, **kwds: Any) -> Iterable[Address]:

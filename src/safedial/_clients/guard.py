@@ -207,6 +207,11 @@ def is_guarded() -> Literal["guard", "install"] | None:
     return how
 
 
+def is_installed() -> bool:
+    """Return whether all threads are guarded, by `install`."""
+    return _everywhere is not None
+
+
 def inside(on_event: OnEvent | None = None) -> Entry:
     """Return a context manager that guards as `guard` does, for our own code. It yields an entry, for one use.
 

@@ -1,21 +1,29 @@
 """The socket in the object that a client's connection factory returned."""
 
 import contextlib
+import errno
 import inspect
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
-from safedial._steps import within
-from safedial._tcp.selfconnect import RESET, duplicate, is_self_connected
+from safedial._address import INET
+from safedial._steps import finish, within
+from safedial._tcp.selfconnect import RESET, AnySocket, duplicate, is_self_connected, peer_of
 from safedial.errors import SelfConnectError
 
-# Attributes that hold a client's socket (redis-py, PyMySQL · http.client, urllib3, pymemcache · trio, ldap3 · pg8000),
-# and attributes that hold an object with a socket (redis.asyncio, aiomysql · asyncpg · websockets · SQLAlchemy).
-_SOCKETS = ("_sock", "sock", "socket", "_socket", "_usock")
-_HOLDERS = ("_writer", "_transport", "transport", "connection", "dbapi_connection")
+T = TypeVar("T")
 
+# Attributes that hold a client's socket (redis-py, PyMySQL · http.client, urllib3, pymemcache · trio, ldap3 · pg8000),
+# and attributes that hold an object with a socket (redis.asyncio, aiomysql · asyncpg · websockets · SQLAlchemy ·
+# the pools of asyncpg and others).
+_SOCKETS = ("_sock", "sock", "socket", "_socket", "_usock")
+_HOLDERS = ("_writer", "_transport", "transport", "connection", "_con")
+
+# What the kernel says of a descriptor that is closed, or not a socket, or not connected (EINVAL on macOS). An error
+# without an errno is Python's, about a made-up address.
+_NO_SOCKET = frozenset({None, errno.EBADF, errno.EINVAL, errno.ENOTCONN, errno.ENOTSOCK})
 
 # Seconds. A farewell to a server that is gone is not awaited for ever.
 _CLOSING = 2.0
@@ -23,8 +31,8 @@ _CLOSING = 2.0
 
 def socket_of(connection: Any) -> Any:
     """Return the socket, or file descriptor, in *connection*; None if there is none."""
-    if isinstance(connection, int) and not isinstance(connection, bool):
-        return connection
+    if type(connection) is int:
+        return connection if 0 <= connection < 2**31 else None
     return _within(connection, depth=4)  # SQLAlchemy's connection, the driver's, its stream, its socket
 
 
@@ -39,6 +47,8 @@ def _within(thing: Any, depth: int) -> Any:
         return found
     elif callable(_own(thing, "fileno")):
         return thing
+    elif (dbapi := _own(thing, "dbapi_connection")) is not None:  # SQLAlchemy warns if its "connection" is read
+        inner = [dbapi]
     else:
         inner = [_own(thing, name) for name in _SOCKETS + _HOLDERS]
     return next((found for each in inner if (found := _within(each, depth - 1)) is not None), None)
@@ -54,16 +64,55 @@ def _own(thing: Any, name: str) -> Any:
 
 
 def self_connect_of(connection: Any) -> SelfConnectError | None:
-    """Return the error if *connection* is connected to itself; closing it will then reset it."""
+    """Return the error if *connection* is connected to itself; closing it will then reset it.
+
+    Raises:
+        OSError: it could not be looked at.
+    """
+    return _look(socket_of(connection), _reset_if_self_connected)
+
+
+def _reset_if_self_connected(sock: AnySocket) -> SelfConnectError | None:
+    if not is_self_connected(sock):
+        return None
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    return SelfConnectError.at(*peer_of(sock)[:2])
+
+
+def is_tcp(found: Any) -> bool:
+    """Return whether *found*, the result of `socket_of`, is an open TCP socket."""
+    return bool(_look(found, _is_tcp))
+
+
+def is_connected(found: Any) -> bool:
+    """Return whether *found*, the result of `socket_of`, is a TCP socket that is connected."""
+    return bool(_look(found, lambda sock: _is_tcp(sock) and peer_of(sock)))
+
+
+def _is_tcp(sock: AnySocket) -> bool:
+    return sock.family in INET and sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_STREAM
+
+
+def _look(found: Any, question: Callable[[AnySocket], T]) -> T | None:
+    """Return the answer to a *question* about the socket that was *found*. None if it is closed, or is no socket."""
+    if found is None:
+        return None
     try:
-        sock = socket_of(connection)
-        if sock is None or not is_self_connected(sock):
+        if isinstance(found, socket.socket):
+            return question(found)
+        with duplicate(found if isinstance(found, int) else _number_of(found)) as sock:
+            return question(sock)
+    except OSError as error:
+        if error.errno in _NO_SOCKET:
             return None
-        with duplicate(sock if isinstance(sock, int) else sock.fileno()) as copy:
-            copy.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-            return SelfConnectError.at(*copy.getpeername()[:2])
-    except (OSError, TypeError, ValueError):
-        return None  # it is closed already, or no socket
+        raise
+
+
+def _number_of(thing: Any) -> int:
+    try:
+        return int(thing.fileno())
+    except Exception:  # a client's own error: it is closed
+        return -1
 
 
 def enter(connection: Any) -> Any:
@@ -103,8 +152,8 @@ def close_quietly(connection: Any, *, left: bool = False) -> None:
     """Close *connection* in blocking code."""
     with contextlib.suppress(Exception):  # it may be closed or broken already
         closing = close(connection, left=left)
-        if isinstance(closing, Coroutine):
-            closing.close()  # blocking code can't await it
+        if inspect.iscoroutine(closing):
+            finish(closing)  # blocking code can't await it, but some have nothing to wait for
 
 
 def _has(connection: Any, method: str) -> bool:

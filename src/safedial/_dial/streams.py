@@ -18,28 +18,27 @@ P = TypeVar("P", bound=asyncio.BaseProtocol)
 _DEFAULT_LIMIT = 2**16
 
 
-class ConnectionOptions(DialOptions, total=False):
-    """The keyword arguments of `create_connection`: asyncio's own, and safedial's."""
+class StreamOptions(DialOptions, total=False):
+    """The keyword arguments of `create_connection` that say how an address is dialed."""
 
     ssl: bool | ssl_module.SSLContext | None
     family: int
     proto: int
     flags: int
-    sock: Any
     local_addr: tuple[str, int] | None
     server_hostname: str | None
     ssl_handshake_timeout: float | None
     ssl_shutdown_timeout: float | None
     interleave: int | None
-    all_errors: bool
     timeout: float | None
     resolver: Resolver | None
 
 
-class StreamOptions(ConnectionOptions, total=False):
-    """The keyword options of `open_connection`."""
+class ConnectionOptions(StreamOptions, total=False):
+    """The keyword arguments of `create_connection`: asyncio's own, and safedial's."""
 
-    limit: int
+    sock: Any
+    all_errors: bool
 
 
 _OWN = frozenset(DialOptions.__annotations__) | {"timeout", "resolver"}

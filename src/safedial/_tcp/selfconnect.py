@@ -6,6 +6,7 @@ class lacks most of them. `_socket.socket`, the stdlib's base, stays what it is.
 
 import _socket
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -36,7 +37,7 @@ def is_self_connected(sock: "HasFileno | int") -> bool:
         TypeError: *sock* is none of these. For an asyncio writer or transport, pass ``get_extra_info("socket")``.
         OSError: the descriptor is closed or is not a socket.
     """
-    if isinstance(sock, socket.socket):
+    if isinstance(sock, _socket.socket):
         return _to_itself(sock)
     if isinstance(sock, bool) or not (isinstance(sock, int) or hasattr(sock, "fileno")):
         hint = "; pass its get_extra_info('socket')" if hasattr(sock, "get_extra_info") else ""
@@ -47,19 +48,32 @@ def is_self_connected(sock: "HasFileno | int") -> bool:
 
 @contextlib.contextmanager
 def duplicate(number: int) -> Generator[_socket.socket]:
-    """Yield a socket on a duplicate of the descriptor *number*, which stays open."""
-    copy = socket.dup(number)
+    """Yield a socket on a duplicate of the descriptor *number*, which stays open.
+
+    If descriptors are used up, the socket has that of the caller for a while.
+    """
+    borrowed = False
+    try:
+        copy = socket.dup(number)
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        copy, borrowed = number, True
     try:
         # SOCK_NONBLOCK keeps socket() from applying the default timeout. That would make the caller's descriptor
         # non-blocking too, because both share one open file description.
         sock = _socket.socket(type=socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0), fileno=copy)
     except BaseException:
-        socket.close(copy)  # it is not a socket
+        if not borrowed:
+            socket.close(copy)  # it is not a socket
         raise
     try:
         yield sock
     finally:
-        sock.close()
+        if borrowed:
+            sock.detach()
+        else:
+            sock.close()
 
 
 def reached_itself(sock: socket.socket, port: int) -> bool:
