@@ -1,4 +1,4 @@
-"""Fixtures of all tests. Every test is checked for descriptors, threads and child processes left behind."""
+"""Fixtures of all tests. Every test is checked for what it leaves behind."""
 
 import contextlib
 import gc
@@ -55,6 +55,7 @@ def _nothing_left_behind():
     assert not running, f"threads left behind: {running}"
     assert left.open_descriptors() == before, "descriptors left behind"
     assert left.children() <= children, "child processes left behind"
+    assert not {"connect", "connect_ex"} & vars(socket.socket).keys(), "the guard, or a fault, is still in place"
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ MISTAKES = {
     "host:port": (lambda: safedial.safe_connect("db:6379"), PAIR + " str"),
     "two arguments": (lambda: safedial.safe_connect("db", 6379), PAIR + " str"),
     "three items": (lambda: safedial.safe_connect(("db", 6379, "secret")), PAIR + " tuple of 3"),
-    "a URL for the loop": (lambda: safedial.connections("redis://db"), PAIR + " str"),
+    "a URL for the loop": (lambda: safedial.connections("redis://db"), r"functools\.partial\(connect, url\)"),
     "a URL for hold": (lambda: safedial.hold("redis://db").__enter__(), PAIR + " str"),
     "dialer=": (lambda: safedial.safe_connect(ADDRESS, dialer=safedial.Dialer()), r"dialer\.dial\(address\)"),
     "dialer= for asyncio": (lambda: run(safedial.open_connection(*ADDRESS, dialer=safedial.Dialer())), "dial_async"),
