@@ -19,8 +19,13 @@ blockbuster = pytest.importorskip("blockbuster")
 
 @contextlib.contextmanager
 def nothing_may_block():
-    with blockbuster.blockbuster_ctx():
-        yield
+    try:
+        with blockbuster.blockbuster_ctx():
+            yield
+    finally:
+        for name in ("connect", "connect_ex"):
+            if name in vars(socket.socket):  # blockbuster puts back in the class what the class inherits
+                delattr(socket.socket, name)
 
 
 def run(main):
@@ -187,11 +192,11 @@ def test_no_thread_can_be_started(monkeypatch, dead_port):
 
 @pytest.mark.parametrize("name", ["open_connection", "guard"])
 def test_asynchronous_program_notices_a_changed_range(name):
-    """Of 200 dials after the change, one at most met itself, and was released."""
+    """A dial soon after the change may meet itself, and is released. Once a thread has read the range, none does."""
     namespace.require()
     if not faults.kernel_steers():
         pytest.skip("this kernel has no IP_LOCAL_PORT_RANGE (Linux 6.3)")
-    assert namespace.call(dials_after_a_change, name, port_range=(50000, 50009)) <= 1
+    assert namespace.call(dials_after_a_change, name, port_range=(50000, 50009)) == 0
 
 
 def dials_after_a_change(name):
@@ -218,6 +223,10 @@ def dials_after_a_change(name):
         await self_connects(50001, 1)
         namespace.set_port_range(1024, 1025)
         steering._believed = (0.0, steering._believed[1])  # a second later
-        return await self_connects(1024, 200)
+        for _ in range(1000):
+            await self_connects(1024, 1)
+            if steering._believed[1] == (1024, 1025):
+                return await self_connects(1024, 100)
+        raise AssertionError("nobody read the range again")
 
     return asyncio.run(main())
