@@ -239,6 +239,7 @@ class TestReport:
 
 
 class TestCommand:
+    @pytest.mark.storm
     def test_demo(self):
         pytest.importorskip("rich")
         ended = run("demo")

@@ -130,6 +130,7 @@ def test_wrong_data_or_a_misleading_error(name, words):
     assert not found["hung"]
 
 
+@pytest.mark.storm  # each hangs for seconds
 @pytest.mark.parametrize("name", ["PyMySQL", "asyncpg, ssl=False", "smtplib"])
 def test_hangs(name):
     """The client keeps the port, so the server can't start. PyMySQL's connect_timeout of 1 s does not help."""

@@ -93,10 +93,11 @@ def decorated():
     safedial.guard(len)(())
 
 
-ACTS = [enter, enter_ours, nest, install, decorated]
+# Each takes some seconds.
+SLOW = [pytest.param(act, marks=pytest.mark.storm) for act in (enter_ours, nest, install, decorated)]
 
 
-@pytest.mark.parametrize("act", ACTS, ids=lambda act: act.__name__)
+@pytest.mark.parametrize("act", [enter, *SLOW], ids=lambda act: act.__name__)
 class TestInterrupts:
     @pytest.mark.parametrize("setter", [sys.setprofile, sys.settrace], ids=["profile", "trace"])
     def test_at_each_call_and_return(self, act, setter, assert_works):
@@ -138,6 +139,7 @@ def test_interrupt_while_leaving_ends_the_guard_all_the_same(dead_port):
     assert interrupts.interrupt_each(leave, sys.setprofile, after) > 5
 
 
+@pytest.mark.storm
 def test_interrupted_install_leaves_the_one_before_in_force(dead_port):
     def install_again():
         safedial.install()
@@ -149,6 +151,7 @@ def test_interrupted_install_leaves_the_one_before_in_force(dead_port):
     assert interrupts.interrupt_each(install_again, sys.setprofile, after) > 20
 
 
+@pytest.mark.storm
 def test_hook_is_told_after_an_interrupt(refused_port, events):
     def enter_with_hook():
         with safedial.guard(on_event=events.append):

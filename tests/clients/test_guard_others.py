@@ -444,6 +444,7 @@ class TestPytestSocket:
         with safedial.guard(), pytest.raises(safedial.SelfConnectError):
             dial_itself(dead_port)
 
+    @pytest.mark.storm
     def test_its_plugin_beside_ours(self, pytester):
         pytester.makepyfile(
             """

@@ -227,6 +227,7 @@ class TestLimits:
             dials.run(safedial.open_connection("127.0.0.1", dead_port, total_timeout=0.05, policy=policy), loop_factory)
         assert_out_of_time(caught.value, 0.05)
 
+    @pytest.mark.storm
     @pytest.mark.parametrize("delay", [None, 0.001])
     @pytest.mark.parametrize("answer", ["refused", "nothing"])
     def test_dial_of_a_thousand_addresses_leaves_nothing(self, delay, answer):

@@ -166,6 +166,7 @@ class TestReconnect:
         assert 0.5 <= wait <= 1 if platform == "linux" else wait == 0
 
 
+@pytest.mark.storm
 def test_default_policy_waits_until_a_port_is_free():
     namespace.require()
     assert namespace.call(wait_for_a_port, port_range=(40000, 40009))
