@@ -105,8 +105,7 @@ def _away(row, server, installed):
         reply = app.ask(word(), WITHIN)
         assert reply.right, f"{reply} {app.printed()}"
         server.crash()
-        app.ask(word(), WITHIN)  # it notices
-        until(functools.partial(_assert_free, server.port))
+        until(functools.partial(_notice, app, server.port))
         _narrow(server.port)
         with Uses(app, server.port) as uses:
             yield uses
@@ -128,7 +127,9 @@ def _narrow(port):
     _BUCKETS.write_text("1000")
 
 
-def _assert_free(port):
+def _notice(app, port):
+    """Let the application find that its connections are dead, and close them. A pool may have several."""
+    app.ask(word(), WITHIN)
     # The last acknowledgement may come 40 ms late (TCP_DELACK_MIN, include/net/tcp.h).
     assert not list(procnet.sockets_on(port))
 
