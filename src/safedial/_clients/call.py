@@ -8,6 +8,7 @@ from typing import Any
 
 from safedial._address import SockAddr, checked
 from safedial._clients.awaitables import Step, dials_later, dials_when_entered
+from safedial._clients.drivers import DIAL_LATER
 from safedial._clients.factories import Factory, address_in
 from safedial._clients.failures import Failures
 from safedial._clients.guard import inside, is_installed
@@ -21,9 +22,6 @@ from safedial._retry.progress import Progress
 from safedial._steps import in_thread, running_trio
 from safedial.errors import SelfConnectError
 from safedial.events import EventKind, warn
-
-# Drivers whose connect() is a plain function, called in an event loop, that returns an object to await or enter.
-_DIAL_LATER = frozenset({"aiomysql", "asyncmy"})
 
 
 class Call(Progress):
@@ -124,7 +122,7 @@ class Call(Progress):
 
     async def _connected(self, step: Step | None, first: Any) -> Any:
         # This call does not dial yet, and is made in a loop, which a resolver must not block.
-        later = step is None and self.client is not None and self.client.partition(".")[0] in _DIAL_LATER
+        later = step is None and self.client is not None and self.client.partition(".")[0] in DIAL_LATER
         sockaddrs = [] if later else await self._resolved()
         with inside() as entry, holding(sockaddrs):
             returned = self._make() if first is None else first

@@ -85,5 +85,5 @@ FINDERS: dict[str, Finder] = {
     "psycopg2": _psycopg2,
 }
 
-# Drivers whose connect() is a plain function that returns an object to await or enter.
+# Drivers whose connect() is a plain function, called in an event loop, that returns an object to await or enter.
 DIAL_LATER = frozenset({"aiomysql", "asyncmy"})
