@@ -2,7 +2,6 @@
 
 import contextlib
 import socket
-import sys
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from typing import TypeAlias
@@ -10,7 +9,7 @@ from typing import TypeAlias
 from safedial._address import AddrInfo, Host, Port, SockAddr, checked, describe, family_of
 from safedial._clients.held import Held
 from safedial._clients.unused import warn_never_entered
-from safedial._steps import in_thread, running_trio
+from safedial._steps import in_event_loop, in_thread
 from safedial.events import logger
 
 Address: TypeAlias = tuple[str | bytes | None, int | str | None]
@@ -140,7 +139,7 @@ def _look_up(host: Host, port: Port, flags: int = 0) -> Sequence[AddrInfo]:
 
 
 def _resolved(host: Host, port: Port) -> Sequence[AddrInfo]:
-    if not _in_event_loop():
+    if not in_event_loop():
         return _look_up(host, port)
     try:
         return _look_up(host, port, socket.AI_NUMERICHOST)  # such as 127.1, which `numeric` leaves to the resolver
@@ -149,12 +148,3 @@ def _resolved(host: Host, port: Port) -> Sequence[AddrInfo]:
             f"hold() would stop the event loop while it resolves {describe(host, port)}: "
             "write `async with safedial.hold(...)`"
         ) from None
-
-
-def _in_event_loop() -> bool:
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is not None:
-        with contextlib.suppress(RuntimeError, AttributeError):  # AttributeError: another thread imports it just now
-            asyncio.get_running_loop()
-            return True
-    return running_trio() is not None
