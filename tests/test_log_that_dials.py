@@ -71,7 +71,7 @@ def added(handler):
     root.addHandler(handler)
     ours.setLevel(logging.DEBUG)
     try:
-        yield
+        yield handler
     finally:
         ours.setLevel(level)
         root.removeHandler(handler)
@@ -97,6 +97,24 @@ def test_http_handler_under_the_guard(server, collector):
     with safedial.guard(), added(handler):
         safedial.safe_connect(server.getsockname()).close()
     assert len(collector.received) == 1
+
+
+class HoldingHandler(logging.Handler):
+    """A handler that holds a port for each record, as `install` does if a database's driver in C writes the log."""
+
+    records = 0
+
+    def emit(self, record):
+        self.records += 1
+        with safedial.hold(("192.0.2.1", 5432)):  # a line at DEBUG: that is another host
+            pass
+
+
+def test_handler_that_holds_a_port():
+    with added(HoldingHandler()) as handler:
+        with safedial.hold(("192.0.2.1", 5432)):
+            pass
+        assert handler.records == 1
 
 
 @pytest.mark.parametrize("guarded", [False, True])

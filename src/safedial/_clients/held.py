@@ -1,10 +1,12 @@
 """The ports that one entry of a `hold` holds, and what the log says of those that can't be held."""
 
+import logging
+
 from safedial._address import SockAddr, describe
 from safedial._clients.late import Late
 from safedial._tcp import holding
 from safedial._tcp.steering import ON_LINUX
-from safedial.events import logger, warn
+from safedial.events import log, warn
 
 # The addresses that a warning was about.
 _warned: set[SockAddr] = set()
@@ -38,7 +40,7 @@ class Held:
         if key in self._holders:
             return True
         if not sockaddr[1] or not holding.is_local(sockaddr):
-            logger.debug("%s is not held: it is not an address of this host", describe(*sockaddr[:2]))
+            log(logging.DEBUG, "%s is not held: it is not an address of this host", describe(*sockaddr[:2]))
             return True
         try:
             holder = holding.hold(sockaddr)
@@ -83,7 +85,7 @@ def _is_harmless(sockaddr: SockAddr, error: OSError) -> bool:
     """Return whether it does no harm that *sockaddr* can't be held, for *error*. Log what was found."""
     where = describe(*sockaddr[:2])
     if not holding.may_be_drawn(sockaddr[1]):
-        logger.debug("%s is not held (%s): the kernel draws no such port", where, error.strerror)
+        log(logging.DEBUG, "%s is not held (%s): the kernel draws no such port", where, error.strerror)
         return True
     if sockaddr[:2] not in _warned:
         _warned.add(sockaddr[:2])

@@ -1,6 +1,7 @@
 """Holding a port: the guard for code that no hook reaches."""
 
 import contextlib
+import logging
 import socket
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
@@ -10,7 +11,7 @@ from safedial._address import AddrInfo, Host, Port, SockAddr, checked, describe,
 from safedial._clients.held import Held
 from safedial._clients.unused import warn_never_entered
 from safedial._steps import in_event_loop, in_thread
-from safedial.events import logger
+from safedial.events import log
 
 Address: TypeAlias = tuple[str | bytes | None, int | str | None]
 
@@ -130,7 +131,7 @@ def _take(held: Held, sockaddr: SockAddr) -> bool:
         reason = "it is not a numeric address"  # whose resolving would block
     except (OSError, OverflowError) as error:
         reason = str(error)
-    logger.debug("%s is not held: %s", describe(host, port), reason)
+    log(logging.DEBUG, "%s is not held: %s", describe(host, port), reason)
     return False
 
 
