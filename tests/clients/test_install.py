@@ -198,7 +198,7 @@ def dialing(monkeypatch):
 
     @contextlib.contextmanager
     def holding(_):
-        yield True
+        yield
         ended.append("held")
 
     monkeypatch.setattr(c_drivers, "holding", holding)

@@ -23,19 +23,17 @@ class Held:
     def __bool__(self) -> bool:
         return bool(self._holders or self._busy)
 
-    def take(self, sockaddr: SockAddr) -> bool:
-        """Hold the port of the numeric *sockaddr*. Return whether no dial of it can reach itself now.
+    def take(self, sockaddr: SockAddr) -> None:
+        """Hold the port of the numeric *sockaddr*, unless it is busy. If it can't be held, the log says so.
 
         Raises:
             OSError: descriptors or memory are used up.
         """
-        safe = self._try(sockaddr)
-        if safe is None:
+        if not self._took(sockaddr):
             self._busy.append(sockaddr)
-        return safe is not False
 
-    def _try(self, sockaddr: SockAddr) -> bool | None:
-        """Do as `take` does, but return None if the port is busy."""
+    def _took(self, sockaddr: SockAddr) -> bool:
+        """Do as `take` does. Return False if the port is busy."""
         key: object = sockaddr[1] if ON_LINUX else sockaddr  # on Linux, one holder serves all addresses
         if key in self._holders:
             return True
@@ -47,9 +45,10 @@ class Held:
         except OSError as error:
             if error.errno in holding.SHORTAGE:
                 raise
-            return _is_harmless(sockaddr, error)
+            _tell(sockaddr, error)
+            return True
         if holder is None:
-            return None
+            return False
         self._holders[key] = holder
         return True
 
@@ -67,7 +66,7 @@ class Held:
 
     def _is_busy(self, sockaddr: SockAddr) -> bool:
         try:
-            return self._try(sockaddr) is None
+            return not self._took(sockaddr)
         except OSError:  # descriptors are used up just now
             return True
 
@@ -81,16 +80,14 @@ class Held:
         self._holders.clear()
 
 
-def _is_harmless(sockaddr: SockAddr, error: OSError) -> bool:
-    """Return whether it does no harm that *sockaddr* can't be held, for *error*. Log what was found."""
+def _tell(sockaddr: SockAddr, error: OSError) -> None:
+    """Log that *sockaddr* can't be held, for *error*: a WARNING if that may do harm."""
     where = describe(*sockaddr[:2])
     if not holding.may_be_drawn(sockaddr[1]):
         log(logging.DEBUG, "%s is not held (%s): the kernel draws no such port", where, error.strerror)
-        return True
-    if sockaddr[:2] not in _warned:
+    elif sockaddr[:2] not in _warned:
         _warned.add(sockaddr[:2])
         warn("%s can't be held (%s): %s", where, error.strerror, _what_to_do(sockaddr[1]))
-    return False
 
 
 def _what_to_do(port: int) -> str:

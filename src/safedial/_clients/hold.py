@@ -110,29 +110,30 @@ def hold(address: Address) -> Hold:
 
 
 @contextlib.contextmanager
-def holding(sockaddrs: Iterable[SockAddr]) -> Generator[bool]:
+def holding(sockaddrs: Iterable[SockAddr]) -> Generator[None]:
     """Hold the ports of *sockaddrs*, (host, port, …) in numbers, for one dial. Never blocks.
 
-    Yields whether no dial of them can reach itself: their ports are held, or need not be.
+    A port that can't be held is no error: the client dials all the same.
     """
     held = Held()
     try:
-        safe = [_take(held, sockaddr) for sockaddr in sockaddrs]
-        yield all(safe)
+        for sockaddr in sockaddrs:
+            _take(held, sockaddr)
+        yield
     finally:
         held.close()
 
 
-def _take(held: Held, sockaddr: SockAddr) -> bool:
+def _take(held: Held, sockaddr: SockAddr) -> None:
     host, port = sockaddr[:2]
     try:
         if family_of(host):
-            return held.take(sockaddr)
+            held.take(sockaddr)
+            return
         reason = "it is not a numeric address"  # whose resolving would block
     except (OSError, OverflowError) as error:
         reason = str(error)
     log(logging.DEBUG, "%s is not held: %s", describe(host, port), reason)
-    return False
 
 
 def _look_up(host: Host, port: Port, flags: int = 0) -> Sequence[AddrInfo]:
