@@ -100,11 +100,6 @@ def seconds(name: str, value: Any) -> float:
     raise ValueError(f"{name} must be from 0 to {MAX_SECONDS:.0f} seconds, not {shown(value)}{hint}")
 
 
-# Whose getaddrinfo() only resolves; the last two let other greenlets run meanwhile.
-_PLAIN_RESOLVERS = frozenset({"socket", "gevent", "eventlet"})
-plain_getaddrinfo: object = None  # the last getaddrinfo() that proved to be one of these
-
-
 # Each dial calls this first. typed=True, or the port 80.0 would be taken for the cached port 80.
 @lru_cache(maxsize=1024, typed=True)
 def numeric(host: Host, port: Port, family: int) -> tuple[AddrInfo, ...]:
@@ -125,24 +120,6 @@ def numeric(host: Host, port: Port, family: int) -> tuple[AddrInfo, ...]:
         return ()
     sockaddr = (host, port) if guess == socket.AF_INET else (host, port, 0, 0)
     return ((guess, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", sockaddr),)
-
-
-def skips_resolver() -> bool:
-    """Return whether a numeric host need not be shown to `socket.getaddrinfo`.
-
-    A program that put its own function there (DNS pinning, a guard against SSRF) is asked about numbers too.
-    """
-    return socket.getaddrinfo is plain_getaddrinfo or _is_plain(socket.getaddrinfo)
-
-
-def _is_plain(getaddrinfo: Any) -> bool:
-    global plain_getaddrinfo
-    # Not by __module__, which functools.wraps() copies.
-    module = getattr(getaddrinfo, "__globals__", {}).get("__name__", "")
-    if module.partition(".")[0] not in _PLAIN_RESOLVERS:
-        return False
-    plain_getaddrinfo = getaddrinfo
-    return True
 
 
 def checked(address: Any, family: int) -> tuple[Host, Port, tuple[AddrInfo, ...]]:

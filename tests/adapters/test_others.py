@@ -30,8 +30,8 @@ from mocket.mockhttp import Entry
 
 import safedial
 from safedial import Dialer, SelfConnectError, testing
+from safedial._dial.replaced import is_theirs
 from safedial._retry import transient
-from safedial.adapters import _others
 from safedial.adapters import aiohttp as our_aiohttp
 from safedial.adapters import http as our_http
 from safedial.adapters import httpx as our_httpx
@@ -457,8 +457,8 @@ class TestReplacedFunctions:
         def theirs(*args, **kwds):
             raise AssertionError
 
-        assert not _others.is_theirs(socket.create_connection, "socket")
-        assert _others.is_theirs(theirs, "socket")
+        assert not is_theirs(socket.create_connection, "socket")
+        assert is_theirs(theirs, "socket")
 
 
 class TestReplacedNames:
@@ -700,9 +700,9 @@ class TestReplacedClasses:
         script = """
             import gevent.monkey; gevent.monkey.patch_all()
             import socket
-            from safedial.adapters import _others
+            from safedial._dial.replaced import is_theirs
             assert socket.create_connection.__module__.startswith("gevent")
-            assert not _others.is_theirs(socket.create_connection, "socket")
+            assert not is_theirs(socket.create_connection, "socket")
         """
         subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=60)
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import safedial
-from safedial import _address
+from safedial._dial import replaced
 from tests.support import dials
 
 FORBIDDEN = ("169.254.169.254", "127.0.0.1")
@@ -22,7 +22,23 @@ class ForbiddenError(OSError):
     """An address that the program must not reach."""
 
 
-@pytest.fixture(params=[False, True], ids=["plain", "functools.wraps"])
+class Proxy:
+    """Looks like the function that it stands for, as wrapt's proxies do: tracers put these in place."""
+
+    def __init__(self, function, guard):
+        self._function, self._guard = function, guard
+
+    def __getattr__(self, name):
+        return getattr(self._function, name)
+
+    def __call__(self, *args, **kwds):
+        return self._guard(*args, **kwds)
+
+
+@pytest.fixture(
+    params=[lambda _, guard: guard, lambda original, guard: functools.wraps(original)(guard), Proxy],
+    ids=["plain", "functools.wraps", "proxy"],
+)
 def guarded(request, monkeypatch):
     """Put a guard in place of getaddrinfo(), as programs do against SSRF; return the hosts it was asked for."""
     asked, original = [], socket.getaddrinfo
@@ -33,7 +49,7 @@ def guarded(request, monkeypatch):
             raise ForbiddenError(f"{host} is forbidden")
         return original(host, *args, **kwds)
 
-    monkeypatch.setattr(socket, "getaddrinfo", functools.wraps(original)(getaddrinfo) if request.param else getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", request.param(original, getaddrinfo))
     return asked
 
 
@@ -81,11 +97,11 @@ def test_standard_resolver_is_not_asked_for_numbers(dial, server, monkeypatch):
 
 
 def test_resolver_that_is_put_back_is_the_standard_one_again(monkeypatch):
-    assert _address.skips_resolver()
-    with monkeypatch.context() as replaced:
-        replaced.setattr(socket, "getaddrinfo", lambda *args: [])
-        assert not _address.skips_resolver()
-    assert _address.skips_resolver()
+    assert replaced.skips_resolver()
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "getaddrinfo", lambda *args: [])
+        assert not replaced.skips_resolver()
+    assert replaced.skips_resolver()
 
 
 def test_resolver_that_was_replaced_before_the_import(server):
@@ -109,7 +125,8 @@ def test_cooperative_resolvers_count_as_standard(package, server):
     if importlib.util.find_spec(package.partition(".")[0]) is None:  # not imported here: eventlet warns of each fork
         pytest.skip(f"{package} is not installed")
     patch = "gevent.monkey.patch_all()" if "gevent" in package else "eventlet.monkey_patch()"
-    code = f"import {package}; {patch}; import safedial._address as a; raise SystemExit(5 if a.skips_resolver() else 6)"
+    ask = "from safedial._dial import replaced; raise SystemExit(5 if replaced.skips_resolver() else 6)"
+    code = f"import {package}; {patch}; {ask}"
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False).returncode == 5
 
 

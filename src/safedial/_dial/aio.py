@@ -11,11 +11,12 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from safedial._address import AddrInfo, Host, Port, SockAddr, interleave, numeric, of_families, skips_resolver
+from safedial._address import AddrInfo, Host, Port, SockAddr, interleave, numeric, of_families
 from safedial._dial import race_tasks
 from safedial._dial.attempt import Attempt
 from safedial._dial.race import Race
 from safedial._dial.record import Record, combined_error
+from safedial._dial.replaced import skips_resolver
 from safedial._dial.resolve import resolve_async
 from safedial._dial.settings import Resolver, Settings
 from safedial._dial.socket_class import can_be_nonblocking

@@ -7,9 +7,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from safedial import _address
 from safedial._address import AddrInfo, SockAddr, checked, family_of, interleave, of_families
-from safedial._dial import race_sockets
+from safedial._dial import race_sockets, replaced
 from safedial._dial.attempt import Attempt
 from safedial._dial.race import Race
 from safedial._dial.record import Record, last_error
@@ -68,7 +67,7 @@ def _round(
         record.begin_round()  # is *observed*, spelled out: most dials are spared a call
     infos: Sequence[AddrInfo] = known
     # The comparison spares most dials a call.
-    if not infos or (socket.getaddrinfo is not _address.plain_getaddrinfo and not _address.skips_resolver()):
+    if not infos or (socket.getaddrinfo is not replaced.plain_getaddrinfo and not replaced.skips_resolver()):
         if record.watched:
             record.begins(record.host)
         infos = resolve(record, None if known else settings.resolver, settings.family)

@@ -5,27 +5,16 @@ of its own, and would bypass them. So each one asks here first, and leaves the d
 """
 
 from collections.abc import Callable
-from types import FunctionType, MethodType, ModuleType
+from types import ModuleType
 from typing import Any
 
 from safedial._address import checked
 from safedial._clients.drivers import no_addresses
+from safedial._clients.factories import name_of
 from safedial._clients.wrap import wrapped
 from safedial._dial.dialer import Dialer
+from safedial._dial.replaced import is_theirs
 from safedial._retry.argument import DEFAULT
-
-# They replace parts of the stdlib by their own, which wait for other greenlets: no guards.
-_STAND_INS = ("gevent", "eventlet")
-
-
-def is_theirs(function: Any, *packages: str) -> bool:
-    """Return whether *function*, found where one of *packages* has its own, was put there by somebody else."""
-    function = function.__func__ if type(function) is MethodType else function
-    if type(function) is not FunctionType:  # a mock, or a proxy that looks like the function
-        return True
-    # Names can be copied, as functools.wraps() does. The globals can't.
-    home = str(function.__globals__.get("__name__"))
-    return home.partition(".")[0] not in (*packages, *_STAND_INS)
 
 
 def own_class(module: ModuleType, name: str) -> Any:
@@ -44,7 +33,7 @@ def refuse_bypass(safe: str, module: ModuleType, **own_classes: Any) -> None:
     for name, own in own_classes.items():
         if (found := getattr(module, name)) is not own:
             raise RuntimeError(
-                f"{safe} would bypass {_name(found)}, which somebody put in the place of "
+                f"{safe} would bypass {name_of(found)}, which somebody put in the place of "
                 f"{module.__name__}.{name}, as cassettes do: use {module.__name__}.{name} here, inside safedial.guard()"
             )
 
@@ -62,7 +51,7 @@ def by_library(dialer: Dialer, dial: Callable[..., Any], *args: Any, **kwds: Any
     """Return what *dial*, the library's own dial or another in its place, returns: guarded, under *dialer*'s policy."""
     if dialer.resolver is not None:
         raise RuntimeError(
-            f"dialer has a resolver, which {_name(dial)} does not ask. Somebody put that in the library's place, and "
+            f"dialer has a resolver, which {name_of(dial)} does not ask. Somebody put that in the library's place, and "
             "safedial does not bypass it: use a Dialer without a resolver here"
         )
     return wrapped(dial, no_addresses, dialer.policy, dialer.on_event)(*args, **kwds)
@@ -78,8 +67,3 @@ def connected(dialer: Dialer, module: Any, address: tuple[Any, Any], timeout: An
         return dialer.dial(address)
     timeout = timeout if dialer.timeout is DEFAULT else dialer.timeout
     return by_library(dialer, create_connection, address, timeout, dialer.source_address or None, **more)
-
-
-def _name(thing: Any) -> str:
-    named: Any = thing if hasattr(thing, "__qualname__") else thing.__class__
-    return f"{named.__module__}.{named.__qualname__}"

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from safedial._dial.dialer import Dialer
+from safedial._dial.replaced import is_theirs
 from safedial._forks import loading
 from safedial._retry.argument import DEFAULT
 from safedial.adapters import TakesDialer, _others, checked_dialer, merged
@@ -42,7 +43,7 @@ class SafeDial(TakesDialer):
     def _left(self, below: Any) -> bool:
         """Return whether the dial is left to *below*: somebody put it there, or its error is wanted."""
         own: Any = self
-        return _others.is_theirs(below, "redis", "valkey") or not _others.can_dial(self.dialer, (own.host, own.port))
+        return is_theirs(below, "redis", "valkey") or not _others.can_dial(self.dialer, (own.host, own.port))
 
     # Private: _connect, which the safe classes override to call this with the one below. TLS begins on the socket that
     # it returns.

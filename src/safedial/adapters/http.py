@@ -24,6 +24,7 @@ from typing_extensions import override
 from safedial._clients.decorated import decorated
 from safedial._clients.guard import inside
 from safedial._dial.dialer import Dialer
+from safedial._dial.replaced import is_theirs
 from safedial._dial.settings import checked_timeout
 from safedial._retry.argument import DEFAULT
 from safedial.adapters import TakesDialer, _others, merged, takes_dialer
@@ -135,7 +136,7 @@ class _DialingSMTP(smtplib.SMTP):
         if timeout is not None and not timeout:
             raise ValueError("Non-blocking socket (timeout=0) is not supported")
         below: Any = super()
-        if _others.is_theirs(below._get_socket, "smtplib"):
+        if is_theirs(below._get_socket, "smtplib"):
             sock: socket.socket = _others.by_library(self.dialer, below._get_socket, host, port, timeout)
             return sock
         if self.debuglevel > 0:

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from safedial._clients.guard import inside
 from safedial._dial.dialer import Dialer
+from safedial._dial.replaced import is_theirs
 from safedial._retry.argument import DEFAULT
 from safedial.adapters import TakesDialer, _others, merged, needs, takes_dialer
 from safedial.adapters._mistakes import mistaken
@@ -157,7 +158,7 @@ class _AsyncBackend(TakesDialer, AnyIOBackend):
 
 def _left(dialer: Dialer, below: Any, dial: Any, package: str, host: str, port: int) -> bool:
     """Return whether a connection is left to *below*, httpcore's own, which dials by means of *dial*."""
-    replaced = _others.is_theirs(below, "httpcore") or _others.is_theirs(dial, package)
+    replaced = is_theirs(below, "httpcore") or is_theirs(dial, package)
     return replaced or not _others.can_dial(dialer, (host, port))
 
 

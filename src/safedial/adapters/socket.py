@@ -23,6 +23,7 @@ from typing import Any, Self, Unpack, cast
 
 from safedial._clients.guard import inside
 from safedial._dial.dialer import ConnectOptions, Dialer
+from safedial._dial.replaced import is_theirs
 from safedial._dial.settings import Timeout
 from safedial._retry.argument import DEFAULT
 from safedial.adapters import _others
@@ -101,7 +102,7 @@ def create_connection(
     """
     dialer = Dialer(timeout=timeout, source_address=source_address, **options)
     dial = stdlib.create_connection
-    if _others.can_dial(dialer, address) and not _others.is_theirs(dial, "socket"):
+    if _others.can_dial(dialer, address) and not is_theirs(dial, "socket"):
         return _own(dialer.dial(address, all_errors=all_errors))
     given: dict[str, Any] = {} if timeout is DEFAULT else {"timeout": timeout}
     if all_errors:

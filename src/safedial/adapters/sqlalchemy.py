@@ -9,8 +9,9 @@ from safedial._clients.drivers import FINDERS
 from safedial._clients.guard import inside
 from safedial._clients.hold import Address
 from safedial._clients.wrap import wrapped
+from safedial._dial.replaced import is_theirs
 from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy
-from safedial.adapters import _others, needs, takes_policy
+from safedial.adapters import needs, takes_policy
 from safedial.adapters._mistakes import mistaken
 from safedial.events import OnEvent, check_hook
 
@@ -65,7 +66,7 @@ def protect(engine: E, *, policy: PolicyArgument = DEFAULT, on_event: OnEvent | 
     # Private: a pool's _creator, which makes each of its connections. A pool that replaces it has the same.
     pool = cast("Any", inner.pool)
     creator = pool._creator
-    creator = creator if _others.is_theirs(creator, "safedial") else inspect.unwrap(creator)
+    creator = creator if is_theirs(creator, "safedial") else inspect.unwrap(creator)
     dialect = _dialect_of(creator)
     if dialect is None:
         argument = "async_creator" if inner.dialect.is_async else "creator"
@@ -81,9 +82,7 @@ def protect(engine: E, *, policy: PolicyArgument = DEFAULT, on_event: OnEvent | 
 def _dialect_of(creator: Any) -> Any:
     """Return the dialect by which *creator* connects, if it is SQLAlchemy's own; else None."""
     # Private: the function in create_engine(). A pool of create_pool_from_url() has another dialect than its engine.
-    return (
-        None if _others.is_theirs(creator, "sqlalchemy") else inspect.getclosurevars(creator).nonlocals.get("dialect")
-    )
+    return None if is_theirs(creator, "sqlalchemy") else inspect.getclosurevars(creator).nonlocals.get("dialect")
 
 
 def _guarded(creator: Callable[..., Any]) -> Callable[..., Any]:
@@ -99,7 +98,7 @@ def _safe_connect(dialect: Any, policy: PolicyArgument, on_event: OnEvent | None
     """Return what is to be the ``connect()`` of *dialect*. It is called after all listeners."""
     kind = dialect.__class__
     theirs = dialect.__dict__.get("connect")
-    if theirs is not None and not _others.is_theirs(theirs, "safedial"):
+    if theirs is not None and not is_theirs(theirs, "safedial"):
         theirs = getattr(theirs, "__wrapped__", None)  # it is ours, from the last time
 
     @functools.wraps(kind.connect)

@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from safedial._clients.guard import inside
 from safedial._dial.dialer import Dialer
+from safedial._dial.replaced import is_theirs
 from safedial.adapters import TakesDialer, _others, checked_dialer, merged, needs, takes_dialer
 from safedial.adapters._mistakes import mistaken
 
@@ -49,7 +50,7 @@ class SafeHTTPConnection(TakesDialer, _Plain):
     def _new_conn(self) -> socket.socket:
         _others.refuse_bypass(type(self).__name__, connection, HTTPConnection=_Plain, HTTPSConnection=_PlainTLS)
         below: Any = super()._new_conn
-        if _others.is_theirs(below, "urllib3"):
+        if is_theirs(below, "urllib3"):
             sock: socket.socket = _others.by_library(self.dialer, below)
             return sock
         dialer = self._settings()
