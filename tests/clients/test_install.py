@@ -18,7 +18,7 @@ import uvloop
 
 import safedial
 from safedial import testing
-from safedial._clients import c_drivers, hooks, patch
+from safedial._clients import c_drivers, patch
 from tests.support import faults
 
 
@@ -180,12 +180,6 @@ def test_wrapped_driver_works(dead_port):
     safedial.install()
     with pytest.raises(psycopg.OperationalError, match="refused"):
         safedial.wrap(psycopg.connect, policy=None)(host="127.0.0.1", port=dead_port, user="app")
-
-
-def test_active_only_while_installed():
-    assert not hooks.active()
-    safedial.install()
-    assert hooks.active()
 
 
 # --- psycopg2's asynchronous connections ----------------------------------------------------------------

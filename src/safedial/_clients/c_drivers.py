@@ -12,9 +12,9 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
 from safedial._address import SockAddr, checked
-from safedial._clients import hooks, patch
+from safedial._clients import patch
 from safedial._clients.drivers import FINDERS
-from safedial._clients.guard import hooks_here
+from safedial._clients.guard import hooks_here, is_installed
 from safedial._clients.hold import Address, holding
 from safedial._clients.hooks import Place
 from safedial._clients.option_files import mysql_options
@@ -44,7 +44,7 @@ def _resolved(addresses: Iterable[Address]) -> list[SockAddr]:
 @contextlib.contextmanager
 def _held(driver: str | None, find: Callable[..., Iterable[Address]], *args: Any, **kwds: Any) -> Generator[None]:
     """Hold the ports of the addresses that *find* returns for *args* and *kwds*, and tell the hooks about *driver*."""
-    if not hooks.active():
+    if not is_installed():
         yield
         return
     addresses: list[Address] = []
@@ -170,7 +170,7 @@ def _uvloop(plain: Any) -> Any:
         self: Any, protocol_factory: Any, host: Any = None, port: Any = None, **kwds: Any
     ) -> Any:
         infos: Any = ()
-        if hooks.active() and kwds.get("sock") is None and (host is not None or port is not None):
+        if is_installed() and kwds.get("sock") is None and (host is not None or port is not None):
             with contextlib.suppress(OSError, TypeError, ValueError):  # uvloop reports them itself
                 infos = await self.getaddrinfo(host, port, family=kwds.get("family") or 0, type=socket.SOCK_STREAM)
         sockaddrs = [sockaddr for *_, sockaddr in infos]

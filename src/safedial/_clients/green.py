@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from safedial._clients import hooks, patch
+from safedial._clients import patch
+from safedial._clients.guard import is_installed
 from safedial._clients.hooks import Place
 from safedial.events import warn
 
@@ -12,7 +13,7 @@ def _guards(plain: Any) -> Any:
         try:
             return plain(*args, **kwds)
         finally:
-            if hooks.active():
+            if is_installed():
                 _renew()
 
     return patching

@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from safedial._clients import patch
+from safedial._clients.guard import is_installed
 from safedial.events import warn
 
 
@@ -14,43 +15,29 @@ class Place(NamedTuple):
 
     Attributes:
         path: its name in the module, such as ``Connection.__init__``.
-        made: returns what takes the place of the function that it gets. That does nothing of its own unless `active`.
+        made: returns what takes the place of the function that it gets. That does nothing of its own unless
+            `is_installed`: it may outlive `uninstall`, below what somebody else put there.
     """
 
     path: str
     made: Callable[[Any], Any]
 
 
-_active = False
 _hooks: "list[_Hook]" = []
 
 
-def active() -> bool:
-    """Return whether `install` is in force. A hook may outlive it, below what somebody else put there."""
-    return _active
-
-
-def begin() -> None:
-    """Let `hook` replace attributes from now on."""
-    global _active
-    with patch.lock:
-        _active = True
-
-
 def end() -> None:
-    """Put back everything that `hook` replaced."""
-    global _active
+    """Put back everything that `hook` replaced. Called once `install` is no longer in force."""
     with patch.lock:
-        _active = False
         while _hooks:
             _hooks.pop().undo()
 
 
 def hook(places: tuple[Place, ...], name: str, module: ModuleType) -> None:
-    """Replace the attributes at *places* of *module*, unless they are replaced."""
+    """Replace the attributes at *places* of *module*, unless they are replaced, or `install` is over."""
     try:
         with patch.lock:
-            for place in places if _active else ():
+            for place in places if is_installed() else ():
                 *parents, attribute = place.path.split(".")
                 owner: Any = functools.reduce(getattr, parents, module)
                 if all(each.method is not getattr(owner, attribute) for each in _hooks):

@@ -66,7 +66,6 @@ def install(*, on_event: OnEvent | None = None, hold: Iterable[Address] | None =
         guard_all(on_event)
         if hold is not None:
             _replace_held(stack.pop_all())
-    hooks.begin()
     _watch.begin()
 
 
@@ -76,9 +75,9 @@ def uninstall() -> None:
     Guards and holds that are entered stay in force. Without `install`, it does nothing.
     """
     _watch.end()
+    unguard_all()
     hooks.end()
     c_drivers.release_all()
-    unguard_all()
     _replace_held(None)
 
 
