@@ -11,34 +11,18 @@ import weakref
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
-from safedial._address import SockAddr, checked
+from safedial._address import SockAddr
 from safedial._clients import patch
 from safedial._clients.drivers import FINDERS
 from safedial._clients.guard import hooks_here, is_installed
-from safedial._clients.hold import Address, holding
+from safedial._clients.hold import Address, holding, resolved
 from safedial._clients.hooks import Place
 from safedial._clients.option_files import mysql_options
 from safedial._retry.transient import error_type
+from safedial._steps import finish
 from safedial.events import DialEvent, EventKind, tell
 
 # --- what is held --------------------------------------------------------------------------------------------
-
-
-def _resolved(addresses: Iterable[Address]) -> list[SockAddr]:
-    """Return the numeric socket addresses of *addresses*. What is wrong with them is the driver's to report.
-
-    A name is resolved here as the driver will do, which blocks, too.
-    """
-    found: list[SockAddr] = []
-    for address in addresses:
-        with contextlib.suppress(Exception):  # the resolver may be another one's, with errors of its own
-            host, port = address
-            port = int(port) if isinstance(port, str) and port.isdigit() else port
-            host, port, infos = checked((host, port), 0)
-            if not infos:
-                infos = tuple(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-            found += (sockaddr for *_, sockaddr in infos)
-    return found
 
 
 @contextlib.contextmanager
@@ -50,7 +34,7 @@ def _held(driver: str | None, find: Callable[..., Iterable[Address]], *args: Any
     addresses: list[Address] = []
     with contextlib.suppress(Exception):  # the driver reports wrong arguments
         addresses += find(*args, **kwds)
-    sockaddrs = _resolved(addresses)
+    sockaddrs = finish(resolved(addresses, blocking=True))
     with holding(sockaddrs), _told(driver, addresses, sockaddrs):
         yield
 

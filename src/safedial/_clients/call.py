@@ -6,20 +6,19 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from safedial._address import SockAddr, checked
 from safedial._clients.awaitables import Step, dials_later, dials_when_entered
 from safedial._clients.drivers import DIAL_LATER
 from safedial._clients.factories import Factory, address_in
 from safedial._clients.failures import Failures
 from safedial._clients.guard import inside, is_installed
-from safedial._clients.hold import Address, holding
+from safedial._clients.hold import Address, holding, resolved
 from safedial._clients.refusals import judge
 from safedial._clients.sockets import close_async, close_quietly, self_connect_of
 from safedial._forks import loading
 from safedial._retry.argument import DEFAULT, policy_after
 from safedial._retry.multiple import with_shared_errno
 from safedial._retry.progress import Progress
-from safedial._steps import in_thread, running_trio
+from safedial._steps import running_trio
 from safedial.errors import SelfConnectError
 from safedial.events import EventKind, warn
 
@@ -123,7 +122,7 @@ class Call(Progress):
     async def _connected(self, step: Step | None, first: Any) -> Any:
         # This call does not dial yet, and is made in a loop, which a resolver must not block.
         later = step is None and self.client is not None and self.client.partition(".")[0] in DIAL_LATER
-        sockaddrs = [] if later else await self._resolved()
+        sockaddrs = await resolved(() if later else self._addresses, blocking=self._blocking)
         with inside() as entry, holding(sockaddrs):
             returned = self._make() if first is None else first
             if step is not None:
@@ -144,7 +143,7 @@ class Call(Progress):
         """Take one of many steps in which *first* may dial, such as ``anext()``. What fails is the client's affair."""
         self._blocking = False
         self.find_addresses()
-        with inside(self.on_event), holding(await self._resolved()):
+        with inside(self.on_event), holding(await resolved(self._addresses, blocking=False)):
             returned = await step(first)
         if (fault := self._fault_of(returned, judged=False)) is not None:
             await self._discard(returned)
@@ -173,14 +172,3 @@ class Call(Progress):
             close_quietly(returned)
         else:
             await close_async(returned, at_once=True)
-
-    async def _resolved(self) -> list[SockAddr]:
-        """Return the numeric addresses whose ports are to be held. The client reports a wrong or unknown address."""
-        found: list[SockAddr] = []
-        for address in self._addresses:
-            with contextlib.suppress(OSError, TypeError, ValueError):
-                host, port, infos = checked(address, 0)
-                resolve = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-                answers: Any = infos or (resolve() if self._blocking else await in_thread(resolve))
-                found += (sockaddr for *_, sockaddr in answers)
-        return found

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import socket
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable
 from typing import TypeAlias
 
 from safedial._address import AddrInfo, Host, Port, SockAddr, checked, describe, family_of
@@ -29,7 +29,7 @@ class Hold:
 
     def __enter__(self) -> None:
         self._tried = True
-        self._enter(self._infos or _resolved(*self._address))
+        self._enter(self._infos or _look_up_here(*self._address))
 
     def __exit__(self, *raised: object) -> None:
         self._entries.pop().close()
@@ -109,6 +109,23 @@ def hold(address: Address) -> Hold:
     return Hold(*checked(address, 0))
 
 
+async def resolved(addresses: Iterable[Address], *, blocking: bool) -> list[SockAddr]:
+    """Return the numeric addresses of *addresses*, for `holding`. The client reports what is wrong with them.
+
+    Names are resolved as the client will do: here if it is *blocking*, else in a thread.
+    """
+    found: list[SockAddr] = []
+    for address in addresses:
+        with contextlib.suppress(Exception):  # the resolver may be another one's, with errors of its own
+            host, port = address
+            port = int(port) if isinstance(port, str) and port.isdigit() else port
+            host, port, infos = checked((host, port), 0)
+            if not infos:
+                infos = _look_up(host, port) if blocking else await in_thread(_look_up, host, port)
+            found += (sockaddr for *_, sockaddr in infos)
+    return found
+
+
 @contextlib.contextmanager
 def holding(sockaddrs: Iterable[SockAddr]) -> Generator[None]:
     """Hold the ports of *sockaddrs*, (host, port, …) in numbers, for one dial. Never blocks.
@@ -136,11 +153,11 @@ def _take(held: Held, sockaddr: SockAddr) -> None:
     log(logging.DEBUG, "%s is not held: %s", describe(host, port), reason)
 
 
-def _look_up(host: Host, port: Port, flags: int = 0) -> Sequence[AddrInfo]:
-    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+def _look_up(host: Host, port: Port, flags: int = 0) -> tuple[AddrInfo, ...]:
+    return tuple(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags))
 
 
-def _resolved(host: Host, port: Port) -> Sequence[AddrInfo]:
+def _look_up_here(host: Host, port: Port) -> tuple[AddrInfo, ...]:
     if not in_event_loop():
         return _look_up(host, port)
     try:
