@@ -1,6 +1,7 @@
 """The guard can't be misused silently: its shapes, wrong arguments, a guard that nobody entered, is_guarded()."""
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import gc
@@ -80,7 +81,9 @@ class TestWrongArguments:
         with pytest.raises(TypeError, match="address"):
             safedial.guard(address=(HOST, 80))
 
-    @pytest.mark.parametrize("kind", [threading.Thread, aiohttp.ClientSession, type("Client", (), {})])
+    @pytest.mark.parametrize(
+        "kind", [threading.Thread, aiohttp.ClientSession, contextlib.nullcontext, type("Client", (), {})]
+    )
     @pytest.mark.parametrize("decorate", [safedial.guard, safedial.guard()])
     def test_class(self, kind, decorate):
         with pytest.raises(TypeError, match="can't decorate a class"):

@@ -13,9 +13,12 @@ _END = object()
 
 def dials_later(returned: Any) -> bool:
     """Return whether *returned* must be awaited, or entered with ``async with``, to get a connection."""
-    if isinstance(returned, Coroutine):
-        return True
-    kind = cast("type[object]", type(returned))  # an instance may make up attributes
+    # By the class: an instance may make up attributes.
+    return isinstance(returned, Coroutine) or instances_dial_later(cast("type[object]", type(returned)))
+
+
+def instances_dial_later(kind: type[object]) -> bool:
+    """Return whether `dials_later` is true of the instances of *kind*, such as `websockets.connect`, a class."""
     # An awaitable that can be closed is a client or pool already: redis.asyncio's, asyncpg's. What ``with`` takes too
     # may be for both worlds, such as `contextlib.nullcontext`.
     if _can_be_closed(kind) or hasattr(kind, "__enter__"):

@@ -2,12 +2,12 @@
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar, cast
 
 from safedial._address import shown
-from safedial._clients.awaitables import Step, made_later
+from safedial._clients.awaitables import Step, instances_dial_later, made_later
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,7 +39,7 @@ def decorated(function: F, entered: Callable[[], AbstractContextManager[object]]
 
 def _check(function: Any) -> None:
     """Raise TypeError if *function* can't be decorated."""
-    if isinstance(function, type) and not _dials_when_awaited(function):
+    if isinstance(function, type) and not instances_dial_later(function):
         raise TypeError(
             f"guard() can't decorate a class: decorate the methods of {function!r} that dial, or use wrap()"
         )
@@ -53,12 +53,3 @@ def _check(function: Any) -> None:
         )
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(f"guard() can't decorate a generator function: {function!r} runs in its caller's context")
-
-
-def _dials_when_awaited(kind: type[object]) -> bool:
-    """Return whether instances dial when they are awaited or entered, such as those of `websockets.connect`, a class.
-
-    What can be closed is a client or a pool, which dials whenever it is used.
-    """
-    can_be_closed = hasattr(kind, "close") or hasattr(kind, "aclose")
-    return not can_be_closed and (issubclass(kind, Awaitable) or hasattr(kind, "__aenter__"))
