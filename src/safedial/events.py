@@ -146,8 +146,3 @@ def tell(on_event: OnEvent, event: DialEvent) -> None:
             log(logging.ERROR, template, name, exc_info=True)
     finally:
         _thread.telling = False
-
-
-def is_telling() -> bool:
-    """Return whether a hook runs in this thread: it is told of no dial that it makes itself."""
-    return _thread.telling

@@ -61,10 +61,17 @@ def _entered_here() -> tuple[weakref.ref[Entry], ...]:
     return tuple([ref for ref in _inside.get() if (entry := ref()) is not None and entry.open])
 
 
+def _in_force() -> list[Entry]:
+    """Return the entries that guard this context, `install`'s included."""
+    entries = [entry for ref in _inside.get() if (entry := ref()) is not None and entry.open]
+    if _everywhere is not None:
+        entries.append(_everywhere)
+    return entries
+
+
 def hooks_here() -> list[OnEvent]:
     """Return the hooks of the guards that are in force in this context, `install`'s included."""
-    entries = [*(ref() for ref in _inside.get()), _everywhere]
-    return [each.on_event for each in entries if each is not None and each.open and each.on_event is not None]
+    return [entry.on_event for entry in _in_force() if entry.on_event is not None]
 
 
 class _Layer:
@@ -79,17 +86,13 @@ class _Layer:
         return elsewhere.is_watched()
 
     def connect(self, sock: socket.socket, address: SockAddr, below: Below) -> None:
-        entries = [entry for ref in _inside.get() if (entry := ref()) is not None and entry.open]
-        if _everywhere is not None:
-            entries.append(_everywhere)
+        entries = _in_force()
         if not entries:
             elsewhere.connect(sock, address, below)
             return
-        hooks: list[OnEvent] = []
         for entry in entries:
             entry.dials += 1
-            if entry.on_event is not None:
-                hooks.append(entry.on_event)
+        hooks = [entry.on_event for entry in entries if entry.on_event is not None]
         connect_and_tell(sock, address, below, hooks)
 
 
@@ -198,13 +201,10 @@ def is_guarded() -> Literal["guard", "install"] | None:
 
         assert safedial.is_guarded(), "call safedial.install() first"
     """
-    how: Literal["guard", "install"] | None = None
+    patch.renew()  # so that the answer is true
     if _entered_here():
-        how = "guard"
-    elif _everywhere is not None:
-        how = "install"
-    patch.renew()  # so that it is true
-    return how
+        return "guard"
+    return None if _everywhere is None else "install"
 
 
 def is_installed() -> bool:

@@ -11,12 +11,12 @@ from safedial._retry.transient import error_type
 from safedial._tcp import connect, exhaustion, steering
 from safedial._tcp.selfconnect import is_real, is_same, peer_of
 from safedial.errors import SelfConnectError
-from safedial.events import DialEvent, EventKind, OnEvent, is_telling, tell, warn
+from safedial.events import DialEvent, EventKind, OnEvent, tell, warn
 
 
 def connect_and_tell(sock: socket.socket, address: SockAddr, below: Below, hooks: Sequence[OnEvent]) -> None:
     """Connect *sock* by means of *below*, never to itself, and tell the *hooks*."""
-    if not hooks or is_telling():
+    if not hooks:
         connect_safely(sock, address, below)
         return
     began = time.monotonic()

@@ -22,7 +22,8 @@ _POOL = ("Pool", "create_pool")
 _RESP = ("BlockingConnectionPool", "ConnectionPool", "Sentinel", "from_url")
 _HTTP_POOL = ("HTTPConnectionPool", "HTTPSConnectionPool", "PoolManager", "ProxyManager")
 _SQLALCHEMY = ("AsyncEngine", "AsyncSession", "Engine", "Session", "create_async_engine", "create_engine")
-_ADAPTERS: dict[str, tuple[str, ...]] = {
+# By the library that has an adapter with protect(): its clients, and the functions that make them.
+ADAPTERS: dict[str, tuple[str, ...]] = {
     "aiohttp": ("ClientSession", "TCPConnector"),
     "httpx": ("AsyncClient", "Client"),
     "redis": ("Redis", "StrictRedis", *_RESP),
@@ -34,7 +35,7 @@ _ADAPTERS: dict[str, tuple[str, ...]] = {
 # Clients that dial when they are used, or in threads of their own: by package, the names of the classes, and of the
 # functions that make them (None: all), and the line that guards them.
 _LINES: dict[str, tuple[Container[str] | None, str]] = {
-    **{name: (names, f"use safedial.adapters.{name}.protect(...)") for name, names in _ADAPTERS.items()},
+    **{name: (names, f"use safedial.adapters.{name}.protect(...)") for name, names in ADAPTERS.items()},
     **dict.fromkeys(("aiomysql", "aiopg", "asyncmy"), (_POOL, _INSTALL)),
     **dict.fromkeys(("motor", "pymongo"), (None, _INSTALL)),
     "asyncpg": (_POOL, "give the pool connect=safedial.wrap(asyncpg.connect)"),

@@ -4,8 +4,7 @@ import inspect
 from types import ModuleType
 from typing import Any
 
-# The libraries with a protect() of their own.
-_LIBRARIES = ("aiohttp", "httpx", "redis", "requests", "sqlalchemy", "urllib3", "valkey")
+from safedial._clients.refusals import ADAPTERS
 
 
 def mistaken(argument: str, wanted: str, given: Any, instead: str, adapter: str) -> TypeError:
@@ -17,7 +16,7 @@ def mistaken(argument: str, wanted: str, given: Any, instead: str, adapter: str)
         what = repr(given)
     elif package == "builtins":
         what = f"a {type(given).__name__}"
-    elif package in _LIBRARIES and package != adapter:
+    elif package in ADAPTERS and package != adapter:
         hint = f"safedial.adapters.{package}.protect(...)"
     if isinstance(given, type | ModuleType):
         what = f"the {'class' if isinstance(given, type) else 'module'} {given.__name__}"
