@@ -131,9 +131,9 @@ def test_there_is_a_line_for_each_adapter():
 
 def test_private_names_are_listed_in_one_place():
     table = (ROOT / "docs" / "clients.md").read_text().partition("## Private names")[2]
-    adapters = [path for path in (ROOT / "src/safedial/adapters").glob("*.py") if "# Private:" in path.read_text()]
-    assert len(adapters) == len(re.findall(r"^\| (?!adapter|-)", table, re.MULTILINE))
-    for path in adapters:
+    modules = [path for path in (ROOT / "src/safedial").rglob("*.py") if "# Private:" in path.read_text()]
+    assert len(modules) == len(re.findall(r"^\| (?!adapter|-)", table, re.MULTILINE))
+    for path in modules:
         assert re.search(rf"^\| [^|]*\b{path.stem}\b", table, re.MULTILINE), path.stem
 
 
