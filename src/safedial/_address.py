@@ -1,4 +1,6 @@
-"""Addresses: checked arguments, numeric hosts, equal endpoints. Pure functions. Imports nothing of safedial."""
+"""Addresses: checked arguments, numeric hosts, equal endpoints; and values in words, without secrets and control
+characters. Pure functions. Imports nothing of safedial.
+"""
 
 import contextlib
 import itertools

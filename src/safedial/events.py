@@ -5,8 +5,9 @@ under a policy and for a recovery, and WARNING for a self-connect. Each message 
 attributes of the log record too. Messages name hosts and ports, never payloads or secrets, and have no control
 characters, whoever chose the names.
 
-Handlers of the log may dial, and so may hooks. What a handler dials is not logged, and of what a hook dials no hook is
-told: each record would cause the next, for ever, and a collector that serves one connection at a time would hang.
+Handlers of the log may dial, and so may hooks. What a handler dials is not logged, and no hook is told of a dial that a
+hook makes. Otherwise each record would cause the next, for ever, and a collector that serves one connection at a time
+would hang.
 """
 
 import inspect

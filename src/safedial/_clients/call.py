@@ -159,7 +159,7 @@ class Call(Progress):
         if met_itself is not None:
             warn("%s", met_itself.strerror)
             return met_itself
-        # What one call has shown holds for those that use its connection again.
+        # If one call was guarded, a later one that returns the same connection is right.
         if not judged or self._factory.argument is None or self._factory.guarded or is_installed():
             return None
         return judge(self._factory, returned)

@@ -1,6 +1,7 @@
 """The warning about a dial that is not guarded, while a `guard` is entered in another thread or task.
 
-An application enters a guard around its startup, and dials in handlers, which are other tasks. That looks safe.
+That looks safe if, for example, an application enters a guard around its startup, and dials in handlers. These are
+other tasks.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ _LOOPBACK = ("localhost", "::1", "", "0.0.0.0", "::")  # noqa: S104  # a connect
 
 
 class Watched(User):
-    """A user of the guard, entered at a site of which one warning is enough. None: by our own code, without any."""
+    """A user of the guard, and the site that entered it: there is one warning for each site, and none for None."""
 
     site: Site | None = None
 
@@ -45,7 +46,7 @@ def unwatch(user: Watched) -> None:
 
 
 def is_watched() -> bool:
-    """Return whether a guard is entered somewhere of whose reach nobody was told yet."""
+    """Return whether a guard is entered at some site that no warning has named yet."""
     return bool(_entered)
 
 

@@ -1,7 +1,8 @@
 """The guard: the guarded connect under every client that dials in Python, blocking or not.
 
 An interrupt may end any function here half-way: a signal handler that raises, the recursion limit, a debugger. Whatever
-it leaves behind, an entry has an effect only while it is open, and while the `with` statement or the `Guard` holds it.
+the interrupt leaves behind, an entry has an effect only while it is open, and while the `with` statement or the `Guard`
+refers to it.
 """
 
 import functools
@@ -52,7 +53,8 @@ class Entry(Watched):
         patch.remove(_layer, self)
 
 
-# The guards that this context has entered. It does not hold them: one whose `with` statement was interrupted is gone.
+# The entries that this context has made. The references are weak, so an entry is freed if its `with` statement was
+# interrupted.
 _inside: ContextVar[tuple[weakref.ref[Entry], ...]] = ContextVar("safedial.guard", default=())
 _everywhere: Entry | None = None  # the entry of `install`
 
@@ -162,7 +164,7 @@ def guard(function: Any = None, /, *, on_event: OnEvent | None = None) -> Any:
     threads, a client that connects again after the block. For these there is `install`. If such a dial may reach
     itself, a WARNING says so, once for each line that enters a guard. With gevent, enter the guard in each greenlet.
 
-    These pass: libraries that dial in C (libpq, grpc, uvloop; see `hold`) and ctypes; ``sendto()`` with
+    Not guarded are libraries that dial in C (libpq, grpc, uvloop; see `hold`) and ctypes; ``sendto()`` with
     ``MSG_FASTOPEN``; the methods of ``_socket.socket``, from which `socket.socket` is made; and a ``connect`` that was
     fetched from the class before the guard was entered.
 
@@ -213,9 +215,9 @@ def is_installed() -> bool:
 
 
 def inside(on_event: OnEvent | None = None) -> Entry:
-    """Return a context manager that guards as `guard` does, for our own code. It yields an entry, for one use.
+    """Return a context manager that guards as `guard` does, for our own code. It is entered once, and yields itself.
 
-    No dial elsewhere is warned of.
+    There is no warning about dials in other threads and tasks.
     """
     return Entry(on_event)
 

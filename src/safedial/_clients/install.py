@@ -31,10 +31,10 @@ def install(*, on_event: OnEvent | None = None, hold: Iterable[Address] | None =
       pools, SQLAlchemy, Django. Their functions and classes stay what they are.
 
     It does not reach other libraries that dial in C, many of them in threads of their own: grpc, ZeroMQ, librdkafka,
-    libcurl, ODBC, … If such a library is imported, before or later, a WARNING names it, once. If what it dials is on
-    this host, *hold* the ports. *hold* helps also with what it does not reach of the drivers: their C modules, called
-    without them (``_mysql.connect()``, ``psycopg2.extensions.connection()``), mysqlclient's automatic reconnects
-    (``ping(True)``), addresses in option files that include others, and libpq's requests to cancel a query.
+    libcurl, ODBC, … If such a library is imported, before or later, a WARNING names it, once. If the
+    library dials this host, *hold* the ports. Some dials of the drivers above need *hold* too: calls of their C modules
+    (``_mysql.connect()``, ``psycopg2.extensions.connection()``), mysqlclient's automatic reconnects (``ping(True)``),
+    addresses in option files that include others, and libpq's requests to cancel a query.
 
     A process that is forked is guarded as its parent is. One that is spawned, or comes from a fork server, calls this
     itself: ``ProcessPoolExecutor(initializer=safedial.install)``, or a line of the module that it imports. Reloaders
@@ -46,9 +46,8 @@ def install(*, on_event: OnEvent | None = None, hold: Iterable[Address] | None =
             for each address), with the driver's name as `client`. A later call replaces it. Default: None.
         hold: a list of (host, port): ports to hold until `uninstall`, for clients that dial for as long as they live. A
             server that sets SO_REUSEADDR, as most do, can bind and listen meanwhile: see `hold`. Names are resolved
-            once, now. A later list replaces it, a list that is empty holds nothing; if that fails, the earlier ports
-            stay held. With any list, no library is warned of: the program knows. Default: None, which leaves the ports
-            of an earlier call held.
+            once, now. The list of a later call replaces this one, unless that call fails. With a list, even an empty
+            one, there are no warnings about libraries. Default: None, which leaves the ports of an earlier call held.
 
     Raises:
         TypeError, ValueError: an argument is wrong; the message names it.

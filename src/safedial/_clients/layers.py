@@ -41,7 +41,7 @@ def through(layers: tuple[Layer, ...], below: Below, sock: socket.socket, addres
 
 def code_through(layers: tuple[Layer, ...], connect_ex: Any, sock: socket.socket, address: Any) -> int:
     """Do as `through` does, for ``connect_ex()``: return the errno of a failed connect."""
-    # By connect_ex() itself, such as the errors of getaddrinfo and of a signal handler.
+    # What connect_ex() itself raised, such as the errors of getaddrinfo and of a signal handler, is not an errno.
     raised: list[BaseException] = []
 
     def below(sock: socket.socket, address: Any) -> None:

@@ -2,9 +2,10 @@
 
 All Python clients end up there: blocking ones, asyncio's, trio's, those behind TLS. C libraries don't.
 
-An interrupt (a signal handler that raises, the recursion limit) may end any function here half-way. So nothing is
-counted: `put` and `renew` make sure that everything is in place, whatever was left over, and `remove` that nothing is
-if nobody needs it. What an interrupt leaves behind is a method that passes everything on, until the next of them.
+An interrupt (a signal handler that raises, the recursion limit) may end any function here half-way. So there are no
+counters: `put` and `renew` make sure that everything is in place, whatever was left over. `remove` takes everything
+away if nobody needs it. An interrupt can leave a method behind, which passes all connects on until the next of these
+calls.
 """
 
 import _socket
@@ -19,7 +20,7 @@ from safedial._forks import lock_held_across_forks
 
 
 class User:
-    """Somebody who needs a layer, as long as he is open, and is held by somebody."""
+    """Somebody who needs a layer. He counts as long as he is open and not freed; this module refers to him weakly."""
 
     open = True
 

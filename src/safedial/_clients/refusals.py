@@ -1,4 +1,4 @@
-"""What `wrap` and `connections` can't guard, told before the first call or after it; the words name the right line."""
+"""What `wrap` and `connections` refuse because they can't guard it, before a call or after it, with the right line."""
 
 import functools
 import inspect
