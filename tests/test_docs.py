@@ -137,6 +137,16 @@ def test_private_names_are_listed_in_one_place():
         assert re.search(rf"^\| [^|]*\b{path.stem}\b", table, re.MULTILINE), path.stem
 
 
+def test_layout_is_told_in_full():
+    """In CONTRIBUTING.md's table, and the largest package in its docstring."""
+    source = ROOT / "src" / "safedial"
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    modules = {path.stem for path in source.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert {*re.findall(r"`(\w+)`", "".join(rows)), "__init__", "__main__"} == modules
+    told = set(re.findall(r"`(\w+)`", str(importlib.import_module("safedial._clients").__doc__)))
+    assert {path.stem for path in (source / "_clients").glob("[a-z]*.py")} <= told
+
+
 def test_readme_shows_the_demo():
     shown = blocks("text")[0]
     for row in (r"create_connection\s+[\d,]+\s+1 .*never", r"plain close .*never", r"safedial\s+[\d,]+\s+0\s+1\s+0\s"):

@@ -16,7 +16,7 @@ import tenacity
 
 import safedial
 from safedial import testing
-from safedial._clients import guard, guarded, patch
+from safedial._clients import guard, guarded_connect, patch
 from safedial._tcp import steering
 from safedial._tcp.selfconnect import RESET
 from tests.support import faults
@@ -247,12 +247,12 @@ class TestSockets:
         def in_progress(sock, address):
             raise BlockingIOError(errno.EINPROGRESS, "in progress")
 
-        monkeypatch.setattr(guarded, "peer_of", no_peer)
+        monkeypatch.setattr(guarded_connect, "peer_of", no_peer)
         with socket.socket() as sock:
             sock.bind((HOST, dead_port))
             itself = host in (HOST, "0.0.0.0")
             with pytest.raises(safedial.SelfConnectError if itself else BlockingIOError):
-                guarded.connect_safely(sock, (host, dead_port), in_progress)
+                guarded_connect.connect_safely(sock, (host, dead_port), in_progress)
 
     @pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "audit"), TimeoutError(errno.ETIMEDOUT, "alarm")])
     def test_exception_from_within_connect_ex_is_raised(self, server, error, monkeypatch):

@@ -11,7 +11,7 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 
 import pytest
 
-from safedial._clients.imports import Watch
+from safedial._clients.import_hook import Watch
 
 NAME = "module_that_install_watches"
 

@@ -1,7 +1,7 @@
 """Drivers that dial in C, and uvloop: the port that they dial is held while they do. For `install`.
 
-Each hook sits below the public names of its driver, so that functions and classes stay what they are, and names that
-were imported before dial through the hook, too.
+What is replaced lies below the public names of each driver. So functions and classes stay what they are, and the port
+is held also for names that were imported before.
 """
 
 import contextlib
@@ -13,10 +13,10 @@ from typing import Any
 
 from safedial._address import SockAddr
 from safedial._clients import patch
+from safedial._clients.attributes import Place
 from safedial._clients.drivers import FINDERS
 from safedial._clients.guard import hooks_here, is_installed
 from safedial._clients.hold import Address, holding, resolved
-from safedial._clients.hooks import Place
 from safedial._clients.option_files import mysql_options
 from safedial._retry.transient import error_type
 from safedial._steps import finish
@@ -164,7 +164,7 @@ def _uvloop(plain: Any) -> Any:
     return create_connection
 
 
-# By the module to hook.
+# By the module whose attributes are replaced.
 DRIVERS: dict[str, tuple[Place, ...]] = {
     # Private: the generator below Connection and AsyncConnection, for all implementations of libpq (3.2.1 to 3.3.9).
     "psycopg.generators": (Place("connect", _psycopg),),

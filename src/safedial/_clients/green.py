@@ -3,8 +3,8 @@
 from typing import Any
 
 from safedial._clients import patch
+from safedial._clients.attributes import Place
 from safedial._clients.guard import is_installed
-from safedial._clients.hooks import Place
 from safedial.events import warn
 
 
@@ -26,7 +26,7 @@ def _renew() -> None:
         warn("sockets that are patched after install() are not guarded: patch them before it (%s)", error)
 
 
-# By the module to hook.
+# By the module whose attributes are replaced.
 PATCHERS: dict[str, tuple[Place, ...]] = {
     # patch_all() calls it, too.
     "gevent.monkey": (Place("patch_socket", _guards),),

@@ -15,11 +15,11 @@ from typing import Any, Literal, Self, TypeVar, overload
 
 from safedial._address import SockAddr
 from safedial._clients import elsewhere, patch
-from safedial._clients.decorated import decorated
+from safedial._clients.decorator import decorated
 from safedial._clients.elsewhere import Site, Watched
-from safedial._clients.guarded import connect_and_tell
+from safedial._clients.guarded_connect import connect_and_tell
 from safedial._clients.layers import Below
-from safedial._clients.unused import warn_never_entered
+from safedial._clients.never_entered import warn_never_entered
 from safedial.events import OnEvent, check_hook, warn
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -3,7 +3,7 @@
 import logging
 
 from safedial._address import SockAddr, describe
-from safedial._clients.late import Late
+from safedial._clients.repeating import Repeating
 from safedial._tcp import holding
 from safedial._tcp.steering import ON_LINUX
 from safedial.events import log, warn
@@ -18,7 +18,7 @@ class Held:
     def __init__(self) -> None:
         self._holders: dict[object, holding.Holder] = {}
         self._busy: list[SockAddr] = []  # another socket has the port on all addresses, and keeps the kernel off it
-        self._late: Late | None = None
+        self._waiting: Repeating | None = None
 
     def __bool__(self) -> bool:
         return bool(self._holders or self._busy)
@@ -55,7 +55,7 @@ class Held:
     def wait_for_busy(self) -> None:
         """Until `close`, take each port that a server has on all addresses as soon as the server has gone."""
         if self._busy:
-            self._late = Late(self._take_busy)
+            self._waiting = Repeating(self._take_busy)
 
     def _take_busy(self) -> bool:
         """Take the ports that were busy. Return whether one still is."""
@@ -72,9 +72,9 @@ class Held:
 
     def close(self) -> None:
         """Let go of all ports."""
-        if self._late is not None:
-            self._late.end()
-            self._late = None
+        if self._waiting is not None:
+            self._waiting.end()
+            self._waiting = None
         for holder in self._holders.values():
             holder.close()
         self._holders.clear()

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from safedial._address import AddrInfo, Host, Port, SockAddr, checked, describe, family_of
 from safedial._clients.held import Held
-from safedial._clients.unused import warn_never_entered
+from safedial._clients.never_entered import warn_never_entered
 from safedial._steps import in_event_loop, in_thread
 from safedial.events import log
 

@@ -7,11 +7,11 @@ from types import ModuleType
 from typing import Any
 
 from safedial._address import check_host, check_port, describe, pair, shown
-from safedial._clients import c_drivers, green, hooks, patch, unreached
+from safedial._clients import attributes, c_drivers, green, patch, unreached
 from safedial._clients.guard import guard_all, unguard_all
 from safedial._clients.hold import Address
 from safedial._clients.hold import hold as hold_port
-from safedial._clients.imports import Imported, Watch
+from safedial._clients.import_hook import Imported, Watch
 from safedial.events import OnEvent, check_hook
 
 _held: contextlib.ExitStack | None = None  # the ports of `hold`
@@ -75,7 +75,7 @@ def uninstall() -> None:
     """
     _watch.end()
     unguard_all()
-    hooks.end()
+    attributes.put_back()
     c_drivers.release_all()
     _replace_held(None)
 
@@ -85,10 +85,11 @@ def _unreached(name: str, _: ModuleType) -> None:
         unreached.warn(name)
 
 
-_hooked: dict[str, Imported] = {
-    name: functools.partial(hooks.hook, places) for name, places in {**c_drivers.DRIVERS, **green.PATCHERS}.items()
+_replaced: dict[str, Imported] = {
+    name: functools.partial(attributes.replace, places)
+    for name, places in {**c_drivers.DRIVERS, **green.PATCHERS}.items()
 }
-_watch = Watch({**dict.fromkeys(unreached.UNREACHED, _unreached), **_hooked})
+_watch = Watch({**dict.fromkeys(unreached.UNREACHED, _unreached), **_replaced})
 
 
 def _checked(hold: Any) -> list[Address]:

@@ -3,7 +3,7 @@
 from safedial import events
 
 # By the module that is imported. They dial in C, C++ or Rust, most in threads of their own. (asyncpg and asyncmy dial
-# by asyncio's loop, oracledb by Python's sockets unless in thick mode, psycopg and uvloop are hooked.)
+# by asyncio's loop, oracledb by Python's sockets unless in thick mode; psycopg's and uvloop's ports are held.)
 UNREACHED = frozenset(
     (
         *("adbc_driver_flightsql", "adbc_driver_postgresql", "aerospike", "confluent_kafka", "connectorx", "couchbase"),

@@ -1,4 +1,4 @@
 """One socket and one address: steer, connect, check, release. Knows nothing of names, rounds and policies.
 
-May import the modules beside the packages: `errors`, `events`, `_address`, `_deadline` and `_steps`.
+May import the modules beside the packages.
 """

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from safedial._clients.decorated import decorated
+from safedial._clients.decorator import decorated
 from safedial._clients.guard import inside
 from safedial._dial.dialer import Dialer
 from safedial._dial.replaced import is_theirs

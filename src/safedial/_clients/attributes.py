@@ -23,43 +23,43 @@ class Place(NamedTuple):
     made: Callable[[Any], Any]
 
 
-_hooks: "list[_Hook]" = []
+_replacements: "list[_Replacement]" = []
 
 
-def end() -> None:
-    """Put back everything that `hook` replaced. Called once `install` is no longer in force."""
+def put_back() -> None:
+    """Undo each `replace`. Called once `install` is no longer in force."""
     with patch.lock:
-        while _hooks:
-            _hooks.pop().undo()
+        while _replacements:
+            _replacements.pop().undo()
 
 
-def hook(places: tuple[Place, ...], name: str, module: ModuleType) -> None:
+def replace(places: tuple[Place, ...], name: str, module: ModuleType) -> None:
     """Replace the attributes at *places* of *module*, unless they are replaced, or `install` is over."""
     try:
         with patch.lock:
             for place in places if is_installed() else ():
                 *parents, attribute = place.path.split(".")
                 owner: Any = functools.reduce(getattr, parents, module)
-                if all(each.method is not getattr(owner, attribute) for each in _hooks):
-                    _hooks.append(_Hook(owner, attribute, place.made))
+                if all(each.method is not getattr(owner, attribute) for each in _replacements):
+                    _replacements.append(_Replacement(owner, attribute, place.made))
     except (AttributeError, TypeError):  # it is gone, or a type of C's
         driver = name.partition(".")[0]
         warn("install() does not reach this version of %s: hold the port: safedial.hold()", driver)
 
 
-class _Hook:
+class _Replacement:
     """One replaced attribute."""
 
     def __init__(self, owner: Any, name: str, made: Callable[[Any], Any]) -> None:
         self._owner, self._name, self._inherited = owner, name, name not in vars(owner)
         self._plain: Any = getattr(owner, name)
-        # Is it an old hook of ours, which somebody put back? One is enough. functools.wraps() copies the attribute.
-        old = getattr(self._plain, "_hook", None)
-        if isinstance(old, _Hook) and old.method is self._plain:
+        # Is it an old method of ours, which somebody put back? One is enough. functools.wraps() copies the attribute.
+        old = getattr(self._plain, "_replacement", None)
+        if isinstance(old, _Replacement) and old.method is self._plain:
             self._plain = old._plain
         self.method: Any = made(self._plain)
         functools.update_wrapper(self.method, self._plain)
-        self.method._hook = self
+        self.method._replacement = self
         setattr(owner, name, self.method)
 
     def undo(self) -> None:

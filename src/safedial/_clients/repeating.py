@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 # Seconds between two tries. A client that dials in C waits about as long between two dials.
 _PAUSE = 0.05
-_running: "weakref.WeakSet[Late]" = weakref.WeakSet()
+_running: "weakref.WeakSet[Repeating]" = weakref.WeakSet()
 
 
-class Late:
+class Repeating:
     """Calls *again* in a thread until it returns False, its object is freed, or `end` is called."""
 
     def __init__(self, again: Callable[[], bool]) -> None:
@@ -40,8 +40,8 @@ class Late:
 
 
 def _start_in_child() -> None:
-    for late in list(_running):
-        late.start()
+    for each in list(_running):
+        each.start()
 
 
 if hasattr(os, "register_at_fork"):
