@@ -293,11 +293,6 @@ class TestErrors:
         assert len(caplog.records) == 2  # the guard's, and the dial's own
 
 
-def dial_itself(port):
-    """Self-connect by the source port. The plugin's fault is no use here: it is a layer, as the guard is."""
-    return socket.create_connection((HOST, port), source_address=(HOST, port))
-
-
 class TestOtherPatches:
     """Other patches of connect(), above the guard's or below it, in any order: nothing loops."""
 
@@ -320,14 +315,14 @@ class TestOtherPatches:
             if order != "below":
                 patch()
             with pytest.raises(safedial.SelfConnectError):
-                dial_itself(dead_port)
+                faults.dial_itself(dead_port)
             if order == "above":
                 monkeypatch.undo()
         assert seen == [(HOST, dead_port)]
         with safedial.guard(), pytest.raises(safedial.SelfConnectError):
-            dial_itself(dead_port)
+            faults.dial_itself(dead_port)
         monkeypatch.undo()
-        with dial_itself(dead_port) as sock:
+        with faults.dial_itself(dead_port) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         if order == "above, removed late":
             del socket.socket.connect  # that patch restored our method, which does nothing by now

@@ -18,26 +18,10 @@ import safedial
 from safedial import testing
 from safedial._clients import guard, guarded_connect, patch
 from safedial._tcp import steering
-from safedial._tcp.selfconnect import RESET
 from tests.support import faults
+from tests.support.faults import is_guarded
 
 HOST = "127.0.0.1"
-
-
-def dial_itself(port):
-    """Self-connect by the source port. The plugin's fault is no use here: it is a layer, as the guard is."""
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        sock.bind((HOST, port))
-        sock.connect((HOST, port))
-        return True
-
-
-def is_guarded(port):
-    try:
-        return not dial_itself(port)
-    except safedial.SelfConnectError:
-        return True
 
 
 class TestContexts:
@@ -306,7 +290,7 @@ class TestPatches:
             ours = socket.socket.connect
             monkeypatch.setattr(socket.socket, "connect", lambda sock, address: ours(sock, address))
         monkeypatch.setattr(socket.socket, "connect", ours)
-        assert dial_itself(dead_port)
+        assert not is_guarded(dead_port)
         monkeypatch.undo()
         with contextlib.suppress(AttributeError):
             del socket.socket.connect
@@ -330,7 +314,7 @@ class TestPatches:
         safedial.install()
         try:
             del socket.socket.connect
-            assert dial_itself(dead_port)
+            assert not is_guarded(dead_port)
             with safedial.guard():
                 assert is_guarded(dead_port)
         finally:

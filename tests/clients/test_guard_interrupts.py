@@ -14,8 +14,7 @@ import pytest
 import safedial
 from safedial import testing
 from safedial._clients import guard, patch
-from safedial._tcp.selfconnect import RESET
-from tests.support import interrupts
+from tests.support import faults, interrupts
 
 HOST = "127.0.0.1"
 PLAIN = socket.socket
@@ -38,20 +37,8 @@ def _nothing_patched_afterwards(monkeypatch):
     assert not patch._layers
 
 
-def dial_itself(port):
-    """Self-connect by the source port."""
-    with PLAIN(socket.AF_INET, socket.SOCK_STREAM) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        sock.bind((HOST, port))
-        sock.connect((HOST, port))
-        return True
-
-
 def is_guarded(port):
-    try:
-        return not dial_itself(port)
-    except safedial.SelfConnectError:
-        return True
+    return faults.is_guarded(port, PLAIN)
 
 
 @pytest.fixture

@@ -372,7 +372,7 @@ def patch_gevent_after_install(port):
 
     monkey.patch_all()
     try:
-        dial_itself(port).close()
+        faults.dial_itself(port).close()
     except OSError as error:
         found = type(error).__name__
     safedial.uninstall()
@@ -397,11 +397,6 @@ def restricted():
         del socket.socket.connect  # it was inherited before
 
 
-def dial_itself(port):
-    """Self-connect by the source port. The plugin's fault is no use here: it shares a patch with the guard."""
-    return socket.create_connection((HOST, port), source_address=(HOST, port))
-
-
 def assert_blocked(error, call, *args):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns, too
@@ -414,7 +409,7 @@ class TestPytestSocket:
         restricted.socket_allow_hosts([HOST])
         with safedial.guard():
             with pytest.raises(safedial.SelfConnectError):
-                dial_itself(dead_port)
+                faults.dial_itself(dead_port)
             with testing.Outage() as server:
                 socket.create_connection(server.address).close()
             assert_blocked(pytest_socket.SocketConnectBlockedError, socket.create_connection, ("192.0.2.1", 80))
@@ -424,12 +419,12 @@ class TestPytestSocket:
         """pytest-socket calls the connect that it found when it was imported, past the guard. Nothing loops."""
         with safedial.guard():
             restricted.socket_allow_hosts([HOST])
-            with dial_itself(dead_port) as sock:
+            with faults.dial_itself(dead_port) as sock:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             assert_blocked(pytest_socket.SocketConnectBlockedError, socket.create_connection, ("192.0.2.1", 80))
             restricted._remove_restrictions()
         with safedial.guard(), pytest.raises(safedial.SelfConnectError):
-            dial_itself(dead_port)
+            faults.dial_itself(dead_port)
 
     @pytest.mark.parametrize("order", ["disabled first", "guarded first"])
     def test_disabled(self, restricted, dead_port, order):
@@ -442,7 +437,7 @@ class TestPytestSocket:
             assert_blocked(pytest_socket.SocketBlockedError, socket.socket)
             restricted.enable_socket()
         with safedial.guard(), pytest.raises(safedial.SelfConnectError):
-            dial_itself(dead_port)
+            faults.dial_itself(dead_port)
 
     @pytest.mark.storm
     def test_its_plugin_beside_ours(self, pytester):

@@ -10,12 +10,31 @@ import threading
 
 import pytest
 
+import safedial
 from safedial import testing
 from safedial._tcp import steering
+from safedial._tcp.selfconnect import RESET
 from safedial.testing import faults as testing_faults
 from safedial.testing.holders import holders
 
 MEANS = ("option", "bind")
+
+
+def dial_itself(port):
+    """Self-connect by the source port, and return the socket. A fault of `testing` is a layer, as the guard is."""
+    return socket.create_connection(("127.0.0.1", port), source_address=("127.0.0.1", port))
+
+
+def is_guarded(port, kind=None):
+    """Return whether a self-connect to *port* of a socket of the class *kind*, by default socket.socket, is refused."""
+    with (kind or socket.socket)(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        sock.bind(("127.0.0.1", port))
+        try:
+            sock.connect(("127.0.0.1", port))
+        except safedial.SelfConnectError:
+            return True
+        return False
 
 
 def forks_among_threads(test):
