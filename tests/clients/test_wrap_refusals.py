@@ -1,13 +1,13 @@
 """What wrap() and connections() refuse, because nothing would be guarded, and what they warn of."""
 
 import asyncio
+import concurrent.futures
 import functools
 import gc
 import inspect
 import logging
 import socket
 import sqlite3
-import threading
 import unittest.mock
 import warnings
 
@@ -52,6 +52,12 @@ def warned(monkeypatch, caplog):
 
 def protect(name):
     return rf"use safedial\.adapters\.{name}\.protect\(\.\.\.\)"
+
+
+def in_a_thread(address):
+    """Connect where the guard of a call does not reach, as a client in C does."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(socket.create_connection, address).result()
 
 
 INSTALL = r"call safedial\.install\(\)"
@@ -187,15 +193,9 @@ class TestResults:
         assert "address=(host, port)" in line
 
     def test_connection_that_was_not_seen_is_warned_of_once(self, warned):
-        def in_a_thread():
-            thread = threading.Thread(target=lambda: made.append(socket.create_connection(server.address)))
-            thread.start()
-            thread.join()
-            return made.pop()
-
         with testing.Outage() as server:
             for _ in range(2):
-                safedial.wrap(in_a_thread)().close()
+                safedial.wrap(in_a_thread)(server.address).close()
         (line,) = warned()
         assert "in_a_thread connected in C, or in a thread or pool of its own, so nothing was guarded" in line
         assert "safedial.wrap(..., address=(host, port))" in line
@@ -293,15 +293,8 @@ class TestFalseAlarms:
 
     def test_wrapped_factory_in_a_reconnect_loop(self):
         """The loop sees no connect of a dialer in C whose port wrap() holds."""
-
-        def in_a_thread():
-            thread = threading.Thread(target=lambda: made.append(socket.create_connection(server.address)))
-            thread.start()
-            thread.join()
-            return made.pop()
-
         with testing.Outage() as server:
-            connect = safedial.wrap(in_a_thread, address=server.address)
+            connect = functools.partial(safedial.wrap(in_a_thread, address=server.address), server.address)
             with next(iter(safedial.connections(connect))):
                 pass
 
