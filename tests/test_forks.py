@@ -35,6 +35,32 @@ def test_none_of_200_children_hangs(kind):
     assert sum(hung(kind, 6) for _ in range(5)) == 0
 
 
+SLOW_IMPORT = """
+import asyncio, sys, threading, time
+import safedial
+
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "safedial.adapters":
+            began.set()
+            time.sleep(0.3)
+
+began = threading.Event()
+sys.meta_path.insert(0, Slow())
+threads = [threading.Thread(target=lambda: __import__("safedial.adapters"), daemon=True)]
+threads += [threading.Thread(target=lambda: began.wait() and safedial.adapters, daemon=True)]
+for each in threads:
+    each.start()
+for each in threads:
+    each.join(20)
+    assert not each.is_alive()
+"""
+
+
+def test_threads_that_load_the_adapters_in_two_ways_do_not_hang():
+    subprocess.run([sys.executable, "-c", SLOW_IMPORT], check=True, timeout=60)
+
+
 class Imports(ast.NodeVisitor):
     """Finds the imports in functions that are not inside ``with loading:``."""
 

@@ -61,11 +61,11 @@ _LATE = {
 
 def __getattr__(name: str) -> Any:
     """Load *name* when it is first used."""
-    if name != "adapters" and name not in _LATE:
+    if name == "adapters":  # not inside of _loading, which its own import may take
+        return _import_module(f"{__name__}.adapters")
+    if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     with _loading:
-        if name == "adapters":
-            return _import_module(f"{__name__}.adapters")
         value = globals()[name] = getattr(_import_module(f"{__name__}.{_LATE[name]}"), name)
     return value
 

@@ -3,7 +3,8 @@
 A fork copies a lock that another thread holds, and nobody releases it in the child. So it is with Python's own lock of
 a module that another thread imports just now: the child would wait for ever when it imports that module. What a dial
 needs is therefore loaded with safedial. What is to stay late, because it is heavy and few programs need it (asyncio,
-ssl, tenacity), is imported inside ``with loading:``.
+ssl, tenacity), is imported inside ``with loading:``. A module that takes `loading` while it is imported must not be
+imported inside of it: a thread that imports the module by a plain ``import`` takes the two locks in reverse order.
 """
 
 import os
