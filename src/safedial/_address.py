@@ -15,6 +15,7 @@ from typing import Any, SupportsIndex, TypeAlias, cast
 
 Host: TypeAlias = str | bytes | None
 Port: TypeAlias = int | str | None
+Address: TypeAlias = tuple[Host, Port]
 SockAddr: TypeAlias = tuple[Any, ...]
 AddrInfo: TypeAlias = tuple[int, int, int, str, SockAddr]
 

@@ -11,12 +11,12 @@ import weakref
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
-from safedial._address import SockAddr
+from safedial._address import Address, SockAddr
 from safedial._clients import patch
 from safedial._clients.attributes import Place
 from safedial._clients.drivers import FINDERS
 from safedial._clients.guard import hooks_here, is_installed
-from safedial._clients.hold import Address, holding, resolved
+from safedial._clients.hold import holding, resolved
 from safedial._clients.option_files import mysql_options
 from safedial._retry.transient import error_type
 from safedial._steps import finish

@@ -4,14 +4,14 @@ import contextlib
 import functools
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safedial._clients.awaitables import Step, dials_later, dials_when_entered
 from safedial._clients.drivers import DIAL_LATER
 from safedial._clients.factories import Factory, address_in
 from safedial._clients.failures import Failures
 from safedial._clients.guard import inside, is_installed
-from safedial._clients.hold import Address, holding, resolved
+from safedial._clients.hold import holding, resolved
 from safedial._clients.refusals import judge
 from safedial._clients.sockets import close_async, close_quietly, self_connect_of
 from safedial._forks import loading
@@ -21,6 +21,9 @@ from safedial._retry.progress import Progress
 from safedial._steps import running_trio
 from safedial.errors import SelfConnectError
 from safedial.events import EventKind, warn
+
+if TYPE_CHECKING:
+    from safedial._address import Address
 
 
 class Call(Progress):

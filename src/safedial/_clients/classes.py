@@ -7,8 +7,8 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from safedial._address import Address
 from safedial._clients.factories import Factory
-from safedial._clients.hold import Address
 
 
 def driver_class(factory: Factory, wrapped: Callable[[Factory], Any]) -> type:

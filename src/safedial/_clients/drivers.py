@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from safedial._address import Address
 from safedial._clients.factories import Finder, packages_of
-from safedial._clients.hold import Address
 from safedial._clients.option_files import service
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
-from safedial._clients.hold import Address
+from safedial._address import Address
 from safedial.events import OnEvent
 
 # Takes the arguments of a factory, and returns the addresses that it will dial. May import its driver.

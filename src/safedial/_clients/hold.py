@@ -5,15 +5,12 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Generator, Iterable
-from typing import TypeAlias
 
-from safedial._address import AddrInfo, Host, Port, SockAddr, checked, describe, family_of
+from safedial._address import Address, AddrInfo, Host, Port, SockAddr, checked, describe, family_of
 from safedial._clients.held import Held
 from safedial._clients.never_entered import warn_never_entered
 from safedial._steps import in_event_loop, in_thread
 from safedial.events import log
-
-Address: TypeAlias = tuple[str | bytes | None, int | str | None]
 
 
 class Hold:

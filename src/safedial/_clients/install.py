@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
-from safedial._address import check_host, check_port, describe, pair, shown
+from safedial._address import Address, check_host, check_port, describe, pair, shown
 from safedial._clients import attributes, c_drivers, green, patch, unreached
 from safedial._clients.guard import guard_all, unguard_all
-from safedial._clients.hold import Address
 from safedial._clients.hold import hold as hold_port
 from safedial._clients.import_hook import Imported, Watch
 from safedial.events import OnEvent, check_hook

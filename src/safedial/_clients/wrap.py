@@ -6,13 +6,12 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar, get_args, get_origin, overload
 
-from safedial._address import checked
+from safedial._address import Address, checked
 from safedial._clients.awaitables import made_later, wait
 from safedial._clients.call import Call
 from safedial._clients.classes import calling_class, driver_class
 from safedial._clients.drivers import finder_for, no_addresses
 from safedial._clients.factories import Factory, Finder
-from safedial._clients.hold import Address
 from safedial._clients.refusals import check_factory, mark, takes_factory_alone
 from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy
 from safedial._steps import finish

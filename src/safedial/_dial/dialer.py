@@ -3,17 +3,15 @@
 import socket
 import sys
 from dataclasses import dataclass
-from typing import TypeAlias, Unpack
+from typing import Unpack
 
-from safedial._address import Host, Port, checked
+from safedial._address import Address, checked
 from safedial._dial import blocking
 from safedial._dial.settings import BlockingResolver, DialOptions, Settings, Timeout, check_source, checked_timeout
 from safedial._forks import loading
 from safedial._retry.argument import DEFAULT
 from safedial._steps import in_event_loop
 from safedial.events import warn
-
-_Address: TypeAlias = tuple[Host, Port]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -75,11 +73,11 @@ class Dialer(Settings):
             with loading:  # now rather than in the event loop
                 from safedial._dial import aio as aio
 
-    def dial(self, address: _Address, *, all_errors: bool = False) -> socket.socket:
+    def dial(self, address: Address, *, all_errors: bool = False) -> socket.socket:
         """Connect to *address*, a (host, port) pair, and return a blocking socket. See `safe_connect`."""
         return blocking.dial(self, address, self.timeout, self.source_address, all_errors)
 
-    async def dial_async(self, address: _Address, *, all_errors: bool = False) -> socket.socket:
+    async def dial_async(self, address: Address, *, all_errors: bool = False) -> socket.socket:
         """Connect in any asyncio event loop, and return a non-blocking socket. See `dial` and `open_connection`."""
         with loading:
             import asyncio
@@ -122,7 +120,7 @@ def _look_for_an_event_loop() -> None:
 
 
 def safe_connect(
-    address: _Address,
+    address: Address,
     timeout: Timeout = DEFAULT,
     source_address: tuple[str, int] | None = None,
     *,

@@ -21,6 +21,7 @@ import ssl
 import sys
 from typing import Any, Self, Unpack, cast
 
+from safedial._address import Address
 from safedial._clients.guard import inside
 from safedial._dial.dialer import ConnectOptions, Dialer
 from safedial._dial.replaced import is_theirs
@@ -89,7 +90,7 @@ class SSLSocket(socket, ssl.SSLSocket):
 
 
 def create_connection(
-    address: tuple[str | bytes | None, int | str | None],
+    address: Address,
     timeout: Timeout = DEFAULT,
     source_address: tuple[str, int] | None = None,
     *,

@@ -5,9 +5,9 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from safedial._address import Address
 from safedial._clients.drivers import FINDERS
 from safedial._clients.guard import inside
-from safedial._clients.hold import Address
 from safedial._clients.wrap import wrapped
 from safedial._dial.replaced import is_theirs
 from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy
