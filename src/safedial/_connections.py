@@ -14,7 +14,8 @@ from safedial._clients.call import Call
 from safedial._clients.drivers import finder_for, no_addresses
 from safedial._clients.factories import Factory
 from safedial._clients.failures import Failures
-from safedial._clients.refusals import UNMARKED, check_factory, mark_of, refusal
+from safedial._clients.marks import UNMARKED, mark_of
+from safedial._clients.refusals import check_factory, refusal, takes_one
 from safedial._clients.sockets import close_async, close_quietly, enter, enter_async
 from safedial._dial import blocking
 from safedial._forks import loading

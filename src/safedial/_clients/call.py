@@ -12,7 +12,7 @@ from safedial._clients.factories import Factory, address_in
 from safedial._clients.failures import Failures
 from safedial._clients.guard import inside, is_installed
 from safedial._clients.hold import holding, resolved
-from safedial._clients.refusals import judge
+from safedial._clients.refusals import judge, warn_of_failure, warn_of_later_dials
 from safedial._clients.sockets import close_async, close_quietly, self_connect_of
 from safedial._forks import loading
 from safedial._retry.argument import DEFAULT, policy_after
@@ -126,14 +126,20 @@ class Call(Progress):
         # This call does not dial yet, and is made in a loop, which a resolver must not block.
         later = step is None and self.client is not None and self.client.partition(".")[0] in DIAL_LATER
         sockaddrs = await resolved(() if later else self._addresses, blocking=self._blocking)
-        with inside() as entry, holding(sockaddrs):
-            returned = self._make() if first is None else first
-            if step is not None:
-                returned = await step(returned)
-            elif self.take is not None:
-                returned = self.take(returned)
-            else:
-                self.unfinished = dials_later(returned) or (dials_when_entered(returned) and not entry.dials)
+        entry = inside()
+        try:
+            with entry, holding(sockaddrs):
+                returned = self._make() if first is None else first
+                if step is not None:
+                    returned = await step(returned)
+                elif self.take is not None:
+                    returned = self.take(returned)
+                else:
+                    self.unfinished = dials_later(returned) or (dials_when_entered(returned) and not entry.dials)
+        except Exception as error:
+            if self._is_judged() and not (entry.dials or self._addresses or self._factory.guarded):
+                warn_of_failure(self._factory, error)
+            raise
         if self.unfinished:
             return returned
         self._factory.guarded |= bool(entry.dials or self._addresses)
@@ -162,10 +168,16 @@ class Call(Progress):
         if met_itself is not None:
             warn("%s", met_itself.strerror)
             return met_itself
+        if not judged or not self._is_judged():
+            return None
         # If one call was guarded, a later one that returns the same connection is right.
-        if not judged or self._factory.argument is None or self._factory.guarded or is_installed():
+        if self._factory.guarded:
+            warn_of_later_dials(self._factory, returned)
             return None
         return judge(self._factory, returned)
+
+    def _is_judged(self) -> bool:
+        return self._factory.argument is not None and not is_installed()
 
     async def _discard(self, returned: Any) -> None:
         if type(returned) is int:

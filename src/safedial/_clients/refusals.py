@@ -2,62 +2,39 @@
 
 import functools
 import inspect
+import socket
 import sys
-from collections.abc import Callable, Container
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any, TypeVar, cast
 
 from safedial._clients.awaitables import dials_later
 from safedial._clients.drivers import FINDERS, finder_for
 from safedial._clients.factories import Factory, bare, name_of, packages_of
 from safedial._clients.guard import is_installed
+from safedial._clients.lines import INSTALL, line_for, line_in_c, owner_of
+from safedial._clients.marks import UNMARKED, is_protected, mark_of
 from safedial._clients.sockets import is_connected, is_tcp, socket_of
 from safedial._retry.argument import DEFAULT
+from safedial._retry.kinds import Verdict
+from safedial._retry.transient import errors_of, verdict
 from safedial.events import warn
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_INSTALL = "call safedial.install() first"
-_HOLD = "hold its port for as long as it lives, by safedial.hold((host, port))"
-_POOL = ("Pool", "create_pool")
-_RESP = ("BlockingConnectionPool", "ConnectionPool", "Sentinel", "from_url")
-_HTTP_POOL = ("HTTPConnectionPool", "HTTPSConnectionPool", "PoolManager", "ProxyManager")
-_SQLALCHEMY = ("AsyncEngine", "AsyncSession", "Engine", "Session", "create_async_engine", "create_engine")
-# By the library that has an adapter with protect(): its clients, and the functions that make them.
-ADAPTERS: dict[str, tuple[str, ...]] = {
-    "aiohttp": ("ClientSession", "TCPConnector"),
-    "httpx": ("AsyncClient", "Client"),
-    "redis": ("Redis", "StrictRedis", *_RESP),
-    "requests": ("Session", "session"),
-    "sqlalchemy": (*_SQLALCHEMY, "async_sessionmaker", "sessionmaker"),
-    "urllib3": _HTTP_POOL,
-    "valkey": ("StrictValkey", "Valkey", *_RESP),
-}
-# Clients that dial when they are used, or in threads of their own: by package, the names of the classes, and of the
-# functions that make them (None: all), and the line that guards them.
-_LINES: dict[str, tuple[Container[str] | None, str]] = {
-    **{name: (names, f"use safedial.adapters.{name}.protect(...)") for name, names in ADAPTERS.items()},
-    **dict.fromkeys(("aiomysql", "aiopg", "asyncmy"), (_POOL, _INSTALL)),
-    **dict.fromkeys(("motor", "pymongo"), (None, _INSTALL)),
-    "asyncpg": (_POOL, "give the pool connect=safedial.wrap(asyncpg.connect)"),
-    "aiokafka": (("AIOKafkaConsumer", "AIOKafkaProducer"), _INSTALL),
-    "grpc": (("Channel", "insecure_channel", "secure_channel"), _HOLD),
-    "kafka": (("KafkaAdminClient", "KafkaConsumer", "KafkaProducer"), _INSTALL),
-    "psycopg_pool": (None, f"give the pool connection_class=safedial.wrap(psycopg.Connection), or {_INSTALL}"),
-    "zmq": (("Context", "Socket"), _HOLD),
-}
 # Databases in a file, and the mocks of unit tests: there is nothing to guard.
 _WITHOUT_NETWORK = frozenset({"_duckdb", "aiosqlite", "duckdb", "sqlite3", "unittest"})
 _UNSEEN = (
     "connected in C, or in a thread or pool of its own, so nothing was guarded. Give its address, and the port is "
     "held: safedial.wrap(..., address=(host, port))"
 )
+_FAILED = "failed, and safedial saw it make no connection, so nothing was guarded."
 _NOTHING = "made no connection that safedial could see, so nothing was guarded."
 _OTHERWISE = (
-    f"If it dials when it is used, or in a thread, {_INSTALL}. If it dials in C, in the call, give its address, so "
+    f"If it dials when it is used, or in a thread, {INSTALL}. If it dials in C, in the call, give its address, so "
     "that the port is held: safedial.wrap(..., address=(host, port)). If it does so later, hold the port for as long: "
     "safedial.hold((host, port))"
 )
-UNMARKED = object()
 # By the argument: the right line, what it takes, and the line for a URL.
 _WORDS = {
     "factory": ("wrap(connect)", "a function or class that connects", "wrap(connect)(url)"),
@@ -67,23 +44,55 @@ _WORDS = {
         "connections(functools.partial(connect, url))",
     ),
 }
+_CALLED = "wrap(connect)(host, port)"
+# By an argument that `wrap` does not take: what is right.
+_MEANT = {
+    "dialer": "give it the Dialer's policy: wrap(connect, policy=...); or dial with dialer.dial(address) in the factory",
+    "timeout": "give it to the client: wrap(connect)(..., timeout=...); for a limit of all rounds: "
+    "policy=safedial.reconnect(within=...)",
+    **dict.fromkeys(("host", "port"), "the address that a factory dials in C is address=(host, port)"),
+    **dict.fromkeys(("retry", "retries", "within"), "write policy=safedial.reconnect(within=...)"),
+}
 # The factories that were warned of.
 _warned: set[object] = set()
 
 
-def takes_factory_alone(function: F) -> F:
-    """Refuse more than one positional argument, in words that help: ``wrap(connect, "db", 5432)``."""
+def takes_one(function: F) -> F:
+    """Refuse other arguments than one factory or target and the known keywords, in words that help."""
+    parameters = inspect.signature(function).parameters.values()
+    first = next(iter(parameters)).name
+    known = None if any(each.kind is each.VAR_KEYWORD for each in parameters) else {each.name for each in parameters}
 
     @functools.wraps(function)
     def checked(*args: Any, **kwds: Any) -> Any:
-        if len(args) > 1:
-            raise TypeError(
-                "wrap() takes a factory, and policy=, address= and on_event= by name. "
-                "What the factory takes goes to what wrap() returns: wrap(connect)(host, port)"
-            )
+        unknown = [] if known is None else [name for name in kwds if name not in known]
+        if len(args) != 1 - (first in kwds) or unknown:
+            raise TypeError(_shape(function.__name__, first, args, unknown))
         return function(*args, **kwds)
 
     return cast("F", checked)
+
+
+def _shape(name: str, first: str, args: tuple[Any, ...], unknown: list[str]) -> str:
+    """Return what is wrong with a call of `wrap` or `connections`, and the right line."""
+    if name == "connections":
+        if not args:
+            return 'connections() takes a target: connections(("db", 5432)) or connections(connect)'
+        if callable(args[0]):
+            return "connections() takes a function without arguments: connections(functools.partial(connect, ...))"
+        return 'connections() takes one target, and an address is a pair: connections(("db", 5432))'
+    if unknown:
+        hint = _MEANT.get(unknown[0], f"what the factory takes goes to what wrap() returns: {_CALLED}")
+        return f"wrap() takes policy=, address= and on_event=, not {unknown[0]}=: {hint}"
+    if not args:
+        return (
+            "wrap() takes a factory: write wrap(connect, policy=...). "
+            f"As a decorator with arguments: @functools.partial(safedial.wrap, policy=...) (no {first} was given)"
+        )
+    return (
+        "wrap() takes a factory, and policy=, address= and on_event= by name. "
+        f"What the factory takes goes to what wrap() returns: {_CALLED}"
+    )
 
 
 def check_factory(argument: str, factory: Any) -> None:
@@ -96,13 +105,17 @@ def check_factory(argument: str, factory: Any) -> None:
         raise TypeError(f"{argument} must be {wanted}, not {given}: write {call}, before the connect is called")
     if isinstance(factory, str | bytes):
         raise TypeError(f"{argument} must be {wanted}, not {given}; for a URL write {url}")
-    line = line_for(factory if callable(factory) else type(factory))
-    if line is not None and not is_installed():
-        raise TypeError(f"{argument}: {name_of(factory)} dials when it is used, and not in the call: {line}")
+    line = line_for(factory)
+    if line is not None and not is_installed() and not is_protected(factory):
+        raise TypeError(f"{argument}: {name_of(factory)} dials when it is used, and not (only) in the call: {line}")
+    if (line := line_in_c(factory)) is not None and not is_installed():
+        raise TypeError(f"{argument}: {name_of(factory)} dials in C, in threads of its library: {line}")
     if socket_of(factory) is not None and not isinstance(factory, int):
         raise TypeError(f"{argument} must be {wanted}, not {given}, a connection: wrap the function that makes it")
     if not callable(factory):
-        raise TypeError(f"{argument} must be {wanted}, not {given}")
+        hint = f": write {call.replace('connect)', f'{factory.__name__}.connect)')}" if hasattr(factory, "connect") else ""
+        hint = hint if isinstance(factory, ModuleType) else ""
+        raise TypeError(f"{argument} must be {wanted}, not {given}{hint}")
     tenacity = sys.modules.get("tenacity")  # who has a policy has imported it
     if tenacity is not None and isinstance(factory, tenacity.BaseRetrying):
         raise TypeError(f"{argument} must be {wanted}, not a policy: write {call[:-1]}, policy=...)")
@@ -116,31 +129,10 @@ def check_factory(argument: str, factory: Any) -> None:
         )
 
 
-def mark(wrapped: Any, policy: Any) -> Any:
-    """Note on *wrapped*, a result of `wrap`, which *policy* it has. Return it."""
-    wrapped._safedial_policy = policy
-    return wrapped
-
-
-def mark_of(factory: Any) -> Any:
-    """Return the policy that `mark` noted, or UNMARKED. Other people's decorators keep it: functools.wraps() does."""
-    return inspect.getattr_static(bare(factory), "_safedial_policy", UNMARKED)
-
-
-def line_for(thing: Any) -> str | None:
-    """Return the line that guards *thing*, a client's class, or the function that makes one; None if unknown."""
-    thing = bare(thing)
-    for each in thing.__mro__ if isinstance(thing, type) else (thing,):
-        names, line = _LINES.get(packages_of(each)[0], ((), ""))
-        if names is None or getattr(each, "__name__", "") in names:
-            return line
-    return None
-
-
 def refusal(factory: Factory, returned: Any) -> TypeError | None:
     """Return an error if *factory* *returned* a client that is known to dial when it is used."""
     for each in _things(returned):
-        if line := line_for(type(each)):
+        if (line := line_for(type(each))) and not is_protected(each):
             text = f"returned a client that dials when it is used, {name_of(type(each))}: {line}"
             return TypeError(f"{factory.argument}: {factory.name} {text}")
     return None
@@ -154,6 +146,8 @@ def judge(factory: Factory, returned: Any) -> TypeError | None:
     """
     if (error := refusal(factory, returned)) is not None:
         return error
+    if any(line_for(type(each)) for each in _things(returned)):  # it is protected
+        return None
     found, known = socket_of(returned), finder_for(factory.make) is not None
     packages = {package for each in _things(returned) for package in packages_of(type(each))}
     if is_connected(found) or (found is None and not known and packages & FINDERS.keys()):
@@ -166,13 +160,41 @@ def judge(factory: Factory, returned: Any) -> TypeError | None:
     return None
 
 
+def warn_of_later_dials(factory: Factory, returned: Any) -> None:
+    """Warn, once, if the client that *factory* *returned* dials again by itself, out of the guard of the call."""
+    clients = [("returned", each) for each in _things(returned)]
+    if line_for(type(owner := owner_of(factory.make))) == INSTALL:  # it connects again in a task or thread of its own
+        clients.append(("is a method of", owner))
+    for verb, client in clients:
+        if (line := line_for(type(client))) and not is_protected(client):
+            line += ", inside this function" * (line != INSTALL)
+            name = name_of(type(client))
+            _warn(factory, f"{verb} {name}, which dials again by itself later, unguarded: {line}", about=client)
+
+
+def warn_of_failure(factory: Factory, error: Exception) -> None:
+    """Warn, once, if *error* looks like that of a dial. *factory* raised it in a call in which nothing was guarded."""
+    if finder_for(factory.make) is None and _is_dials(error):
+        line = line_for(type(owner_of(factory.make)))
+        _warn(factory, f"{_FAILED} {line or _OTHERWISE}")
+
+
+def _is_dials(error: Exception) -> bool:
+    # A guarded client whose name does not resolve makes no connect.
+    if any(isinstance(each, socket.gaierror) for each in errors_of(error)):
+        return False
+    kinds = type(error).__mro__
+    of_driver = FINDERS.keys() & {*packages_of(type(error))} and any(k.__name__ == "OperationalError" for k in kinds)
+    return bool(of_driver) or verdict(error) is Verdict.TRANSIENT
+
+
 def _things(returned: Any) -> list[Any]:
     return list(returned) if issubclass(type(returned), tuple) else [returned]
 
 
-def _warn(factory: Factory, text: str) -> None:
+def _warn(factory: Factory, text: str, about: Any = None) -> None:
     # A factory may be wrapped again for each call, so it is known by its code.
-    key = getattr(bare(factory.make), "__code__", factory.name)
+    key = getattr(bare(factory.make), "__code__", factory.name), type(about)
     if key not in _warned:
         _warned.add(key)
         warn("%s %s", factory.name, text)

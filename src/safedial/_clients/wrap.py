@@ -12,7 +12,8 @@ from safedial._clients.call import Call
 from safedial._clients.classes import calling_class, driver_class
 from safedial._clients.drivers import finder_for, no_addresses
 from safedial._clients.factories import Factory, Finder
-from safedial._clients.refusals import check_factory, mark, takes_factory_alone
+from safedial._clients.marks import mark
+from safedial._clients.refusals import check_factory, takes_one
 from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy
 from safedial._steps import finish
 from safedial.events import OnEvent, check_hook
@@ -52,7 +53,7 @@ def wrap(
 ) -> Callable[P, T]: ...
 
 
-@takes_factory_alone
+@takes_one
 def wrap(
     factory: Any,
     *,

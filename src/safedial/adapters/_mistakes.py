@@ -4,7 +4,7 @@ import inspect
 from types import ModuleType
 from typing import Any
 
-from safedial._clients.refusals import ADAPTERS
+from safedial._clients.lines import ADAPTERS
 
 
 def mistaken(argument: str, wanted: str, given: Any, instead: str, adapter: str) -> TypeError:

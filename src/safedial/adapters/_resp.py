@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from safedial._clients.marks import note_protected
 from safedial._dial.dialer import Dialer
 from safedial._dial.replaced import is_theirs
 from safedial._forks import loading
@@ -152,6 +153,7 @@ class Library:
                 instead = f"protect({name}.{name.capitalize()}.from_url(url))"
                 raise mistaken("client", wanted, client, instead, name)
             self._replace_class(pool, dialer)
+        note_protected(client)
         return client
 
     def _protect_sentinel(self, sentinel: Any, dialer: Dialer | None) -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 from typing_extensions import override
 
 from safedial._clients.drivers import no_addresses
+from safedial._clients.marks import note_protected
 from safedial._clients.wrap import wrapped
 from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy
 from safedial.adapters import needs, takes_policy
@@ -66,6 +67,7 @@ def protect(session: S, *, policy: PolicyArgument = DEFAULT, on_event: OnEvent |
         return made
 
     own._create_connection = wrapped(create, no_addresses, policy, on_event)
+    note_protected(connector)
     return session
 
 

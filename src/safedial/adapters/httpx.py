@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from typing_extensions import override
 
 from safedial._clients.guard import inside
+from safedial._clients.marks import note_protected
 from safedial._dial.dialer import Dialer
 from safedial._dial.replaced import is_theirs
 from safedial._retry.argument import DEFAULT
@@ -103,6 +104,7 @@ def protect(client: C, *, dialer: Dialer | None = None) -> C:
     for transport in transports:
         if isinstance(transport, kind):
             _replace_backend(transport, backend)
+    note_protected(client)
     return client
 
 

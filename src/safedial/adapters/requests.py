@@ -4,6 +4,7 @@ from typing import Any, TypeVar, cast
 
 from typing_extensions import override
 
+from safedial._clients.marks import note_protected
 from safedial._dial.dialer import Dialer
 from safedial.adapters import TakesDialer, needs, takes_dialer
 from safedial.adapters._mistakes import mistaken
@@ -48,6 +49,7 @@ def protect(session: S, *, dialer: Dialer | None = None, **kwds: Any) -> S:
             settings = {name: getattr(replaced, f"_{name}") for name in _POOL_SETTINGS}
             settings["max_retries"] = cast("Any", replaced).max_retries
         session.mount(prefix, SafeHTTPAdapter(dialer=dialer, **(settings | kwds)))
+    note_protected(session)
     return session
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from safedial._address import Address
 from safedial._clients.drivers import FINDERS
 from safedial._clients.guard import inside
+from safedial._clients.marks import note_protected
 from safedial._clients.wrap import wrapped
 from safedial._dial.replaced import is_theirs
 from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy
@@ -76,6 +77,7 @@ def protect(engine: E, *, policy: PolicyArgument = DEFAULT, on_event: OnEvent | 
         )
     dialect.connect = _safe_connect(dialect, policy, on_event)
     pool._creator = _guarded(creator)
+    note_protected(pool._creator)  # which engine.dispose() gives to the next pool
     return engine
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from typing_extensions import override
 
 from safedial._clients.guard import inside
+from safedial._clients.marks import note_protected
 from safedial._dial.dialer import Dialer
 from safedial._dial.replaced import is_theirs
 from safedial.adapters import TakesDialer, _others, checked_dialer, merged, needs, takes_dialer
@@ -165,6 +166,7 @@ def protect(pool: P, *, dialer: Dialer | None = None) -> P:
     else:
         wanted = "a PoolManager or an HTTPConnectionPool of urllib3"
         raise mistaken("pool", wanted, pool, "protect(urllib3.PoolManager())", "urllib3")
+    note_protected(pool)
     return pool
 
 
