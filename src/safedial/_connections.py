@@ -22,8 +22,8 @@ from safedial._forks import loading
 from safedial._reconnect_loop import AsyncLoop, BlockingLoop, Once
 from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy
 from safedial._retry.progress import Progress
-from safedial._steps import running_trio
-from safedial.events import check_hook
+from safedial._steps import in_event_loop, running_trio
+from safedial.events import check_hook, warn
 
 if TYPE_CHECKING:
     import asyncio
@@ -73,6 +73,7 @@ def connections(
 ) -> "Connections[T, Never]": ...
 
 
+@takes_one
 def connections(
     target: Any, *, policy: PolicyArgument = DEFAULT, stable_after: float = 10.0, **options: Any
 ) -> "Connections[Any, Any]":
@@ -141,6 +142,7 @@ class Connections(Generic[S, A]):
 
     def __iter__(self) -> Iterator[AbstractContextManager[S]]:
         """Begin a loop in blocking code."""
+        _look_for_an_event_loop()
         if callable(self._target):
             failures: type[Exception] = Exception
             progress, once = _calls(self._target, **self._options, blocking=True)
@@ -169,6 +171,28 @@ class Connections(Generic[S, A]):
         loop: Any = AsyncLoop(progress, once, failures, self._policy, self._stable_after)
         return cast("AsyncIterator[AbstractAsyncContextManager[A]]", loop)
 
+    if not TYPE_CHECKING:  # type checkers know that a loop can't be entered
+
+        def __enter__(self) -> Never:
+            raise TypeError(_LOOP)
+
+        __exit__ = __aenter__ = __aexit__ = __enter__
+
+
+_LOOP = (
+    "connections() returns a loop: write `for connection in connections(...):`, and inside `with connection as ...:`; "
+    "in a coroutine `async for` and `async with`"
+)
+_warned = False
+
+
+def _look_for_an_event_loop() -> None:
+    """Warn, once, if a loop of `connections` blocks an event loop."""
+    global _warned
+    if not _warned and in_event_loop():
+        _warned = True
+        warn("%s", "for ... in connections(...) blocks the event loop of this thread; in a coroutine, use async for")
+
 
 def _calls(factory: Callable[[], Any], on_event: Any = None, *, blocking: bool) -> tuple[Progress, Once]:
     """Return a call of *factory*, and one round of it: (what it returned, what that gave when it was entered)."""
@@ -182,7 +206,9 @@ def _calls(factory: Callable[[], Any], on_event: Any = None, *, blocking: bool) 
     async def once() -> Any:
         failures = Failures()
         try:
-            return await call.one_round(failures, step)
+            made = await call.one_round(failures, step)
+            call.guard_reconnects(made[0], DEFAULT)
+            return made
         finally:
             failures.clear()
 

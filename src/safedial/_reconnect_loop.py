@@ -6,7 +6,7 @@ at once is dialed less and less often. May import what `_connections` may.
 
 import errno
 from collections.abc import Awaitable, Callable
-from typing import Any, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Never, Self, TypeAlias, cast
 
 from safedial._clients.failures import Failures
 from safedial._clients.sockets import leave, leave_async
@@ -26,6 +26,7 @@ class _Loop:
     """One reconnect loop. It has one connection at a time, so it is the iterator and the context manager too."""
 
     blocking: bool
+    line: str
 
     def __init__(
         self, progress: Progress, once: Once, failures: type[Exception], policy: Any, stable_after: float
@@ -43,6 +44,11 @@ class _Loop:
         self._connection: Any = None
         self._since = 0.0
         self._outside: Failures | None = None
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Never:
+            raise AttributeError(f"the connection has no {name!r} before it is entered: write {self.line}")
 
     def _offer(self) -> None:
         if self._offered or self._entered:
@@ -139,6 +145,7 @@ class BlockingLoop(_Loop):
     """The loop of ``for`` and ``with``."""
 
     blocking = True
+    line = "`with connection as sock:`"
 
     def __iter__(self) -> Self:
         return self
@@ -162,6 +169,12 @@ class AsyncLoop(_Loop):
     """The loop of ``async for`` and ``async with``, in asyncio and trio."""
 
     blocking = False
+    line = "`async with connection as (reader, writer):`"
+
+    if not TYPE_CHECKING:
+
+        def __iter__(self) -> Never:  # async for reader, writer in ...
+            raise TypeError(f"the connection can't be unpacked before it is entered: write {self.line}")
 
     def __aiter__(self) -> Self:
         return self

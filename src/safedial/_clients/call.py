@@ -6,21 +6,22 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from safedial._clients.awaitables import Step, dials_later, dials_when_entered
+from safedial._clients.awaitables import Step, dials_later, dials_when_entered, made_later
 from safedial._clients.drivers import DIAL_LATER
-from safedial._clients.factories import Factory, address_in
+from safedial._clients.factories import Factory, Finder, address_in
 from safedial._clients.failures import Failures
 from safedial._clients.guard import inside, is_installed
 from safedial._clients.hold import holding, resolved
+from safedial._clients.reconnects import guard_reconnects
 from safedial._clients.refusals import judge, warn_of_failure, warn_of_later_dials
 from safedial._clients.sockets import close_async, close_quietly, self_connect_of
 from safedial._forks import loading
 from safedial._retry.argument import DEFAULT, policy_after
 from safedial._retry.multiple import with_shared_errno
 from safedial._retry.progress import Progress
-from safedial._steps import running_trio
+from safedial._steps import finish, running_trio
 from safedial.errors import SelfConnectError
-from safedial.events import EventKind, warn
+from safedial.events import EventKind, OnEvent, warn
 
 if TYPE_CHECKING:
     from safedial._address import Address
@@ -67,6 +68,17 @@ class Call(Progress):
 
     async def dial(self, policy: Any, step: Step | None, first: Any = None) -> Any:
         """Return a connection, or raise once the policy is done. The arguments are those of `one_round`."""
+        made = await self._dial(policy, step, first)
+        if not self.unfinished:
+            self.guard_reconnects(made, policy)
+        return made
+
+    def guard_reconnects(self, connection: Any, policy: Any) -> None:
+        """Let a driver's *connection* dial again as safely as it was made, and under *policy*."""
+        if self._is_judged():
+            guard_reconnects(connection, self._addresses, functools.partial(_dialing, policy, self.on_event))
+
+    async def _dial(self, policy: Any, step: Step | None, first: Any) -> Any:
         self.find_addresses()
         failures = Failures()
         once = functools.partial(self.one_round, failures, step)
@@ -187,3 +199,23 @@ class Call(Progress):
             close_quietly(returned)
         else:
             await close_async(returned, at_once=True)
+
+
+def called(
+    factory: Factory, policy: Any, make: Callable[..., Any], args: tuple[Any, ...], kwds: Mapping[str, Any]
+) -> Any:
+    """Call *make*, in place of the *factory*'s own, under *policy*. Return what it returns, made safe to await."""
+    call = Call(factory, args, kwds, blocking=True, make=make)
+    returned: Any = finish(call.dial(policy, None))
+    if not call.unfinished:
+        return returned
+    return made_later(
+        returned, functools.partial(call.dial_later, policy, returned), functools.partial(call.one_step, returned)
+    )
+
+
+def _dialing(policy: Any, on_event: OnEvent | None, dial: Callable[..., Any], find: Finder) -> Callable[..., Any]:
+    def safe(*args: Any, **kwds: Any) -> Any:
+        return called(Factory(dial, find, on_event), policy, dial, args, kwds)
+
+    return safe

@@ -1,15 +1,13 @@
 """The clients that dial again by themselves, and for each the line that guards it. Pure."""
 
 from collections.abc import Container
-from types import MethodType
+from types import MethodType, ModuleType
 from typing import Any
 
 from safedial._clients.factories import bare, packages_of
 
 INSTALL = "call safedial.install() first"
-_HOLD = (
-    "hold its port for as long as it lives, by safedial.install(hold=[(host, port)]) or safedial.hold((host, port))"
-)
+_HOLD = "hold its port for as long as it lives, by safedial.install(hold=[(host, port)]) or safedial.hold((host, port))"
 _POOL = ("Pool", "create_pool")
 _RESP = ("BlockingConnectionPool", "ConnectionPool", "Sentinel", "from_url")
 _HTTP_POOL = ("HTTPConnectionPool", "HTTPSConnectionPool", "PoolManager", "ProxyManager")
@@ -58,10 +56,10 @@ _IN_C = frozenset({"grpc", "zmq"})
 def line_for(thing: Any) -> str | None:
     """Return the line that guards *thing*: a client, its class, or the function that makes one. None if unknown."""
     thing = bare(thing)
-    if not hasattr(thing, "__name__"):
+    if isinstance(thing, ModuleType) or not hasattr(thing, "__name__"):
         thing = type(thing)
     for each in thing.__mro__ if isinstance(thing, type) else (thing,):
-        names, line = _LINES.get(str(each.__module__)) or _LINES.get(packages_of(each)[0], ((), ""))
+        names, line = _LINES.get(str(getattr(each, "__module__", None))) or _LINES.get(packages_of(each)[0], ((), ""))
         if names is None or getattr(each, "__name__", "") in names:
             return line
     return None

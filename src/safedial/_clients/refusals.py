@@ -47,7 +47,7 @@ _WORDS = {
 _CALLED = "wrap(connect)(host, port)"
 # By an argument that `wrap` does not take: what is right.
 _MEANT = {
-    "dialer": "give it the Dialer's policy: wrap(connect, policy=...); or dial with dialer.dial(address) in the factory",
+    "dialer": "give it the policy alone, wrap(connect, policy=...), or dial with dialer.dial(address) in the factory",
     "timeout": "give it to the client: wrap(connect)(..., timeout=...); for a limit of all rounds: "
     "policy=safedial.reconnect(within=...)",
     **dict.fromkeys(("host", "port"), "the address that a factory dials in C is address=(host, port)"),
@@ -107,14 +107,14 @@ def check_factory(argument: str, factory: Any) -> None:
         raise TypeError(f"{argument} must be {wanted}, not {given}; for a URL write {url}")
     line = line_for(factory)
     if line is not None and not is_installed() and not is_protected(factory):
-        raise TypeError(f"{argument}: {name_of(factory)} dials when it is used, and not (only) in the call: {line}")
+        raise TypeError(f"{argument}: {name_of(factory)} dials when it is used, and not only in the call: {line}")
     if (line := line_in_c(factory)) is not None and not is_installed():
         raise TypeError(f"{argument}: {name_of(factory)} dials in C, in threads of its library: {line}")
     if socket_of(factory) is not None and not isinstance(factory, int):
         raise TypeError(f"{argument} must be {wanted}, not {given}, a connection: wrap the function that makes it")
     if not callable(factory):
-        hint = f": write {call.replace('connect)', f'{factory.__name__}.connect)')}" if hasattr(factory, "connect") else ""
-        hint = hint if isinstance(factory, ModuleType) else ""
+        named = isinstance(factory, ModuleType) and hasattr(factory, "connect")
+        hint = f": write {call.replace('connect)', f'{factory.__name__}.connect)')}" if named else ""
         raise TypeError(f"{argument} must be {wanted}, not {given}{hint}")
     tenacity = sys.modules.get("tenacity")  # who has a policy has imported it
     if tenacity is not None and isinstance(factory, tenacity.BaseRetrying):

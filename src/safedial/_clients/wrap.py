@@ -7,15 +7,14 @@ from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar, get_args, get_origin, overload
 
 from safedial._address import Address, checked
-from safedial._clients.awaitables import made_later, wait
-from safedial._clients.call import Call
+from safedial._clients.awaitables import wait
+from safedial._clients.call import Call, called
 from safedial._clients.classes import calling_class, driver_class
 from safedial._clients.drivers import finder_for, no_addresses
 from safedial._clients.factories import Factory, Finder
 from safedial._clients.marks import mark
 from safedial._clients.refusals import check_factory, takes_one
 from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy
-from safedial._steps import finish
 from safedial.events import OnEvent, check_hook
 
 P = ParamSpec("P")
@@ -137,7 +136,7 @@ def _safe(factory: Factory, policy: Any) -> Any:
         with contextlib.suppress(
             Exception
         ):  # some can't have subclasses: TypeError in C, anything in __init_subclass__
-            return calling_class(factory, functools.partial(_called, factory, policy))
+            return calling_class(factory, functools.partial(called, factory, policy))
     return _function(factory, policy)
 
 
@@ -165,18 +164,6 @@ def _function(factory: Factory, policy: Any) -> Callable[..., Any]:
 
     @functools.wraps(factory.make)
     def connect(*args: Any, **kwds: Any) -> Any:
-        return _called(factory, policy, factory.make, args, kwds)
+        return called(factory, policy, factory.make, args, kwds)
 
     return connect
-
-
-def _called(
-    factory: Factory, policy: Any, make: Callable[..., Any], args: tuple[Any, ...], kwds: dict[str, Any]
-) -> Any:
-    call = Call(factory, args, kwds, blocking=True, make=make)
-    returned: Any = finish(call.dial(policy, None))
-    if not call.unfinished:
-        return returned
-    return made_later(
-        returned, functools.partial(call.dial_later, policy, returned), functools.partial(call.one_step, returned)
-    )

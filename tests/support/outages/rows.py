@@ -14,7 +14,8 @@ from safedial._steps import finish
 CONNECT, ANSWER = 2, 5
 # Seconds for all rounds of a Dialer's dial.
 TOTAL = 60
-# The line for a function of the user's own that makes a client, uses it once, and returns it.
+# The line for a function of the user's own that makes a client, protects it by a Dialer that does not wait, uses it
+# once, and returns it.
 FACTORY = "wrap(connect, policy=…)"
 
 

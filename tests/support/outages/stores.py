@@ -38,11 +38,11 @@ REDIS = {
 }
 
 
-def resp_factory(make):
+def resp_factory(make, protect):
     def dial(place):
         def connect():
             with contextlib.ExitStack() as stack:
-                client = stack.enter_context(contextlib.closing(make(place)))
+                client = stack.enter_context(contextlib.closing(protect(make(place))))
                 client.ping()
                 stack.pop_all()
                 return client
@@ -52,10 +52,10 @@ def resp_factory(make):
     return dial
 
 
-def resp_factory_async(make):
+def resp_factory_async(make, protect):
     async def dial(place):
         async def connect():
-            client = make(place)
+            client = protect(make(place))
             try:
                 await client.ping()
             except BaseException:
@@ -84,8 +84,8 @@ def resp_rows():
     for name, make in REDIS.items():
         asynchronous = name.endswith("async")
         write, end = (increment_async, aclose) if asynchronous else (increment, close)
-        factory = (resp_factory_async if asynchronous else resp_factory)(make)
         protect = getattr(safedial.adapters, name.partition(",")[0]).protect
+        factory = (resp_factory_async if asynchronous else resp_factory)(make, protect)
         yield Row(name, FACTORY, "Redis", factory, write, end)
         # redis.asyncio does not look whether the connection that it takes from its pool is dead.
         notes = {"crash, restart": DEAD, "orderly restart": DEAD} if name == "redis, async" else {}
@@ -96,7 +96,9 @@ def resp_rows():
 def pymemcache_(place):
     def connect():
         tls = {"tls_context": trusting(place)} if place.ca else {}
-        client = pymemcache.Client((place.host, place.port), connect_timeout=CONNECT, timeout=CONNECT, **tls)
+        limits = {"connect_timeout": CONNECT, "timeout": CONNECT}
+        dials = safedial.adapters.socket
+        client = pymemcache.Client((place.host, place.port), socket_module=dials, **limits, **tls)
         client.version()
         return client
 

@@ -44,7 +44,7 @@ def aiohttp_session(place):
 def requests_factory(place):
     def connect():
         with contextlib.ExitStack() as stack:
-            session = stack.enter_context(requests_session(place))
+            session = stack.enter_context(ADAPTERS.requests.protect(requests_session(place)))
             session.get(session.url).raise_for_status()
             stack.pop_all()
             return session
@@ -55,7 +55,8 @@ def requests_factory(place):
 def httpx_factory(place):
     def connect():
         with contextlib.ExitStack() as stack:
-            client = stack.enter_context(contextlib.closing(httpx_client(httpx.Client)(place)))
+            client = ADAPTERS.httpx.protect(httpx_client(httpx.Client)(place))
+            stack.enter_context(contextlib.closing(client))
             client.get("/").raise_for_status()
             stack.pop_all()
             return client
@@ -65,7 +66,7 @@ def httpx_factory(place):
 
 async def httpx_async_factory(place):
     async def connect():
-        client = httpx_client(httpx.AsyncClient)(place)
+        client = ADAPTERS.httpx.protect(httpx_client(httpx.AsyncClient)(place))
         try:
             (await client.get("/")).raise_for_status()
         except BaseException:
@@ -78,7 +79,7 @@ async def httpx_async_factory(place):
 
 async def aiohttp_factory(place):
     async def connect():
-        session = aiohttp_session(place)
+        session = ADAPTERS.aiohttp.protect(aiohttp_session(place))
         try:
             async with session.get("/") as response:
                 response.raise_for_status()
