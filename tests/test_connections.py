@@ -16,7 +16,7 @@ import tenacity
 import trio
 
 import safedial
-from safedial import testing
+from safedial import _connections, testing
 from tests.support import dials
 from tests.support.late import DialsWhenEntered
 from tests.support.policies import retrying
@@ -598,3 +598,50 @@ class TestContextManagers:
         assert len(factory.entered) == 3
         assert factory.left == factory.entered[-1:]
         assert [event.kind for event in events][:5] == ["failed", "retry", "failed", "retry", "connected"]
+
+
+class TestCallShapes:
+    """A connection that is used before it is entered, and a loop that is entered."""
+
+    def test_loop_is_no_context_manager(self):
+        with pytest.raises(TypeError, match=r"write `for connection in connections\(...\):`.*with connection as"):
+            with safedial.connections((HOST, 1)):
+                pass
+
+        async def main():
+            async with safedial.connections((HOST, 1)):
+                pass
+
+        with pytest.raises(TypeError, match="in a coroutine `async for` and `async with`"):
+            asyncio.run(main())
+
+    def test_connection_that_is_not_entered(self):
+        with pytest.raises(AttributeError, match="no 'sendall' before it is entered: write `with connection as sock:`"):
+            for sock in safedial.connections((HOST, 1)):
+                sock.sendall(b"")
+
+        async def unpack():
+            async for _, _ in safedial.connections((HOST, 1)):
+                pass
+
+        async def read():
+            async for connection in safedial.connections((HOST, 1)):
+                connection.read()
+
+        for use in (unpack, read):
+            with pytest.raises(
+                (AttributeError, TypeError), match=r"write `async with connection as \(reader, writer\)"
+            ):
+                asyncio.run(use())
+
+    def test_blocking_loop_in_an_event_loop_is_warned_of_once(self, monkeypatch, caplog):
+        async def main():
+            for _ in range(2):
+                iter(safedial.connections((HOST, 1)))
+
+        monkeypatch.setattr(_connections, "_warned", False)
+        iter(safedial.connections((HOST, 1)))
+        assert not caplog.records
+        asyncio.run(main())
+        (line,) = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+        assert "blocks the event loop of this thread; in a coroutine, use async for" in line

@@ -354,7 +354,11 @@ class TestWrap:
             ((pymongo.MongoClient,), TypeError, "install"),
             ((type("Subclass", (pymongo.MongoClient,), {}),), TypeError, "install"),
             ((asyncpg.create_pool,), TypeError, r"give the pool connect=safedial.wrap\(asyncpg.connect\)"),
-            ((aiomysql.create_pool,), TypeError, "dials when it is used, and not only in the call: call safedial.install"),
+            (
+                (aiomysql.create_pool,),
+                TypeError,
+                "dials when it is used, and not only in the call: call safedial.install",
+            ),
             ((psycopg_pool.ConnectionPool,), TypeError, r"connection_class=safedial.wrap\(psycopg.Connection\)"),
             ((pymysql.connect, {"policy": 3}), TypeError, "policy"),
             ((psycopg.connect, {"address": ("db", 70000)}), ValueError, "address"),

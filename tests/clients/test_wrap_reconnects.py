@@ -73,8 +73,7 @@ def reconnect(command, is_safe):
         namespace.set_port_range(server.port, server.port + 1)
         for name, (_, dial) in made.items():
             raised = [failure(dial) for _ in range(ROUNDS)]
-
-        outcomes[name] = {type(error).__name__ for error in raised if not is_refused(error)}
+            outcomes[name] = {type(error).__name__ for error in raised if not is_refused(error)}
         namespace.set_port_range(*map(int, before.split()))
         binds = server.start().binds
         answers = {name: again(dial) for name, (_, dial) in made.items()} if is_safe else {}
@@ -102,7 +101,9 @@ def again(dial):
 
 def is_refused(error):
     words = str(error)
-    return any(each in words for each in ("refused", "(111)", "(115)", "2003", "self-connect"))
+    return isinstance(error, ConnectionRefusedError) or any(
+        each in words for each in ("refused", "(111)", "(115)", "2003", "self-connect")
+    )
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")

@@ -25,11 +25,13 @@ import redis.asyncio
 import requests
 import sqlalchemy
 import sqlalchemy.ext.asyncio
+import sqlalchemy.orm
 import trio
 import urllib3
 import uvloop
 import valkey
 import websockets
+import zmq
 
 import safedial
 from safedial import testing
@@ -357,12 +359,42 @@ MISTAKES = {
     "wrapped twice": (wrap_with(safedial.wrap(CONNECT)), "has a policy already, by wrap.*would multiply"),
     "wrapped twice, a class": (wrap_with(safedial.wrap(pika.BlockingConnection)), "has a policy already"),
     "wrapped twice, in a partial": (wrap_with(functools.partial(safedial.wrap(CONNECT), 1)), "has a policy already"),
+    "nothing at all": (wrap_with(), r"write wrap\(connect, policy=\.\.\.\).*@functools\.partial\(safedial\.wrap"),
+    "a decorator with arguments": (wrap_with(policy=None), r"@functools\.partial\(safedial\.wrap, policy="),
+    "a Dialer": (wrap_with(CONNECT, dialer=safedial.Dialer()), r"not dialer=: .*wrap\(connect, policy=\.\.\.\)"),
+    "a time limit": (wrap_with(CONNECT, timeout=5), r"not timeout=: .*wrap\(connect\)\(\.\.\., timeout="),
+    "a host": (wrap_with(CONNECT, host="db", port=1), r"not host=: .*address=\(host, port\)"),
+    "an argument of the factory": (wrap_with(CONNECT, user="app"), r"not user=: .*wrap\(connect\)\(host, port\)"),
+    "a module": (wrap_with(asyncpg), r"not a module: write wrap\(asyncpg\.connect\)"),
+    "a module without connect": (wrap_with(asyncio), "not a module$"),
+    "an engine": (wrap_with(sqlalchemy.create_engine("sqlite://")), protect("sqlalchemy")),
+    "a session": (wrap_with(requests.Session()), protect("requests")),
+    "a sessionmaker": (wrap_with(sqlalchemy.orm.sessionmaker()), protect("sqlalchemy")),
+    "a protected client": (wrap_with(safedial.adapters.redis.protect(redis.Redis())), "factory must be .*not a Redis"),
+    "a blocking cluster": (
+        wrap_with(redis.cluster.RedisCluster),
+        r"redis\.RedisCluster\.from_url\(url, connection_pool_class=safedial\.adapters\.redis\.SafeConnectionPool\)",
+    ),
+    "a blocking cluster, by URL": (
+        wrap_with(valkey.ValkeyCluster.from_url),
+        r"valkey\.ValkeyCluster\.from_url\(url, connection_pool_class=safedial\.adapters\.valkey\.SafeConnectionPool",
+    ),
+    "a cluster in asyncio": (wrap_with(redis.asyncio.RedisCluster), protect("redis")),
     "a client": (wrap_with(redis.Redis(password="s3cret")), protect("redis")),
     "a call that dials later": (wrap_with(websockets.connect("ws://db")), r"write wrap\(connect\), before"),
     "a generator function": (wrap_with(generator_function), r"is a generator function.*contextlib\.contextmanager"),
     "nothing": (wrap_with(None), "factory must be a function or class that connects, not a NoneType"),
     "connections of a URL": (connect_to(SECRET), r"target must be .*address.*functools\.partial\(connect, url\)"),
     "connections of a client": (connect_to(redis.Redis(password="s3cret")), "^target: .*" + protect("redis")),
+    "connections of two arguments": (
+        lambda: safedial.connections("db", 5432),
+        r'an address is a pair: connections\(\("db", 5432\)\)',
+    ),
+    "connections of a function and its arguments": (
+        lambda: safedial.connections(CONNECT, "db"),
+        r"connections\(functools\.partial\(connect, \.\.\.\)\)",
+    ),
+    "connections of nothing": (safedial.connections, r'connections\(\("db", 5432\)\) or connections\(connect\)'),
     "connections of a number": (connect_to(5432), r"target must be a \(host, port\) address or a function"),
     "connections of a policy": (connect_to(safedial.reconnect()), r"connections\(connect, policy=\.\.\.\)"),
     "connections with two policies": (
@@ -378,6 +410,14 @@ def test_mistake_is_answered_by_the_right_line(name):
     with pytest.raises(TypeError, match=words) as caught:
         make()
     assert "s3cret" not in str(caught.value)
+
+
+def test_methods_and_callables_that_dial_in_c():
+    with zmq.Context() as context, context.socket(zmq.REQ) as sock, grpc.insecure_channel("127.0.0.1:1") as channel:
+        for dial in (sock.connect, channel.subscribe, channel.unary_unary("/service/method")):
+            for use in (safedial.wrap, safedial.connections):
+                with pytest.raises(TypeError, match=r"dials in C.*safedial\.install\(hold=\[\(host, port\)\]\)"):
+                    use(dial)
 
 
 @pytest.mark.parametrize("use", [safedial.wrap, safedial.connections])
@@ -405,3 +445,4 @@ def test_connections_take_a_wrapped_factory_without_a_policy_of_its_own(policy):
 
 def test_signature_is_the_documented_one():
     assert list(inspect.signature(safedial.wrap).parameters) == ["factory", "policy", "address", "on_event"]
+    assert list(inspect.signature(safedial.connections).parameters) == ["target", "policy", "stable_after", "options"]

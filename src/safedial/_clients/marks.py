@@ -2,7 +2,7 @@
 
 import inspect
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from safedial._clients.factories import bare
 
@@ -42,8 +42,8 @@ def _is_protected(thing: Any, depth: int) -> bool:
     thing = bare(thing)
     if _is_ours(thing) or mark_of(thing) is not UNMARKED or _own(thing, "_safedial_protected") or _is_local(thing):
         return True
-    mounted = _own(thing, "adapters")  # requests'
-    if isinstance(mounted, dict) and mounted and all(map(_is_ours, mounted.values())):
+    mounted = cast("dict[str, object]", _own(thing, "adapters"))  # requests'
+    if issubclass(type(mounted), dict) and mounted and all(map(_is_ours, mounted.values())):
         return True
     return depth > 0 and any(_is_protected(part, depth - 1) for name in _PARTS if (part := _own(thing, name)))
 

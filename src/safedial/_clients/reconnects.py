@@ -29,10 +29,11 @@ def guard_reconnects(connection: Any, addresses: Iterable[Address], wrapped: Wra
     """
     if type(connection).__module__ == "mysql.connector.pooling":
         connection = connection._cnx  # Private: what stands behind a pooled connection
-    method = next((_METHODS[each.__module__] for each in type(connection).__mro__ if each.__module__ in _METHODS), None)
+    kind: Any = type(connection)
+    method = next((_METHODS[each.__module__] for each in kind.__mro__ if each.__module__ in _METHODS), None)
     if method is None or method in vars(connection):
         return
-    plain: Any = getattr(type(connection), method)
+    plain: Any = getattr(kind, method)
     # Weak, or the connection would refer to itself, and its socket would wait for the garbage collector.
     own = weakref.ref(connection)
 
@@ -46,7 +47,6 @@ def guard_reconnects(connection: Any, addresses: Iterable[Address], wrapped: Wra
             return addresses
         return FINDERS["mysql"](host=there._host, port=there._port, unix_socket=there._unix_socket)
 
-    kind = type(connection)
     dial.__module__, dial.__qualname__ = kind.__module__, f"{kind.__qualname__}.{method}"  # for the log
     safe = wrapped(dial, find)
     setattr(connection, method, _pinging(dial, safe) if method == "ping" else safe)

@@ -113,8 +113,8 @@ def check_factory(argument: str, factory: Any) -> None:
     if socket_of(factory) is not None and not isinstance(factory, int):
         raise TypeError(f"{argument} must be {wanted}, not {given}, a connection: wrap the function that makes it")
     if not callable(factory):
-        named = isinstance(factory, ModuleType) and hasattr(factory, "connect")
-        hint = f": write {call.replace('connect)', f'{factory.__name__}.connect)')}" if named else ""
+        name = factory.__name__ if isinstance(factory, ModuleType) and hasattr(factory, "connect") else ""
+        hint = f": write {call.replace('connect)', f'{name}.connect)')}" if name else ""
         raise TypeError(f"{argument} must be {wanted}, not {given}{hint}")
     tenacity = sys.modules.get("tenacity")  # who has a policy has imported it
     if tenacity is not None and isinstance(factory, tenacity.BaseRetrying):
@@ -169,7 +169,7 @@ def warn_of_later_dials(factory: Factory, returned: Any) -> None:
         if (line := line_for(type(client))) and not is_protected(client):
             line += ", inside this function" * (line != INSTALL)
             name = name_of(type(client))
-            _warn(factory, f"{verb} {name}, which dials again by itself later, unguarded: {line}", about=client)
+            _warn(factory, f"{verb} {name}, which dials again by itself later, unguarded: {line}", about=name)
 
 
 def warn_of_failure(factory: Factory, error: Exception) -> None:
@@ -192,9 +192,9 @@ def _things(returned: Any) -> list[Any]:
     return list(returned) if issubclass(type(returned), tuple) else [returned]
 
 
-def _warn(factory: Factory, text: str, about: Any = None) -> None:
+def _warn(factory: Factory, text: str, about: str = "") -> None:
     # A factory may be wrapped again for each call, so it is known by its code.
-    key = getattr(bare(factory.make), "__code__", factory.name), type(about)
+    key = getattr(bare(factory.make), "__code__", factory.name), about
     if key not in _warned:
         _warned.add(key)
         warn("%s %s", factory.name, text)

@@ -73,7 +73,7 @@ def wrap(
     psycopg_pool       ``ConnectionPool(connection_class=wrap(psycopg.Connection))``
     asyncpg            ``connect = wrap(asyncpg.connect)``
     asyncpg's pool     ``create_pool(connect=wrap(asyncpg.connect))``
-    PyMySQL            ``connect = wrap(pymysql.connect)``; ``ping(reconnect=True)`` is safe too
+    PyMySQL            ``connect = wrap(pymysql.connect)``
     pika               ``connect = wrap(pika.BlockingConnection)``
     websockets         ``async for connection in wrap(websockets.connect)(uri): ...``
     another function   ``connect = wrap(connect)``; if it dials in C, with *address*
@@ -83,7 +83,13 @@ def wrap(
     client's adapter (`safedial.adapters`), or `install` (pymongo, kafka, aiomysql's pool). A WARNING in the log, once
     for each factory, says that in a call nothing was guarded: no connect was seen, and no port was held. Give *address*
     if it dials in C, and call `install` if it dials in threads of its own. All is well if it only returns a connection
-    that was open already.
+    that was open already. Another WARNING says that a client which was used in the call will dial again by itself,
+    unguarded: protect it in the factory. With `install` in force nothing is warned of or refused for these reasons.
+
+    What a connection of these drivers dials later is as safe as the first dial, under *policy*: PyMySQL's
+    ``ping(reconnect=True)``, aiomysql's ``ping()``, ``reconnect()`` of mysql-connector, mysqlclient's ``ping(True)``.
+    Except the automatic reconnects of mysqlclient, in any command that follows ``ping(True)``: `hold` the port for as
+    long as the connection lives. Those of asyncmy need `install`.
 
     Args:
         factory: a function, class, coroutine function or `functools.partial` that connects. Its arguments, results and
