@@ -604,9 +604,9 @@ class TestCallShapes:
     """A connection that is used before it is entered, and a loop that is entered."""
 
     def test_loop_is_no_context_manager(self):
-        with pytest.raises(TypeError, match=r"write `for connection in connections\(...\):`.*with connection as"):
-            with safedial.connections((HOST, 1)):
-                pass
+        words = r"write `for connection in connections\(...\):`.*with connection as"
+        with pytest.raises(TypeError, match=words), safedial.connections((HOST, 1)):
+            pass
 
         async def main():
             async with safedial.connections((HOST, 1)):
@@ -616,9 +616,9 @@ class TestCallShapes:
             asyncio.run(main())
 
     def test_connection_that_is_not_entered(self):
+        sock = next(iter(safedial.connections((HOST, 1))))
         with pytest.raises(AttributeError, match="no 'sendall' before it is entered: write `with connection as sock:`"):
-            for sock in safedial.connections((HOST, 1)):
-                sock.sendall(b"")
+            sock.sendall(b"")
 
         async def unpack():
             async for _, _ in safedial.connections((HOST, 1)):

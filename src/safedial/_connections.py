@@ -93,8 +93,9 @@ def connections(
         target: the (host, port) to dial, or a function without arguments that connects, sync for ``for`` or async for
             ``async for``. It is guarded as by `safedial.wrap`; if it dials in C, give a `functools.partial`, whose
             arguments have the address. A client that dials when it is used must be used in the function (a ping), or it
-            is refused as by `wrap`; and protected there, or a WARNING says that it dials again unguarded. If the connection is a context manager, the block is its own block too: psycopg's
-            commits at the end. What that raises, such as a failed commit, comes out.
+            is refused as by `wrap`; and protected there, or a WARNING says that it dials again unguarded. If the
+            connection is a context manager, the block is its own block too: psycopg's commits at the end. What that
+            raises, such as a failed commit, comes out.
         policy: a `tenacity.Retrying` or `tenacity.AsyncRetrying` that decides on another round. Default:
             `safedial.reconnect()`, which gives up after a minute. A loop without end: ``reconnect(within=None)``.
         stable_after: seconds after which a connection is stable. Default: 10.

@@ -92,15 +92,19 @@ class TestSelfConnect:
         assert ask(connection) == 42
 
     def test_mysql_connectors_reconnect(self, mariadb, force):
-        connection = safedial.wrap(mysql.connector.MySQLConnection)(host=HOST, port=mariadb.port, user=USER)
+        place = {"host": HOST, "port": mariadb.port, "user": USER}
+        by_class = safedial.wrap(mysql.connector.MySQLConnection)(**place)
+        by_function = safedial.wrap(mysql.connector.connect)(use_pure=True, **place)
         mariadb.kill()
-        fault = force(mariadb.port)
-        with pytest.raises(mysql.connector.Error, match="self-connect"):
-            connection.reconnect()
-        assert fault.triggered
+        for connection in (by_class, by_function):
+            fault = force(mariadb.port)
+            with pytest.raises(mysql.connector.Error, match="self-connect"):
+                connection.reconnect()
+            assert fault.triggered
         mariadb.start()
-        connection.reconnect()
-        assert ask(connection) == 42
+        for connection in (by_class, by_function):
+            connection.reconnect()
+            assert ask(connection) == 42
 
     def test_pymongo_with_install(self, force, dead_port, refused_port):
         assert type(mongo_failure(refused_port)) is pymongo.errors.ServerSelectionTimeoutError

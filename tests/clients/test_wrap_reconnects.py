@@ -23,10 +23,6 @@ HAS_MYSQLCLIENT = importlib.util.find_spec("MySQLdb") is not None
 ROUNDS = 10
 
 
-def plain(connect):
-    return connect
-
-
 def connections(wrap, run, **place):
     """Return the connections by name, each with the function by which it dials again."""
     pure = wrap(mysql.connector.connect)(use_pure=True, connection_timeout=1, **place)
@@ -55,7 +51,7 @@ def connections(wrap, run, **place):
     return made
 
 
-def reconnect(command, is_safe):
+def reconnect(command, wrap):
     """Kill the server, let each connection dial again in a range of two ports; return the errors, and the binds."""
     outcomes = {}
     # Closed ends of the server would shield the port for a minute.
@@ -63,7 +59,7 @@ def reconnect(command, is_safe):
     with testing.Outage(command, within=20) as server, asyncio.Runner() as runner:
         servers.pymysql.connect(host=servers.HOST, port=server.port, user=servers.USER).close()
         place = {"host": servers.HOST, "port": server.port, "user": servers.USER}
-        made = connections(safedial.wrap if is_safe else plain, runner.run, **place)
+        made = connections(wrap, runner.run, **place)
         server.kill()
         for _, dial in [*made.values()] * 2:
             failure(dial)
@@ -76,7 +72,7 @@ def reconnect(command, is_safe):
             outcomes[name] = {type(error).__name__ for error in raised if not is_refused(error)}
         namespace.set_port_range(*map(int, before.split()))
         binds = server.start().binds
-        answers = {name: again(dial) for name, (_, dial) in made.items()} if is_safe else {}
+        answers = {name: again(dial) for name, (_, dial) in made.items()}
         for connection, _ in made.values():
             with contextlib.suppress(Exception):  # another one may be in its place
                 closing = connection.close()
@@ -106,10 +102,11 @@ def is_refused(error):
     )
 
 
+@pytest.mark.storm
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_no_reconnect_meets_itself(mariadb_command):
     namespace.require()
-    outcomes, binds, answers = namespace.call(reconnect, mariadb_command, True)
+    outcomes, binds, answers = namespace.call(reconnect, mariadb_command, safedial.wrap)
     assert not any(outcomes.values())
     assert binds == 1
     assert answers == dict.fromkeys(outcomes, True)

@@ -56,9 +56,8 @@ _IN_C = frozenset({"grpc", "zmq"})
 def line_for(thing: Any) -> str | None:
     """Return the line that guards *thing*: a client, its class, or the function that makes one. None if unknown."""
     thing = bare(thing)
-    if isinstance(thing, ModuleType) or not hasattr(thing, "__name__"):
-        thing = type(thing)
-    for each in thing.__mro__ if isinstance(thing, type) else (thing,):
+    named: Any = thing if hasattr(thing, "__name__") and not isinstance(thing, ModuleType) else type(thing)
+    for each in named.__mro__ if isinstance(named, type) else (named,):
         names, line = _LINES.get(str(getattr(each, "__module__", None))) or _LINES.get(packages_of(each)[0], ((), ""))
         if names is None or getattr(each, "__name__", "") in names:
             return line

@@ -9,8 +9,9 @@ from safedial._clients.factories import bare
 UNMARKED = object()
 # What leads from a client to what dials for it. redis, valkey: connection_pool, connection_class, and nodes_manager,
 # connection_pool_class of a cluster · aiohttp: connector · SQLAlchemy: bind, sync_engine, pool · psycopg_pool:
-# connection_class · pymemcache: socket_module. Private: SQLAlchemy's _creator (2.0.30), asyncpg's _connect (0.30),
-# httpx's _transport, _pool, _network_backend (0.28).
+# connection_class · pymemcache: socket_module.
+# Private: SQLAlchemy's _creator (2.0.30), asyncpg's _connect (0.30), httpx's _transport, _pool, _network_backend and
+# _uds (0.28).
 _PARTS = (
     *("connection_pool", "connection_class", "nodes_manager", "connection_pool_class", "connector", "bind"),
     *("sync_engine", "pool", "socket_module", "_creator", "_connect", "_transport", "_pool", "_network_backend"),
