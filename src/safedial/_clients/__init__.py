@@ -14,7 +14,8 @@ are.
 `wrap`: makes a safe function, or a safe class (`classes`). `factories` tells what is known of a factory, `call` is
 one call of it, `failures` are those of its rounds, and `awaitables` dial after the call. `sockets` finds and closes
 what came back, and `refusals` judges it: `lines` has the clients that dial again by themselves, and `marks` tells
-whether one is protected. `reconnects` makes the later dials of drivers safe. `drivers` and `option_files` find the addresses to hold.
+whether one is protected. `reconnects` makes the later dials of drivers safe. `drivers` and `option_files` find the
+addresses to hold.
 
 May import `_retry`, `_tcp` and the modules beside the packages.
 """

@@ -56,7 +56,8 @@ _IN_C = frozenset({"grpc", "zmq"})
 def line_for(thing: Any) -> str | None:
     """Return the line that guards *thing*: a client, its class, or the function that makes one. None if unknown."""
     thing = bare(thing)
-    named: Any = thing if hasattr(thing, "__name__") and not isinstance(thing, ModuleType) else type(thing)
+    has_name = hasattr(thing, "__name__") and not isinstance(thing, ModuleType)
+    named: Any = thing if has_name else thing.__class__
     for each in named.__mro__ if isinstance(named, type) else (named,):
         names, line = _LINES.get(str(getattr(each, "__module__", None))) or _LINES.get(packages_of(each)[0], ((), ""))
         if names is None or getattr(each, "__name__", "") in names:

@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from safedial._address import Address
 from safedial._clients.drivers import FINDERS
@@ -29,7 +29,7 @@ def guard_reconnects(connection: Any, addresses: Iterable[Address], wrapped: Wra
     """
     if type(connection).__module__ == "mysql.connector.pooling":
         connection = connection._cnx  # Private: what stands behind a pooled connection
-    kind = cast("Any", connection).__class__
+    kind = connection.__class__
     method = next((_METHODS[each.__module__] for each in kind.__mro__ if each.__module__ in _METHODS), None)
     if method is None or method in vars(connection):
         return
