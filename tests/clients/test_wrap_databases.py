@@ -94,7 +94,7 @@ class TestSelfConnect:
     def test_mysql_connectors_reconnect(self, mariadb, force):
         place = {"host": HOST, "port": mariadb.port, "user": USER}
         by_class = safedial.wrap(mysql.connector.MySQLConnection)(**place)
-        by_function = safedial.wrap(mysql.connector.connect)(use_pure=True, **place)
+        by_function = safedial.wrap(mysql.connector.connect)(use_pure=True, connection_timeout=2, **place)
         mariadb.kill()
         for connection in (by_class, by_function):
             fault = force(mariadb.port)
