@@ -19,7 +19,7 @@ from safedial.events import warn
 # The file and the line of a guard.
 Site: TypeAlias = tuple[str, int]
 
-# Other systems than Linux draw from here on, or from higher ports.
+# If the range can't be read. Linux draws from here on by default, and other systems do, or from higher ports.
 _LOWEST = 32768
 _LOOPBACK = ("localhost", "::1", "", "0.0.0.0", "::")  # noqa: S104  # a connect to the wildcards goes to this host
 
@@ -60,7 +60,8 @@ def connect(sock: socket.socket, address: SockAddr, below: Below) -> None:
 
 
 def _may_draw(port: int) -> bool:
-    return port >= _LOWEST or steering.side_options(port) != steering.UNSTEERED
+    ports = steering.known_range()
+    return port >= _LOWEST if ports is None else ports.low <= port <= ports.high
 
 
 def _is_here(sock: socket.socket, host: object) -> bool:
