@@ -29,22 +29,31 @@ _replacements: "list[_Replacement]" = []
 def put_back() -> None:
     """Undo each `replace`. Called once `install` is no longer in force."""
     with patch.lock:
-        while _replacements:
-            _replacements.pop().undo()
+        _undo_all()
 
 
 def replace(places: tuple[Place, ...], name: str, module: ModuleType) -> None:
     """Replace the attributes at *places* of *module*, unless they are replaced, or `install` is over."""
     try:
         with patch.lock:
-            for place in places if is_installed() else ():
-                *parents, attribute = place.path.split(".")
-                owner: Any = functools.reduce(getattr, parents, module)
-                if all(each.method is not getattr(owner, attribute) for each in _replacements):
-                    _replacements.append(_Replacement(owner, attribute, place.made))
+            _replace_all(places if is_installed() else (), module)
     except (AttributeError, TypeError):  # it is gone, or a type of C's
         driver = name.partition(".")[0]
         warn("install() does not reach this version of %s: hold the port: safedial.hold()", driver)
+
+
+# Functions of their own: CPython 3.13 leaves the lock taken if a signal interrupts a loop that stands right in `with`.
+def _undo_all() -> None:
+    while _replacements:
+        _replacements.pop().undo()
+
+
+def _replace_all(places: tuple[Place, ...], module: ModuleType) -> None:
+    for place in places:
+        *parents, attribute = place.path.split(".")
+        owner: Any = functools.reduce(getattr, parents, module)
+        if all(each.method is not getattr(owner, attribute) for each in _replacements):
+            _replacements.append(_Replacement(owner, attribute, place.made))
 
 
 class _Replacement:
@@ -63,8 +72,8 @@ class _Replacement:
         setattr(owner, name, self.method)
 
     def undo(self) -> None:
-        if getattr(self._owner, self._name) is not self.method:
-            return  # somebody patched on top of it: it stays, and does nothing
+        if getattr(self._owner, self._name, None) is not self.method:
+            return  # gone, or somebody patched on top of it: that stays, and does nothing
         if self._inherited:
             delattr(self._owner, self._name)
         else:

@@ -90,10 +90,15 @@ def release_all() -> None:
 
 def _release(done: Callable[[Any], bool]) -> None:
     with patch.lock:
-        over = [each for each in _kept if done(each[0]())]
-        _kept[:] = [each for each in _kept if each not in over]
+        over = _taken_out(done)
     for _, end in over:
         end()
+
+
+def _taken_out(done: Callable[[Any], bool]) -> "list[tuple[weakref.ref[Any], weakref.finalize[..., Any]]]":
+    over = [each for each in _kept if done(each[0]())]
+    _kept[:] = [each for each in _kept if each not in over]
+    return over
 
 
 # --- the drivers ---------------------------------------------------------------------------------------------
