@@ -373,7 +373,7 @@ class TestCluster:
     @pytest.mark.parametrize("kind", [kind for kind in kinds() if not kind.asynchronous], ids=lambda kind: kind.name)
     def test_blocking_cluster_has_dialed_already(self, kind, node):
         with contextlib.closing(kind.module.RedisCluster(host=HOST, port=node.port)) as client:
-            with pytest.raises(TypeError, match=r"dialed already\. Use \w+\.\w+Cluster\.from_url\(url, connection_pool"):
+            with pytest.raises(TypeError, match=r"dialed already\. Use \w+\.\w+\.from_url\(url, connection_pool"):
                 kind.adapter.protect(client)
             client.disconnect_connection_pools()
 

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from safedial._clients import patch
 from safedial._clients.guard import is_installed
@@ -15,8 +15,7 @@ class Place(NamedTuple):
 
     Attributes:
         path: its name in the module, such as ``Connection.__init__``.
-        made: returns what takes the place of the function that it gets. That does nothing of its own unless
-            `is_installed`: it may outlive `uninstall`, below what somebody else put there.
+        made: returns what takes the place of the function that it gets.
     """
 
     path: str
@@ -66,12 +65,18 @@ class _Replacement:
         old = getattr(self._plain, "_replacement", None)
         if isinstance(old, _Replacement) and old.method is self._plain:
             self._plain = old._plain
-        self.method: Any = made(self._plain)
-        functools.update_wrapper(self.method, self._plain)
+        self._now: Any = made(self._plain)
+
+        @functools.wraps(self._plain)
+        def method(*args: Any, **kwds: Any) -> Any:
+            return self._now(*args, **kwds)
+
+        self.method: Any = cast("Any", method)
         self.method._replacement = self
         setattr(owner, name, self.method)
 
     def undo(self) -> None:
+        self._now = self._plain
         if getattr(self._owner, self._name, None) is not self.method:
             return  # gone, or somebody patched on top of it: that stays, and does nothing
         if self._inherited:
