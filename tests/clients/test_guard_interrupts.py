@@ -14,6 +14,7 @@ import pytest
 import safedial
 from safedial import testing
 from safedial._clients import guard, patch
+from safedial.testing import intercept
 from tests.support import faults, interrupts
 
 HOST = "127.0.0.1"
@@ -401,4 +402,8 @@ def test_testing_faults_stay_under_interrupts(dead_port, assert_works):
         with testing.self_connect(dead_port):
             pass
 
-    interrupts.interrupt_each(inject, sys.setprofile, assert_works)
+    def nothing_stays():
+        assert_works()
+        assert not intercept._interceptors()
+
+    interrupts.interrupt_each(inject, sys.setprofile, nothing_stays)

@@ -92,7 +92,7 @@ def hold(address: Address) -> Hold:
 
     An address of another host is not held, because no dial of it can reach itself. If a server listens on all addresses
     (``::``) when the block is entered, the kernel draws its port for nobody; once the server stops, a thread takes the
-    port within 0.05 s. If the port can't be held (a sandbox forbids it), a WARNING says so, once for each address.
+    port within 0.25 s. If the port can't be held (a sandbox forbids it), a WARNING says so, once for each address.
 
     Entering costs 12 us and a descriptor, which forked children inherit: the port is free once all of them have ended.
     The result can be entered again, and by several threads.
