@@ -84,12 +84,18 @@ def _dialed_by_us() -> bool:
     return False
 
 
+def _untold() -> set[Site | None]:
+    """Return the sites that no warning has named yet, and count them as named."""
+    users = [ref() for ref in _entered.copy()]
+    found = {user.site for user in users if user is not None and user.open} - _told
+    _told.update(found)
+    _entered.clear()
+    return found
+
+
 def _warn(address: SockAddr) -> None:
     with lock:
-        users = [ref() for ref in _entered.copy()]
-        found = {user.site for user in users if user is not None and user.open} - _told
-        _told.update(found)
-        _entered.clear()
+        found = _untold()
     if found:
         where = ", ".join(sorted(f"{site[0]}:{site[1]}" for site in found if site is not None))
         warn(

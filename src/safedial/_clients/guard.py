@@ -9,20 +9,17 @@ import functools
 import socket
 import sys
 import weakref
-from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Literal, Self, overload
 
 from safedial._address import SockAddr
 from safedial._clients import elsewhere, entering, mistakes, patch
-from safedial._clients.decorator import decorated
+from safedial._clients.decorator import F, decorated
 from safedial._clients.elsewhere import Site, Watched
 from safedial._clients.guarded_connect import connect_and_tell
 from safedial._clients.layers import Below
 from safedial._clients.never_entered import warn_never_entered
 from safedial.events import OnEvent, check_hook, warn
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Entry(Watched):
@@ -120,13 +117,17 @@ class Guard:
 
     def __exit__(self, *raised: object) -> None:
         with patch.lock:
-            here = [entry for ref in _inside.get() if (entry := ref()) in self._entries]
-            entry = here[-1] if here else next(reversed(self._entries), None)  # entered in another context
-            if entry is None:
-                raise RuntimeError("this guard() is not entered, so it can't be left")
-            entry.open = False
-            del self._entries[entry]
+            entry = self._popped()
         entry.__exit__()
+
+    def _popped(self) -> Entry:
+        here = [entry for ref in _inside.get() if (entry := ref()) in self._entries]
+        entry = here[-1] if here else next(reversed(self._entries), None)  # entered in another context
+        if entry is None:
+            raise RuntimeError("this guard() is not entered, so it can't be left")
+        entry.open = False
+        del self._entries[entry]
+        return entry
 
     async def __aenter__(self) -> None:
         self.__enter__()

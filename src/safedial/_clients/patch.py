@@ -57,10 +57,8 @@ def remove(layer: Layer, user: User) -> None:
     with lock:
         _users[layer].discard(weakref.ref(user))
         _layers = tuple(each for each in _layers if _is_used(each))
-        while _replaced and not _layers:
-            key = next(reversed(_replaced))
-            _put_back(*key)
-            del _replaced[key]
+        if not _layers:
+            _put_all_back()
 
 
 def renew() -> None:
@@ -71,14 +69,7 @@ def renew() -> None:
     done: ours is put on top of it, and the lower one passes the connect on.
     """
     with lock:
-        for key in _methods() if _layers else ():
-            standing = _found(*key)
-            # A mock that came after ours connects nothing, and its test looks at it.
-            if standing is None or (key in _replaced and _is_mock(standing)):
-                continue
-            _replaced[key] = None
-            if _patch_of(standing) is None:
-                _Patch(*key).put()
+        _replace_all()
 
 
 def replacement() -> Any:
@@ -146,6 +137,25 @@ def _patch_of(standing: Any) -> "_Patch | None":
     """Return the patch whose method is *standing*, None if it is not ours. functools.wraps() copies the attribute."""
     patch = getattr(standing, "_patch", None)
     return patch if isinstance(patch, _Patch) and patch.method is standing else None
+
+
+# Functions of their own: CPython 3.13 leaves the lock taken if a signal interrupts a loop that stands right in `with`.
+def _replace_all() -> None:
+    for key in _methods() if _layers else ():
+        standing = _found(*key)
+        # A mock that came after ours connects nothing, and its test looks at it.
+        if standing is None or (key in _replaced and _is_mock(standing)):
+            continue
+        _replaced[key] = None
+        if _patch_of(standing) is None:
+            _Patch(*key).put()
+
+
+def _put_all_back() -> None:
+    while _replaced:
+        key = next(reversed(_replaced))
+        _put_back(*key)
+        del _replaced[key]
 
 
 def _put_back(owner: type[Any], name: str) -> None:
