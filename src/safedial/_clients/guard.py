@@ -1,8 +1,7 @@
 """The guard: the guarded connect under every client that dials in Python, blocking or not.
 
-An interrupt may end any function here half-way: a signal handler that raises, the recursion limit, a debugger. Whatever
-the interrupt leaves behind, an entry has an effect only while it is open, and while the `with` statement or the `Guard`
-refers to it.
+An interrupt may end any function here half-way: a signal handler that raises, the recursion limit. Whatever it leaves
+behind, an entry has an effect only while it is open, and while the `with` statement or the `Guard` refers to it.
 """
 
 import functools
