@@ -198,9 +198,10 @@ def test_connect_through_two_methods_of_ours_is_one(server, events):
     assert len(events) == 1
 
 
-def test_mock_is_left_alone_and_looks_as_its_test_expects(server):
+@pytest.mark.parametrize("autospec", [None, True])
+def test_mock_is_left_alone_and_looks_as_its_test_expects(server, autospec):
     safedial.install()
-    with unittest.mock.patch("socket.socket.connect") as mock:
+    with unittest.mock.patch("socket.socket.connect", autospec=autospec) as mock:
         enter_a_guard()
         assert socket.socket.connect is mock
         socket.create_connection(server.getsockname()).close()
