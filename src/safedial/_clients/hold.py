@@ -94,7 +94,7 @@ def hold(address: Address) -> Hold:
     (``::``) when the block is entered, the kernel draws its port for nobody; once the server stops, a thread takes the
     port within 0.25 s. If the port can't be held (a sandbox forbids it), a WARNING says so, once for each address.
 
-    Entering costs 12 us and a descriptor, which forked children inherit: the port is free once all of them have ended.
+    Entering costs 13 us and a descriptor, which forked children inherit: the port is free once all of them have ended.
     The result can be entered again, and by several threads.
 
     Other systems than Linux draw ports for each address on its own. There *address* itself is bound, and a server on it
