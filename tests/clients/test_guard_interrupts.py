@@ -87,7 +87,7 @@ SLOW = [pytest.param(act, marks=pytest.mark.storm) for act in (enter_ours, nest,
 
 @pytest.mark.parametrize("act", [enter, *SLOW], ids=lambda act: act.__name__)
 class TestInterrupts:
-    @pytest.mark.parametrize("setter", [sys.setprofile, sys.settrace], ids=["profile", "trace"])
+    @pytest.mark.parametrize("setter", [pytest.param(sys.setprofile, marks=pytest.mark.storm), sys.settrace])
     def test_at_each_call_and_return(self, act, setter, assert_works):
         def after():
             safedial.uninstall()
@@ -395,6 +395,7 @@ def test_guard_that_is_not_entered_cannot_be_left():
         safedial.guard().__exit__()
 
 
+@pytest.mark.storm
 def test_testing_faults_stay_under_interrupts(dead_port, assert_works):
     """The layer of `safedial.testing` shares the patch."""
 

@@ -128,6 +128,7 @@ class TestRefusal:
             dial(*server.address, policy=safedial.reconnect(30, 0.01, 0.05))
             server.refuse_for(seconds=3600)  # and its timer goes with it
 
+    @pytest.mark.storm
     def test_a_timer_that_fires_during_a_start(self):
         with testing.Outage() as server:
             for turn in range(200):
