@@ -3,6 +3,8 @@
 import asyncio
 import datetime
 import functools
+import inspect
+import pickle
 import pydoc
 import re
 import warnings
@@ -21,6 +23,20 @@ MISTAKES = {
     "two arguments": (lambda: safedial.safe_connect("db", 6379), PAIR + " str"),
     "three items": (lambda: safedial.safe_connect(("db", 6379, "secret")), PAIR + " tuple of 3"),
     "a URL for the loop": (lambda: safedial.connections("redis://db"), r"functools\.partial\(connect, url\)"),
+    "hold(host, port)": (lambda: safedial.hold("db", 5432), r"hold\(\(host, port\)\)"),
+    "hold(host=, port=)": (lambda: safedial.hold(host="db", port=5432), r"hold\(\(host, port\)\)"),
+    "hold as a decorator": (
+        lambda: safedial.hold(ADDRESS)(print),
+        r"`with safedial\.hold\(\.\.\.\):` inside .* wrap\(",
+    ),
+    "install's ports by position": (lambda: safedial.install([ADDRESS]), r"install\(hold=\[\(host, port\)\]\)"),
+    "one address for install": (lambda: safedial.install(ADDRESS), r"install\(hold=\[\(host, port\)\]\)"),
+    "install as a decorator": (lambda: safedial.install(print), r"no decorator: .* safedial\.install\(\)"),
+    "a policy for install": (
+        lambda: safedial.install(policy=None),
+        r"install\(\) takes no policy.*wrap\(connect, policy=",
+    ),
+    "a policy for guard": (lambda: safedial.guard(policy=None), r"guard\(\) takes no policy.*wrap\(connect, policy="),
     "a URL for hold": (lambda: safedial.hold("redis://db").__enter__(), PAIR + " str"),
     "dialer=": (lambda: safedial.safe_connect(ADDRESS, dialer=safedial.Dialer()), r"dialer\.dial\(address\)"),
     "dialer= for asyncio": (lambda: run(safedial.open_connection(*ADDRESS, dialer=safedial.Dialer())), "dial_async"),
@@ -58,6 +74,28 @@ def test_message_names_the_right_line(name):
     with pytest.raises((TypeError, ValueError), match=message) as caught:
         mistake()
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "signature"),
+    [
+        ("guard", ["function", "on_event"]),
+        ("hold", ["address"]),
+        ("install", ["on_event", "hold"]),
+    ],
+)
+def test_signature_is_the_real_one(name, signature):
+    function = getattr(safedial, name)
+    assert list(inspect.signature(function).parameters) == signature
+    assert pickle.loads(pickle.dumps(function)) is function
+    with pytest.raises(TypeError, match=rf"^{name}\(\) got an unexpected keyword argument 'retries'"):
+        function(retries=3)
+
+
+def test_hold_that_was_called_is_not_said_to_be_unused(caplog):
+    with pytest.raises(TypeError):
+        safedial.hold(ADDRESS)(print)
+    assert not caplog.records
 
 
 def test_result_of_print_is_no_hook(server):

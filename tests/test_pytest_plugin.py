@@ -53,6 +53,7 @@ def test_examples_run(run, pytester):
     run("").assert_outcomes(passed=examples)
 
 
+@pytest.mark.storm
 def test_examples_need_no_root(pytester):
     """Without any capability, all examples pass; none is skipped if the machine has namespaces."""
     examples = make_examples(pytester)

@@ -7,6 +7,7 @@ ssl, tenacity), is imported inside ``with loading:``. A module that takes `loadi
 imported inside of it: a thread that imports the module by a plain ``import`` takes the two locks in reverse order.
 """
 
+import contextlib
 import os
 import threading
 
@@ -25,8 +26,8 @@ def lock_held_across_forks() -> threading.RLock:
 
 def _take_all() -> None:
     for lock in tuple(_locks):
+        _taken.append(lock)  # first: a signal handler may raise at any moment
         lock.acquire()
-        _taken.append(lock)
 
 
 def _release_all() -> None:
@@ -34,10 +35,14 @@ def _release_all() -> None:
     taken = _taken[:]
     _taken.clear()
     for lock in reversed(taken):
-        lock.release()
+        with contextlib.suppress(RuntimeError):  # it was not taken
+            lock.release()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_take_all, after_in_parent=_release_all, after_in_child=_release_all)
+    # Once more: a signal that came during the fork is handled as the first call begins. If its handler raises, Python
+    # drops the exception, and that call did nothing.
+    os.register_at_fork(after_in_parent=_release_all, after_in_child=_release_all)
 
 loading = lock_held_across_forks()

@@ -307,13 +307,14 @@ class TestRetries:
 class TestSentinel:
     """The client asks Sentinel for the host."""
 
-    def manager(self, kind, port):
-        return kind.adapter.protect(kind.module.Sentinel([(HOST, port)], sentinel_kwargs={"retry": kind.retry()}))
-
-    def closing(self, kind, port):
+    def closing(self, kind, port, protected="Sentinel"):
         """Return a client for the master that also closes its Sentinel's clients."""
-        manager = self.manager(kind, port)
+        manager = kind.module.Sentinel([(HOST, port)], sentinel_kwargs={"retry": kind.retry()})
+        if protected == "Sentinel":
+            kind.adapter.protect(manager)
         master = manager.master_for("mymaster", retry=kind.retry())
+        if protected == "master":
+            kind.adapter.protect(master)
         name = "aclose" if kind.asynchronous else "close"
         close = getattr(master, name)
 
@@ -336,9 +337,10 @@ class TestSentinel:
         assert type(error) is kind.library.ConnectionError
         testing.assert_no_self_connects()
 
-    def test_dead_sentinel(self, kind, self_connect, dead_port):
+    @pytest.mark.parametrize("protected", ["Sentinel", "master"])
+    def test_dead_sentinel(self, kind, self_connect, dead_port, protected):
         fault = self_connect(dead_port)
-        error = kind.error(lambda: self.closing(kind, dead_port))
+        error = kind.error(lambda: self.closing(kind, dead_port, protected))
         assert fault.triggered
         assert type(error).__name__ == "MasterNotFoundError"
 
@@ -371,7 +373,7 @@ class TestCluster:
     @pytest.mark.parametrize("kind", [kind for kind in kinds() if not kind.asynchronous], ids=lambda kind: kind.name)
     def test_blocking_cluster_has_dialed_already(self, kind, node):
         with contextlib.closing(kind.module.RedisCluster(host=HOST, port=node.port)) as client:
-            with pytest.raises(TypeError, match=r"dialed already\. Use \w+Cluster\.from_url\(url, connection_pool"):
+            with pytest.raises(TypeError, match=r"dialed already\. Use \w+\.\w+\.from_url\(url, connection_pool"):
                 kind.adapter.protect(client)
             client.disconnect_connection_pools()
 

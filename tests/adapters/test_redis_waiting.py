@@ -283,6 +283,7 @@ def fail_over(directory, in_flight):
 
 
 class TestFailover:
+    @pytest.mark.storm
     @pytest.mark.parametrize("in_flight", [False, True], ids=["idle", "in flight"])
     def test_takes_no_longer_than_with_a_plain_client_and_loses_no_write(self, tmp_path, in_flight):
         namespace.require()

@@ -12,7 +12,8 @@ import pytest
 import safedial
 from safedial import testing
 from safedial._clients import elsewhere, guard
-from tests.support import faults
+from safedial._tcp import steering
+from tests.support import faults, namespace
 
 HOST = "127.0.0.1"
 
@@ -185,6 +186,36 @@ class TestNothingIsSaid:
 
         with entered_elsewhere():
             elsewhere.connect(Fake(), ("db", 40000), lambda *args: None)
+
+
+def warned_ports(readable):
+    """Return the ports that a warning is about, of three that are dialed. The kernel draws 40000 and 40001."""
+    if not readable:
+        steering._RANGE_FILE = "/nonexistent"
+    warned = []
+    elsewhere.warn = lambda template, *values: warned.append(values[0])
+
+    async def dial_in_loop(port):
+        dial_once(port)
+
+    def dial_once(port):
+        with entered_elsewhere(), socket.socket() as sock:
+            sock.setblocking(False)
+            sock.connect_ex((HOST, port))
+        elsewhere._told = {None}
+
+    steering.read_anew()
+    for port in (40001, 53000, 20000):
+        dial_once(port)
+        asyncio.run(dial_in_loop(port))
+    return warned
+
+
+@pytest.mark.parametrize(("readable", "drawn"), [(True, [40001]), (False, [40001, 53000])])
+def test_only_ports_of_the_range_are_warned_of_if_it_is_known(readable, drawn):
+    namespace.require()
+    found = namespace.call(warned_ports, readable, port_range=(40000, 40001))
+    assert found == [f"{HOST} port {port}" for port in drawn for _ in range(2)]
 
 
 def test_unguarded_dials_stay_what_they_are(dead_port, caplog):

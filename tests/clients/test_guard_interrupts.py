@@ -14,6 +14,7 @@ import pytest
 import safedial
 from safedial import testing
 from safedial._clients import guard, patch
+from safedial.testing import intercept
 from tests.support import faults, interrupts
 
 HOST = "127.0.0.1"
@@ -86,7 +87,7 @@ SLOW = [pytest.param(act, marks=pytest.mark.storm) for act in (enter_ours, nest,
 
 @pytest.mark.parametrize("act", [enter, *SLOW], ids=lambda act: act.__name__)
 class TestInterrupts:
-    @pytest.mark.parametrize("setter", [sys.setprofile, sys.settrace], ids=["profile", "trace"])
+    @pytest.mark.parametrize("setter", [pytest.param(sys.setprofile, marks=pytest.mark.storm), sys.settrace])
     def test_at_each_call_and_return(self, act, setter, assert_works):
         def after():
             safedial.uninstall()
@@ -394,6 +395,7 @@ def test_guard_that_is_not_entered_cannot_be_left():
         safedial.guard().__exit__()
 
 
+@pytest.mark.storm
 def test_testing_faults_stay_under_interrupts(dead_port, assert_works):
     """The layer of `safedial.testing` shares the patch."""
 
@@ -401,4 +403,8 @@ def test_testing_faults_stay_under_interrupts(dead_port, assert_works):
         with testing.self_connect(dead_port):
             pass
 
-    interrupts.interrupt_each(inject, sys.setprofile, assert_works)
+    def nothing_stays():
+        assert_works()
+        assert not intercept._interceptors()
+
+    interrupts.interrupt_each(inject, sys.setprofile, nothing_stays)

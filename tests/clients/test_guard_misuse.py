@@ -10,9 +10,10 @@ import threading
 
 import aiohttp
 import pytest
+import uvloop
 
 import safedial
-from safedial._clients import guard, patch
+from safedial._clients import entering, guard, patch
 
 HOST = "127.0.0.1"
 
@@ -104,6 +105,83 @@ class TestWrongArguments:
         for function in (generate, generate_async, functools.partial(generate)):
             with pytest.raises(TypeError, match="generator function"):
                 safedial.guard(function)
+
+    @pytest.mark.parametrize("decorate", [safedial.guard, safedial.guard()])
+    def test_functions_that_return_generators(self, decorate):
+        async def generate_async():
+            yield
+
+        def function():
+            return (each for each in ())
+
+        def function_async():
+            return generate_async()
+
+        async def coroutine_function():
+            return function()
+
+        calls = [decorate(function), decorate(function_async), lambda: asyncio.run(decorate(coroutine_function)())]
+        for call in calls:
+            with pytest.raises(TypeError, match=r"the generator that the function .* returned.*with guard\(\)"):
+                call()
+
+
+class TestUvloop:
+    """It dials in C, so guard() does not reach asyncio.open_connection()."""
+
+    @pytest.fixture(autouse=True)
+    def _nobody_was_told(self, monkeypatch):
+        monkeypatch.setattr(entering, "_warned", set())
+
+    @staticmethod
+    async def enter():
+        for _ in range(2):
+            with safedial.guard():
+                pass
+        await safedial.guard(asyncio.sleep)(0)
+
+    @staticmethod
+    def run(coroutine, loop_factory=uvloop.new_event_loop):
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(coroutine)
+
+    def test_is_said_once(self, caplog):
+        self.run(self.enter())
+        (record,) = caplog.records
+        assert record.levelname == "WARNING"
+        assert "safedial.install()" in record.message
+        assert "safedial.adapters.asyncio.new_event_loop(uvloop.Loop)" in record.message
+
+    def test_is_said_to_a_decorator(self, caplog):
+        self.run(safedial.guard(asyncio.sleep)(0))
+        assert len(caplog.records) == 1
+
+    def test_is_not_said_under_install(self, caplog):
+        safedial.install()
+        try:
+            self.run(self.enter())
+        finally:
+            safedial.uninstall()
+        assert "uvloop" not in caplog.text
+
+    @pytest.mark.parametrize(
+        "loop_factory",
+        [None, lambda: safedial.adapters.asyncio.new_event_loop(uvloop.Loop)],
+        ids=["asyncio", "adapter"],
+    )
+    def test_is_not_said_in_another_loop(self, caplog, loop_factory):
+        self.run(self.enter(), loop_factory)
+        assert not caplog.records
+
+    def test_is_not_said_outside_of_the_loop_and_in_our_own_entries(self, caplog):
+        async def enter_ours():
+            with guard.inside():
+                pass
+
+        self.run(enter_ours())
+        with safedial.guard():
+            pass
+        assert not caplog.records
 
 
 class TestNeverEntered:

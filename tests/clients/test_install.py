@@ -182,6 +182,26 @@ def test_wrapped_driver_works(dead_port):
         safedial.wrap(psycopg.connect, policy=None)(host="127.0.0.1", port=dead_port, user="app")
 
 
+def test_dial_is_told_once_after_a_second_install_on_top_of_another_patch(monkeypatch, dead_port):
+    events = []
+    safedial.install(on_event=events.append)
+    ours = psycopg2._connect
+
+    @functools.wraps(ours)
+    def traced(*args, **kwds):
+        return ours(*args, **kwds)
+
+    monkeypatch.setattr(psycopg2, "_connect", traced)
+    safedial.uninstall()
+    safedial.install(on_event=events.append)
+    with pytest.raises(psycopg2.OperationalError):
+        psycopg2.connect(f"host=127.0.0.1 port={dead_port} user=app")
+    safedial.uninstall()
+    monkeypatch.undo()
+    psycopg2._connect = ours.__wrapped__
+    assert [event.kind for event in events] == ["failed"]
+
+
 # --- psycopg2's asynchronous connections ----------------------------------------------------------------
 
 

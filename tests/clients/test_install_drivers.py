@@ -169,6 +169,7 @@ def test_no_driver_meets_itself_under_install():
     assert call([name for name in DRIVERS if name != "psycopg_pool"], 12, True) == []
 
 
+@pytest.mark.storm
 def test_nor_if_it_was_imported_before():
     early = ("psycopg", "psycopg2", "uvloop", *(["MySQLdb.connections"] if "mysqldb" in DRIVERS else []))
     names = [name for name in DRIVERS if name not in ("psycopg_pool", "psycopg_name")]

@@ -35,7 +35,7 @@ def imported(monkeypatch, tmp_path):
     """Import an empty module of a client's name."""
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     # Other tests of this process have imported some of them.
-    monkeypatch.setattr(unreached, "_warned", set(unreached.UNREACHED & sys.modules.keys()))
+    monkeypatch.setattr(unreached, "_told", set(unreached.UNREACHED & sys.modules.keys()))
     monkeypatch.syspath_prepend(tmp_path)
 
     def load(name):
@@ -72,10 +72,24 @@ def test_client_imported_before_is_warned_of(imported, warnings):
     assert len(warnings()) == 1
 
 
-def test_no_warning_if_the_program_holds_ports(imported, warnings, dead_port):
-    safedial.install(hold=[(HOST, dead_port)])
-    imported("pynng")
+@pytest.mark.parametrize("lists", [[True], [False], [True, None], [None, False]], ids=str)
+def test_program_that_gave_a_list_is_told_at_info(imported, warnings, dead_port, caplog, lists):
+    caplog.set_level(logging.INFO, "safedial")
+    for some in lists:
+        safedial.install(hold=None if some is None else [(HOST, dead_port)] * some)
+    for _ in range(2):
+        imported("pynng")
     assert not warnings()
+    (said,) = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
+    assert said == "install() does not reach pynng, which dials in C: only the ports in hold= are safe"
+
+
+def test_list_of_an_earlier_install_is_forgotten(imported, warnings, dead_port):
+    safedial.install(hold=[(HOST, dead_port)])
+    safedial.uninstall()
+    safedial.install()
+    imported("pynng")
+    assert len(warnings()) == 1
 
 
 def test_no_warning_after_uninstall(imported, warnings):
@@ -128,18 +142,29 @@ def test_held_until_uninstall(dead_port):
     assert not descriptors_of(dead_port)
 
 
-def test_later_list_replaces_it(dead_port):
+def test_lists_of_several_calls_add_up(dead_port):
     safedial.install(hold=[(HOST, dead_port)])
     with faults.listener() as other:
         free = other.getsockname()[1]
-    safedial.install(hold=[(HOST, free)])
-    assert not descriptors_of(dead_port)
-    assert descriptors_of(free)
+    safedial.install(hold=iter([[HOST, free]]))
     safedial.install(hold=[])
+    assert descriptors_of(dead_port)
+    assert descriptors_of(free)
+    safedial.uninstall()
+    assert not descriptors_of(dead_port)
     assert not descriptors_of(free)
 
 
-def test_failure_keeps_the_old_list(dead_port):
+def test_same_address_is_held_once(dead_port):
+    for _ in range(3):
+        safedial.install(hold=[(HOST, dead_port)] * 2)
+    assert len(descriptors_of(dead_port)) == 1
+    safedial.uninstall()
+    safedial.install(hold=[(HOST, dead_port)])
+    assert len(descriptors_of(dead_port)) == 1
+
+
+def test_failure_keeps_what_was_held(dead_port):
     safedial.install(hold=[(HOST, dead_port)])
     with faults.listener() as other:
         free = other.getsockname()[1]
@@ -147,6 +172,8 @@ def test_failure_keeps_the_old_list(dead_port):
         safedial.install(hold=[(HOST, free), ("no.such.host.invalid", 5555)])
     assert descriptors_of(dead_port)
     assert not descriptors_of(free)
+    safedial.install(hold=[(HOST, free)])
+    assert descriptors_of(free)
 
 
 def test_name_in_a_running_loop_is_refused_and_a_number_is_not(dead_port):

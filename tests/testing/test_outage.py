@@ -128,6 +128,7 @@ class TestRefusal:
             dial(*server.address, policy=safedial.reconnect(30, 0.01, 0.05))
             server.refuse_for(seconds=3600)  # and its timer goes with it
 
+    @pytest.mark.storm
     def test_a_timer_that_fires_during_a_start(self):
         with testing.Outage() as server:
             for turn in range(200):
@@ -180,7 +181,7 @@ class TestRefusal:
         """Another thread's attempt began before the refusal ended, and is counted afterwards."""
         with testing.Outage() as server:
             server.refuse_for(dials=1)
-            (fault,) = intercept._interceptors
+            (fault,) = intercept._interceptors()
             assert not answers(server)
             getattr(server, end)()
             with socket.socket() as late:
@@ -191,7 +192,7 @@ class TestRefusal:
     def test_a_late_attempt_is_not_counted_for_the_next_refusal(self):
         with testing.Outage() as server:
             server.refuse_for(dials=1)
-            (old,) = intercept._interceptors
+            (old,) = intercept._interceptors()
             assert not answers(server)
             server.refuse_for(dials=2)
             with socket.socket() as late:

@@ -185,6 +185,9 @@ async def guards() -> None:
     guarded_bare(6379)  # type: ignore[arg-type]
     safedial.guard("127.0.0.1")  # type: ignore[call-overload]
     safedial.guard(address=("127.0.0.1", 80))  # type: ignore[call-overload]
+    safedial.guard(policy=None)  # type: ignore[call-overload]
+    safedial.hold("127.0.0.1", 80)  # type: ignore[arg-type, call-arg]
+    safedial.hold(("127.0.0.1", 80))(connect)  # type: ignore[operator]
 
 
 async def wrapped() -> None:
@@ -201,6 +204,8 @@ async def wrapped() -> None:
 safedial.install()
 safedial.install(on_event=print, hold=[("127.0.0.1", 5555)])
 safedial.install(hold=("127.0.0.1", 5555))  # type: ignore[arg-type]  # one pair in place of a list
+safedial.install([("127.0.0.1", 5555)])  # type: ignore[call-arg, arg-type]
+safedial.install(policy=None)  # type: ignore[call-arg]
 safedial.uninstall()
 
 

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from safedial._clients import patch
 from safedial._clients.guard import is_installed
@@ -15,8 +15,7 @@ class Place(NamedTuple):
 
     Attributes:
         path: its name in the module, such as ``Connection.__init__``.
-        made: returns what takes the place of the function that it gets. That does nothing of its own unless
-            `is_installed`: it may outlive `uninstall`, below what somebody else put there.
+        made: returns what takes the place of the function that it gets.
     """
 
     path: str
@@ -29,22 +28,31 @@ _replacements: "list[_Replacement]" = []
 def put_back() -> None:
     """Undo each `replace`. Called once `install` is no longer in force."""
     with patch.lock:
-        while _replacements:
-            _replacements.pop().undo()
+        _undo_all()
 
 
 def replace(places: tuple[Place, ...], name: str, module: ModuleType) -> None:
     """Replace the attributes at *places* of *module*, unless they are replaced, or `install` is over."""
     try:
         with patch.lock:
-            for place in places if is_installed() else ():
-                *parents, attribute = place.path.split(".")
-                owner: Any = functools.reduce(getattr, parents, module)
-                if all(each.method is not getattr(owner, attribute) for each in _replacements):
-                    _replacements.append(_Replacement(owner, attribute, place.made))
+            _replace_all(places if is_installed() else (), module)
     except (AttributeError, TypeError):  # it is gone, or a type of C's
         driver = name.partition(".")[0]
         warn("install() does not reach this version of %s: hold the port: safedial.hold()", driver)
+
+
+# Functions of their own: CPython 3.13 leaves the lock taken if a signal interrupts a loop that stands right in `with`.
+def _undo_all() -> None:
+    while _replacements:
+        _replacements.pop().undo()
+
+
+def _replace_all(places: tuple[Place, ...], module: ModuleType) -> None:
+    for place in places:
+        *parents, attribute = place.path.split(".")
+        owner: Any = functools.reduce(getattr, parents, module)
+        if all(each.method is not getattr(owner, attribute) for each in _replacements):
+            _replacements.append(_Replacement(owner, attribute, place.made))
 
 
 class _Replacement:
@@ -57,14 +65,20 @@ class _Replacement:
         old = getattr(self._plain, "_replacement", None)
         if isinstance(old, _Replacement) and old.method is self._plain:
             self._plain = old._plain
-        self.method: Any = made(self._plain)
-        functools.update_wrapper(self.method, self._plain)
+        self._now: Any = made(self._plain)
+
+        @functools.wraps(self._plain)
+        def method(*args: Any, **kwds: Any) -> Any:
+            return self._now(*args, **kwds)
+
+        self.method: Any = cast("Any", method)
         self.method._replacement = self
         setattr(owner, name, self.method)
 
     def undo(self) -> None:
-        if getattr(self._owner, self._name) is not self.method:
-            return  # somebody patched on top of it: it stays, and does nothing
+        self._now = self._plain
+        if getattr(self._owner, self._name, None) is not self.method:
+            return  # gone, or somebody patched on top of it: that stays, and does nothing
         if self._inherited:
             delattr(self._owner, self._name)
         else:

@@ -15,7 +15,7 @@ from safedial._address import Address, SockAddr
 from safedial._clients import patch
 from safedial._clients.attributes import Place
 from safedial._clients.drivers import FINDERS
-from safedial._clients.guard import hooks_here, is_installed
+from safedial._clients.guard import hooks_here
 from safedial._clients.hold import holding, resolved
 from safedial._clients.option_files import mysql_options
 from safedial._retry.transient import error_type
@@ -28,9 +28,6 @@ from safedial.events import DialEvent, EventKind, tell
 @contextlib.contextmanager
 def _held(driver: str | None, find: Callable[..., Iterable[Address]], *args: Any, **kwds: Any) -> Generator[None]:
     """Hold the ports of the addresses that *find* returns for *args* and *kwds*, and tell the hooks about *driver*."""
-    if not is_installed():
-        yield
-        return
     addresses: list[Address] = []
     with contextlib.suppress(Exception):  # the driver reports wrong arguments
         addresses += find(*args, **kwds)
@@ -90,10 +87,15 @@ def release_all() -> None:
 
 def _release(done: Callable[[Any], bool]) -> None:
     with patch.lock:
-        over = [each for each in _kept if done(each[0]())]
-        _kept[:] = [each for each in _kept if each not in over]
+        over = _taken_out(done)
     for _, end in over:
         end()
+
+
+def _taken_out(done: Callable[[Any], bool]) -> "list[tuple[weakref.ref[Any], weakref.finalize[..., Any]]]":
+    over = [each for each in _kept if done(each[0]())]
+    _kept[:] = [each for each in _kept if each not in over]
+    return over
 
 
 # --- the drivers ---------------------------------------------------------------------------------------------
@@ -154,7 +156,7 @@ def _uvloop(plain: Any) -> Any:
         self: Any, protocol_factory: Any, host: Any = None, port: Any = None, **kwds: Any
     ) -> Any:
         infos: Any = ()
-        if is_installed() and kwds.get("sock") is None and (host is not None or port is not None):
+        if kwds.get("sock") is None and (host is not None or port is not None):
             with contextlib.suppress(OSError, TypeError, ValueError):  # uvloop reports them itself
                 infos = await self.getaddrinfo(host, port, family=kwds.get("family") or 0, type=socket.SOCK_STREAM)
         sockaddrs = [sockaddr for *_, sockaddr in infos]

@@ -20,7 +20,8 @@ def decorated(function: F, entered: Callable[[], AbstractContextManager[object]]
         @functools.wraps(function)
         async def guarded_async(*args: Any, **kwds: Any) -> Any:
             with entered():
-                return await function(*args, **kwds)
+                returned: Any = await function(*args, **kwds)
+            return _checked(returned, function)
 
         return cast("F", guarded_async)
 
@@ -32,9 +33,19 @@ def decorated(function: F, entered: Callable[[], AbstractContextManager[object]]
     def guarded(*args: Any, **kwds: Any) -> Any:
         with entered():
             returned: Any = function(*args, **kwds)
-        return made_later(returned, functools.partial(take, returned))
+        return made_later(_checked(returned, function), functools.partial(take, returned))
 
     return cast("F", guarded)
+
+
+def _checked(returned: Any, function: Any) -> Any:
+    """Return *returned*, or raise TypeError if it is a generator, which dials when it is iterated."""
+    if inspect.isgenerator(returned) or inspect.isasyncgen(returned):
+        raise TypeError(
+            f"guard() can't guard the generator that {shown(function)} returned, which runs in its caller's context: "
+            "iterate it inside `with guard():`"
+        )
+    return returned
 
 
 def _check(function: Any) -> None:

@@ -19,7 +19,7 @@ from safedial.events import warn
 # The file and the line of a guard.
 Site: TypeAlias = tuple[str, int]
 
-# Other systems than Linux draw from here on, or from higher ports.
+# If the range can't be read. Linux draws from here on by default, and other systems do, or from higher ports.
 _LOWEST = 32768
 _LOOPBACK = ("localhost", "::1", "", "0.0.0.0", "::")  # noqa: S104  # a connect to the wildcards goes to this host
 
@@ -60,7 +60,8 @@ def connect(sock: socket.socket, address: SockAddr, below: Below) -> None:
 
 
 def _may_draw(port: int) -> bool:
-    return port >= _LOWEST or steering.side_options(port) != steering.UNSTEERED
+    ports = steering.known_range()
+    return port >= _LOWEST if ports is None else ports.low <= port <= ports.high
 
 
 def _is_here(sock: socket.socket, host: object) -> bool:
@@ -83,12 +84,18 @@ def _dialed_by_us() -> bool:
     return False
 
 
+def _untold() -> set[Site | None]:
+    """Return the sites that no warning has named yet, and count them as named."""
+    users = [ref() for ref in _entered.copy()]
+    found = {user.site for user in users if user is not None and user.open} - _told
+    _told.update(found)
+    _entered.clear()
+    return found
+
+
 def _warn(address: SockAddr) -> None:
     with lock:
-        users = [ref() for ref in _entered.copy()]
-        found = {user.site for user in users if user is not None and user.open} - _told
-        _told.update(found)
-        _entered.clear()
+        found = _untold()
     if found:
         where = ", ".join(sorted(f"{site[0]}:{site[1]}" for site in found if site is not None))
         warn(

@@ -41,7 +41,8 @@ def name_of(factory: Any) -> str:
     """Return the name of *factory* without its arguments, which may be secrets."""
     factory = bare(factory)
     kind: Any = factory if hasattr(factory, "__qualname__") else factory.__class__
-    return f"{kind.__module__}.{kind.__qualname__}"
+    module = getattr(kind, "__module__", None) or kind.__objclass__.__module__  # of a method of a class in C
+    return f"{module}.{kind.__qualname__}"
 
 
 def packages_of(factory: Any) -> list[str]:

@@ -4,7 +4,6 @@ from typing import Any
 
 from safedial._clients import patch
 from safedial._clients.attributes import Place
-from safedial._clients.guard import is_installed
 from safedial.events import warn
 
 
@@ -13,8 +12,7 @@ def _guards(plain: Any) -> Any:
         try:
             return plain(*args, **kwds)
         finally:
-            if is_installed():
-                _renew()
+            _renew()
 
     return patching
 

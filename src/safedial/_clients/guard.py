@@ -1,28 +1,24 @@
 """The guard: the guarded connect under every client that dials in Python, blocking or not.
 
-An interrupt may end any function here half-way: a signal handler that raises, the recursion limit, a debugger. Whatever
-the interrupt leaves behind, an entry has an effect only while it is open, and while the `with` statement or the `Guard`
-refers to it.
+An interrupt may end any function here half-way: a signal handler that raises, the recursion limit. Whatever it leaves
+behind, an entry has an effect only while it is open, and while the `with` statement or the `Guard` refers to it.
 """
 
 import functools
 import socket
 import sys
 import weakref
-from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Literal, Self, overload
 
 from safedial._address import SockAddr
-from safedial._clients import elsewhere, patch
-from safedial._clients.decorator import decorated
+from safedial._clients import elsewhere, entering, mistakes, patch
+from safedial._clients.decorator import F, decorated
 from safedial._clients.elsewhere import Site, Watched
 from safedial._clients.guarded_connect import connect_and_tell
 from safedial._clients.layers import Below
 from safedial._clients.never_entered import warn_never_entered
 from safedial.events import OnEvent, check_hook, warn
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Entry(Watched):
@@ -40,6 +36,8 @@ class Entry(Watched):
             patch.put(_layer, self)
             elsewhere.watch(self)
             _inside.set((*_entered_here(), weakref.ref(self)))
+            if self.site is not None:
+                entering.check_guard(everywhere=_everywhere is not None)
         except BaseException:
             self.open = False
             self.__exit__()
@@ -118,13 +116,17 @@ class Guard:
 
     def __exit__(self, *raised: object) -> None:
         with patch.lock:
-            here = [entry for ref in _inside.get() if (entry := ref()) in self._entries]
-            entry = here[-1] if here else next(reversed(self._entries), None)  # entered in another context
-            if entry is None:
-                raise RuntimeError("this guard() is not entered, so it can't be left")
-            entry.open = False
-            del self._entries[entry]
+            entry = self._popped()
         entry.__exit__()
+
+    def _popped(self) -> Entry:
+        here = [entry for ref in _inside.get() if (entry := ref()) in self._entries]
+        entry = here[-1] if here else next(reversed(self._entries), None)  # entered in another context
+        if entry is None:
+            raise RuntimeError("this guard() is not entered, so it can't be left")
+        entry.open = False
+        del self._entries[entry]
+        return entry
 
     async def __aenter__(self) -> None:
         self.__enter__()
@@ -148,6 +150,7 @@ class Guard:
 def guard(function: F, /, *, on_event: OnEvent | None = None) -> F: ...
 @overload
 def guard(*, on_event: OnEvent | None = None) -> Guard: ...
+@mistakes.advised(mistakes.of_guard)
 def guard(function: Any = None, /, *, on_event: OnEvent | None = None) -> Any:
     """Guard the TCP connects that Python code makes inside, in this thread or task only.
 
@@ -160,16 +163,18 @@ def guard(function: Any = None, /, *, on_event: OnEvent | None = None) -> Any:
     It works for blocking and non-blocking sockets (selectors, asyncio, trio), behind TLS and proxies. Sockets with a
     source port are checked too. A task that is started inside is guarded until the block ends.
 
-    Outside are other tasks and threads: the handlers of an application whose startup is guarded, a client's own
-    threads, a client that connects again after the block. For these there is `install`. If such a dial may reach
-    itself, a WARNING says so, once for each line that enters a guard. With gevent, enter the guard in each greenlet.
+    A client that is made inside and connects again after the block, as most do, is not guarded then. Outside are other
+    tasks and threads, too: the handlers of an application whose startup is guarded, a client's own threads. For all of
+    these there is `install`. If a dial of another task or thread may reach itself, a WARNING says so, once for each
+    line that enters a guard. With gevent, enter the guard in each greenlet.
 
     Not guarded are libraries that dial in C (libpq, grpc, uvloop; see `hold`) and ctypes; ``sendto()`` with
     ``MSG_FASTOPEN``; the methods of ``_socket.socket``, from which `socket.socket` is made; and a ``connect`` that was
-    fetched from the class before the guard was entered.
+    fetched from the class before the guard was entered. On uvloop's event loop a WARNING says so, once.
 
     The methods ``connect`` and ``connect_ex`` of `socket.socket` are replaced meanwhile, and those of a class that a
-    program has put in its place.
+    program has put in its place. If something undoes that, the next entry, `install` or `is_guarded` replaces them
+    again. It may happen if a mock or another patch was there first: a WARNING says so, once.
 
     Args:
         function: the function to decorate. Default: None; then the result is a context manager and decorator.
@@ -177,17 +182,16 @@ def guard(function: Any = None, /, *, on_event: OnEvent | None = None) -> Any:
             non-blocking connect it gets what is known at once: nothing while the handshake goes on. Default: None.
 
     Raises:
-        TypeError: *function* is a class, a generator function or no function at all, or *on_event* is wrong. When it is
-            entered: a class stands in `socket.socket`'s place whose methods can't be replaced.
+        TypeError: *function* is a class, a generator function or no function at all, or *on_event* is wrong. Later, on
+            entry: the class in `socket.socket`'s place can't be guarded; in a call: *function* returned a generator.
 
     Example::
 
         with guard():
-            client = redis.Redis(host, port)
-            client.ping()
+            sock = socket.create_connection((host, port))
     """
     check_hook(on_event)
-    caller = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # inspect's would be held by a cycle
+    caller = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]  # inspect's would be held by a cycle
     made = Guard(on_event, (caller.f_code.co_filename, caller.f_lineno))
     return made if function is None else made(function)
 
@@ -197,13 +201,16 @@ def is_guarded() -> Literal["guard", "install"] | None:
 
     Returns:
         ``"guard"``: by a `guard` that is entered here, or by `wrap` or an adapter that dials now. ``"install"``: by
-        `install` alone. None: not at all.
+        `install` alone. None: not at all; or the class in `socket.socket`'s place can't be guarded.
 
     Example::
 
         assert safedial.is_guarded(), "call safedial.install() first"
     """
-    patch.renew()  # so that the answer is true
+    try:
+        patch.renew()  # so that the answer is true
+    except TypeError:
+        return None
     if _entered_here():
         return "guard"
     return None if _everywhere is None else "install"
@@ -231,6 +238,7 @@ def guard_all(on_event: OnEvent | None) -> None:
         _everywhere = entry
         if before is not None:
             patch.remove(_layer, before)
+    entering.check_install()
 
 
 def unguard_all() -> None:

@@ -55,7 +55,11 @@ class Held:
     def wait_for_busy(self) -> None:
         """Until `close`, take each port that a server has on all addresses as soon as the server has gone."""
         if self._busy:
-            self._waiting = Repeating(self._take_busy)
+            try:
+                self._waiting = Repeating(self._take_busy)
+            except RuntimeError as error:  # no more threads, or the interpreter shuts down
+                where = describe(*self._busy[0][:2])
+                warn("%s is held only while its server listens: %s", where, error)
 
     def _take_busy(self) -> bool:
         """Take the ports that were busy. Return whether one still is."""

@@ -5,8 +5,10 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Generator, Iterable
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from safedial._address import Address, AddrInfo, Host, Port, SockAddr, checked, describe, family_of
+from safedial._clients import mistakes
 from safedial._clients.held import Held
 from safedial._clients.never_entered import warn_never_entered
 from safedial._steps import in_event_loop, in_thread
@@ -42,6 +44,15 @@ class Hold:
         if not self._tried:
             warn_never_entered(self, "hold(...)")
 
+    if not TYPE_CHECKING:  # a type checker refuses the call
+
+        def __call__(self, *_: Any, **__: Any) -> NoReturn:
+            self._tried = True
+            raise TypeError(
+                "hold() does not decorate functions: write `with safedial.hold(...):` inside the function, or "
+                "wrap(function, address=(host, port))"
+            )
+
     def _enter(self, infos: Iterable[AddrInfo]) -> None:
         held = Held()
         try:
@@ -56,6 +67,7 @@ class Hold:
             raise
 
 
+@mistakes.advised(mistakes.of_hold)
 def hold(address: Address) -> Hold:
     """Keep the kernel off the port of *address* inside the block, for every dial of this host.
 
@@ -80,9 +92,9 @@ def hold(address: Address) -> Hold:
 
     An address of another host is not held, because no dial of it can reach itself. If a server listens on all addresses
     (``::``) when the block is entered, the kernel draws its port for nobody; once the server stops, a thread takes the
-    port within 0.05 s. If the port can't be held (a sandbox forbids it), a WARNING says so, once for each address.
+    port within 0.25 s. If the port can't be held (a sandbox forbids it), a WARNING says so, once for each address.
 
-    Entering costs 12 us and a descriptor, which forked children inherit: the port is free once all of them have ended.
+    Entering costs 13 us and a descriptor, which forked children inherit: the port is free once all of them have ended.
     The result can be entered again, and by several threads.
 
     Other systems than Linux draw ports for each address on its own. There *address* itself is bound, and a server on it

@@ -7,20 +7,22 @@ from types import ModuleType
 from typing import Any
 
 from safedial._address import Address, check_host, check_port, describe, pair, shown
-from safedial._clients import attributes, c_drivers, green, patch, unreached
+from safedial._clients import attributes, c_drivers, green, mistakes, patch, unreached
 from safedial._clients.guard import guard_all, unguard_all
 from safedial._clients.hold import hold as hold_port
 from safedial._clients.import_hook import Imported, Watch
 from safedial.events import OnEvent, check_hook
 
-_held: contextlib.ExitStack | None = None  # the ports of `hold`
+_held = contextlib.ExitStack()  # the ports of `hold`, of all calls
+_addresses: set[Address] | None = None  # what is in it; None if no call has given a list
 
 
+@mistakes.advised(mistakes.of_install)
 def install(*, on_event: OnEvent | None = None, hold: Iterable[Address] | None = None) -> None:
     """Guard the TCP connects of the whole process, in all threads, from now on: one line for a program of any kind.
 
     Call it first: at the top of a script, of Django's ``settings.py``, of the module of a Celery app or of a WSGI or
-    ASGI application. It may be called again.
+    ASGI application. It may be called again, which also mends what somebody else's patch of sockets has undone.
 
     It reaches:
 
@@ -45,8 +47,8 @@ def install(*, on_event: OnEvent | None = None, hold: Iterable[Address] | None =
             for each address), with the driver's name as `client`. A later call replaces it. Default: None.
         hold: a list of (host, port): ports to hold until `uninstall`, for clients that dial for as long as they live. A
             server that sets SO_REUSEADDR, as most do, can bind and listen meanwhile: see `hold`. Names are resolved
-            once, now. The list of a later call replaces this one, unless that call fails. With a list, even an empty
-            one, there are no warnings about libraries. Default: None, which leaves the ports of an earlier call held.
+            once, now. The lists of several calls add up. After a list, even an empty one, libraries are named at INFO:
+            only the ports that are held are safe. Default: None, no further ports.
 
     Raises:
         TypeError, ValueError: an argument is wrong; the message names it.
@@ -59,11 +61,12 @@ def install(*, on_event: OnEvent | None = None, hold: Iterable[Address] | None =
     """
     check_hook(on_event)
     with contextlib.ExitStack() as stack:
-        for address in _checked(hold):
+        addresses = _checked(hold)
+        for address in addresses - (_addresses or set()):
             _enter(address, stack)
         guard_all(on_event)
         if hold is not None:
-            _replace_held(stack.pop_all())
+            _keep(addresses, stack.pop_all())
     _watch.begin()
 
 
@@ -76,12 +79,11 @@ def uninstall() -> None:
     unguard_all()
     attributes.put_back()
     c_drivers.release_all()
-    _replace_held(None)
+    _release()
 
 
 def _unreached(name: str, _: ModuleType) -> None:
-    if _held is None:  # a program that holds ports knows
-        unreached.warn(name)
+    unreached.tell(name, holds=_addresses is not None)
 
 
 _replaced: dict[str, Imported] = {
@@ -91,20 +93,22 @@ _replaced: dict[str, Imported] = {
 _watch = Watch({**dict.fromkeys(unreached.UNREACHED, _unreached), **_replaced})
 
 
-def _checked(hold: Any) -> list[Address]:
-    """Return *hold* as a list, or raise TypeError or ValueError."""
+def _checked(hold: Any) -> set[Address]:
+    """Return the addresses of *hold*, or raise TypeError or ValueError."""
     if hold is None:
-        return []
+        return set()
     wrong = f"hold must be a list of (host, port) pairs, hold=[(host, port)], not {shown(hold)}"
     if not hasattr(hold, "__iter__") or isinstance(hold, str | bytes):
         raise TypeError(wrong)
-    addresses = list(hold)
-    if addresses and isinstance(addresses[0], str | bytes | None):  # one pair
+    given = list(hold)
+    if given and isinstance(given[0], str | bytes | None):  # one pair
         raise TypeError(wrong)
-    for address in addresses:
+    addresses: set[Address] = set()
+    for address in given:
         host, port = pair(address, "hold")
         check_host(host, "hold")
         check_port(port, "hold")
+        addresses.add((host, port))
     return addresses
 
 
@@ -116,9 +120,15 @@ def _enter(address: Address, stack: contextlib.ExitStack) -> None:
         raise RuntimeError(said) from None
 
 
-def _replace_held(held: contextlib.ExitStack | None) -> None:
-    global _held
+def _keep(addresses: set[Address], held: contextlib.ExitStack) -> None:
+    global _addresses
     with patch.lock:
-        old, _held = _held, held
-    if old is not None:
-        old.close()
+        _held.push(held)
+        _addresses = addresses | (_addresses or set())
+
+
+def _release() -> None:
+    global _addresses
+    with patch.lock:
+        held, _addresses = _held.pop_all(), None
+    held.close()

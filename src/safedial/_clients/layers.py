@@ -80,13 +80,14 @@ def tcp_address(sock: socket.socket, address: Any) -> Any:
         return None
 
 
-# The address that a class in `socket.socket`'s place is asked to connect to. If it does so by a socket of the stdlib's
-# class, as eventlet's does, the layers have handled this connect.
+# The address that somebody else's ``connect`` is asked to connect to: that of a class in `socket.socket`'s place, or
+# what was put in the place of the stdlib's. If it goes on to a method of ours, as eventlet's does, the layers have
+# handled this connect.
 above: ContextVar[Any] = ContextVar("safedial.above", default=None)
 
 
 def marked(below: Any, sock: socket.socket, address: Any) -> Any:
-    """Go on to *below*, which is a method of a class in `socket.socket`'s place."""
+    """Go on to *below*, which is not the stdlib's own."""
     token = above.set(address)
     try:
         return below(sock, address)

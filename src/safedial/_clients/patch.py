@@ -10,6 +10,8 @@ calls.
 
 import _socket
 import socket
+import sys
+import types
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -28,7 +30,8 @@ class User:
 # The layers from the program down to the kernel.
 _layers: tuple[Layer, ...] = ()
 _users: dict[Layer, set[weakref.ref[User]]] = {}
-_patches: "dict[tuple[type[Any], str], _Patch]" = {}
+# The classes and the names of their methods that are replaced.
+_replaced: dict[tuple[type[Any], str], None] = {}
 lock = lock_held_across_forks()
 
 
@@ -54,25 +57,28 @@ def remove(layer: Layer, user: User) -> None:
     with lock:
         _users[layer].discard(weakref.ref(user))
         _layers = tuple(each for each in _layers if _is_used(each))
-        while _patches and not _layers:
-            key, patch = next(reversed(_patches.items()))
-            patch.undo()
-            del _patches[key]
+        if not _layers:
+            _put_all_back()
 
 
 def renew() -> None:
     """Make sure that the methods are replaced, if there is a layer.
 
-    Somebody may have restored them, as pytest-socket does after each test, or may have put another class in
-    `socket.socket`'s place, as gevent does.
+    Somebody may have put back what he had found before ours, as mocks and pytest-socket do, or may have put another
+    class in `socket.socket`'s place, as gevent does. If a function of his stands there that calls ours, no harm is
+    done: ours is put on top of it, and the lower one passes the connect on.
     """
     with lock:
-        for owner in _owners() if _layers else ():
-            for name in ("connect", "connect_ex"):
-                if (owner, name) not in _patches and _found(owner, name) is not None:
-                    _patches[owner, name] = _Patch(owner, name)
-                if patch := _patches.get((owner, name)):
-                    patch.put()
+        _replace_all()
+
+
+def replacement() -> Any:
+    """Return what took the place of the stdlib's own ``connect`` or ``connect_ex`` before ours did, None if nothing."""
+    for name in _NAMES:
+        patch = _patch_of(_found(_STDLIBS, name))
+        if patch is not None and not _is_the_kernels(patch.below):
+            return patch.below
+    return None
 
 
 def _is_used(layer: Layer) -> bool:
@@ -89,6 +95,7 @@ def _is_stdlibs(kind: type[Any]) -> bool:
     return (kind.__module__, kind.__name__) == ("socket", "socket")
 
 
+_NAMES = ("connect", "connect_ex")
 # `socket.socket` itself may be a mock now.
 _STDLIBS: type[Any] = next(filter(_is_stdlibs, _socket.socket.__subclasses__()), socket.socket)
 
@@ -104,6 +111,10 @@ def _owners() -> tuple[type[Any], ...]:
     return (_STDLIBS, standing)
 
 
+def _methods() -> "list[tuple[type[Any], str]]":
+    return [(owner, name) for owner in _owners() for name in _NAMES]
+
+
 def _found(owner: type[Any], name: str) -> Any:
     """Return what stands in the class now, such as a staticmethod, which getattr() would unpack; None if nothing."""
     for each in owner.__mro__:
@@ -112,50 +123,81 @@ def _found(owner: type[Any], name: str) -> Any:
     return None
 
 
+def _is_the_kernels(standing: Any) -> bool:
+    """Return whether *standing* is a method of a class of C, as the stdlib's own is. A mock's ``__class__`` may lie."""
+    return type(standing) is types.MethodDescriptorType
+
+
+def _is_mock(standing: Any) -> bool:
+    mock = sys.modules.get("unittest.mock")
+    return mock is not None and isinstance(getattr(standing, "mock", standing), mock.NonCallableMock)  # or autospec's
+
+
+def _patch_of(standing: Any) -> "_Patch | None":
+    """Return the patch whose method is *standing*, None if it is not ours. functools.wraps() copies the attribute."""
+    patch = getattr(standing, "_patch", None)
+    return patch if isinstance(patch, _Patch) and patch.method is standing else None
+
+
+# Functions of their own: CPython 3.13 leaves the lock taken if a signal interrupts a loop that stands right in `with`.
+def _replace_all() -> None:
+    for key in _methods() if _layers else ():
+        standing = _found(*key)
+        # A mock that came after ours connects nothing, and its test looks at it.
+        if standing is None or (key in _replaced and _is_mock(standing)):
+            continue
+        _replaced[key] = None
+        if _patch_of(standing) is None:
+            _Patch(*key).put()
+
+
+def _put_all_back() -> None:
+    while _replaced:
+        key = next(reversed(_replaced))
+        _put_back(*key)
+        del _replaced[key]
+
+
+def _put_back(owner: type[Any], name: str) -> None:
+    """Put back what stood there before ours. If somebody patched on top of it, it stays there and does nothing."""
+    while (patch := _patch_of(_found(owner, name))) is not None and patch.owner is owner:
+        patch.undo()
+
+
 class _Patch:
-    """One method of one class, replaced until `undo`."""
+    """One method of one class, replaced on top of what stands there now, until `undo`."""
 
     def __init__(self, owner: type[Any], name: str) -> None:
-        self._owner, self._name, self._inherited = owner, name, name not in vars(owner)
-        self._below: Any = _found(self._owner, self._name)
-        inert = getattr(self._below, "_patch", None)
-        if isinstance(inert, _Patch) and inert._method is self._below:
-            self._below = inert._below  # an old patch of ours that somebody put back: one is enough
-        self._active = True
-        self._method: Callable[..., Any] = self._made()
+        self.owner, self._name, self._inherited = owner, name, name not in vars(owner)
+        self.below: Any = _found(owner, name)
+        self.method: Callable[..., Any] = self._made()
 
     def put(self) -> None:
-        self._active = True
-        if _found(self._owner, self._name) is not self._below:
-            return  # it is in place, or somebody patched on top of it
         try:
-            setattr(self._owner, self._name, self._method)
+            setattr(self.owner, self._name, self.method)
         except (AttributeError, TypeError) as error:
             raise TypeError(
-                f"socket.socket is {self._owner!r} now, whose {self._name}() can't be replaced, so it can't be "
+                f"socket.socket is {self.owner!r} now, whose {self._name}() can't be replaced, so it can't be "
                 "guarded: put Python's own socket.socket back"
             ) from error
 
     def undo(self) -> None:
-        # If somebody patched on top of it, it stays there and does nothing.
-        if _found(self._owner, self._name) is self._method:
-            if self._inherited:
-                delattr(self._owner, self._name)
-            else:
-                setattr(self._owner, self._name, self._below)
-        self._active = False
+        if self._inherited:
+            delattr(self.owner, self._name)
+        else:
+            setattr(self.owner, self._name, self.below)
 
     def _made(self) -> Callable[..., Any]:
-        plain: Any = self._below
+        plain: Any = self.below
         kind = cast("type[object]", type(plain))
         if issubclass(kind, staticmethod | classmethod) or not hasattr(kind, "__get__"):
-            plain = partial(_called_without_sock, getattr(self._owner, self._name))  # such as a mock
-        below: Any = plain if self._owner is _STDLIBS else partial(marked, plain)
+            plain = partial(_called_without_sock, getattr(self.owner, self._name))  # such as a mock
+        below: Any = plain if _is_the_kernels(plain) else partial(marked, plain)
         carry: Any = through if self._name == "connect" else code_through
 
         def connecting(sock: socket.socket, address: Any, /) -> Any:
             # Keep this short: connects that no layer wants pay for it too.
-            layers = _layers if self._active else ()
+            layers = _layers
             for layer in layers:
                 if layer.wanted() and (known := tcp_address(sock, address)) is not None:
                     if known == above.get():
@@ -168,8 +210,8 @@ class _Patch:
         def connecting_somehow(sock: socket.socket, *args: Any, **kwds: Any) -> Any:
             return plain(sock, *args, **kwds) if kwds or len(args) != 1 else connecting(sock, *args)
 
-        method = connecting if self._owner is _STDLIBS else connecting_somehow
-        method._patch = self  # type: ignore[attr-defined]  # for __init__, which looks for old patches
+        method = connecting if self.owner is _STDLIBS else connecting_somehow
+        method._patch = self  # type: ignore[attr-defined]  # for _patch_of
         return method
 
 

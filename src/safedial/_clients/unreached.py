@@ -1,6 +1,8 @@
-"""Clients that `install` does not reach, by name, and a warning that names the line that helps."""
+"""Clients that `install` does not reach, by name, and a line of the log that names what helps."""
 
-from safedial import events
+import logging
+
+from safedial.events import log
 
 # By the module that is imported. They dial in C, C++ or Rust, most in threads of their own. (asyncpg and asyncmy dial
 # by asyncio's loop, oracledb by Python's sockets unless in thick mode; psycopg's and uvloop's ports are held.)
@@ -11,12 +13,14 @@ UNREACHED = frozenset(
         *("pyarrow.flight", "pycurl", "pylibmc", "pymqi", "pymssql", "pynng", "pyodbc", "turbodbc", "zmq"),
     )
 )
-_warned: set[str] = set()
+_told: set[str] = set()
 
 
-def warn(name: str) -> None:
-    """Warn, once in a process, that the module *name* is not reached."""
-    if name not in _warned:
-        _warned.add(name)
-        line = "if it dials this host, hold the ports: safedial.install(hold=[(host, port)])"
-        events.warn("install() does not reach %s, which dials in C: %s", name, line)
+def tell(name: str, *, holds: bool) -> None:
+    """Log, once in a process, that the module *name* is not reached: at INFO if the program *holds* ports."""
+    if name not in _told:
+        _told.add(name)
+        level, line = logging.WARNING, "if it dials this host, hold the ports: safedial.install(hold=[(host, port)])"
+        if holds:
+            level, line = logging.INFO, "only the ports in hold= are safe"
+        log(level, "install() does not reach %s, which dials in C: %s", name, line)

@@ -45,7 +45,7 @@ def read_range() -> PortRange | None:
     try:
         with open(_RANGE_FILE, "rb") as file:
             low, high = map(int, file.read().split())
-    except (OSError, ValueError):
+    except (OSError, ValueError, NameError):  # NameError: the interpreter shuts down
         return None
     return PortRange(low, high)
 

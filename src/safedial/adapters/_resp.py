@@ -143,7 +143,8 @@ class Library:
             kind = blocking.RedisCluster.__name__
             raise TypeError(
                 f"a blocking {kind} can't be made safe: it has dialed already. "
-                f"Use {kind}.from_url(url, connection_pool_class=SafeConnectionPool)"
+                f"Use {blocking.__name__}.{kind}.from_url(url, "
+                f"connection_pool_class=safedial.adapters.{blocking.__name__}.SafeConnectionPool)"
             )
         else:
             pool = getattr(client, "connection_pool", client)
@@ -153,16 +154,21 @@ class Library:
                 instead = f"protect({name}.{name.capitalize()}.from_url(url))"
                 raise mistaken("client", wanted, client, instead, name)
             self._replace_class(pool, dialer)
+            if (sentinel := getattr(pool, "sentinel_manager", None)) is not None:
+                self._protect_sentinels_clients(sentinel, None)
         note_protected(client)
         return client
 
     def _protect_sentinel(self, sentinel: Any, dialer: Dialer | None) -> None:
         # Nor must it wait for one Sentinel while another one would answer.
         _refuse_waiting(dialer, "Sentinel")
-        for each in sentinel.sentinels:
-            self._replace_class(each.connection_pool, dialer, "Sentinel")
+        self._protect_sentinels_clients(sentinel, dialer)
         for name in ("master_for", "slave_for"):
             setattr(sentinel, name, functools.partial(self._make, getattr(sentinel, name), dialer))
+
+    def _protect_sentinels_clients(self, sentinel: Any, dialer: Dialer | None) -> None:
+        for each in sentinel.sentinels:
+            self._replace_class(each.connection_pool, dialer, "Sentinel")
 
     def _make(self, make: Callable[..., Any], default: Dialer | None, /, *args: Any, **kwargs: Any) -> Any:
         dialer = kwargs.pop("dialer", None) or default

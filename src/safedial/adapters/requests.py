@@ -26,7 +26,7 @@ def protect(session: S, *, dialer: Dialer | None = None, **kwds: Any) -> S:
     """Make *session* safe: mount a `SafeHTTPAdapter` with these arguments for http and https, and return the session.
 
     It takes over the settings of the `HTTPAdapter` that it replaces. Adapters that are mounted for longer prefixes
-    (``https://api.example.com/``) stay.
+    (``https://api.example.com/``) stay. An adapter that is mounted later takes its place: mount a `SafeHTTPAdapter`.
 
     Raises:
         TypeError: an adapter of an unknown class is mounted for http or https.

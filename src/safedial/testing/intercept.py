@@ -5,6 +5,7 @@ Interceptors are nearer to the kernel than the guard, so that a fault defeats st
 
 import contextlib
 import socket
+import weakref
 from collections.abc import Callable, Generator
 from contextvars import ContextVar
 from typing import TypeAlias
@@ -12,16 +13,26 @@ from typing import TypeAlias
 from safedial._address import SockAddr
 from safedial._clients import patch
 from safedial._clients.layers import Below
-from safedial._forks import lock_held_across_forks
 
 Connect: TypeAlias = Callable[[], None]
 # Called before each connect, with the socket, the address and a function that really connects. Returns whether it made
 # the connect itself. If not, the next interceptor is called, and in the end the kernel.
 Interceptor: TypeAlias = Callable[[socket.socket, SockAddr, Connect], bool]
 
-_interceptors: list[Interceptor] = []
-_lock = lock_held_across_forks()
 _bypassed: ContextVar[bool] = ContextVar("_bypassed", default=False)
+
+
+class _User(patch.User):
+    def __init__(self, interceptor: Interceptor) -> None:
+        self.interceptor = interceptor
+
+
+# Weak references, so that a fault whose exit was interrupted is over once its object is freed.
+_users: list[weakref.ref[_User]] = []
+
+
+def _interceptors() -> list[Interceptor]:
+    return [user.interceptor for ref in tuple(_users) if (user := ref()) is not None and user.open]
 
 
 class _Interception:
@@ -34,7 +45,7 @@ class _Interception:
         def connect() -> None:
             below(sock, address)
 
-        if not any(intercept(sock, address, connect) for intercept in tuple(reversed(_interceptors))):
+        if not any(intercept(sock, address, connect) for intercept in reversed(_interceptors())):
             connect()
 
 
@@ -44,15 +55,12 @@ _layer = _Interception()
 @contextlib.contextmanager
 def intercepting(interceptor: Interceptor) -> Generator[None]:
     """Call *interceptor* before every TCP connect of this process, in all its threads."""
-    user = patch.User()
+    user = _User(interceptor)
     patch.put(_layer, user, nearest_kernel=True)
     try:
-        with _lock:
-            _interceptors.append(interceptor)
+        _users.append(weakref.ref(user, _users.remove))
         yield
     finally:
-        with _lock, contextlib.suppress(ValueError):  # an interrupt came before it was added
-            _interceptors.remove(interceptor)
         patch.remove(_layer, user)
 
 
