@@ -15,6 +15,7 @@ import aiohttp
 import aiomysql
 import asyncpg
 import grpc
+import grpc._channel
 import httpx
 import pika
 import psycopg_pool
