@@ -228,3 +228,85 @@ def test_in_threads_at_once(server, caplog):
     with entered_elsewhere(), concurrent.futures.ThreadPoolExecutor(4) as pool:
         list(pool.map(dial, [server] * 40))
     assert len(warnings_in(caplog)) == 1
+
+
+class TestConnectionThatOutlivesTheBlock:
+    """If its client connects again, as redis-py does, nobody guards that."""
+
+    def test_is_warned_of_once(self, server, caplog):
+        for _ in range(2):
+            with safedial.guard():
+                sock = socket.create_connection((HOST, server))
+            sock.close()
+        (said,) = warnings_in(caplog)
+        assert f"{HOST} port {server} outlives the guard() at {__file__}:" in said
+        assert "safedial.install()" in said
+
+    def test_of_a_client(self, caplog):
+        redis = pytest.importorskip("redis")
+        with testing.Outage(answer_pings) as server:
+            with safedial.guard():
+                client = redis.Redis(*server.address, protocol=2)
+                client.ping()
+            client.close()
+        assert len(warnings_in(caplog)) == 1
+
+    def test_in_asyncio(self, server, caplog):
+        async def main():
+            async with safedial.guard():
+                _, writer = await asyncio.open_connection(HOST, server)
+            writer.close()
+
+        asyncio.run(main())
+        assert len(warnings_in(caplog)) == 1
+
+    def test_of_several_entries_of_one_guard(self, server, caplog):
+        one = safedial.guard()
+        with one:
+            dial(server)
+            with one:
+                sock = socket.create_connection((HOST, server))
+        sock.close()
+        assert len(warnings_in(caplog)) == 1
+
+    def test_not_if_it_is_closed(self, server, caplog):
+        with safedial.guard():
+            dial(server)
+        assert warnings_in(caplog) == []
+
+    def test_not_if_a_decorated_function_returns_it(self, server, caplog):
+        safedial.guard(socket.create_connection)((HOST, server)).close()
+        assert warnings_in(caplog) == []
+
+    def test_not_if_the_block_fails(self, server, caplog):
+        with pytest.raises(LookupError), safedial.guard():  # noqa: PT012  # the connection is made before
+            sock = socket.create_connection((HOST, server))
+            raise LookupError
+        sock.close()
+        assert warnings_in(caplog) == []
+
+    def test_not_under_install(self, server, caplog):
+        safedial.install()
+        try:
+            with safedial.guard():
+                sock = socket.create_connection((HOST, server))
+            sock.close()
+        finally:
+            safedial.uninstall()
+        assert warnings_in(caplog) == []
+
+    def test_not_if_the_kernel_never_draws_the_port(self, caplog):
+        with faults.listener(port=faults.port_never_drawn()) as listening:
+            with safedial.guard():
+                sock = socket.create_connection(listening.getsockname())
+            sock.close()
+        assert warnings_in(caplog) == []
+
+    def test_not_in_our_own_guards(self, server, caplog):
+        safedial.wrap(socket.create_connection)((HOST, server)).close()
+        assert warnings_in(caplog) == []
+
+
+def answer_pings(connection):
+    while connection.recv(1000):
+        connection.sendall(b"+PONG\r\n")

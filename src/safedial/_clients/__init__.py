@@ -2,7 +2,8 @@
 
 `guard`: `patch` replaces the methods of sockets, and each connect goes through the `layers`. `guard` is one of
 them; what it does there is in `guarded_connect`. `decorator` makes guarded functions. `elsewhere` warns of dials
-outside the guard, and `entering` of what it may not reach. `mistakes` answers wrong calls of these functions.
+outside the guard, `outliving` of connections that are open after it, and `entering` of what it may not reach.
+`mistakes` answers wrong calls of these functions.
 
 `hold`: the ports of one entry are in `held`, and `repeating` is the thread that waits for a busy port.
 `never_entered` has the warning of `guard` and of `hold`.

@@ -55,16 +55,28 @@ def connect(sock: socket.socket, address: SockAddr, below: Below) -> None:
     try:
         below(sock, address)
     finally:
-        if _may_draw(address[1]) and _is_here(sock, address[0]) and not _dialed_by_us():
+        if may_draw(address[1]) and is_here(sock, address[0]) and not _dialed_by_us():
             _warn(address)
 
 
-def _may_draw(port: int) -> bool:
+def is_untold(site: Site | None) -> bool:
+    """Return whether no warning has named *site* yet."""
+    return site not in _told
+
+
+def tell(site: Site) -> None:
+    """Note that a warning names *site*."""
+    with lock:
+        _told.add(site)
+
+
+def may_draw(port: int) -> bool:
+    """Return whether the kernel may draw *port*, as far as is known."""
     ports = steering.known_range()
     return port >= _LOWEST if ports is None else ports.low <= port <= ports.high
 
 
-def _is_here(sock: socket.socket, host: object) -> bool:
+def is_here(sock: socket.socket, host: object) -> bool:
     """Return whether *host* is this host, as far as can be told without asking for its addresses."""
     name = host.decode(errors="replace") if isinstance(host, bytes) else host
     if name in _LOOPBACK or str(name).startswith("127."):

@@ -18,6 +18,7 @@ from safedial._clients.elsewhere import Site, Watched
 from safedial._clients.guarded_connect import connect_and_tell
 from safedial._clients.layers import Below
 from safedial._clients.never_entered import warn_never_entered
+from safedial._clients.outliving import Made
 from safedial.events import OnEvent, check_hook, warn
 
 
@@ -30,6 +31,7 @@ class Entry(Watched):
     def __init__(self, on_event: OnEvent | None = None, site: Site | None = None) -> None:
         self.on_event, self.site = on_event, site
         self.dials = 0  # the TCP connects that the guard saw
+        self.made: Made | None = None
 
     def __enter__(self) -> Self:
         try:
@@ -92,6 +94,8 @@ class _Layer:
             return
         for entry in entries:
             entry.dials += 1
+            if entry.made is not None:
+                entry.made.add(sock, address)
         hooks = [entry.on_event for entry in entries if entry.on_event is not None]
         connect_and_tell(sock, address, below, hooks)
 
@@ -111,6 +115,8 @@ class Guard:
     def __enter__(self) -> None:
         self._used = True
         entry = Entry(self._on_event, self._site)
+        if elsewhere.is_untold(self._site):
+            entry.made = Made()
         entry.__enter__()
         self._entries[entry] = None
 
@@ -118,6 +124,8 @@ class Guard:
         with patch.lock:
             entry = self._popped()
         entry.__exit__()
+        if entry.made is not None and not any(raised) and _everywhere is None:
+            entry.made.warn(self._site)
 
     def _popped(self) -> Entry:
         here = [entry for ref in _inside.get() if (entry := ref()) in self._entries]
@@ -165,8 +173,9 @@ def guard(function: Any = None, /, *, on_event: OnEvent | None = None) -> Any:
 
     A client that is made inside and connects again after the block, as most do, is not guarded then. Outside are other
     tasks and threads, too: the handlers of an application whose startup is guarded, a client's own threads. For all of
-    these there is `install`. If a dial of another task or thread may reach itself, a WARNING says so, once for each
-    line that enters a guard. With gevent, enter the guard in each greenlet.
+    these there is `install`. If a dial of another task or thread may reach itself, or if a connection to this host
+    outlives the block, a WARNING says so, once for each line that enters a guard. With gevent, enter the guard in each
+    greenlet.
 
     Not guarded are libraries that dial in C (libpq, grpc, uvloop; see `hold`) and ctypes; ``sendto()`` with
     ``MSG_FASTOPEN``; the methods of ``_socket.socket``, from which `socket.socket` is made; and a ``connect`` that was
