@@ -92,7 +92,7 @@ def while_refused(row, installed):
     _narrow(low)
     port = low + row.odd  # connect() draws the even port first, bind() the odd one
     with Application(row, (HOST, port), installed) as app, Uses(app, port) as uses:
-        uses.wait(3, WITHIN)
+        uses.wait(3 if installed else 30, WITHIN)
         return Report(uses.faults(), len(uses.replies))
 
 
@@ -105,6 +105,8 @@ def _away(row, server, installed):
         reply = app.ask(word(), WITHIN)
         assert reply.right, f"{reply} {app.printed()}"
         server.crash()
+        if not installed:  # it must not meet itself yet
+            namespace.set_port_range(server.port + 2, server.port + _PORTS)
         until(functools.partial(_notice, app, server.port))
         _narrow(server.port)
         with Uses(app, server.port) as uses:

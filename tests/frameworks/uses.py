@@ -10,8 +10,9 @@ from safedial._tcp import procnet
 # Seconds that anything may take, on a busy machine.
 WITHIN = 30.0
 MET = "met itself"
-# What an application says if nobody listens. A pool says only that it has no connection.
-_NOBODY = re.compile(r"refused|\b111\b|Can't connect|PoolTimeout", re.IGNORECASE)
+# What an application says if nobody listens. A pool says only that it has no connection. paho-mqtt also connects a pair
+# of sockets, for which a range of two ports may have none left.
+_NOBODY = re.compile(r"refused|\b111\b|Can't connect|PoolTimeout|Cannot assign requested address", re.IGNORECASE)
 
 
 def word():
