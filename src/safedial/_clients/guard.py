@@ -15,7 +15,7 @@ from safedial._address import SockAddr
 from safedial._clients import elsewhere, entering, mistakes, patch
 from safedial._clients.decorator import F, decorated
 from safedial._clients.elsewhere import Site, Watched
-from safedial._clients.guarded_connect import connect_and_tell
+from safedial._clients.guarded_connect import connect_and_tell, connect_safely
 from safedial._clients.layers import Below
 from safedial._clients.never_entered import warn_never_entered
 from safedial._clients.outliving import Made
@@ -92,12 +92,17 @@ class _Layer:
         if not entries:
             elsewhere.connect(sock, address, below)
             return
+        hooks: list[OnEvent] = []
         for entry in entries:
             entry.dials += 1
             if entry.made is not None:
                 entry.made.add(sock, address)
-        hooks = [entry.on_event for entry in entries if entry.on_event is not None]
-        connect_and_tell(sock, address, below, hooks)
+            if entry.on_event is not None:
+                hooks.append(entry.on_event)
+        if hooks:
+            connect_and_tell(sock, address, below, hooks)
+        else:
+            connect_safely(sock, address, below)
 
 
 _layer = _Layer()
