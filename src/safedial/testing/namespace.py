@@ -121,7 +121,7 @@ def run_child() -> None:
             steering.read_anew()  # safedial was loaded in the other network
             if not ipv6:
                 Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
-        function, args = pickle.load(sys.stdin.buffer)  # noqa: S301
+        function, args = pickle.load(sys.stdin.buffer)  # noqa: S301  # from the parent, by its own pipe
         result = function(*args)
     except BaseException as raised:
         error, trace = raised, f"In the child process:\n{traceback.format_exc()}"
