@@ -55,6 +55,8 @@ class Attempt:
                     raise
             if bind is not None and source is not None:
                 self._bind(bind, source[0])
+            if self._sides and settings.lets_servers_bind:
+                connect.let_servers_bind(self.sock)
         except BaseException as error:
             self.close(error)
             raise
