@@ -37,10 +37,10 @@ def _demo() -> int:
     except ImportError:
         sys.stderr.write("safedial demo needs rich for its progress bar and table: pip install 'safedial[cli]'\n")
         return 2
-    from safedial.cli import demo_report
+    from safedial.cli.demo import report
 
     try:
-        return demo_report.run()
+        return report.run()
     except OSError as error:
         sys.stderr.write(f"safedial demo could not run: {error}\n")
         return 1
