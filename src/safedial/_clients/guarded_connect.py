@@ -35,6 +35,8 @@ def connect_safely(sock: socket.socket, address: SockAddr, below: Below) -> None
     sides = steering.side_options(address[1])
     if sides != steering.UNSTEERED and (own := steering.own_option(sock)) and own not in sides:
         sides = steering.UNSTEERED  # the caller narrowed the range
+    if not _has_port(sock):
+        connect.let_servers_bind(sock)
     try:
         try:
             connect.connect(sock, address, sides, below)
@@ -65,6 +67,8 @@ def _has_port(sock: socket.socket) -> bool:
         return bool(sock.getsockname()[1])
     except OSError:
         return False  # Windows, if the socket was never bound
+    except (LookupError, TypeError):
+        return True  # a fake, of which nothing is known
 
 
 def _will_reach_itself(sock: socket.socket, address: SockAddr) -> bool:

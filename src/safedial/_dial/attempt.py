@@ -44,9 +44,11 @@ class Attempt:
             self._sides = steering.side_options(self.sockaddr[1]) if settings.steer else steering.UNSTEERED
         self.sock = socket.socket(family, kind, proto)
         try:
-            if timeout is not DEFAULT:
-                self.sock.settimeout(timeout if timeout is None or timeout < _LONGEST else _LONGEST)
-            self._own = self.sock.gettimeout()
+            if timeout is DEFAULT:
+                self._own = self.sock.gettimeout()
+            else:
+                self._own = timeout if timeout is None or timeout < _LONGEST else _LONGEST
+                self.sock.settimeout(self._own)
             for option in settings.socket_options or ():
                 try:
                     self.sock.setsockopt(*option)
@@ -55,6 +57,8 @@ class Attempt:
                     raise
             if bind is not None and source is not None:
                 self._bind(bind, source[0])
+            if self._sides and settings.lets_servers_bind:
+                connect.let_servers_bind(self.sock)
         except BaseException as error:
             self.close(error)
             raise

@@ -4,7 +4,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Literal, Self, TypeAlias, TypedDict
+from typing import Any, ClassVar, Final, Literal, Self, TypeAlias, TypedDict
 
 from safedial._address import MAX_SECONDS, AddrInfo, check_host, check_port, describe, pair, seconds, shown
 from safedial._retry.argument import DEFAULT, Default, PolicyArgument, check_policy
@@ -46,6 +46,8 @@ class Settings:
     policy: PolicyArgument = DEFAULT
     on_event: OnEvent | None = None
     steer: bool = True
+    # Whether the dial sets SO_REUSEADDR: not if *socket_options* does.
+    lets_servers_bind: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self.__dict__.update(Settings.of("Dialer", {name: getattr(self, name) for name in _CHECKS}).__dict__)
@@ -75,6 +77,8 @@ class Settings:
         for option in given.get("socket_options", ()):
             if option[:2] == (socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE):
                 given["steer"] = False  # the caller narrows the range
+            elif option[:2] == (socket.SOL_SOCKET, socket.SO_REUSEADDR):
+                given["lets_servers_bind"] = False
         return settings
 
 

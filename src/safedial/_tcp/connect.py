@@ -133,6 +133,19 @@ def raise_self_connect(sock: socket.socket, sockaddr: SockAddr) -> NoReturn:
     raise SelfConnectError.at(host.decode(errors="replace") if isinstance(host, bytes) else host, sockaddr[1])
 
 
+def let_servers_bind(sock: socket.socket) -> None:
+    """Let a server that sets SO_REUSEADDR bind the port that the kernel will draw for *sock*. Does nothing if refused.
+
+    Call it before the connect, and after a bind to port 0: with it, such a bind draws a port of another socket if
+    net.ipv4.ip_autobind_reuse is set. Never if the caller bound a port.
+    """
+    if steering.ON_LINUX:
+        try:  # noqa: SIM105  # suppress() costs more than the call
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        except (AttributeError, OSError):
+            pass  # a fake may lack the method, and a sandbox may forbid it
+
+
 def bind_source(sock: socket.socket, source: SockAddr) -> None:
     """Bind *sock* to the *source* address, leaving the choice of port 0 to connect(2)."""
     if not source[1] and steering.ON_LINUX and sock.family in INET:
