@@ -19,10 +19,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", required=True, metavar="command")
     demo = commands.add_parser(
         "demo",
-        help="replay the self-connect outage on this kernel, without and with safedial",
-        description="Replay the self-connect outage on this kernel, without and with safedial. "
-        "Loopback only, less than a minute.",
-        epilog="Exit status: 0 if safedial's row is clean, 1 if it is not, 2 if rich is missing.",
+        help="replay two outages on this kernel, without and with safedial",
+        description="Replay two outages on this kernel, without and with safedial: a client connects to itself, and "
+        "an ordinary connection has the port of a server that is down. Loopback only, less than a minute.",
+        epilog="Exit status: 0 if safedial is clean, 1 if it is not, 2 if rich is missing.",
     )
     demo.set_defaults(run=_demo)
     try:

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from rich import box
+from rich.box import Box
 from rich.console import Console
 from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -23,6 +23,8 @@ _ENOUGH_DIALS = 100_000
 _GOOD, _BAD = "green", "red"
 _HEADERS = ("\nclient", "\ndials", "self-\nconnects", "server's\nbinds", "binds\nfailed", "server\nback after")
 _SCENES = ("1. self-connect", "2. other connection")
+# A rule below the headers, which a terminal without Unicode shows as well.
+_BOX = Box("    \n    \n -- \n" + 5 * "    \n", ascii=True)
 # No table is as wide.
 _ANY_WIDTH = 1000
 
@@ -44,7 +46,8 @@ def run(
     limits = limits or Limits()
     _say(console, *words.OPENING)
     _head(console, *words.SELF_CONNECT)
-    first, flaws = _scene_1(console, limits, loops, enough_dials)
+    first = _scene_1(console, limits, loops, enough_dials)
+    flaws = self_connect.flaws(first[-1])
     _head(console, *words.ORDINARY)
     second: list[ordinary.Tally] = []
     if ON_LINUX:
@@ -59,10 +62,7 @@ def run(
     return 1 if flaws else 0
 
 
-def _scene_1(
-    console: Console, limits: Limits, loops: Sequence[Contender], dials: int
-) -> tuple[list[self_connect.Tally], list[str]]:
-    """Play scene 1. Return the tallies, and safedial's flaws."""
+def _scene_1(console: Console, limits: Limits, loops: Sequence[Contender], dials: int) -> list[self_connect.Tally]:
     tallies: list[self_connect.Tally] = []
     *plain, safe = loops
     for contender in plain:
@@ -79,7 +79,7 @@ def _scene_1(
     steered = self_connect.steering_works(tally.port)
     _say(console, words.dialed(tally), words.steering(tally.port, steered=steered))
     _came_back(console, tally, safe)
-    return [*tallies, tally], self_connect.flaws(tally, steered=steered)
+    return [*tallies, tally]
 
 
 def _scene_2(console: Console, limits: Limits, clients: Sequence[Contender]) -> list[ordinary.Tally]:
@@ -125,10 +125,11 @@ def _came_back(console: Console, tally: Tally, contender: Contender) -> None:
 
 def _figures(console: Console, *scenes: Sequence[Tally]) -> None:
     """Print the figures as a table; where it does not fit, as a list."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    table = Table(box=_BOX, show_edge=False, pad_edge=False, collapse_padding=True)
     for place, header in enumerate(_HEADERS):
         table.add_column(header, justify="right" if place else "left", no_wrap=True)
-    for title, tallies in zip(_SCENES, scenes, strict=True):
+    played = [(title, tallies) for title, tallies in zip(_SCENES, scenes, strict=True) if tallies]
+    for title, tallies in played:
         table.add_row(title)
         for tally in tallies:
             table.add_row(*_row(tally))
@@ -136,7 +137,7 @@ def _figures(console: Console, *scenes: Sequence[Tally]) -> None:
     if Measurement.get(console, console.options.update(width=_ANY_WIDTH), table).maximum <= console.width:
         console.print(table)
         return
-    for title, tallies in zip(_SCENES, scenes, strict=True):
+    for title, tallies in played:
         _say(console, title, style="bold")
         for tally in tallies:
             name, *figures = _row(tally)
@@ -147,12 +148,13 @@ def _figures(console: Console, *scenes: Sequence[Tally]) -> None:
 
 def _row(tally: Tally) -> list[Text]:
     released = f", {tally.released} released" if tally.released else ""
-    connects = f"{tally.self_connects}{released}{'*' if tally.forced else ''}"
     if not tally.binds:
         back = "not shown"
     else:
-        back = f"never, in {tally.limits.comeback:g} s" if tally.after is None else f"{tally.after:.2f} s"
-    figures = (tally.name, f"{tally.dials:,}", connects, f"{tally.binds:,}", f"{tally.failed:,}")
+        back = f"not in {tally.limits.comeback:g} s" if tally.after is None else f"{tally.after:.2f} s"
+    name = f"{tally.name}{'*' if tally.forced else ''}"
+    connects = f"{tally.self_connects}{released}"
+    figures = (name, f"{tally.dials:,}", connects, f"{tally.binds:,}", f"{tally.failed:,}")
     return [*map(Text, figures), Text(back, style=_BAD if tally.after is None else _GOOD)]
 
 
