@@ -5,11 +5,13 @@ import errno
 import os
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 
 import safedial
 from safedial.cli.demo import ordinary, scene
+from safedial.testing.holders import holders
 from tests.support import faults, namespace
 
 # The fault is forced at once.
@@ -81,8 +83,8 @@ def test_safedial_s_connection_lets_the_server_come_back(steering):
 
 def test_nothing_need_be_forced():
     namespace.require()
-    plain, *safe = namespace.call(play_unforced, port_range=(40000, 40009))
-    assert [(tally.drawn, tally.forced) for tally in (plain, *safe)] == 3 * [(True, False)]
+    plain, *safe = tallies = namespace.call(play_unforced, port_range=(40000, 40009))
+    assert [(tally.drawn, tally.forced) for tally in tallies] == 3 * [(True, False)]
     assert plain.after is None
     assert [ordinary.flaws(tally) for tally in safe] == [[], []]
 
@@ -92,7 +94,21 @@ def play_unforced():
     limits = scene.Limits(comeback=0.1)
     tallies = [ordinary.play(contender, limits) for contender in (ordinary.PLAIN, ordinary.SAFE)]
     safedial._tcp.steering._steerable = False
-    return [*tallies, ordinary.play(ordinary.SAFE, limits)]
+    tallies.append(ordinary.play(ordinary.SAFE, limits))
+    left = [holders(port) for tally in tallies for port in (tally.port, tally.other_port)]
+    assert left == 6 * [[]], "connections in TIME_WAIT"
+    return tallies
+
+
+def test_reserved_port_shows_nothing():
+    namespace.require()
+    tally = namespace.call(play_reserved, port_range=(40000, 40003))
+    assert (tally.drawn, tally.binds, tally.forced) == (False, 0, True)
+
+
+def play_reserved():
+    Path("/proc/sys/net/ipv4/ip_local_reserved_ports").write_text("40000,40002")
+    return ordinary.play(ordinary.PLAIN, FORCED)
 
 
 def test_without_the_means_to_force_it_an_act_may_show_nothing(monkeypatch):

@@ -62,7 +62,8 @@ def test_all_acts(steering):
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 @pytest.mark.parametrize("width", [80, 50, 20])
 def test_terminals(encoding, width):
-    status, text = play(SAFEDIAL, encoding=encoding, width=width, terminal=True)
+    clients = [ordinary.PLAIN, ordinary.SAFE]  # one whose bar shows what is going on
+    status, text = play({**SAFEDIAL, "clients": clients}, encoding=encoding, width=width, terminal=True)
     assert status == 0
     lines = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", text).replace("\r", "\n").splitlines()
     assert max(map(len, lines)) <= width

@@ -5,6 +5,7 @@ SO_REUSEADDR, which means something else there.
 """
 
 import contextlib
+import errno
 import socket
 import time
 from collections.abc import Generator
@@ -85,7 +86,11 @@ def play(contender: Contender, limits: Limits, *, watch: Watch | None = None) ->
         if not tally.drawn:
             tally.forced = True
             with _drawing(port, other.getsockname()):
-                draws()
+                try:
+                    draws()
+                except OSError as error:
+                    if error.errno != errno.EADDRNOTAVAIL:  # the port is reserved: ip_local_reserved_ports
+                        raise
     return tally
 
 
