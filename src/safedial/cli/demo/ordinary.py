@@ -72,9 +72,10 @@ def play(contender: Contender, limits: Limits, *, watch: Watch | None = None) ->
                 # Thousands of connections must not use up the ports: close() resets, and leaves no TIME_WAIT.
                 near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
                 tally.dials += 1
+                tally.seconds_before = time.monotonic() - began
                 if near.getsockname()[1] != port:
                     return False
-                tally.drawn, tally.seconds_before = True, time.monotonic() - began
+                tally.drawn = True
                 tally.come_back(lambda listener: _reached(contender, listener), look)
                 tally.works = _talk(near, far)
                 return True
@@ -84,13 +85,13 @@ def play(contender: Contender, limits: Limits, *, watch: Watch | None = None) ->
                 look("the client dials")
                 seen = now
         if not tally.drawn:
-            tally.forced = True
             with _drawing(port, other.getsockname()):
                 try:
                     draws()
                 except OSError as error:
                     if error.errno != errno.EADDRNOTAVAIL:  # the port is reserved: ip_local_reserved_ports
                         raise
+            tally.forced = tally.drawn
     return tally
 
 
