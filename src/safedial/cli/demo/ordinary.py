@@ -96,11 +96,13 @@ def play(contender: Contender, limits: Limits, *, watch: Watch | None = None) ->
 
 
 def _other_server(port: int) -> socket.socket:
-    """Return a server on the highest port that is free.
+    """Return a server on a port near the highest, and another one for each *port*.
 
-    It lies outside the ephemeral range or at its end, so that safedial does not steer its clients off *port*.
+    Near the highest: outside the ephemeral range or at its end, so that safedial does not steer its clients off *port*.
+    Another one: towards the same destination, the kernel would go on from the port that it drew for the last contender,
+    and draw *port* very soon.
     """
-    for other in range(65535, port, -1):
+    for other in range(max(65535 - port % 1000, port + 1), port, -1):
         with contextlib.suppress(OSError):
             listener = socket.create_server((HOST, other))
             listener.settimeout(PATIENCE)
