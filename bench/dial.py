@@ -37,7 +37,7 @@ DIALS_PER_GUARD = 20
 
 
 def bare(addr, side=None):
-    """Dial with a bare socket, the least that Python can do; with *side* of the range, steer and check, too."""
+    """Dial with a bare socket, the least that Python can do; with *side* of the range, guard it, too."""
     host, port = addr
     if host == "localhost":
         host = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0]
@@ -45,6 +45,7 @@ def bare(addr, side=None):
     try:
         sock.settimeout(5)
         if side is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, side)
         sock.connect((host, port))
         assert side is None or sock.getsockname()[1] != port

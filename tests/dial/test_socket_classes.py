@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import sys
 import warnings
 
 import pytest
@@ -114,6 +115,7 @@ def test_dials(kind, steering):
         "guard": "connected",
         "guard, frozen": "TimeoutError",
         "a descriptor stays blocking": True,
+        "a server can bind the local port": [True, True] if sys.platform == "linux" else [False, False],
     }
 
 
@@ -145,6 +147,11 @@ def dial_servers(kind, steerable):
             blocking = sock.gettimeout()
             safedial.is_self_connected(number)
             found["a descriptor stays blocking"] = sock.gettimeout() == blocking
+        found["a server can bind the local port"] = []
+        for dial in (safedial.safe_connect, safedial.guard()(socket.create_connection)):
+            with dial(here, 5) as sock:
+                reuse = sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+            found["a server can bind the local port"].append(bool(reuse))
     return found
 
 

@@ -173,6 +173,9 @@ def guard(function: Any = None, /, *, on_event: OnEvent | None = None) -> Any:
     and the port is free. Exhausted ports raise `PortsExhaustedError`. Nothing is dialed again: that is up to the
     client, or `wrap`.
 
+    On Linux, SO_REUSEADDR is set on a socket that has no port yet. So a server that sets it too can bind the local port
+    that the kernel draws for the connection.
+
     It works for blocking and non-blocking sockets (selectors, asyncio, trio), behind TLS and proxies. Sockets with a
     source port are checked too. A task that is started inside is guarded until the block ends.
 

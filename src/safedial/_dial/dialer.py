@@ -40,7 +40,9 @@ class Dialer(Settings):
         family: `socket.AF_INET` or `socket.AF_INET6` to use that family alone. Default: 0, both.
         socket_options: (level, option, value) each, the arguments of ``setsockopt()``, set before bind and connect,
             such as (IPPROTO_TCP, TCP_NODELAY, 1) or (SOL_SOCKET, SO_KEEPALIVE, 1). If one of them is
-            IP_LOCAL_PORT_RANGE, the dial is checked but not steered. Default: none.
+            IP_LOCAL_PORT_RANGE, the dial is checked but not steered. On Linux, SO_REUSEADDR is set unless it is one of
+            them or *source_address* has a port: a server of this host that sets it too can then bind the local port
+            of the connection. Default: none.
         happy_eyeballs_delay: seconds until the next address is tried while the one before still connects (RFC 8305
             section 5); at once if that one fails. Families alternate (section 4). The first to connect wins, the
             others are closed. None: one after the other, in the resolver's order. So it is, too, if a program put a

@@ -12,6 +12,15 @@ the other. Check: compare local and peer address after every connect, steered or
 socket with SO_LINGER (1, 0), so that no TIME_WAIT keeps the server from binding, and report ECONNREFUSED: nobody
 listens. Go's dialTCP (src/net/tcpsock_posix.go) only checks, leaves a TIME_WAIT behind, and after two redials returns
 the socket that it has. Here a self-connected socket is never returned.
+
+In a server's way. An ordinary connection, too, may have drawn the port of a server of this host that is down. The
+server then fails with EADDRINUSE until that connection has ended, and 60 s longer (TIME_WAIT). On Linux a bind
+succeeds beside another socket if both have SO_REUSEADDR and the other one does not listen (inet_bind_conflict,
+net/ipv4/inet_connection_sock.c). TIME_WAIT keeps the option (inet_twsk_alloc, net/ipv4/inet_timewait_sock.c). So the
+dialing socket gets it. Then a server that sets it too, as most do, can bind and listen at once, also beside a
+self-connect that is not released yet, and the connection goes on working. Nothing else changes: connect(2) draws a port
+without a look at the option, never that of a server, and never the same one twice for one destination
+(__inet_hash_connect, net/ipv4/inet_hashtables.c).
 """
 
 import contextlib
@@ -134,10 +143,13 @@ def raise_self_connect(sock: socket.socket, sockaddr: SockAddr) -> NoReturn:
 
 
 def let_servers_bind(sock: socket.socket) -> None:
-    """Let a server that sets SO_REUSEADDR bind the port that the kernel will draw for *sock*. Does nothing if refused.
+    """Let a server that sets SO_REUSEADDR bind the port that connect(2) will draw for *sock*. Linux only.
 
-    Call it before the connect, and after a bind to port 0: with it, such a bind draws a port of another socket if
-    net.ipv4.ip_autobind_reuse is set. Never if the caller bound a port.
+    Not if the caller bound a port. Not before a bind to port 0: where that draws the port at once, it may draw the one
+    of another socket that has the option (net.ipv4.ip_autobind_reuse).
+
+    On Windows, any other socket could then take the port over. BSD and macOS ask only the server's socket for the
+    option (in_pcblookup_local, sys/netinet/in_pcb.c).
     """
     if steering.ON_LINUX:
         try:  # noqa: SIM105  # suppress() costs more than the call

@@ -117,7 +117,7 @@ def release(sock: socket.socket) -> None:
     """Close a self-connected *sock* without TIME_WAIT, so that a server can bind its port at once.
 
     Never use it on a healthy connection: unsent data would be lost. Never after shutdown(), which leaves TIME_WAIT for
-    60 s all the same; then a server can't bind even with SO_REUSEADDR.
+    60 s all the same; then only a server with SO_REUSEADDR can bind, and only if *sock* had it too.
     """
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     sock.close()
