@@ -130,6 +130,33 @@ def test_a_dial_without_the_option_is_not_clean():
     assert IN_USE in "; ".join(ordinary.flaws(tally))
 
 
+@kernel_forces
+def test_a_server_that_is_not_reached_is_not_clean():
+    dialed = []
+
+    def dial(address, timeout):
+        if dialed:
+            raise ConnectionRefusedError
+        dialed.append(address)
+        return safedial.safe_connect(address, timeout)
+
+    tally = ordinary.play(dataclasses.replace(ordinary.SAFE, dial=dial), FORCED)
+    assert (tally.failed, tally.reached, tally.works) == (0, False, True)
+    assert "was not reached" in "; ".join(ordinary.flaws(tally))
+
+
+@kernel_forces
+def test_a_connection_that_breaks_is_not_clean():
+    def dial(address, timeout):
+        sock = safedial.safe_connect(address, timeout)
+        sock.shutdown(socket.SHUT_WR)
+        return sock
+
+    tally = ordinary.play(dataclasses.replace(ordinary.SAFE, dial=dial), FORCED)
+    assert (tally.failed, tally.works) == (0, False)
+    assert "did not work any more" in "; ".join(ordinary.flaws(tally))
+
+
 @pytest.mark.parametrize(
     ("limits", "stage"), [(scene.Limits(), "the client dials"), (scene.Limits(dialing=0.0), "the server binds")]
 )
