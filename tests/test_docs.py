@@ -149,8 +149,11 @@ def test_layout_is_told_in_full():
 
 def test_readme_shows_the_demo():
     shown = blocks("text")[0]
-    for row in (r"create_connection\s+[\d,]+\s+1 .*never", r"plain close .*never", r"safedial\s+[\d,]+\s+0\s+1\s+0\s"):
-        assert re.search(row, shown), row
+    plain, safe = r"create_connection\s+[\d,]+\s+{} .*not in", r"safedial\s+[\d,]+\s+0\s+1\s+0\s"
+    first, _, second = shown.partition("\n2. other connection\n")
+    for scene, row in ((first, plain.format(1)), (first, "plain close .*not in"), (second, plain.format(0))):
+        assert re.search(row, scene), row
+    assert all(re.search(safe, scene) for scene in (first, second))
 
 
 def test_readme_names_the_commands_of_the_makefile():

@@ -19,10 +19,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", required=True, metavar="command")
     demo = commands.add_parser(
         "demo",
-        help="replay the self-connect outage on this kernel, without and with safedial",
-        description="Replay the self-connect outage on this kernel, without and with safedial. "
-        "Loopback only, less than a minute.",
-        epilog="Exit status: 0 if safedial's row is clean, 1 if it is not, 2 if rich is missing.",
+        help="replay two outages on this kernel, without and with safedial",
+        description="Replay two outages on this kernel, without and with safedial: a client connects to itself, and "
+        "an ordinary connection has the port of a server that is down. Loopback only, less than a minute.",
+        epilog="Exit status: 0 if safedial is clean, 1 if it is not, 2 if rich is missing.",
     )
     demo.set_defaults(run=_demo)
     try:
@@ -37,10 +37,10 @@ def _demo() -> int:
     except ImportError:
         sys.stderr.write("safedial demo needs rich for its progress bar and table: pip install 'safedial[cli]'\n")
         return 2
-    from safedial.cli import demo_report
+    from safedial.cli.demo import report
 
     try:
-        return demo_report.run()
+        return report.run()
     except OSError as error:
         sys.stderr.write(f"safedial demo could not run: {error}\n")
         return 1

@@ -1,58 +1,28 @@
-"""The outage, replayed with real sockets: a server dies, a loop dials on, the server tries to come back.
+"""Scene 1: a server dies, a loop dials on and connects to itself, the server tries to come back.
 
-Each act has one contender, and its own server and port. The main thread is the server, a second thread the reconnect
-loop. Loopback only. Prints nothing: `demo_report` does.
+The main thread is the server, a second thread the reconnect loop.
 """
 
 import contextlib
 import logging
-import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Literal, Self, TypeAlias
+from typing import Self
 
-from safedial._dial.dialer import safe_connect
 from safedial._tcp import steering
 from safedial._tcp.selfconnect import RESET, is_self_connected, release
+from safedial.cli.demo import scene
+from safedial.cli.demo.scene import ANSWER, HOST, PATIENCE, REQUEST, Contender, Limits, Stage, Watch
 from safedial.events import logger
 from safedial.testing import dead_port, self_connect
-from safedial.testing.servers import Address
-
-Stage: TypeAlias = Literal["the loop dials", "forcing the fault", "the server tries to bind"]
-Watch: TypeAlias = Callable[[Stage, int], object]
-
-HOST = "127.0.0.1"
-# Data that proves a server, as SMTP's greeting does (RFC 5321 section 4.2). A self-connected socket reads only its own.
-GREETING = b"220 the real server\r\n"
-# Seconds for a dial or a greeting, which takes a millisecond on an idle machine.
-PATIENCE = 5.0
-# Seconds in which a forced self-connect must happen. It takes a millisecond; three that fail must fit into a minute.
-_FORCING = 2.0
-# Seconds between the server's attempts to bind. Supervisors wait longer (systemd's RestartSec: 0.1); the short step
-# shows that the port was never free.
-_BIND_PAUSE = 0.01
-# Seconds between two looks at the loop. rich draws its bars ten times a second.
-_TICK = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Contender:
-    """A way to dial in a reconnect loop."""
-
-    name: str
-    habit: str  # what its loop does
-    leaves: str  # why its server can't come back; empty if it can
-    dial: Callable[[Address, float], socket.socket]
-    closes: bool = False  # whether its loop closes a self-connected socket; if not, it waits for data on it
-
 
 PLAIN = Contender(
     "create_connection",
     "trusts the socket that it gets, as most reconnect loops do",
-    "The loop holds the port, and waits for data from itself.",
+    "The loop holds the port.",
     socket.create_connection,
 )
 # Go's dialTCP (src/net/tcpsock_posix.go): compare the addresses, close, dial again.
@@ -63,36 +33,17 @@ CLOSING = Contender(
     socket.create_connection,
     closes=True,
 )
-SAFE = Contender("safedial", "safe_connect in place of create_connection, nothing else changed", "", safe_connect)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How long an act may take, in seconds. Three acts must stay under a minute."""
-
-    # For the fault to happen by itself. 15,000 to 50,000 dials take 1 second on an idle Linux, several on a busy one.
-    dialing: float = 12.0
-    comeback: float = 4.0  # for the server to bind, hundreds of times
+# Seconds in which a forced self-connect must happen. It takes a millisecond.
+_FORCING = 2.0
 
 
 @dataclass(slots=True, kw_only=True)
-class Tally:
-    """The figures of one act."""
+class Tally(scene.Tally):
+    """The figures of one act. The dials are those since the server died."""
 
-    name: str  # the contender's
-    port: int
-    limits: Limits
-    dials: int = -1  # since the server died: the first one, which reaches it, does not count
+    dials: int = -1  # the first one, which reaches the server, does not count
     dials_before: int = 0  # until the first self-connect; for safedial until the comeback
-    seconds_before: float = 0.0  # the time that these took
-    self_connects: int = 0  # self-connected sockets that the loop was given
-    released: int = 0  # self-connects that safedial released, and reported as refused
-    forced: bool = False  # whether a self-connect was forced
-    binds: int = 0  # how often the server tried to come back
-    failed: int = 0  # binds that failed
-    error: str = ""  # the kernel's words for the last that failed
-    after: float | None = None  # seconds until the server listened again; None if it gave up
-    reached: bool = False  # whether the loop then read its greeting
+    read: bytes = b""  # what the loop last read after its request
 
     @property
     def faults(self) -> int:
@@ -100,15 +51,16 @@ class Tally:
         return self.self_connects + self.released
 
 
-def flaws(tally: Tally, *, steered: bool) -> list[str]:
+def flaws(tally: Tally) -> list[str]:
     """Return the flaws of safedial's *tally*, in words; empty if it is clean.
 
-    If the kernel can't be steered, one bind may fail: it may come between a self-connect and its release.
+    On Linux, SO_REUSEADDR lets the server bind beside a self-connect, too. Elsewhere one bind may fail: it may come
+    between a self-connect and its release.
     """
     found: list[str] = []
     if tally.self_connects:
         found.append(f"self-connected sockets that its loop was given: {tally.self_connects}")
-    if tally.failed > (0 if steered else 1):
+    if tally.failed > (0 if steering.ON_LINUX else 1):
         found.append(f"{tally.failed} of the server's {tally.binds} binds failed ({tally.error})")
         if not tally.faults:
             found.append("as its loop never drew the port, another process may have: run the demo again")
@@ -129,7 +81,7 @@ class Loop(logging.Handler):
     def __init__(self, contender: Contender, tally: Tally) -> None:
         super().__init__(logging.WARNING)
         self.first_fault: tuple[int, float] | None = None  # the dials and the time at the first self-connect
-        self.reached = threading.Event()  # set when the loop has read the greeting
+        self.reached = threading.Event()  # set when the loop has read the server's answer
         self._over = threading.Event()
         self._contender = contender
         self._tally = tally
@@ -161,7 +113,8 @@ class Loop(logging.Handler):
 
     def _use(self, sock: socket.socket) -> None:
         if not is_self_connected(sock):
-            if sock.recv(len(GREETING), socket.MSG_WAITALL) == GREETING:
+            self._tally.read = scene.ask(sock)
+            if self._tally.read == ANSWER:
                 self.reached.set()
             sock.recv(1)  # returns when the server dies
             return
@@ -170,6 +123,7 @@ class Loop(logging.Handler):
             sock.close()
             self._note_fault()
         else:
+            self._tally.read = scene.ask(sock)
             self._note_fault()
             self._over.wait()  # nothing fails on this socket, so nothing makes the loop dial again
             release(sock)
@@ -184,9 +138,8 @@ def play(
     """Play one act: the loop reaches a server, the server dies, and tries to come back.
 
     It does so after *dials*, or after `limits.dialing`. If *dials* is None, it waits for a self-connect, which is
-    forced if none happens in time. *force* forces one in any case. *watch* is called ten times a second, and after
-    each failed bind, with the stage and the dials since the server died. Raise OSError if the loop can't reach its
-    server in the first place.
+    forced if none happens in time. *force* forces one in any case. Raise OSError if the loop can't reach its server in
+    the first place.
     """
     tally = Tally(name=contender.name, port=dead_port(HOST), limits=limits)
     listener = socket.create_server((HOST, tally.port))  # sets SO_REUSEADDR, as servers should on POSIX
@@ -204,13 +157,13 @@ def play(
         def wait(done: Callable[[], bool], seconds: float, stage: Stage) -> None:
             end = time.monotonic() + seconds
             while not done() and (left := end - time.monotonic()) > 0:
-                time.sleep(min(left, _TICK))
+                time.sleep(min(left, scene.TICK))
                 look(stage)
 
         def enough() -> bool:
             return tally.faults > 0 if dials is None else tally.dials >= dials
 
-        wait(enough, limits.dialing, "the loop dials")
+        wait(enough, limits.dialing, "the client dials")
         tally.forced = force or (dials is None and not tally.faults)
         if tally.forced:
             faults = tally.faults
@@ -220,7 +173,7 @@ def play(
         if dials is None and loop.first_fault is not None:
             tally.dials_before, until = loop.first_fault
         tally.seconds_before = until - died
-        _come_back(tally, loop, lambda: look("the server tries to bind"))
+        tally.come_back(lambda listener: _serve(listener, loop), look)
     return tally
 
 
@@ -232,30 +185,16 @@ def steering_works(port: int) -> bool:
 
 
 def _serve(listener: socket.socket, loop: Loop) -> bool:
-    """Greet the loop, then die. Return whether the loop read the greeting."""
+    """Answer one request, then die. Return whether the loop read the answer."""
     loop.reached.clear()
     listener.settimeout(PATIENCE)
     try:
         connection, _ = listener.accept()
         with connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)  # the end of a crash
-            connection.sendall(GREETING)
+            connection.settimeout(PATIENCE)
+            if scene.read_line(connection) == REQUEST:
+                connection.sendall(ANSWER)
             return loop.reached.wait(PATIENCE)
     except OSError:
         return False
-
-
-def _come_back(tally: Tally, loop: Loop, look: Callable[[], object]) -> None:
-    began = time.monotonic()
-    while not tally.binds or time.monotonic() - began < tally.limits.comeback:
-        tally.binds += 1
-        try:
-            with socket.create_server((HOST, tally.port)) as listener:
-                tally.after = time.monotonic() - began
-                tally.reached = _serve(listener, loop)
-                return
-        except OSError as error:
-            tally.failed += 1
-            tally.error = os.strerror(error.errno or 0)
-            look()
-            time.sleep(_BIND_PAUSE)
