@@ -31,17 +31,18 @@ def test_plain_close_keeps_the_port_in_time_wait(force, dead_port):
             server.bind(("127.0.0.1", dead_port))
 
 
-def test_socket_with_unreadable_address_counts_as_self_connected():
+def test_address_of_a_closed_socket_says_nothing(server):
     with socket.socket() as sock:
         pass
-    assert selfconnect.reached_itself(sock, 80)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        selfconnect.reached_itself(sock, server.getsockname())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="127.0.0.2 needs Linux's loopback")
 def test_equal_ports_of_different_hosts_are_no_self_connect(server):
-    port = server.getsockname()[1]
-    with socket.create_connection(server.getsockname(), None, ("127.0.0.2", port)) as sock:
-        assert not selfconnect.reached_itself(sock, port)
+    host, port = server.getsockname()
+    with socket.create_connection((host, port), None, ("127.0.0.2", port)) as sock:
+        assert not selfconnect.reached_itself(sock, (host, port))
         assert not safedial.is_self_connected(sock)
 
 
