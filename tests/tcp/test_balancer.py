@@ -46,7 +46,7 @@ def raced(host, port):
             filler.setblocking(False)
             filler.connect_ex(full.getsockname())
         infos = [faults.tcp(*full.getsockname()), faults.tcp(host, port)]
-        dialer = safedial.Dialer(resolver=lambda *_, **__: infos, happy_eyeballs_delay=0, timeout=1, policy=None)
+        dialer = safedial.Dialer(resolver=lambda *_, **__: infos, happy_eyeballs_delay=0, timeout=0.05, policy=None)
         dialer.dial(("balanced.test", port)).close()
 
 

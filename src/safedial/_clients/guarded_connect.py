@@ -71,6 +71,9 @@ def _will_reach_itself(sock: socket.socket, address: SockAddr) -> bool:
     with contextlib.suppress(LookupError, OSError, TypeError):  # a fake's, or Windows'
         if sock.getsockname()[1] != address[1] and address in steering.reached_as_dialed:
             return False
-    with contextlib.suppress(OSError):
+    try:
         return reached_itself(sock, address)
-    return False
+    except OSError as error:
+        if error.errno in connect.GONE:
+            return False
+        connect.raise_unknown(sock, address, error)

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 UNGUARDED: Sides = ()
 # Asks the kernel for a connection. Returns False if the handshake goes on.
 Ask: TypeAlias = Callable[[socket.socket, SockAddr], bool | None]
+# What getpeername() says of a socket that is not connected yet, or any more. EINVAL: macOS.
+GONE = (errno.ENOTCONN, errno.EINVAL)
 
 
 def connect(sock: socket.socket, sockaddr: SockAddr, sides: Sides, ask: Ask | None = None) -> bool:
@@ -134,19 +136,19 @@ def _check(sock: socket.socket, sockaddr: SockAddr) -> None:
     try:
         itself = reached_itself(sock, sockaddr)
     except OSError as error:
-        _raise_unknown(sock, sockaddr, error)
+        raise_unknown(sock, sockaddr, error)
     if itself:
         raise_self_connect(sock, sockaddr)
 
 
-def _raise_unknown(sock: socket.socket, sockaddr: SockAddr, error: OSError) -> NoReturn:
+def raise_unknown(sock: socket.socket, sockaddr: SockAddr, error: OSError) -> NoReturn:
     """Close *sock*, which connected, but whose addresses could not be read because of *error*, and raise what is known.
 
     Go's selfConnect() counts it as a self-connect. But then no server would have reset it.
     """
     sock.close()  # without SO_LINGER: it may be healthy
     where = describe(*sockaddr[:2])
-    if error.errno in (errno.ENOTCONN, errno.EINVAL):  # EINVAL: macOS
+    if error.errno in GONE:
         text = f"Connection reset by peer: {where} accepted the connection and reset it at once"
         raise ConnectionResetError(errno.ECONNRESET, text) from None
     error.add_note(
