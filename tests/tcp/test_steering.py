@@ -70,6 +70,7 @@ def test_without_a_readable_range_self_connects_are_detected(monkeypatch, tmp_pa
     if content is not None:
         file.write_text(content)
     monkeypatch.setattr(steering, "_RANGE_FILE", str(file))
+    assert steering.read_range() is None
     assert steering.side_options(dead_port) == steering.UNSTEERED
     force(dead_port)
     with pytest.raises(safedial.SelfConnectError):
