@@ -144,7 +144,7 @@ def _check(sock: socket.socket, sockaddr: SockAddr) -> None:
 def raise_unknown(sock: socket.socket, sockaddr: SockAddr, error: OSError) -> NoReturn:
     """Close *sock*, which connected, but whose addresses could not be read because of *error*, and raise what is known.
 
-    Go's selfConnect() counts it as a self-connect. But then no server would have reset it.
+    Go's selfConnect() takes it for a self-connect. But a socket that is connected to itself is reset by nobody.
     """
     sock.close()  # without SO_LINGER: it may be healthy
     where = describe(*sockaddr[:2])
@@ -155,7 +155,10 @@ def raise_unknown(sock: socket.socket, sockaddr: SockAddr, error: OSError) -> No
         f"safedial: connected to {where}, but the socket's addresses can't be read; it may be connected to itself, so "
         "it was closed. If a sandbox forbids getsockname() or getpeername(), allow them; otherwise dial again"
     )
-    raise error
+    try:
+        raise error
+    finally:
+        del error  # its traceback would hold this frame in a cycle
 
 
 def raise_self_connect(sock: socket.socket, sockaddr: SockAddr) -> NoReturn:
@@ -167,7 +170,10 @@ def raise_self_connect(sock: socket.socket, sockaddr: SockAddr) -> NoReturn:
         release(sock)
     except OSError as error:
         refused.add_note(f"safedial: SO_LINGER was denied ({error}), so the port may be in TIME_WAIT for a minute")
-    raise refused
+    try:
+        raise refused
+    finally:
+        del refused  # as above
 
 
 def bind_source(sock: socket.socket, source: SockAddr) -> None:

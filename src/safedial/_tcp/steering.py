@@ -11,11 +11,11 @@ which the kernel is not kept off: see `selfconnect`.
 
 A port outside of the range needs no steering. But past half of the range in use towards a destination, each such
 connect() first walks through the ports of the range's parity, none of which is free (__inet_hash_connect,
-net/ipv4/inet_hashtables.c, goes by steps of two): of 8,000 ports, that takes 13 to 18 times as long. Of a socket with
-the option the kernel takes any port, by steps of one. So a socket gets the whole range for a while after a connect drew
-a port of the other parity.
+net/ipv4/inet_hashtables.c, goes by steps of two). With 8,000 ports, such a dial takes 8 to 16 times as long. For a
+socket with the option the kernel takes any port, by steps of one. So sockets get the whole range after a connect drew a
+port of the other parity.
 
-What was found out about ranges and destinations is forgotten after a second, all at once.
+What connects showed about ranges and destinations is forgotten after a second, all at once.
 """
 
 import _thread
@@ -122,9 +122,11 @@ def learn(sock: socket.socket, sockaddr: SockAddr, drawn: int, reached: int) -> 
 
 def _renewed(ports: PortRange | None) -> PortRange | None:
     """Read the range and return it. In an event loop let a thread read it, and go on with *ports*."""
-    if not in_event_loop():
+    if _steerable and not in_event_loop():
         return read_anew()
     _believe(ports)  # no other dial starts a thread
+    if not _steerable:
+        return ports  # which nobody needs
     # A thread of its own has the network namespace of this one, which a thread of a pool may lack.
     with contextlib.suppress(RuntimeError):  # no thread can be started: the next second, perhaps
         _thread.start_new_thread(read_anew, ())
