@@ -310,9 +310,8 @@ def dial_from_a_range_of_its_own():
     found = {}
     for number, (name, dial) in enumerate(WAYS.items()):
         with held_sockets(number) as (address, hold):
-            socks = []
-            for options in ([faults.option(40001, 40001)], [], [faults.option(40003, 40003)], []):
-                socks.append(hold(dial(address, *options)))
+            each = ([faults.option(40001, 40001)], [], [faults.option(40003, 40003)], [])
+            socks = [hold(dial(address, *options)) for options in each]
             found[name] = shown(socks)
     return found
 
