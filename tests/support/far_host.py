@@ -23,7 +23,10 @@ def require():
 
 @contextlib.contextmanager
 def resetting(port):
-    """Let another host accept each connection to *port* and reset it at once. Call it in a namespace, as root."""
+    """Let another host accept each connection to *port*; yield a function that makes it reset the newest one.
+
+    Call it in a namespace, as root.
+    """
     (told, tell), (heard, answer) = os.pipe(), os.pipe()
     pid = os.fork()
     if not pid:
@@ -37,7 +40,7 @@ def resetting(port):
         _run("link set near up")
         os.write(tell, b".")
         assert os.read(heard, 1), "the other host could not listen"
-        yield
+        yield lambda: os.write(tell, b".")
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -55,6 +58,7 @@ def _be_the_host(port, told, answer):
         os.write(answer, b".")
         while True:
             accepted, _ = server.accept()
+            os.read(told, 1)
             accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             accepted.close()
 
