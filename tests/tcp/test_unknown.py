@@ -11,7 +11,7 @@ import sys
 import pytest
 
 import safedial
-from safedial._clients import guarded_connect
+from safedial._clients import guarded_connect, sockets
 from safedial._tcp import connect, selfconnect, steering
 from tests.support import dials, far_host, faults, left, namespace, sandbox
 
@@ -169,3 +169,12 @@ class TestSandbox:
             assert kind == "SelfConnectError"
             assert any("SO_LINGER was denied" in note for note in notes)
         assert found["server"] == dict.fromkeys(found["server"], "connected")
+
+    def test_without_so_linger_wrap_sees_a_self_connect(self):
+        assert namespace.call(what_wrap_sees) == "SelfConnectError"
+
+
+def what_wrap_sees():
+    sandbox.forbid("setsockopt", socket.SOL_SOCKET, socket.SO_LINGER)
+    with faults.dial_itself(PORT) as sock:
+        return type(sockets.self_connect_of(sock)).__name__
