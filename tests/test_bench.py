@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support import namespace
 
 PLAIN = [
@@ -79,6 +81,16 @@ HAPPY_EYEBALLS = {
     ]
 }
 
+CHECK = {
+    "A dial and its check": [
+        "no check",
+        "the local port",
+        "the local port and the peer's",
+        "the local port and TCP_INFO",
+        "the local port and sock_diag",
+    ]
+}
+
 
 def run(module, *args):
     """Return the output of the benchmark, which leaves no socket behind to warn about."""
@@ -115,3 +127,8 @@ def test_dial_in_markdown():
 def test_happy_eyeballs():
     namespace.require()
     assert rows_of_text(run("happy_eyeballs", "1", "0.1", "0.02")) == HAPPY_EYEBALLS
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="TCP_INFO and sock_diag are Linux's")
+def test_check():
+    assert rows_of_text(run("check", "--rounds", "2")) == CHECK

@@ -10,7 +10,8 @@ class SelfConnectError(ConnectionRefusedError):
     """The socket connected to itself: nobody listens on that port.
 
     ``errno`` is ECONNREFUSED, because the kernel would have refused the connection if it had drawn another local port.
-    The socket is already closed, with SO_LINGER (1, 0), so a server can bind the port at once.
+    The socket is already closed, with SO_LINGER (1, 0), so a server can bind the port at once. A note says so if a
+    sandbox denied that option.
 
     Attributes:
         host: the dialed address, as text.

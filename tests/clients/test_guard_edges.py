@@ -17,7 +17,7 @@ import tenacity
 import safedial
 from safedial import testing
 from safedial._clients import guard, guarded_connect, patch
-from safedial._tcp import steering
+from safedial._tcp import selfconnect, steering
 from tests.support import faults
 from tests.support.faults import is_guarded
 
@@ -231,7 +231,7 @@ class TestSockets:
         def in_progress(sock, address):
             raise BlockingIOError(errno.EINPROGRESS, "in progress")
 
-        monkeypatch.setattr(guarded_connect, "peer_of", no_peer)
+        monkeypatch.setattr(selfconnect, "peer_of", no_peer)
         with socket.socket() as sock:
             sock.bind((HOST, dead_port))
             itself = host in (HOST, "0.0.0.0")

@@ -76,7 +76,7 @@ def test_connection_to_a_server_is_never_released(dial, steer, server, monkeypat
 
 
 def test_interrupt_between_connect_and_check_frees_the_port(dial, force, dead_port, monkeypatch):
-    def interrupted(sock, port):
+    def interrupted(sock, sockaddr):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("safedial._tcp.connect.reached_itself", interrupted)

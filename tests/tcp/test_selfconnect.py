@@ -7,8 +7,8 @@ import sys
 import pytest
 
 import safedial
-from safedial._tcp import selfconnect
-from tests.support import left
+from safedial._tcp import selfconnect, steering
+from tests.support import faults, left
 
 
 def test_plain_dial_connects_to_itself_if_forced(force, dead_port):
@@ -31,18 +31,32 @@ def test_plain_close_keeps_the_port_in_time_wait(force, dead_port):
             server.bind(("127.0.0.1", dead_port))
 
 
-def test_socket_with_unreadable_address_counts_as_self_connected():
+def test_address_of_a_closed_socket_says_nothing(server):
     with socket.socket() as sock:
         pass
-    assert selfconnect.reached_itself(sock, 80)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        selfconnect.reached_itself(sock, server.getsockname())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="127.0.0.2 needs Linux's loopback")
 def test_equal_ports_of_different_hosts_are_no_self_connect(server):
-    port = server.getsockname()[1]
-    with socket.create_connection(server.getsockname(), None, ("127.0.0.2", port)) as sock:
-        assert not selfconnect.reached_itself(sock, port)
+    host, port = server.getsockname()
+    with socket.create_connection((host, port), None, ("127.0.0.2", port)) as sock:
+        assert not selfconnect.reached_itself(sock, (host, port))
         assert not safedial.is_self_connected(sock)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="SO_PEERNAME is Linux's")
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_peer_of_a_handshake_that_goes_on_is_known(host):
+    with faults.full_listener(host) as black_hole, socket.socket(black_hole.family) as sock:
+        sock.setblocking(False)
+        with safedial.guard(), pytest.raises(BlockingIOError):
+            sock.connect(black_hole.getsockname())
+        with pytest.raises(OSError, match="not connected"):
+            sock.getpeername()
+        assert selfconnect._peer_set(sock) == black_hole.getsockname()
+        assert black_hole.getsockname() in steering.reached_as_dialed
 
 
 class TestIsSelfConnected:

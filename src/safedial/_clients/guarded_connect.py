@@ -9,7 +9,7 @@ from safedial._address import SockAddr
 from safedial._clients.layers import Below
 from safedial._retry.transient import error_type
 from safedial._tcp import connect, exhaustion, steering
-from safedial._tcp.selfconnect import is_real, is_same, peer_of
+from safedial._tcp.selfconnect import reached_itself
 from safedial.errors import SelfConnectError
 from safedial.events import DialEvent, EventKind, OnEvent, tell, warn
 
@@ -72,14 +72,12 @@ def _has_port(sock: socket.socket) -> bool:
 
 
 def _will_reach_itself(sock: socket.socket, address: SockAddr) -> bool:
-    try:
-        local = sock.getsockname()
-        if local[1] != address[1]:
+    with contextlib.suppress(LookupError, OSError, TypeError):  # a fake's, or Windows'
+        if sock.getsockname()[1] != address[1] and address in steering.reached_as_dialed:
             return False
-    except (LookupError, OSError, TypeError):
-        return False  # a fake, or Windows
-    # A connect to a wildcard address goes to this host, from the same address.
-    peer = local if address[0] in ("", "0.0.0.0", "::") else address  # noqa: S104  # nothing listens on them
-    with contextlib.suppress(OSError):
-        peer = peer_of(sock)
-    return is_same(local, peer) and is_real(sock)  # not if the address is a host name, and the socket has no peer yet
+    try:
+        return reached_itself(sock, address)
+    except OSError as error:
+        if error.errno in connect.GONE:
+            return False
+        connect.raise_unknown(sock, address, error)

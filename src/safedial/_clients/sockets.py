@@ -75,7 +75,8 @@ def self_connect_of(connection: Any) -> SelfConnectError | None:
 def _reset_if_self_connected(sock: AnySocket) -> SelfConnectError | None:
     if not is_self_connected(sock):
         return None
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    with contextlib.suppress(OSError):  # a sandbox may deny it
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     return SelfConnectError.at(*peer_of(sock)[:2])
 
 

@@ -41,7 +41,8 @@ class Attempt:
         if family not in INET or (source and source[1]):
             self._sides = connect.UNGUARDED  # no TCP, or the caller chose the source port
         else:
-            self._sides = steering.side_options(self.sockaddr[1]) if settings.steer else steering.UNSTEERED
+            sides = steering.side_options(self.sockaddr[1])  # also without *steer*: it forgets what is old
+            self._sides = sides if settings.steer else steering.UNSTEERED
         self.sock = socket.socket(family, kind, proto)
         try:
             if timeout is DEFAULT:

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeAlias
 from safedial._address import INET, SockAddr, describe
 from safedial._tcp import steering
 from safedial._tcp.selfconnect import reached_itself, release
-from safedial._tcp.steering import Sides
+from safedial._tcp.steering import UNSTEERED, Sides, reached_as_dialed
 from safedial.errors import SelfConnectError
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 UNGUARDED: Sides = ()
 # Asks the kernel for a connection. Returns False if the handshake goes on.
 Ask: TypeAlias = Callable[[socket.socket, SockAddr], bool | None]
+# What getpeername() says of a socket that is not connected yet, or any more. EINVAL: macOS.
+GONE = (errno.ENOTCONN, errno.EINVAL)
 
 
 def connect(sock: socket.socket, sockaddr: SockAddr, sides: Sides, ask: Ask | None = None) -> bool:
@@ -52,7 +54,7 @@ def connect(sock: socket.socket, sockaddr: SockAddr, sides: Sides, ask: Ask | No
     socket is closed, or the kernel's error. EADDRNOTAVAIL may mean two things: see `exhaustion`.
     """
     unavailable = None
-    for side in sides or steering.UNSTEERED:
+    for side in sides or UNSTEERED:
         if side:
             steering.steer(sock, side)
         try:
@@ -65,8 +67,8 @@ def connect(sock: socket.socket, sockaddr: SockAddr, sides: Sides, ask: Ask | No
                 raise
             unavailable = error.with_traceback(None)  # a traceback would hold this frame in a cycle
         else:
-            if sides and reached_itself(sock, sockaddr[1]):
-                raise_self_connect(sock, sockaddr)
+            if sides:
+                _check(sock, sockaddr)
             return True
     moved = steering.side_options_now(sockaddr[1], sides)
     if moved:
@@ -87,7 +89,8 @@ def arrived(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
         sock.getpeername()
     except OSError:
         return False  # the selector woke its caller too early (Go's issues 14548 and 19289)
-    _check(sock, sockaddr, sides)
+    if sides:
+        _check(sock, sockaddr)
     return True
 
 
@@ -99,7 +102,8 @@ def begin_async(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
 async def connect_async(loop: "AbstractEventLoop", sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> None:
     """Go on after `begin_async` returned False, waiting in *loop*."""
     await loop.sock_connect(sock, sockaddr)
-    _check(sock, sockaddr, sides)
+    if sides:
+        _check(sock, sockaddr)
 
 
 def begin(sock: socket.socket, sockaddr: SockAddr) -> bool:
@@ -130,16 +134,55 @@ def _connects_at_once(sock: socket.socket, sockaddr: SockAddr) -> bool:
     return True
 
 
-def _check(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> None:
-    if sides and reached_itself(sock, sockaddr[1]):
+def _check(sock: socket.socket, sockaddr: SockAddr) -> None:
+    """Raise an error, and close *sock*, if it is or may be connected to itself."""
+    # Keep this short, without suppress() and calls: see `selfconnect` for what it saves.
+    try:
+        if sock.getsockname()[1] != sockaddr[1] and sockaddr in reached_as_dialed:
+            return
+    except (LookupError, OSError, TypeError):
+        pass
+    try:
+        itself = reached_itself(sock, sockaddr)
+    except OSError as error:
+        raise_unknown(sock, sockaddr, error)
+    if itself:
         raise_self_connect(sock, sockaddr)
+
+
+def raise_unknown(sock: socket.socket, sockaddr: SockAddr, error: OSError) -> NoReturn:
+    """Close *sock*, which connected, but whose addresses could not be read because of *error*, and raise what is known.
+
+    Go's selfConnect() takes it for a self-connect. But a socket that is connected to itself is reset by nobody.
+    """
+    sock.close()  # without SO_LINGER: it may be healthy
+    where = describe(*sockaddr[:2])
+    if error.errno in GONE:
+        text = f"Connection reset by peer: {where} accepted the connection and reset it at once"
+        raise ConnectionResetError(errno.ECONNRESET, text) from None
+    error.add_note(
+        f"safedial: connected to {where}, but the socket's addresses can't be read; it may be connected to itself, so "
+        "it was closed. If a sandbox forbids getsockname() or getpeername(), allow them; otherwise dial again"
+    )
+    try:
+        raise error
+    finally:
+        del error  # its traceback would hold this frame in a cycle
 
 
 def raise_self_connect(sock: socket.socket, sockaddr: SockAddr) -> NoReturn:
     """Release *sock*, which reached itself instead of *sockaddr*, and raise SelfConnectError."""
-    release(sock)
     host: str | bytes = sockaddr[0]  # under the guard, a client's own address may be bytes
-    raise SelfConnectError.at(host.decode(errors="replace") if isinstance(host, bytes) else host, sockaddr[1])
+    text = host.decode(errors="replace") if isinstance(host, bytes) else host
+    refused = SelfConnectError.at(text, sockaddr[1])
+    try:
+        release(sock)
+    except OSError as error:
+        refused.add_note(f"safedial: SO_LINGER was denied ({error}), so the port may be in TIME_WAIT for a minute")
+    try:
+        raise refused
+    finally:
+        del refused  # as above
 
 
 def let_servers_bind(sock: socket.socket) -> None:

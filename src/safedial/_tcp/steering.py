@@ -5,6 +5,17 @@ error.
 
 The range is in a file, which nobody reads in an event loop: there, the range is the one that was read before, and a
 thread reads it again. A range that changed meanwhile is no danger, because every connection is checked too.
+
+The port dialed is all that is known before connect(2). Behind a socket-level load balancer another one is reached, of
+which the kernel is not kept off: see `selfconnect`.
+
+A port outside of the range needs no steering. But past half of the range in use towards a destination, each such
+connect() first walks through the ports of the range's parity, none of which is free (__inet_hash_connect,
+net/ipv4/inet_hashtables.c, goes by steps of two). With 8,000 ports, such a dial takes 8 to 16 times as long. For a
+socket with the option the kernel takes any port, by steps of one. So sockets get the whole range after a connect drew a
+port of the other parity.
+
+What connects showed about ranges and destinations is forgotten after a second, all at once.
 """
 
 import _thread
@@ -16,6 +27,7 @@ import time
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
+from safedial._address import SockAddr
 from safedial._steps import in_event_loop
 
 # linux/in.h. Python has no name for the first, and for the second (Linux 4.2) only if its C library had one.
@@ -30,6 +42,7 @@ UNSTEERED = (0,)
 
 # Seconds for which a range is believed. Reading it costs half a dial.
 _RANGE_AGE = 1.0
+_MOST_REMEMBERED = 1000
 _RANGE_FILE = "/proc/sys/net/ipv4/ip_local_port_range"
 
 
@@ -47,7 +60,7 @@ def read_range() -> PortRange | None:
             low, high = map(int, file.read().split())
     except (OSError, ValueError, NameError):  # NameError: the interpreter shuts down
         return None
-    return PortRange(low, high)
+    return PortRange(low, high) if 1 <= low <= high <= 65535 else None
 
 
 @lru_cache(maxsize=256)
@@ -69,23 +82,51 @@ def option_value(ports: PortRange) -> int:
 _steerable = ON_LINUX
 # (believed until, range). Replaced as a whole, so threads need no lock. It is first read here, with the import.
 _believed: tuple[float, PortRange | None] = (0.0, read_range() if ON_LINUX else None)
+# What connects showed since the range was read. Destinations whose port was the port reached:
+reached_as_dialed: set[SockAddr] = set()
+# Whether half of the range is in use towards one of them.
+_half_in_use = False
 
 
 def side_options(port: int) -> tuple[int, ...]:
-    """Return the values of IP_LOCAL_PORT_RANGE that keep the kernel off *port*; `UNSTEERED` if none does."""
-    if not _steerable:
+    """Return the values of IP_LOCAL_PORT_RANGE that keep the kernel off *port*; `UNSTEERED` if none does.
+
+    The whole range does not keep it off any port, but connects faster if half of it is in use.
+    """
+    if not ON_LINUX:
         return UNSTEERED
     until, ports = _believed
     if time.monotonic() >= until:
         ports = _renewed(ports)
-    return _side_options(port, ports)
+    if not _steerable:
+        return UNSTEERED
+    options = _side_options(port, ports)
+    if _half_in_use and options is UNSTEERED and ports is not None:
+        return (option_value(ports),)
+    return options
+
+
+def learn(sock: socket.socket, sockaddr: SockAddr, drawn: int, reached: int) -> None:
+    """Note what the connect of *sock* to *sockaddr* shows: the local port *drawn*, and the port *reached*."""
+    global _half_in_use
+    if not ON_LINUX:
+        return  # where nothing is forgotten
+    if reached == sockaddr[1] and len(reached_as_dialed) < _MOST_REMEMBERED:
+        with contextlib.suppress(TypeError):  # a client's own address may have a bytearray in it
+            reached_as_dialed.add(sockaddr)
+    ports = _believed[1]
+    # A socket that was bound may be taken for one that shows it. Then the next dials set an option in vain.
+    if ports and ports.low <= drawn <= ports.high and (drawn ^ ports.low) & 1 and not own_option(sock):
+        _half_in_use = True
 
 
 def _renewed(ports: PortRange | None) -> PortRange | None:
     """Read the range and return it. In an event loop let a thread read it, and go on with *ports*."""
-    if not in_event_loop():
+    if _steerable and not in_event_loop():
         return read_anew()
     _believe(ports)  # no other dial starts a thread
+    if not _steerable:
+        return ports  # which nobody needs
     # A thread of its own has the network namespace of this one, which a thread of a pool may lack.
     with contextlib.suppress(RuntimeError):  # no thread can be started: the next second, perhaps
         _thread.start_new_thread(read_anew, ())
@@ -100,7 +141,9 @@ def read_anew() -> PortRange | None:
 
 
 def _believe(ports: PortRange | None) -> None:
-    global _believed
+    global _believed, _half_in_use
+    _half_in_use = False
+    reached_as_dialed.clear()
     _believed = (time.monotonic() + _RANGE_AGE, ports)
 
 

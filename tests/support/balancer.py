@@ -1,0 +1,108 @@
+"""A socket-level load balancer, as in some Kubernetes networks: a BPF program rewrites the port within connect(2).
+
+It is attached to a cgroup of its own, into which the calling process moves. That takes root.
+"""
+
+import contextlib
+import ctypes
+import os
+import platform
+import struct
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# linux/bpf.h: commands, a type of programs, where to attach them, and a flag.
+_PROG_LOAD, _PROG_ATTACH = 5, 8
+_CGROUP_SOCK_ADDR = 18
+_CONNECT, _GETPEERNAME = (10, 11), (29, 30)  # each for IPv4 and IPv6
+_ALLOW_MULTI = 2
+# The number of bpf(2), which has no function in the C library.
+_BPF = {"x86_64": 321, "aarch64": 280, "s390x": 351, "ppc64le": 361}.get(platform.machine())
+_CLONE_NEWNS = 0x20000  # linux/sched.h
+_MS_REC_PRIVATE = 0x4000 | 0x40000  # linux/mount.h
+_USER_PORT = 24  # its place in struct bpf_sock_addr
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def require():
+    """Skip the test where there can be no balancer."""
+    if os.name != "posix" or os.geteuid():
+        pytest.skip("a balancer needs root: bpf(2) and a cgroup")
+    if _BPF is None:
+        pytest.skip(f"the number of bpf(2) on {platform.machine()} is not known here")
+    if "cgroup2" not in Path("/proc/filesystems").read_text():
+        pytest.skip("a balancer needs cgroup2, which this kernel lacks")
+    try:
+        os.close(_load(1, 2, _CONNECT[0]))
+    except OSError as error:
+        pytest.skip(f"a balancer needs BPF programs of the type cgroup/connect4 (CONFIG_CGROUP_BPF): {error}")
+
+
+@contextlib.contextmanager
+def balancing(dialed, reached, *, hiding=False):
+    """Let each connect of this process to the port *dialed* go to *reached*.
+
+    *hiding*: the peer address is that of the port dialed, too, as Cilium's balancer answers.
+    """
+    with tempfile.TemporaryDirectory() as root, contextlib.ExitStack() as stack:
+        _checked(_libc.unshare(_CLONE_NEWNS))  # the mount is seen by this process alone
+        _checked(_libc.mount(b"none", b"/", None, _MS_REC_PRIVATE, None))
+        _checked(_libc.mount(b"none", os.fsencode(root), b"cgroup2", 0, None))
+        stack.callback(_libc.umount2, os.fsencode(root), 0)
+        group = Path(root, f"safedial-test-{os.getpid()}")
+        group.mkdir()
+        stack.callback(group.rmdir)
+        before = Path(root, Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip(), "cgroup.procs")
+        for kind in _CONNECT:
+            _attach(group, _load(dialed, reached, kind), kind)
+        for kind in _GETPEERNAME if hiding else ():
+            _attach(group, _load(reached, dialed, kind), kind)
+        stack.callback(before.write_text, str(os.getpid()))
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+        yield
+
+
+def _load(port, other, kind):
+    """Return the descriptor of a program that puts *other* in the place of *port*."""
+    port, other = (struct.unpack("=H", struct.pack("!H", each))[0] for each in (port, other))
+    code = b"".join(
+        struct.pack("=BBhi", *instruction)
+        for instruction in [
+            (0x61, 0x12, _USER_PORT, 0),  # r2 = context->user_port
+            (0x55, 0x02, 2, port),  # if r2 != port: go to the last two
+            (0xB7, 0x03, 0, other),  # r3 = other
+            (0x63, 0x31, _USER_PORT, 0),  # context->user_port = r3
+            (0xB7, 0x00, 0, 1),  # r0 = 1: allowed
+            (0x95, 0x00, 0, 0),  # return r0
+        ]
+    )
+    code, license_ = ctypes.create_string_buffer(code, len(code)), ctypes.create_string_buffer(b"GPL")
+    instructions = len(code) // 8
+    attributes = struct.pack(
+        "=IIQQIIQII16sII",
+        *(_CGROUP_SOCK_ADDR, instructions, ctypes.addressof(code), ctypes.addressof(license_)),
+        *(0, 0, 0, 0, 0, b"", 0, kind),
+    )
+    return _bpf(_PROG_LOAD, attributes)
+
+
+def _attach(group, program, kind):
+    directory = os.open(group, os.O_RDONLY)
+    try:
+        _bpf(_PROG_ATTACH, struct.pack("=IIII", directory, program, kind, _ALLOW_MULTI))
+    finally:
+        os.close(directory)
+        os.close(program)
+
+
+def _bpf(command, attributes):
+    return _checked(_libc.syscall(_BPF, command, attributes, ctypes.c_size_t(len(attributes))))
+
+
+def _checked(result):
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
