@@ -60,7 +60,7 @@ def causes(host, port):
     exhaustion.sysctl("ip_local_reserved_ports", "40000-40009")
     with exhaustion.used_up(port, host) as address:
         tell("reserved", address)
-    exhaustion.sysctl("ip_local_reserved_ports", "40001,40002-40008,50000")
+    exhaustion.sysctl("ip_local_reserved_ports", "40001-40007,40009,50000")
     with exhaustion.used_up(port, host) as address:
         tell("nearly all reserved", address)
     exhaustion.sysctl("ip_local_reserved_ports", "")

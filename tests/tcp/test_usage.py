@@ -143,7 +143,7 @@ def test_count_is_believed_for_a_second(exhausted, counts, server):
     exhaustion.forget()
     assert str(later) == str(exhausted)
     assert len(counts) == 2
-    assert exhausted.usage is another.usage, "an error keeps its figures"
+    assert exhausted.usage is another.usage is not later.usage, "an error keeps its figures"
     assert len(counts) == 2
 
 

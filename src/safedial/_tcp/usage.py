@@ -114,7 +114,6 @@ def look(namespace: int) -> "Future[Settings | None]":
         from concurrent.futures import Future
 
     begun: Future[Settings | None] = Future()
-    begun.set_running_or_notify_cancel()  # so that no task that waits for it can cancel it
     if len(_looks) >= _MOST:
         _looks.clear()
     _looks[key] = time.monotonic() + _AGE, begun
