@@ -248,14 +248,19 @@ class TestLook:
         assert {type(error) for error in dials.run(main())} == {safedial.PortsExhaustedError}
         assert [function for function, *_ in started].count(usage._read_for) == 1
 
-    @pytest.mark.parametrize("limit", [{"timeout": 0.05}, {"total_timeout": 0.05}, {}], ids=str)
-    def test_late_look_costs_its_settings_and_not_the_error(self, server, monkeypatch, limit):
+    @pytest.mark.parametrize(("patience", "limit"), [(100, {"timeout": 0.05}), (0.01, {"total_timeout": 60})])
+    def test_late_look_costs_its_settings_and_not_the_error(self, server, monkeypatch, patience, limit):
+        """A dial waits for the look for half of its limit at most."""
         go_on = threading.Event()
         read = usage._read_for
-        monkeypatch.setattr(usage, "_read_for", lambda *args: (go_on.wait(10), read(*args)))
-        with pytest.raises(safedial.PortsExhaustedError):
-            dials.run(self.dial(server, **limit))
-        go_on.set()
+        monkeypatch.setattr(usage, "_read_for", lambda *args: (go_on.wait(20), read(*args)))
+        monkeypatch.setattr(usage, "_PATIENCE", patience)
+        try:
+            with pytest.raises(safedial.PortsExhaustedError):
+                dials.run(self.dial(server, **limit))
+            assert [begun.done() for _, begun in usage._looks.values()] == [False]
+        finally:
+            go_on.set()
 
     def test_no_thread_can_be_started(self, server, monkeypatch):
         def fail(*args):
@@ -275,9 +280,11 @@ class TestLook:
             task, other = asyncio.ensure_future(self.dial(server)), asyncio.ensure_future(self.dial(server))
             await asyncio.to_thread(begun.wait, 10)
             task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            go_on.set()
+            try:
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            finally:
+                go_on.set()
             with pytest.raises(safedial.PortsExhaustedError):  # the look goes on for the others
                 await other
 
