@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support import namespace
 
 PLAIN = [
@@ -115,3 +117,25 @@ def test_dial_in_markdown():
 def test_happy_eyeballs():
     namespace.require()
     assert rows_of_text(run("happy_eyeballs", "1", "0.1", "0.02")) == HAPPY_EYEBALLS
+
+
+@pytest.mark.storm
+def test_ports():
+    namespace.require()
+    output = run("ports", "--rounds", "1", "--ports", "20", "--shares", "0", "100", "--markdown")
+    tables = output.replace("`", "").rstrip("\n").split("\n\n")
+    assert [re.sub(r"3\.\S+(?=\))", "3", table.partition("\n")[0]) for table in tables] == [
+        f"| 20 local ports, the server's {where}; in use (Python 3) | 0 % | all: it fails |"
+        for where in ("outside of the range", "in the range")
+    ]
+    for table in tables:
+        rows = re.findall(r"^\| (.*) \| \d+\.\d\d \| \d+\.\d\d \|$", table, re.MULTILINE)
+        assert rows == [
+            "socket.create_connection(addr)",
+            "safe_connect(addr)",
+            "socket.create_connection(addr) under guard()",
+            "asyncio.open_connection(host, port)",
+            "open_connection(host, port)",
+            "asyncio.open_connection(host, port) under guard()",
+            "socket.create_connection(addr), against itself at 0 %",
+        ]
