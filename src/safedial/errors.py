@@ -85,10 +85,11 @@ class PortUsage:
         widen = "the socket's IP_LOCAL_PORT_RANGE" if self.own_range else "net.ipv4.ip_local_port_range"
         time_wait = self.time_wait or 0
         live = (self.in_use or 0) - time_wait
-        most = max(self.reserved or 0, time_wait, live, self.bound or 0)
-        if self._all_reserved or (most and self.reserved == most):
+        counted = self.in_use is not None and self.bound is not None
+        most = max(self.reserved or 0, time_wait, live, self.bound or 0, 1)
+        if self.reserved == most if counted else self._all_reserved:
             return f"Reserve fewer ports (net.ipv4.ip_local_reserved_ports), or widen {widen}"
-        if self.in_use is None or not most:
+        if not counted:
             return f"Reuse connections (a pool), dial less often, or widen {widen}"
         if time_wait == most:
             if self.time_wait_seconds is None:
@@ -179,7 +180,9 @@ class PortsExhaustedError(OSError):
         if figures is not None:
             text += f"; {figures}. {figures.remedy}"
             if count and figures.in_use is None and in_event_loop():
-                text += ". To count the ports in use, call str(error) in a thread: await asyncio.to_thread(str, error)"
+                text += (
+                    ". To count the ports in use: str(error) in a thread, such as await asyncio.to_thread(str, error)"
+                )
         return text
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import errno
 import io
 import logging
 import pickle
@@ -223,6 +224,26 @@ def count_in_two_namespaces(cookie):
     return found
 
 
+def test_no_descriptor_is_left_to_count_with(exhausted):
+    def fail(*args):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(usage._socket, "socket", fail)
+        assert "no local port is free" in str(exhausted)
+    assert exhausted.usage.in_use == 1, "later there is one"
+
+
+@faults.forks_among_threads
+def test_child_forked_while_a_thread_counts_can_count(server):
+    def count():
+        usage._counted.clear()
+        with socket.socket() as sock:
+            return usage.Counter(sock, server.getsockname(), None).counted().in_use == 0
+
+    faults.fork_beside(count, count, 8)
+
+
 class TestLook:
     """In an event loop a thread looks at the settings."""
 
@@ -246,19 +267,19 @@ class TestLook:
             return await asyncio.gather(*(self.dial(server) for _ in range(20)), return_exceptions=True)
 
         assert {type(error) for error in dials.run(main())} == {safedial.PortsExhaustedError}
-        assert [function for function, *_ in started].count(usage._read_for) == 1
+        assert [function.__name__ for function, *_ in started].count("_read") == 1
 
     @pytest.mark.parametrize(("patience", "limit"), [(100, {"timeout": 0.05}), (0.01, {"total_timeout": 60})])
     def test_late_look_costs_its_settings_and_not_the_error(self, server, monkeypatch, patience, limit):
         """A dial waits for the look for half of its limit at most."""
         go_on, looks = threading.Event(), []
-        read = usage._read_for
-        monkeypatch.setattr(usage, "_read_for", lambda begun: (looks.append(begun), go_on.wait(20), read(begun)))
+        read = usage.Look._read
+        monkeypatch.setattr(usage.Look, "_read", lambda look: (looks.append(look), go_on.wait(20), read(look)))
         monkeypatch.setattr(usage, "_PATIENCE", patience)
         try:
             with pytest.raises(safedial.PortsExhaustedError):
                 dials.run(self.dial(server, **limit))
-            assert not any(begun.done() for begun in looks)
+            assert not any(look.done for look in looks)
         finally:
             go_on.set()
 
@@ -272,8 +293,8 @@ class TestLook:
 
     def test_cancelled_meanwhile(self, server, monkeypatch):
         begun, go_on = threading.Event(), threading.Event()
-        read = usage._read_for
-        monkeypatch.setattr(usage, "_read_for", lambda *args: (begun.set(), go_on.wait(10), read(*args)))
+        read = usage.Look._read
+        monkeypatch.setattr(usage.Look, "_read", lambda look: (begun.set(), go_on.wait(10), read(look)))
         monkeypatch.setattr(usage, "_PATIENCE", 10)
 
         async def main():

@@ -23,8 +23,7 @@ from safedial._tcp.steering import PortRange
 from safedial.errors import PortUsage
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
-    from concurrent.futures import Future
+    from asyncio import AbstractEventLoop, Future
 
 # asm-generic/socket.h, Linux 5.14. Python has no name for it.
 _SO_NETNS_COOKIE = 71
@@ -39,8 +38,51 @@ _MOST = 256
 _counting = lock_held_across_forks()
 # (believed until, figures), by namespace, destination and own range.
 _counted: dict[tuple[int, SockAddr, PortRange | None], tuple[float, PortUsage]] = {}
-# (believed until, settings), by namespace. Without a lock: a look too many does no harm.
-_looks: dict[int, "tuple[float, Future[Settings | None]]"] = {}
+
+
+class Look:
+    """A look at the settings of a namespace, by a thread."""
+
+    __slots__ = ("_waiting", "done", "settings")
+
+    def __init__(self) -> None:
+        self.done = False
+        self.settings: Settings | None = None
+        self._waiting: list[tuple[AbstractEventLoop, Future[None]]] = []
+
+    def begin(self) -> None:
+        """Start the thread."""
+        try:
+            _thread.start_new_thread(self._read, ())
+        except RuntimeError:  # no thread can be started: the next second, perhaps
+            self.done = True
+
+    def _read(self) -> None:
+        with contextlib.suppress(Exception):  # such as when the interpreter shuts down
+            self.settings = procnet.settings()
+        self.done = True
+        for loop, future in self._waiting:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(_wake, future)
+
+    async def over(self, loop: "AbstractEventLoop", limit: float) -> None:
+        """Wait until it is over, at most for *limit* seconds."""
+        with loading:
+            from asyncio import wait
+
+        future: Future[None] = loop.create_future()
+        self._waiting.append((loop, future))
+        if not self.done:  # asked after the line above, so that the thread wakes the future
+            await wait([future], timeout=limit)
+
+
+def _wake(future: "Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+# (believed until, look), by namespace. Without a lock: a look too many does no harm.
+_looks: dict[int, tuple[float, Look]] = {}
 
 
 class Counter:
@@ -63,12 +105,16 @@ class Counter:
             return found
         if not in_event_loop():
             return None
-        settings = self._look.result() if self._look is not None and self._look.done() else None
+        settings = self._look.settings if self._look is not None else None
         return procnet.without_counting(settings or _only(steering.known_range()), self._own)
 
     def counted(self) -> PortUsage:
         """Count, unless that was done in the last second."""
-        with contextlib.closing(_socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)) as here:
+        namespace = -1
+        with (
+            contextlib.suppress(OSError),  # no descriptor is left
+            contextlib.closing(_socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)) as here,
+        ):
             namespace = namespace_of(here)
         if self._namespace and namespace != self._namespace:
             return procnet.without_counting(_only(None), self._own)  # the tables are of another namespace
@@ -104,31 +150,18 @@ def namespace_of(sock: _socket.socket) -> int:
     return 0
 
 
-def look(namespace: int) -> "Future[Settings | None]":
+def look(namespace: int) -> Look:
     """Return the last look at the settings of this thread's *namespace*; after a second begin another."""
     key = namespace or -_thread.get_ident()
     until, last = _looks.get(key, (0.0, None))
     if last is not None and time.monotonic() < until:
         return last
-    with loading:
-        from concurrent.futures import Future
-
-    begun: Future[Settings | None] = Future()
+    begun = Look()
     if len(_looks) >= _MOST:
         _looks.clear()
     _looks[key] = time.monotonic() + _AGE, begun
-    try:
-        _thread.start_new_thread(_read_for, (begun,))
-    except RuntimeError:  # no thread can be started: the next second, perhaps
-        begun.set_result(None)
+    begun.begin()
     return begun
-
-
-def _read_for(begun: "Future[Settings | None]") -> None:
-    settings = None
-    with contextlib.suppress(Exception):  # such as when the interpreter shuts down
-        settings = procnet.settings()
-    begun.set_result(settings)
 
 
 async def range_now(loop: "AbstractEventLoop", sock: socket.socket, limit: float | None) -> PortRange | None:
@@ -137,11 +170,7 @@ async def range_now(loop: "AbstractEventLoop", sock: socket.socket, limit: float
     A `Counter` of the same second knows the other settings that the thread read.
     """
     begun = look(namespace_of(sock))
-    if not begun.done():
-        with loading:
-            from asyncio import wait, wrap_future
-
+    if not begun.done:
         # Half of the limit at most: the dial must end with its own error, not with a time-out.
-        await wait([wrap_future(begun, loop=loop)], timeout=_PATIENCE if limit is None else min(_PATIENCE, limit / 2))
-    settings = begun.result() if begun.done() else None
-    return None if settings is None else settings.ports
+        await begun.over(loop, _PATIENCE if limit is None else min(_PATIENCE, limit / 2))
+    return None if begun.settings is None else begun.settings.ports
