@@ -295,7 +295,7 @@ class TestLook:
         begun, go_on = threading.Event(), threading.Event()
         read = usage.Look._read
         monkeypatch.setattr(usage.Look, "_read", lambda look: (begun.set(), go_on.wait(10), read(look)))
-        monkeypatch.setattr(usage, "_PATIENCE", 10)
+        monkeypatch.setattr(usage, "_PATIENCE", 100)
 
         async def main():
             task, other = asyncio.ensure_future(self.dial(server)), asyncio.ensure_future(self.dial(server))
@@ -306,7 +306,7 @@ class TestLook:
                     await task
             finally:
                 go_on.set()
-            with pytest.raises(safedial.PortsExhaustedError):  # the look goes on for the others
-                await other
+            with pytest.raises(safedial.PortsExhaustedError):  # the look goes on for the others, and wakes them
+                await asyncio.wait_for(other, 20)
 
         dials.run(main())
