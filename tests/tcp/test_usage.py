@@ -244,14 +244,37 @@ def test_child_forked_while_a_thread_counts_can_count(server):
     faults.fork_beside(count, count, 8)
 
 
+def test_look_of_a_thread_in_another_namespace_sees_nothing():
+    namespace.require()
+    assert namespace.call(look_from_another_namespace) == [True, False]
+
+
+def look_from_another_namespace():
+    """Return whether a look knows the range: one from the socket's namespace, then one from another."""
+    found = []
+
+    async def dial(sock):
+        await usage.range_now(asyncio.get_running_loop(), sock, None)
+        found.append(usage.look(usage.namespace_of(sock)).settings is not None)
+
+    with socket.socket() as sock:
+        dials.run(dial(sock))
+        exhaustion.forget()
+        namespace.enter_network()
+        dials.run(dial(sock))
+    return found
+
+
+@pytest.fixture
+def no_look_yet():
+    usage._looks.clear()
+    yield
+    usage._looks.clear()
+
+
+@pytest.mark.usefixtures("no_look_yet")
 class TestLook:
     """In an event loop a thread looks at the settings."""
-
-    @pytest.fixture(autouse=True)
-    def no_look_yet(self):
-        usage._looks.clear()
-        yield
-        usage._looks.clear()
 
     def dial(self, server, **options):
         port = server.getsockname()[1]

@@ -41,11 +41,12 @@ _counted: dict[tuple[int, SockAddr, PortRange | None], tuple[float, PortUsage]] 
 
 
 class Look:
-    """A look at the settings of a namespace, by a thread."""
+    """A look at the settings of a *namespace*, by a thread."""
 
-    __slots__ = ("_waiting", "done", "settings")
+    __slots__ = ("_namespace", "_waiting", "done", "settings")
 
-    def __init__(self) -> None:
+    def __init__(self, namespace: int) -> None:
+        self._namespace = namespace
         self.done = False
         self.settings: Settings | None = None
         self._waiting: list[tuple[AbstractEventLoop, Future[None]]] = []
@@ -59,9 +60,10 @@ class Look:
 
     def _read(self) -> None:
         with contextlib.suppress(Exception):  # such as when the interpreter shuts down
-            self.settings = procnet.settings()
+            if self._namespace in (0, namespace_here()):
+                self.settings = procnet.settings()
         self.done = True
-        for loop, future in self._waiting:
+        for loop, future in tuple(self._waiting):
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(_wake, future)
 
@@ -72,8 +74,11 @@ class Look:
 
         future: Future[None] = loop.create_future()
         self._waiting.append((loop, future))
-        if not self.done:  # asked after the line above, so that the thread wakes the future
-            await wait([future], timeout=limit)
+        try:
+            if not self.done:  # asked after the line above, so that the thread wakes the future
+                await wait([future], timeout=limit)
+        finally:
+            self._waiting.remove((loop, future))
 
 
 def _wake(future: "Future[None]") -> None:
@@ -110,23 +115,18 @@ class Counter:
 
     def counted(self) -> PortUsage:
         """Count, unless that was done in the last second."""
-        namespace = -1
-        with (
-            contextlib.suppress(OSError),  # no descriptor is left
-            contextlib.closing(_socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)) as here,
-        ):
-            namespace = namespace_of(here)
-        if self._namespace and namespace != self._namespace:
-            return procnet.without_counting(_only(None), self._own)  # the tables are of another namespace
+        here = namespace_here()
+        if self._namespace not in (0, here):
+            return procnet.without_counting(_only(None), self._own)  # the tables here are another namespace's
         if self._reached is None:
             return procnet.without_counting(procnet.settings(), self._own)
         with _counting:
-            found = _believed(namespace, self._reached, self._own)
+            found = _believed(here, self._reached, self._own)
             if found is None:
                 found = procnet.usage(self._reached, self._own)
                 if len(_counted) >= _MOST:
                     _counted.clear()
-                _counted[namespace, self._reached, self._own] = time.monotonic() + _AGE, found
+                _counted[here, self._reached, self._own] = time.monotonic() + _AGE, found
         return found
 
 
@@ -150,13 +150,23 @@ def namespace_of(sock: _socket.socket) -> int:
     return 0
 
 
+def namespace_here() -> int:
+    """Return the number of this thread's network namespace, whose files it finds in /proc; -1 if that is not known."""
+    with (
+        contextlib.suppress(OSError),  # no descriptor is left
+        contextlib.closing(_socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)) as sock,
+    ):
+        return namespace_of(sock)
+    return -1
+
+
 def look(namespace: int) -> Look:
-    """Return the last look at the settings of this thread's *namespace*; after a second begin another."""
+    """Return the last look at the settings of *namespace*; after a second begin another."""
     key = namespace or -_thread.get_ident()
     until, last = _looks.get(key, (0.0, None))
     if last is not None and time.monotonic() < until:
         return last
-    begun = Look()
+    begun = Look(namespace)
     if len(_looks) >= _MOST:
         _looks.clear()
     _looks[key] = time.monotonic() + _AGE, begun
