@@ -1,10 +1,12 @@
 """The public exceptions."""
 
+import errno
 import pickle
 
 import pytest
 
 import safedial
+from safedial._sentences import sentence
 
 
 @pytest.mark.parametrize(
@@ -47,3 +49,11 @@ def test_usage_says_what_takes_most_of_the_ports(usage, text, remedy):
     assert text in str(usage)
     assert remedy in usage.remedy.replace("socket's", "own")
     assert str(safedial.PortsExhaustedError.at("h", 1, usage)).endswith(f" h port 1; {usage}. {usage.remedy}")
+
+
+def test_log_has_the_whole_message_and_not_the_kernels():
+    """The messages of libraries are cut; their reason is added to them."""
+    error = safedial.PortsExhaustedError.at("h" * 200, 1, safedial.PortUsage(1, 10, 2, 1, 1, 7))
+    error.__cause__ = OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+    _, values = sentence(safedial.DialEvent("failed", "h", 1, ("h", 1), 1, 0.0, error))
+    assert str(error) in values
