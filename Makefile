@@ -35,6 +35,7 @@ coverage: $(VENV)/test.stamp
 
 bench: $(VENV)/test.stamp
 	$(BIN)/python -m bench.dial
+	$(BIN)/python -m bench.ports
 	$(BIN)/python -m bench.happy_eyeballs
 	$(BIN)/python -m bench.check
 

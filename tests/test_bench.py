@@ -132,3 +132,25 @@ def test_happy_eyeballs():
 @pytest.mark.skipif(sys.platform != "linux", reason="TCP_INFO and sock_diag are Linux's")
 def test_check():
     assert rows_of_text(run("check", "--rounds", "2")) == CHECK
+
+
+@pytest.mark.storm
+def test_ports():
+    namespace.require()
+    output = run("ports", "--rounds", "1", "--ports", "20", "--shares", "0", "100", "--markdown")
+    tables = output.replace("`", "").rstrip("\n").split("\n\n")
+    assert [re.sub(r"3\.\S+(?=\))", "3", table.partition("\n")[0]) for table in tables] == [
+        f"| 20 local ports, the server's {where}; in use (Python 3) | 0 % | all: it fails |"
+        for where in ("outside of the range", "in the range")
+    ]
+    for table in tables:
+        rows = re.findall(r"^\| (.*) \| \d+\.\d\d \| \d+\.\d\d \|$", table, re.MULTILINE)
+        assert rows == [
+            "socket.create_connection(addr)",
+            "safe_connect(addr)",
+            "socket.create_connection(addr) under guard()",
+            "asyncio.open_connection(host, port)",
+            "open_connection(host, port)",
+            "asyncio.open_connection(host, port) under guard()",
+            "socket.create_connection(addr), against itself at 0 %",
+        ]

@@ -4,6 +4,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from safedial._address import describe, printable, worded
+from safedial.errors import PortsExhaustedError
 
 if TYPE_CHECKING:
     from safedial.events import DialEvent, Reason
@@ -83,6 +84,8 @@ def _said(error: BaseException | None) -> str:
     if mistake or (kind == "ProgrammingError" and type(error).__module__.startswith("psycopg")):  # quotes the DSN
         return kind
     text = _line(error)
+    if isinstance(error, PortsExhaustedError):
+        return text  # it has all that is known, and its own error says less
     if (cause := _line(_root(error))) not in text:
         text += f" ({cause})"
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"

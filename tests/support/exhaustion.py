@@ -1,8 +1,13 @@
-"""Dial until the local ports are exhausted, and count connections with ss."""
+"""Use up the local ports, and count connections with ss."""
 
+import contextlib
+import socket
 import subprocess
+from pathlib import Path
 
 import safedial
+from safedial._tcp import usage
+from safedial._tcp.selfconnect import RESET
 from tests.support import dials, faults
 
 
@@ -47,3 +52,35 @@ def count_with_ss(port, state="all"):
     """Return the number of connections to *port*."""
     command = ["ss", "-Htn", "state", state, f"( dport = :{port} )"]
     return len(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines())
+
+
+@contextlib.contextmanager
+def used_up(port, host="127.0.0.1", *, closed=False):
+    """Let no local port be free to reach a server on *port*: connections have all, or if *closed* their TIME_WAIT."""
+    with faults.listener(host, port) as server, contextlib.ExitStack() as held:
+        address = server.getsockname()[:2]
+        while True:
+            try:
+                sock = safedial.safe_connect(address, policy=None)
+            except safedial.PortsExhaustedError:
+                break
+            far = server.accept()[0]
+            if not closed:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            for end in (far, sock):
+                held.enter_context(end)
+            if closed:
+                sock.close()  # the side that closes first is the one in TIME_WAIT
+                far.close()
+        yield address
+
+
+def forget():
+    """Let the figures be too old to be believed, and the settings too."""
+    for cache in (usage._counted, usage._looks):
+        cache.clear()
+
+
+def sysctl(name, value):
+    """Set net.ipv4.*name* in this network namespace."""
+    Path(f"/proc/sys/net/ipv4/{name}").write_text(f"{value}\n")

@@ -2,7 +2,6 @@
 
 import contextlib
 import contextvars
-import functools
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -14,7 +13,7 @@ from safedial._dial.socket_class import can_be_nonblocking
 from safedial._forks import loading
 from safedial._retry.argument import DEFAULT
 from safedial._steps import within
-from safedial._tcp import connect, exhaustion, steering
+from safedial._tcp import connect, exhaustion, steering, usage
 from safedial._tcp.selfconnect import close_unfinished
 
 if TYPE_CHECKING:
@@ -145,19 +144,10 @@ class Attempt:
 
     async def _sides_now(self, loop: "AbstractEventLoop", limit: float | None, unavailable: OSError) -> steering.Sides:
         """Return the sides of the range as it is now. If they are exhausted too, raise what *unavailable* means."""
-        explain = functools.partial(exhaustion.explained, self.sock, self.sockaddr, self._sides, unavailable)
-
-        def look() -> steering.Sides | OSError:
-            return steering.side_options_now(self.sockaddr[1], self._sides) or explain()
-
-        try:
-            # In a thread: it reads files, and counting thousands of ports takes a tenth of a second.
-            found = await within(limit, loop.run_in_executor(None, look))
-        except TimeoutError:  # the threads are busy
-            found = explain(count=False)
-        if isinstance(found, OSError):
-            raise found
-        return found
+        ports = await usage.range_now(loop, self.sock, limit)
+        if moved := steering.moved_sides(ports, self.sockaddr[1], self._sides):
+            return moved
+        raise exhaustion.explained(self.sock, self.sockaddr, self._sides, unavailable)
 
     def close(self, error: BaseException | None = None) -> None:
         """Close the socket, and release it if it connected to itself just before."""

@@ -7,7 +7,7 @@ from safedial._retry.words import SPURIOUS_WORDS
 from safedial.errors import PortsExhaustedError, SelfConnectError
 
 _NUMBERS = re.compile(r"\[Errno (\d+)\]")
-_ADDRESS = re.compile(r"(?:nobody listens on|free to reach) (\S+) port (\d+);")
+_ADDRESS = re.compile(r"(?:nobody listens on|free to reach) (\S+) port (\d+)\b")
 _OURS: dict[int, type[SelfConnectError | PortsExhaustedError]] = {
     errno.ECONNREFUSED: SelfConnectError,
     errno.EADDRNOTAVAIL: PortsExhaustedError,

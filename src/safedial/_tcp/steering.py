@@ -148,17 +148,24 @@ def _believe(ports: PortRange | None) -> None:
 
 
 def known_range() -> PortRange | None:
-    """Return the ephemeral range as it is now; in an event loop, as it was read last."""
-    return _believed[1] if in_event_loop() else read_range()
+    """Return the ephemeral range as it was read last."""
+    return _believed[1]
 
 
 def side_options_now(port: int, exhausted: tuple[int, ...]) -> tuple[int, ...]:
     """Return `side_options` for the range as it is now, or () if these are *exhausted* too.
 
     The range may have changed. It belongs to a network namespace, and a process may have several. In an event loop the
-    answer is (): ask in a thread.
+    answer is (): read the range in a thread, and ask `moved_sides`.
     """
-    if exhausted == UNSTEERED or in_event_loop() or (ports := read_range()) is None:
+    if exhausted == UNSTEERED or in_event_loop():
+        return ()
+    return moved_sides(read_range(), port, exhausted)
+
+
+def moved_sides(ports: PortRange | None, port: int, exhausted: tuple[int, ...]) -> tuple[int, ...]:
+    """Return `side_options` for the range *ports*, just read, or () if these are *exhausted* too."""
+    if ports is None or exhausted == UNSTEERED:
         return ()
     options = _side_options(port, ports)
     if options == UNSTEERED:

@@ -1,0 +1,113 @@
+"""Why no local port is free, made on the kernel: each message names the cause, the figures and what to do."""
+
+import contextlib
+import socket
+from pathlib import Path
+
+import pytest
+
+import safedial
+from safedial import testing
+from safedial._tcp import procnet
+from tests.support import exhaustion, faults, namespace
+
+WIDEN = "widen net.ipv4.ip_local_port_range"
+DELAY = Path("/proc/sys/net/ipv4/tcp_tw_reuse_delay")
+RANGE = "the ephemeral range is 40000 to 40009"
+
+
+@pytest.mark.parametrize(
+    ("port", "host"), [(40000, "127.0.0.1"), (5000, "::1")], ids=["steered, IPv4", "not steered, IPv6"]
+)
+def test_each_cause_is_named(port, host):
+    namespace.require()
+    free = 9 if port == 40000 else 10  # the kernel does not draw the server's own port
+    texts = namespace.call(causes, host, port, port_range=(40000, 40009))
+    expected = {
+        "live": [f"{free} ports in use to this destination, 0 of them in TIME_WAIT. Share connections", WIDEN],
+        "time wait": [
+            f"{free} ports in use to this destination, {free} of them in TIME_WAIT. Reuse",
+            "60 s (TIME_WAIT)",
+        ],
+        "reused late": [f"{free} of them in TIME_WAIT. Reuse", "keeps its port for 20 s (net.ipv4.tcp_tw_reuse_delay)"],
+        "no timestamps": ["60 s (TIME_WAIT)"],
+        "reserved": ["all of its ports reserved", "0 ports in use", "Reserve fewer ports", WIDEN],
+        "nearly all reserved": ["8 of its ports reserved, ", f"{free - 8} ports in use", "Reserve fewer ports", WIDEN],
+        "bound": [f"1 ports in use to this destination, 0 of them in TIME_WAIT, {free - 1} bound", "see ss -tanp"],
+    }
+    for cause, text in texts.items():
+        head = f"[Errno 99] Address not available: no local port is free to reach {host} port {port}; {RANGE}"
+        assert text.startswith(head), cause
+        for words in expected.pop(cause):
+            assert words in text, cause
+    assert not expected or not DELAY.exists()
+
+
+def causes(host, port):
+    """Return the message for each cause."""
+    texts = {}
+
+    def tell(cause, address):
+        with pytest.raises(safedial.PortsExhaustedError) as caught:
+            safedial.safe_connect(address, policy=None).close()
+        texts[cause] = str(caught.value)
+        exhaustion.forget()
+
+    with exhaustion.used_up(port, host) as address:
+        tell("live", address)
+    with bound_ports(range(40000 + (port == 40000), 40009)), exhaustion.used_up(port, host) as address:
+        tell("bound", address)
+    exhaustion.sysctl("ip_local_reserved_ports", "40000-40009")
+    with exhaustion.used_up(port, host) as address:
+        tell("reserved", address)
+    exhaustion.sysctl("ip_local_reserved_ports", "40001-40007,40009,50000")
+    with exhaustion.used_up(port, host) as address:
+        tell("nearly all reserved", address)
+    exhaustion.sysctl("ip_local_reserved_ports", "")
+    exhaustion.sysctl("tcp_tw_reuse", 0)
+    with exhaustion.used_up(port, host, closed=True) as address:
+        tell("time wait", address)
+        exhaustion.sysctl("tcp_tw_reuse", 2)
+        if DELAY.exists():
+            DELAY.write_text("20000")
+            tell("reused late", address)
+            exhaustion.sysctl("tcp_timestamps", 0)
+            tell("no timestamps", address)
+    return texts
+
+
+@contextlib.contextmanager
+def bound_ports(ports):
+    with contextlib.ExitStack() as bound:
+        for port in ports:
+            bound.enter_context(socket.socket()).bind(("127.0.0.2", port))
+        yield
+
+
+@pytest.mark.parametrize(
+    ("sysctls", "on_loopback", "elsewhere"),
+    [
+        ({"tcp_tw_reuse": "0", "tcp_tw_reuse_delay": "1000"}, 60, 60),
+        ({"tcp_tw_reuse": "1", "tcp_tw_reuse_delay": "3000"}, 3, 3),
+        ({"tcp_tw_reuse": "2", "tcp_tw_reuse_delay": "3000"}, 3, 60),
+        ({"tcp_tw_reuse": "2"}, 1, 60),  # before Linux 6.14
+        ({"tcp_tw_reuse": "1", "tcp_timestamps": "0"}, 60, 60),
+        ({}, None, None),
+    ],
+    ids=str,
+)
+def test_how_long_a_closed_connection_keeps_its_port(monkeypatch, sysctls, on_loopback, elsewhere):
+    """As the kernel's documentation of the settings says; the test above asks the kernel."""
+    monkeypatch.setattr(procnet, "_sysctl", sysctls.get)
+    assert procnet.settings()[2:4] == (on_loopback, elsewhere)
+    for host, seconds in {"127.9.9.9": on_loopback, "::1": on_loopback, "192.0.2.1": elsewhere}.items():
+        assert procnet.usage((host, 80)).time_wait_seconds == seconds
+
+
+def test_range_of_the_socket_itself_is_named(server):
+    if not faults.kernel_steers():
+        pytest.skip("this kernel has no IP_LOCAL_PORT_RANGE (Linux 6.3)")
+    with testing.refused_port() as held, pytest.raises(safedial.PortsExhaustedError) as caught:
+        safedial.safe_connect(server.getsockname(), policy=None, socket_options=[faults.option(held, held)])
+    assert f"; the socket's own range (IP_LOCAL_PORT_RANGE) is {held} to {held}, 0 ports in use" in str(caught.value)
+    assert caught.value.usage.own_range
