@@ -9,31 +9,60 @@ imported inside of it: a thread that imports the module by a plain ``import`` ta
 
 import contextlib
 import os
+import sys
 import threading
+from typing import Any
+
+
+class _Lock(threading.RLock().__class__):  # type: ignore[misc]  # a function, for type checkers
+    """An RLock for Python 3.14, which runs signal handlers after the ``__enter__`` of a lock and before the block.
+
+    If a handler raises there, the lock is never released. Here it comes inside of `try`, and after a method that is
+    written in Python none comes. Python 3.13 and 3.15 run none between ``__enter__`` and the block.
+    """
+
+    def __enter__(self) -> bool:
+        lock: Any = self  # type checkers don't know _recursion_count()
+        before = lock._recursion_count()
+        try:
+            return bool(self.acquire())
+        except BaseException:
+            if lock._recursion_count() > before:
+                self.release()
+            raise
+
 
 # In the order in which fork() takes them. Code that takes several must take them in this order, too: `loading` first,
 # because what is imported may take others, then from the newest to the oldest.
 _locks: list[threading.RLock] = []
-_taken: list[threading.RLock] = []
 
 
 def lock_held_across_forks() -> threading.RLock:
     """Return a lock that fork() waits for: in the child, its data is whole and nobody holds it."""
-    lock = threading.RLock()
+    lock = _Lock() if sys.version_info[:2] == (3, 14) else threading.RLock()
     _locks.insert(1, lock)
     return lock
 
 
+class _Forking(threading.local):
+    """What this thread has taken to fork. Several threads may fork at once."""
+
+    def __init__(self) -> None:
+        self.taken: list[threading.RLock] = []
+
+
+_forking = _Forking()
+
+
 def _take_all() -> None:
     for lock in tuple(_locks):
-        _taken.append(lock)  # first: a signal handler may raise at any moment
+        _forking.taken.append(lock)  # first: a signal handler may raise at any moment
         lock.acquire()
 
 
 def _release_all() -> None:
-    # From a copy: once `loading` is free, another thread may fork.
-    taken = _taken[:]
-    _taken.clear()
+    taken = _forking.taken[:]
+    _forking.taken.clear()
     for lock in reversed(taken):
         with contextlib.suppress(RuntimeError):  # it was not taken
             lock.release()

@@ -4,6 +4,8 @@ import contextlib
 import gc
 import sys
 
+from safedial import _forks
+
 
 class Interrupt(BaseException):
     """Raised where a signal handler, a debugger or Ctrl-C could raise."""
@@ -22,6 +24,10 @@ def interrupt_each(act, setter, after):
     return number
 
 
+def _is_of_lock(code):
+    return code.co_name == "__enter__" and code.co_filename == _forks.__file__
+
+
 def _interrupted(act, setter, number):
     events = 0
 
@@ -29,8 +35,11 @@ def _interrupted(act, setter, number):
         nonlocal events
         if frame.f_code in (act.__code__, _interrupted.__code__):
             return trace
-        # Signals can't prevent the call that releases a lock; a trace function could, at the line of its `with`.
+        # Signals can't prevent the call that releases a lock; a trace function could, at the line of its `with`. Nor do
+        # they come between the call that takes it and the block: that call has events from Python 3.14 on.
         if event == "line" or (event == "c_call" and arg.__name__ == "__exit__"):
+            return trace
+        if (event == "c_return" and arg.__name__ == "__enter__") or (event == "return" and _is_of_lock(frame.f_code)):
             return trace
         events += 1
         if events == number + 1:
