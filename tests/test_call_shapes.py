@@ -104,6 +104,7 @@ def test_result_of_print_is_no_hook(server):
 
 def test_blocking_dial_in_a_coroutine_is_said_once(server, caplog, monkeypatch):
     monkeypatch.setattr(dialer, "_looks", 20)
+    monkeypatch.setattr(dialer, "_warned", {})
 
     async def main():
         for _ in range(2):

@@ -639,7 +639,7 @@ class TestCallShapes:
             for _ in range(2):
                 iter(safedial.connections((HOST, 1)))
 
-        monkeypatch.setattr(_connections, "_warned", False)
+        monkeypatch.setattr(_connections, "_warned", {})
         iter(safedial.connections((HOST, 1)))
         assert not caplog.records
         asyncio.run(main())

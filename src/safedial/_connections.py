@@ -23,7 +23,7 @@ from safedial._reconnect_loop import AsyncLoop, BlockingLoop, Once
 from safedial._retry.argument import DEFAULT, PolicyArgument, check_policy
 from safedial._retry.progress import Progress
 from safedial._steps import in_event_loop, running_trio
-from safedial.events import check_hook, warn
+from safedial.events import check_hook, is_first, warn
 
 if TYPE_CHECKING:
     import asyncio
@@ -184,14 +184,12 @@ _LOOP = (
     "connections() returns a loop: write `for connection in connections(...):`, and inside `with connection as ...:`; "
     "in a coroutine `async for` and `async with`"
 )
-_warned = False
+_warned: dict[str, object] = {}
 
 
 def _look_for_an_event_loop() -> None:
     """Warn, once, if a loop of `connections` blocks an event loop."""
-    global _warned
-    if not _warned and in_event_loop():
-        _warned = True
+    if not _warned and in_event_loop() and is_first(_warned, "for"):
         warn("%s", "for ... in connections(...) blocks the event loop of this thread; in a coroutine, use async for")
 
 

@@ -70,7 +70,7 @@ class DialEvent:
 OnEvent: TypeAlias = Callable[[DialEvent], object]
 
 # The code of the hooks that raised: each is reported once.
-_reported: set[object] = set()
+_reported: dict[object, object] = {}
 
 
 class _Thread(threading.local):
@@ -93,6 +93,15 @@ def check_hook(on_event: Any) -> OnEvent | None:
         raise TypeError(f"on_event must be callable (but not a coroutine function) or None, not {shown(on_event)}")
     hook: OnEvent | None = on_event
     return hook
+
+
+def is_first(seen: dict[Any, object], thing: object) -> bool:
+    """Add *thing* to *seen*, and return whether it was not in it yet: of several threads, True for one alone.
+
+    setdefault() is atomic, also without the GIL. No lock, which a signal handler or a forked child might find taken.
+    """
+    mark = object()
+    return seen.setdefault(thing, mark) is mark
 
 
 def emit(event: DialEvent, on_event: OnEvent | None, level: int = logging.DEBUG) -> None:
@@ -140,8 +149,7 @@ def tell(on_event: OnEvent, event: DialEvent) -> None:
         # By the code: two lambdas have one name, and a bound method is a new object each time.
         function: Any = getattr(on_event, "__func__", on_event)
         key: object = getattr(function, "__code__", None) or function.__class__
-        if key not in _reported:
-            _reported.add(key)
+        if is_first(_reported, key):
             name = getattr(function, "__qualname__", type(function).__qualname__)
             template = "on_event: %s raised; further errors of this hook are not logged"
             log(logging.ERROR, template, name, exc_info=True)

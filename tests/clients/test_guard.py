@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import errno
 import selectors
 import socket
@@ -142,7 +143,8 @@ class TestReach:
                 found.append(safedial.is_self_connected(sock))
 
         with safedial.guard():
-            thread = threading.Thread(target=connect)
+            # test_free_threading.py has threads that inherit the context.
+            thread = threading.Thread(target=contextvars.Context().run, args=(connect,))
             thread.start()
             thread.join()
         assert found == [True]

@@ -97,7 +97,8 @@ class TestTasksAndThreads:
 
     def test_thread_that_a_client_starts_for_itself(self, server, caplog):
         with safedial.guard():
-            thread = threading.Thread(target=dial, args=[server])
+            # A context of its own, also where threads inherit it.
+            thread = threading.Thread(target=contextvars.Context().run, args=[dial, server])
             thread.start()
             thread.join()
         assert len(warnings_in(caplog)) == 1

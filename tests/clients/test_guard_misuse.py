@@ -131,7 +131,7 @@ class TestUvloop:
 
     @pytest.fixture(autouse=True)
     def _nobody_was_told(self, monkeypatch):
-        monkeypatch.setattr(entering, "_warned", set())
+        monkeypatch.setattr(entering, "_warned", {})
 
     @staticmethod
     async def enter():

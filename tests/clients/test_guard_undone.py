@@ -20,7 +20,7 @@ PLAIN = socket.socket.connect
 
 @pytest.fixture(autouse=True)
 def _nothing_stays(monkeypatch):
-    monkeypatch.setattr(entering, "_warned", set())
+    monkeypatch.setattr(entering, "_warned", {})
     yield
     safedial.uninstall()
     assert not patch._layers

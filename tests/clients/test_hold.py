@@ -33,7 +33,7 @@ HOST = "127.0.0.1"
 
 @pytest.fixture(autouse=True)
 def _no_warnings_yet(monkeypatch):
-    monkeypatch.setattr(held, "_warned", set())
+    monkeypatch.setattr(held, "_warned", {})
 
 
 @pytest.fixture

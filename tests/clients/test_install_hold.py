@@ -35,7 +35,7 @@ def imported(monkeypatch, tmp_path):
     """Import an empty module of a client's name."""
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     # Other tests of this process have imported some of them.
-    monkeypatch.setattr(unreached, "_told", set(unreached.UNREACHED & sys.modules.keys()))
+    monkeypatch.setattr(unreached, "_told", dict.fromkeys(unreached.UNREACHED & sys.modules.keys()))
     monkeypatch.syspath_prepend(tmp_path)
 
     def load(name):

@@ -62,6 +62,8 @@ def test_module_imported_later(file, watch, seen):
 def test_module_imported_before(file, watch, seen):
     module = importlib.import_module(NAME)
     watch.begin()
+    assert seen == []
+    watch.look()
     assert seen == [module]
 
 
@@ -221,7 +223,7 @@ def test_module_that_another_thread_is_importing(file, watch, seen):
         importing.start()
         assert inside.wait(30)
         beginning = threading.Thread(
-            target=lambda: (watch.begin(), found.extend(hasattr(each, "value") for each in seen))
+            target=lambda: (watch.begin(), watch.look(), found.extend(hasattr(each, "value") for each in seen))
         )
         beginning.start()
         go_on.set()

@@ -40,7 +40,7 @@ _directory, postgres, postgres_command = servers._directory, servers.postgres, s
 @pytest.fixture(autouse=True)
 def warned(monkeypatch, caplog):
     """The lines that wrap() has warned with, in a process that was not warned before."""
-    monkeypatch.setattr(refusals, "_warned", set())
+    monkeypatch.setattr(refusals, "_warned", {})
     return lambda: [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
 
 

@@ -98,10 +98,11 @@ def _dialed_by_us() -> bool:
 
 def _untold() -> set[Site | None]:
     """Return the sites that no warning has named yet, and count them as named."""
-    users = [ref() for ref in _entered.copy()]
+    refs = _entered.copy()
+    users = [ref() for ref in refs]
     found = {user.site for user in users if user is not None and user.open} - _told
     _told.update(found)
-    _entered.clear()
+    _entered.difference_update(refs)  # not one that another thread has added since
     return found
 
 

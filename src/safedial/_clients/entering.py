@@ -8,11 +8,11 @@ from typing import Any
 
 from safedial._address import shown
 from safedial._clients import patch
-from safedial.events import warn
+from safedial.events import is_first, warn
 
 # Modules whose replacements of connect() are known to end after a guard that was entered under them.
 _ENDS_LATER = ("pytest_socket",)
-_warned: set[str] = set()
+_warned: dict[str, object] = {}
 
 
 def check_guard(*, everywhere: bool) -> None:
@@ -32,8 +32,7 @@ def _warn_of_uvloop() -> None:
         return
     running: Any = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)  # as in `_steps.in_event_loop`
     loop = None if running is None else running()
-    if type(loop).__module__.startswith("uvloop"):
-        _warned.add("uvloop")
+    if type(loop).__module__.startswith("uvloop") and is_first(_warned, "uvloop"):
         warn(
             "guard() does not reach asyncio.open_connection() and loop.create_connection() on uvloop, which dials in "
             "C: call safedial.install() first, or make the loop by "
@@ -44,8 +43,8 @@ def _warn_of_uvloop() -> None:
 def _warn_of_replacement(again: str) -> None:
     if "replacement" in _warned or (below := patch.replacement()) is None:
         return
-    if not str(getattr(below, "__module__", "")).startswith(_ENDS_LATER):
-        _warned.add("replacement")
+    ends_later = str(getattr(below, "__module__", "")).startswith(_ENDS_LATER)
+    if not ends_later and is_first(_warned, "replacement"):
         warn(
             "the connect() of socket.socket is replaced by %s now; if that is undone, the guard is gone: %s",
             shown(below),

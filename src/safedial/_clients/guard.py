@@ -66,8 +66,9 @@ def _entered_here() -> tuple[weakref.ref[Entry], ...]:
 def _in_force() -> list[Entry]:
     """Return the entries that guard this context, `install`'s included."""
     entries = [entry for ref in _inside.get() if (entry := ref()) is not None and entry.open]
-    if _everywhere is not None:
-        entries.append(_everywhere)
+    everywhere = _everywhere  # read once: another thread may call uninstall()
+    if everywhere is not None:
+        entries.append(everywhere)
     return entries
 
 
@@ -123,7 +124,8 @@ class Guard:
         if elsewhere.is_untold(self._site):
             entry.made = Made()
         entry.__enter__()
-        self._entries[entry] = None
+        with patch.lock:  # another thread may leave this guard, and look through the entries
+            self._entries[entry] = None
 
     def __exit__(self, *raised: object) -> None:
         with patch.lock:
@@ -165,7 +167,7 @@ def guard(function: F, /, *, on_event: OnEvent | None = None) -> F: ...
 def guard(*, on_event: OnEvent | None = None) -> Guard: ...
 @mistakes.advised(mistakes.of_guard)
 def guard(function: Any = None, /, *, on_event: OnEvent | None = None) -> Any:
-    """Guard the TCP connects that Python code makes inside, in this thread or task only.
+    """Guard the TCP connects that Python code makes inside, in this thread or task.
 
     ``with guard():``, ``async with guard():``, and a decorator for functions and coroutine functions, as ``@guard`` or
     ``@guard(on_event=…)``. Inside, a connect that reaches itself raises `SelfConnectError`, a
@@ -177,13 +179,15 @@ def guard(function: Any = None, /, *, on_event: OnEvent | None = None) -> Any:
     that the kernel draws for the connection.
 
     It works for blocking and non-blocking sockets (selectors, asyncio, trio), behind TLS and proxies. Sockets with a
-    source port are checked too. A task that is started inside is guarded until the block ends.
+    source port are checked too. A task that is started inside is guarded until the block ends; so is a thread if
+    threads inherit the context (`sys.flags.thread_inherit_context`: from Python 3.14 on, the default on free-threaded
+    builds alone).
 
     A client that is made inside and connects again after the block, as most do, is not guarded then. Outside are other
-    tasks and threads, too: the handlers of an application whose startup is guarded, a client's own threads. For all of
-    these there is `install`. If a dial of another task or thread may reach itself, or if a connection to this host
-    outlives the block, a WARNING says so, once for each line that enters a guard. With gevent, enter the guard in each
-    greenlet.
+    tasks and threads, too: the handlers of an application whose startup is guarded, a client's own threads (unless they
+    inherit the context). For all of these there is `install`. If a dial of another task or thread may reach itself, or
+    if a connection to this host outlives the block, a WARNING says so, once for each line that enters a guard. With
+    gevent, enter the guard in each greenlet.
 
     Not guarded are libraries that dial in C (libpq, grpc, uvloop; see `hold`) and ctypes; ``sendto()`` with
     ``MSG_FASTOPEN``; the methods of ``_socket.socket``, from which `socket.socket` is made; and a ``connect`` that was
@@ -255,7 +259,6 @@ def guard_all(on_event: OnEvent | None) -> None:
         _everywhere = entry
         if before is not None:
             patch.remove(_layer, before)
-    entering.check_install()
 
 
 def unguard_all() -> None:

@@ -6,10 +6,10 @@ from safedial._address import SockAddr, describe
 from safedial._clients.repeating import Repeating
 from safedial._tcp import holding
 from safedial._tcp.steering import ON_LINUX
-from safedial.events import log, warn
+from safedial.events import is_first, log, warn
 
 # The addresses that a warning was about.
-_warned: set[SockAddr] = set()
+_warned: dict[SockAddr, object] = {}
 
 
 class Held:
@@ -89,8 +89,7 @@ def _tell(sockaddr: SockAddr, error: OSError) -> None:
     where = describe(*sockaddr[:2])
     if not holding.may_be_drawn(sockaddr[1]):
         log(logging.DEBUG, "%s is not held (%s): the kernel draws no such port", where, error.strerror)
-    elif sockaddr[:2] not in _warned:
-        _warned.add(sockaddr[:2])
+    elif is_first(_warned, sockaddr[:2]):
         warn("%s can't be held (%s): %s", where, error.strerror, _what_to_do(sockaddr[1]))
 
 

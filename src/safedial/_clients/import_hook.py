@@ -22,9 +22,12 @@ class Watch:
         self._asking = threading.local()
 
     def begin(self) -> None:
-        """Call back for each of the modules, those that are imported already included."""
+        """Call back for each of the modules that is imported from now on."""
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
+
+    def look(self) -> None:
+        """Call back for those that are imported already."""
         for name, imported in self._wanted.items():
             if isinstance(sys.modules.get(name), ModuleType):  # not a mock
                 try:

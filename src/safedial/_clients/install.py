@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from safedial._address import Address, check_host, check_port, describe, pair, shown
-from safedial._clients import attributes, c_drivers, green, mistakes, patch, unreached
+from safedial._clients import attributes, c_drivers, entering, green, mistakes, patch, unreached
 from safedial._clients.guard import guard_all, unguard_all
 from safedial._clients.hold import hold as hold_port
 from safedial._clients.import_hook import Imported, Watch
@@ -60,14 +60,12 @@ def install(*, on_event: OnEvent | None = None, hold: Iterable[Address] | None =
         safedial.install(hold=[("127.0.0.1", 5555)])  # ZeroMQ's
     """
     check_hook(on_event)
+    wanted = _checked(hold)
     with contextlib.ExitStack() as stack:
-        addresses = _checked(hold)
-        for address in addresses - (_addresses or set()):
-            _enter(address, stack)
-        guard_all(on_event)
-        if hold is not None:
-            _keep(addresses, stack.pop_all())
-    _watch.begin()
+        while not _put_all(on_event, wanted, stack):
+            pass  # another thread called uninstall() meanwhile, and let go of a port
+    entering.check_install()
+    _watch.look()
 
 
 def uninstall() -> None:
@@ -75,11 +73,44 @@ def uninstall() -> None:
 
     Guards and holds that are entered stay in force. Without `install`, it does nothing.
     """
+    with patch.lock:
+        held = _put_all_back()
+    c_drivers.release_all()
+    held.close()
+
+
+def _put_all(on_event: OnEvent | None, wanted: set[Address] | None, stack: contextlib.ExitStack) -> bool:
+    held = set(_addresses or ())
+    for address in (wanted or set()) - held:
+        _enter(address, stack)
+    with patch.lock:
+        return _put_in_one_step(on_event, wanted, held, stack)
+
+
+# One step, and one step back: with another thread in between, install() and uninstall() would leave half of each.
+def _put_in_one_step(
+    on_event: OnEvent | None, wanted: set[Address] | None, held: set[Address], stack: contextlib.ExitStack
+) -> bool:
+    global _addresses
+    now = _addresses or set()
+    if wanted is not None and wanted & held - now:
+        return False
+    guard_all(on_event)
+    _watch.begin()
+    if wanted is not None:
+        _held.push(stack.pop_all())
+        _addresses = wanted | now
+    return True
+
+
+def _put_all_back() -> contextlib.ExitStack:
+    """Put back what was replaced, and return the ports to let go of."""
+    global _addresses
     _watch.end()
     unguard_all()
     attributes.put_back()
-    c_drivers.release_all()
-    _release()
+    _addresses = None
+    return _held.pop_all()
 
 
 def _unreached(name: str, _: ModuleType) -> None:
@@ -93,10 +124,10 @@ _replaced: dict[str, Imported] = {
 _watch = Watch({**dict.fromkeys(unreached.UNREACHED, _unreached), **_replaced})
 
 
-def _checked(hold: Any) -> set[Address]:
+def _checked(hold: Any) -> set[Address] | None:
     """Return the addresses of *hold*, or raise TypeError or ValueError."""
     if hold is None:
-        return set()
+        return None
     wrong = f"hold must be a list of (host, port) pairs, hold=[(host, port)], not {shown(hold)}"
     if not hasattr(hold, "__iter__") or isinstance(hold, str | bytes):
         raise TypeError(wrong)
@@ -118,17 +149,3 @@ def _enter(address: Address, stack: contextlib.ExitStack) -> None:
     except RuntimeError:
         said = f"hold would stop the event loop while it resolves {describe(*address)}: call install() before the loop"
         raise RuntimeError(said) from None
-
-
-def _keep(addresses: set[Address], held: contextlib.ExitStack) -> None:
-    global _addresses
-    with patch.lock:
-        _held.push(held)
-        _addresses = addresses | (_addresses or set())
-
-
-def _release() -> None:
-    global _addresses
-    with patch.lock:
-        held, _addresses = _held.pop_all(), None
-    held.close()

@@ -6,6 +6,7 @@ It looks safe, but if its client connects again after the block, as most clients
 import contextlib
 import socket
 from collections.abc import Iterator
+from typing import Any
 from weakref import WeakValueDictionary
 
 from safedial._address import SockAddr, describe
@@ -41,8 +42,9 @@ class Made:
 
     def _open_here(self) -> Iterator[SockAddr]:
         """Yield the peers of the connections that are open, and end on this host."""
-        for sock in list(self._sockets.values()):
-            with contextlib.suppress(Exception):  # it is closed, was not connected, or is a fake
+        for ref in self._sockets.valuerefs():  # a copy: another thread that is guarded, too, may dial now
+            with contextlib.suppress(Exception):  # it is freed or closed, was not connected, or is a fake
+                sock: Any = ref()
                 peer = sock.getpeername()
                 if elsewhere.is_here(sock, peer[0]):
                     yield peer

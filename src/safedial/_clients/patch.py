@@ -83,7 +83,7 @@ def replacement() -> Any:
 
 def _is_used(layer: Layer) -> bool:
     users = _users[layer]
-    while ref := next(iter(users), None):  # not a loop over the set, from which the garbage collector may remove users
+    for ref in users.copy():  # the garbage collector may remove users from the set, in another thread, too
         user = ref()
         if user is not None and user.open:
             return True
@@ -96,6 +96,7 @@ def _is_stdlibs(kind: type[Any]) -> bool:
 
 
 _NAMES = ("connect", "connect_ex")
+_NOTHING: Any = object()
 # `socket.socket` itself may be a mock now.
 _STDLIBS: type[Any] = next(filter(_is_stdlibs, _socket.socket.__subclasses__()), socket.socket)
 
@@ -118,8 +119,9 @@ def _methods() -> "list[tuple[type[Any], str]]":
 def _found(owner: type[Any], name: str) -> Any:
     """Return what stands in the class now, such as a staticmethod, which getattr() would unpack; None if nothing."""
     for each in owner.__mro__:
-        if name in each.__dict__:
-            return each.__dict__[name]
+        found = each.__dict__.get(name, _NOTHING)  # one look: another thread may put the method back
+        if found is not _NOTHING:
+            return found
     return None
 
 

@@ -18,7 +18,7 @@ from safedial._clients.sockets import is_connected, is_tcp, socket_of
 from safedial._retry.argument import DEFAULT
 from safedial._retry.kinds import Verdict
 from safedial._retry.transient import errors_of, verdict
-from safedial.events import warn
+from safedial.events import is_first, warn
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,7 +54,7 @@ _MEANT = {
     **dict.fromkeys(("retry", "retries", "within"), "write policy=safedial.reconnect(within=...)"),
 }
 # The factories that were warned of.
-_warned: set[object] = set()
+_warned: dict[object, object] = {}
 
 
 def takes_one(function: F) -> F:
@@ -195,6 +195,5 @@ def _things(returned: Any) -> list[Any]:
 def _warn(factory: Factory, text: str, about: str = "") -> None:
     # A factory may be wrapped again for each call, so it is known by its code.
     key = getattr(bare(factory.make), "__code__", factory.name), about
-    if key not in _warned:
-        _warned.add(key)
+    if is_first(_warned, key):
         warn("%s %s", factory.name, text)

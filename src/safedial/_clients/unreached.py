@@ -2,7 +2,7 @@
 
 import logging
 
-from safedial.events import log
+from safedial.events import is_first, log
 
 # By the module that is imported. They dial in C, C++ or Rust, most in threads of their own. (asyncpg and asyncmy dial
 # by asyncio's loop, oracledb by Python's sockets unless in thick mode; psycopg's and uvloop's ports are held.)
@@ -13,13 +13,12 @@ UNREACHED = frozenset(
         *("pyarrow.flight", "pycurl", "pylibmc", "pymqi", "pymssql", "pynng", "pyodbc", "turbodbc", "zmq"),
     )
 )
-_told: set[str] = set()
+_told: dict[str, object] = {}
 
 
 def tell(name: str, *, holds: bool) -> None:
     """Log, once in a process, that the module *name* is not reached: at INFO if the program *holds* ports."""
-    if name not in _told:
-        _told.add(name)
+    if is_first(_told, name):
         level, line = logging.WARNING, "if it dials this host, hold the ports: safedial.install(hold=[(host, port)])"
         if holds:
             level, line = logging.INFO, "only the ports in hold= are safe"

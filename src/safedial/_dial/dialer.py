@@ -11,7 +11,7 @@ from safedial._dial.settings import BlockingResolver, DialOptions, Settings, Tim
 from safedial._forks import loading
 from safedial._retry.argument import DEFAULT
 from safedial._steps import in_event_loop
-from safedial.events import warn
+from safedial.events import is_first, warn
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -109,13 +109,14 @@ _PLAIN = Settings()
 
 # So many calls are looked at; after that, a dial need not pay for it.
 _looks = 20
+_warned: dict[str, object] = {}
 
 
 def _look_for_an_event_loop() -> None:
     """Warn, once, if this call of `safe_connect` blocks an event loop."""
     global _looks
-    _looks -= 1
-    if in_event_loop():
+    _looks = max(0, _looks - 1)  # never below 0, though another thread may count meanwhile
+    if in_event_loop() and is_first(_warned, "safe_connect"):
         _looks = 0
         template = "safe_connect() blocks the event loop of this thread; in a coroutine, use %s or %s"
         warn(template, "await safedial.open_connection(host, port)", "await dialer.dial_async(address)")
