@@ -10,6 +10,7 @@ import io
 import smtplib
 import socket
 import ssl
+import sys
 import urllib.error
 import urllib.request
 
@@ -182,6 +183,10 @@ def failure(way, ours, host, port, **kwds):
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, urllib.error.URLError):
         reason = reason.reason
+    if isinstance(reason, str):
+        assert way is opened_ftp
+        assert sys.version_info >= (3, 14)
+        reason = error.__cause__
     return type(error), reason
 
 

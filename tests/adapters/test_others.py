@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ftplib
 import http.client
+import inspect
 import smtplib
 import socket
 import subprocess
@@ -523,7 +524,7 @@ class TestReplacedMethods:
             calls.append(name)
             return await real(self, *args, **kwds)
 
-        monkeypatch.setattr(kind, name, theirs_async if asyncio.iscoroutinefunction(real) else theirs)
+        monkeypatch.setattr(kind, name, theirs_async if inspect.iscoroutinefunction(real) else theirs)
         return calls
 
     @pytest.mark.parametrize(

@@ -137,6 +137,8 @@ MYSQL = {
     "SQLAlchemy, mysql-connector": use_engine(f"mysql+mysqlconnector://{USER}@{{host}}:{{port}}/?use_pure=true"),
     "SQLAlchemy, aiomysql": use_async_engine(f"mysql+aiomysql://{USER}@{{host}}:{{port}}/"),
 }
+if not mysql.connector.HAVE_CEXT:
+    del MYSQL["mysql-connector, C"]
 POSTGRES = {
     "asyncpg": use_asyncpg,
     "asyncpg, ssl=False": functools.partial(use_asyncpg, ssl=False),
@@ -155,7 +157,7 @@ LIBPQ = {
     "SQLAlchemy, psycopg2": use_engine(f"postgresql+psycopg2://{USER}@{{host}}:{{port}}/postgres"),
     "asyncpg, uvloop": functools.partial(use_asyncpg, runner=uvloop.run),
 }
-C = {"mysql-connector, C": MYSQL["mysql-connector, C"], **LIBPQ}
+C = {name: use for name, use in MYSQL.items() if name == "mysql-connector, C"} | LIBPQ
 PYTHON = {name: use for name, use in (MYSQL | POSTGRES).items() if name not in C}
 ALL = PYTHON | C
 

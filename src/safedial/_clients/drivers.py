@@ -4,9 +4,10 @@ import functools
 import importlib
 import itertools
 import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
 from safedial._address import Address
 from safedial._clients.factories import Finder, packages_of
@@ -44,12 +45,17 @@ def _psycopg2(dsn: str | None = None, *_: Any, **kwds: Any) -> Iterable[Address]
     return _libpq(extensions.parse_dsn(dsn or "") | {name: value for name, value in kwds.items() if value is not None})
 
 
+# The authority and the query of RFC 3986, appendix B. urlsplit() of newer Pythons takes no list of hosts that has an
+# IPv6 address in it.
+_URL = re.compile(r"(?:[^:/?#]+:)?(?://([^/?#]*))?[^?#]*(?:\?([^#]*))?")
+
+
 def _asyncpg(dsn: str | None = None, *_: Any, host: Any = None, port: Any = None, **__: Any) -> Iterable[Address]:
-    url = urlsplit(dsn or "")
-    query = {name: values[-1] for name, values in parse_qs(url.query).items()}
+    netloc, query_string = _URL.match(dsn or "").groups("")  # type: ignore[union-attr]  # it matches any text
+    query = {name: values[-1] for name, values in parse_qs(query_string).items()}
     hosts: list[str] = []
     ports: list[str] = []
-    for spec in filter(None, url.netloc.rpartition("@")[2].split(",")):
+    for spec in filter(None, netloc.rpartition("@")[2].split(",")):
         one_host, colon, one_port = spec.rpartition(":")
         if not colon or one_port.endswith("]"):  # an IPv6 address without a port
             one_host, one_port = spec, ""

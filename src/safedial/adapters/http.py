@@ -102,7 +102,8 @@ def build_opener(
 ) -> urllib.request.OpenerDirector:
     """Build an opener as `urllib.request.build_opener` does. Its connections never connect to themselves.
 
-    If nobody listens, it raises a `urllib.error.URLError` whose reason is a ConnectionRefusedError. *dialer* dials for
+    If nobody listens, it raises a `urllib.error.URLError` whose reason is a ConnectionRefusedError; for ftp:// on
+    Python 3.14 and newer the reason is a text, and the ConnectionRefusedError is the ``__cause__``. *dialer* dials for
     http:// and https://, and their proxies. ftp:// and handlers that replace urllib's HTTPHandler or HTTPSHandler dial
     for themselves: they are guarded, but do not use *dialer*. *context* is for https://. Default: None, Python's own,
     which verifies certificates.

@@ -176,3 +176,5 @@ ROWS = [
     ),
     Row("SQLAlchemy, PyMySQL", _ENGINE, "MariaDB", engine_pymysql, execute_engine, dispose, keeps=True),
 ]
+# A row of the table that can't be tested here.
+LACKING = () if mysql.connector.HAVE_CEXT else ("mysql-connector, C",)
