@@ -89,6 +89,27 @@ class TestSelfConnect:
                 socket.create_server(("127.0.0.1", dead_port)).close()
             ends_of(sock)
 
+    @pytest.mark.parametrize("closed", [False, True])
+    def test_keeps_out_a_server_that_was_there_before(self, dead_port, mechanism, closed):
+        """Its connections are in TIME_WAIT, so that only a bind with SO_REUSEADDR makes the self-connect."""
+        with socket.create_server(("127.0.0.1", dead_port)) as earlier, socket.create_connection(earlier.getsockname()):
+            earlier.accept()[0].close()
+        with testing.self_connect(dead_port) as fault, socket.create_connection(("127.0.0.1", dead_port)) as sock:
+            assert (fault.means, reuses(sock)) == ("bind", 0)
+            if closed:
+                sock.close()
+            with pytest.raises(OSError, match="in use"):
+                socket.create_server(("127.0.0.1", dead_port)).close()
+
+    @pytest.mark.parametrize("reuse", [0, 1])
+    def test_setting_of_the_client_stays(self, dead_port, reset, mechanism, reuse):
+        sock = reset()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+        with testing.self_connect(dead_port):
+            sock.connect(("127.0.0.1", dead_port))
+        assert sock.getsockname() == sock.getpeername()
+        assert reuses(sock) == reuse
+
     def test_port_outside_of_the_range_is_made_by_bind(self):
         port = faults.port_never_drawn()
         with testing.self_connect(port) as fault:
