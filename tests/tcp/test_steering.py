@@ -282,8 +282,7 @@ class TestHalfInUse:
     @pytest.fixture(autouse=True)
     def _needs_steering_in_a_namespace(self):
         namespace.require()
-        if not faults.kernel_steers():
-            pytest.skip("this kernel has no IP_LOCAL_PORT_RANGE (Linux 6.3)")
+        faults.require_option()
 
     def test_socket_gets_the_whole_range(self):
         # The ports of one parity come first. The first dial after them shows that, and is remembered for a second.
