@@ -296,7 +296,7 @@ class TestHalfInUse:
 
     def test_wider_range_is_used(self):
         # Not in an event loop, where the range is read a second later.
-        assert namespace.call(widen_after_the_half, port_range=(40000, 40009)) == [39999] * 3
+        assert set(namespace.call(widen_after_the_half, port_range=(40000, 40009))) <= {39998, 39999}
 
 
 def shown(socks):
@@ -347,6 +347,6 @@ def widen_after_the_half():
                 if dials == 5:
                     steering.read_anew()
                 hold(dial(address))
-            namespace.set_port_range(39999, 40009)
+            namespace.set_port_range(39998, 40009)  # an even number of ports, as in exhaustion.RANGE
             found.append(hold(dial(address)).getsockname()[1])
     return found
