@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test storm peers check coverage bench clean
+.PHONY: demo test storm peers kernels check coverage bench clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/safedial demo
@@ -19,6 +19,10 @@ storm: $(VENV)/test.stamp
 # Peers' own suites, from their sdists, with install() in place as without: ARGS="urllib3 redis" names some.
 peers: $(VENV)/test.stamp
 	$(BIN)/python -m tests.peers $(ARGS)
+
+# The guard's tests on older and newer kernels, in emulated machines: ARGS="bullseye sid" names suites of Debian.
+kernels: $(VENV)/test.stamp
+	$(BIN)/python -m tests.kernels $(ARGS)
 
 check: $(VENV)/check.stamp
 	$(BIN)/ruff format --check .

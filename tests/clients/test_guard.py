@@ -266,8 +266,6 @@ class TestUnaffected:
             assert sock.connect_ex(server.getsockname()) in (0, errno.EISCONN)
 
     def test_range_that_the_caller_narrowed(self, server):
-        if not faults.kernel_steers():
-            pytest.skip("this kernel has no IP_LOCAL_PORT_RANGE (Linux 6.3)")
         with testing.refused_port() as own, safedial.guard(), socket.socket() as sock:
             sock.setsockopt(*faults.option(own, own))
             with pytest.raises(safedial.PortsExhaustedError):

@@ -158,8 +158,7 @@ class TestContexts:
 
 class TestSockets:
     def test_is_steered(self, server):
-        if not faults.kernel_steers():
-            pytest.skip("this kernel has no IP_LOCAL_PORT_RANGE (Linux 6.3)")
+        faults.require_option()
         with safedial.guard(), socket.create_connection(server.getsockname()) as sock:
             assert steering.option_value(steering.own_range(sock)) in steering.side_options(server.getsockname()[1])
 

@@ -193,8 +193,7 @@ class TestFaultInOneAttempt:
             first = first and event.address is None  # until the first attempt
             events.append(event)
 
-        if not faults.kernel_steers():
-            pytest.skip("this kernel has no IP_LOCAL_PORT_RANGE (Linux 6.3)")
+        faults.require_option()
         with testing.refused_port() as held:
             monkeypatch.setattr(socket, "socket", Short)
             answers = addresses(("127.0.0.1", server.getsockname()[1]), server.getsockname())

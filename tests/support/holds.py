@@ -7,12 +7,16 @@ import socket
 import struct
 import time
 
+from safedial._tcp import steering
 from safedial._tcp.selfconnect import RESET
+from tests.support import faults
+from tests.support.namespace import set_port_range
 
 HOST = "127.0.0.1"
 # A port that no test's range has.
 OTHER_PORT = 2222
-_IP_LOCAL_PORT_RANGE = 51  # linux/in.h
+# A range of so few is that of a namespace.
+_MOST_PORTS = 10
 _SIOCSIFADDR = 0x8916  # linux/sockios.h
 
 
@@ -23,11 +27,26 @@ def ordinary_connection(port, host=HOST, *, reuse=False):
     with socket.create_server((host, OTHER_PORT), family=family) as other, socket.socket(family) as sock:
         if reuse:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.IPPROTO_IP, _IP_LOCAL_PORT_RANGE, struct.pack("=HH", port, port))
-        sock.connect(other.getsockname())
+        with _draws(port, sock):
+            sock.connect(other.getsockname())
         assert sock.getsockname()[1] == port
         with other.accept()[0]:
             yield sock
+
+
+@contextlib.contextmanager
+def _draws(port, sock):
+    """Leave the kernel only *port* to draw for *sock*."""
+    before = steering.read_range()
+    if faults.kernel_steers() or before.high - before.low > _MOST_PORTS:
+        sock.setsockopt(*faults.option(port, port))
+        yield
+        return
+    set_port_range(port, port)  # in a namespace of the test's own
+    try:
+        yield
+    finally:
+        set_port_range(*before)
 
 
 @contextlib.contextmanager

@@ -103,8 +103,7 @@ class TestInANarrowRange:
     @pytest.mark.parametrize("name", dials.DIALS)
     def test_steered_dials_never_self_connect(self, name, port):
         namespace.require()
-        if not faults.kernel_steers():
-            pytest.skip("this kernel has no IP_LOCAL_PORT_RANGE (Linux 6.3)")
+        faults.require_option()
         for found in namespace.call(dial_both_families, name, port, True, port_range=(40000, 40001)):
             assert found == {"ConnectionRefusedError": 60, "SelfConnectError": 0, "connected": 0, "bind": "free"}
 
@@ -202,7 +201,6 @@ def dial_name_with_dead_ipv6():
         return [dials.DIALS[name]("db", 1).peer[0] for name in ("safe_connect", "open_connection")]
 
 
-@pytest.mark.skipif(not faults.kernel_steers(), reason="this kernel has no IP_LOCAL_PORT_RANGE (Linux 6.3)")
 def test_exhausted_ports_towards_every_address_are_explained(dial, steer):
     with testing.refused_port() as held, faults.listener() as one, faults.listener() as two:
         options = {"resolver": servers(one, two), "socket_options": [faults.option(held, held)]}
@@ -210,7 +208,6 @@ def test_exhausted_ports_towards_every_address_are_explained(dial, steer):
             dial("db", 1, steer=steer, policy=None, **options)
 
 
-@pytest.mark.skipif(not faults.kernel_steers(), reason="this kernel has no IP_LOCAL_PORT_RANGE (Linux 6.3)")
 @pytest.mark.parametrize("option", ["timeout", "total_timeout"])
 def test_busy_executor_delays_no_explanation(option):
     """Nothing that explains the error runs in the loop's executor."""

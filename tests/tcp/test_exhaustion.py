@@ -105,8 +105,6 @@ def test_how_long_a_closed_connection_keeps_its_port(monkeypatch, sysctls, on_lo
 
 
 def test_range_of_the_socket_itself_is_named(server):
-    if not faults.kernel_steers():
-        pytest.skip("this kernel has no IP_LOCAL_PORT_RANGE (Linux 6.3)")
     with testing.refused_port() as held, pytest.raises(safedial.PortsExhaustedError) as caught:
         safedial.safe_connect(server.getsockname(), policy=None, socket_options=[faults.option(held, held)])
     assert f"; the socket's own range (IP_LOCAL_PORT_RANGE) is {held} to {held}, 0 ports in use" in str(caught.value)

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.skipif(shutil.which("ss") is None, reason="compares wit
 @pytest.mark.parametrize("host", ["::ffff:127.0.0.1", "0.0.0.0", "::1", "::"])
 def test_other_spellings_of_the_destination_are_counted(host):
     namespace.require()
-    found = namespace.call(exhaustion.exhaust, "safe_connect", 40000, None, host, port_range=(40000, 40009))
-    assert found["in use"] == found["ss"] == 9
+    found = namespace.call(exhaustion.exhaust, "safe_connect", 40000, None, host, port_range=exhaustion.RANGE)
+    assert found["in use"] == found["ss"] == 10
 
 
 def test_v4_mapped_clients_are_counted():
@@ -36,15 +36,15 @@ def usage_of_a_v4_mapped_client():
 
 def test_time_wait_is_counted():
     namespace.require()
-    found = namespace.call(exhaust_with_time_wait, port_range=(40000, 40009))
-    assert found["in use"] == 9
+    found = namespace.call(exhaust_with_time_wait, port_range=exhaustion.RANGE)
+    assert found["in use"] == 10
     assert found["time wait"] == found["ss time wait"] == 4
 
 
 def exhaust_with_time_wait():
     with faults.listener(port=40000) as server:
         address = server.getsockname()
-        held = [safedial.safe_connect(address) for _ in range(9)]
+        held = [safedial.safe_connect(address) for _ in range(10)]
         accepted = [server.accept()[0] for _ in held]
         for near, far in zip(held[:4], accepted[:4], strict=True):
             near.close()  # the side that closes first is the one in TIME_WAIT

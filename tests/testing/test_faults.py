@@ -21,11 +21,6 @@ from tests.support.plain import ends_of, with_create_connection
 HOSTS = ["127.0.0.1", "127.0.0.2", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1"]
 
 
-needs_the_option = pytest.mark.skipif(
-    not faults.kernel_steers(), reason="this kernel has no IP_LOCAL_PORT_RANGE (Linux 6.3)"
-)
-
-
 @pytest.fixture
 def reset():
     """Make sockets that are reset at the end: a TIME_WAIT would disturb the next test."""
@@ -93,6 +88,27 @@ class TestSelfConnect:
             with pytest.raises(OSError, match="in use"):
                 socket.create_server(("127.0.0.1", dead_port)).close()
             ends_of(sock)
+
+    @pytest.mark.parametrize("closed", [False, True])
+    def test_keeps_out_a_server_that_was_there_before(self, dead_port, mechanism, closed):
+        """Its connections are in TIME_WAIT, so that only a bind with SO_REUSEADDR makes the self-connect."""
+        with socket.create_server(("127.0.0.1", dead_port)) as earlier, socket.create_connection(earlier.getsockname()):
+            earlier.accept()[0].close()
+        with testing.self_connect(dead_port) as fault, socket.create_connection(("127.0.0.1", dead_port)) as sock:
+            assert (fault.means, reuses(sock)) == ("bind", 0)
+            if closed:
+                sock.close()
+            with pytest.raises(OSError, match="in use"):
+                socket.create_server(("127.0.0.1", dead_port)).close()
+
+    @pytest.mark.parametrize("reuse", [0, 1])
+    def test_setting_of_the_client_stays(self, dead_port, reset, mechanism, reuse):
+        sock = reset()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+        with testing.self_connect(dead_port):
+            sock.connect(("127.0.0.1", dead_port))
+        assert sock.getsockname() == sock.getpeername()
+        assert reuses(sock) == reuse
 
     def test_port_outside_of_the_range_is_made_by_bind(self):
         port = faults.port_never_drawn()
@@ -166,7 +182,6 @@ class TestSocketAfterwards:
     """The options of a client's socket are restored after a fault."""
 
     @pytest.mark.parametrize("bounds", [(40000, 40100), (40000, 0), (0, 40100), (0, 0)])
-    @needs_the_option
     def test_range_after_address_not_available(self, server, reset, bounds):
         sock = reset()
         sock.setsockopt(*faults.option(*bounds))
@@ -181,7 +196,6 @@ class TestSocketAfterwards:
         assert (low or 1) <= sock.getsockname()[1] <= (high or 65535)
 
     @pytest.mark.parametrize("reuse", [0, 1])
-    @needs_the_option
     def test_options_after_a_self_connect_that_failed(self, server, reset, reuse):
         sock = reset()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
@@ -193,7 +207,6 @@ class TestSocketAfterwards:
         assert 40000 <= sock.getsockname()[1] <= 40100
         assert (fault.triggered, fault.remaining, fault.means) == (0, 2, None)
 
-    @needs_the_option
     def test_range_after_a_self_connect(self, dead_port, reset):
         sock = reset()
         sock.setsockopt(*faults.option(40000, 40100))
@@ -258,9 +271,9 @@ class TestLeftAlone:
             sock.connect(server.getsockname())
         assert fault.triggered == 0
 
-    @needs_the_option
     def test_a_source_address_leaves_the_port_to_the_kernel(self, server, dead_port, mechanism, reset):
         """With IP_BIND_ADDRESS_NO_PORT it is drawn by connect(), as without a bind."""
+        faults.require_option()
         one, two = reset(), reset()
         for sock in (one, two):
             sock.setsockopt(socket.IPPROTO_IP, steering.IP_BIND_ADDRESS_NO_PORT, 1)

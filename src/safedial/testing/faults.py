@@ -180,14 +180,15 @@ def _narrow(sock: socket.socket, option: int) -> int | None:
 
 
 def _bind(sock: socket.socket, address: SockAddr) -> bool:
-    """Bind *sock* to *address*, and return whether that was possible; if not, *sock* stays as it was."""
+    """Bind *sock* to *address*, and return whether that was possible."""
     before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
-    # With SO_REUSEADDR, a server that sets it too could bind beside a self-connect, or its TIME_WAIT. So it is set only
-    # if connections of an earlier server are in the way.
-    for reuse in (before, 1):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
-        with contextlib.suppress(OSError):
-            sock.bind(address)
-            return True
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, before)
-    return False
+    try:
+        for reuse in (before, 1):  # the second if connections of an earlier server are in the way
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+            with contextlib.suppress(OSError):
+                sock.bind(address)
+                return True
+        return False
+    finally:
+        # Left on, it would let a server that sets it too bind beside the self-connect, or its TIME_WAIT.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, before)
