@@ -1,7 +1,8 @@
 """Steering: keep the kernel off one port by narrowing a socket's ephemeral range. Linux only.
 
 IP_LOCAL_PORT_RANGE needs Linux 6.3 or a backport. The kernel ignores a bound outside of the ephemeral range without an
-error.
+error. Debian's 6.1, which has a backport, goes through a side's ports in pairs: one port of a side with an odd number
+may be left out, and a dial may fail though that port is free.
 
 The range is in a file, which nobody reads in an event loop: there, the range is the one that was read before, and a
 thread reads it again. A range that changed meanwhile is no danger, because every connection is checked too.
