@@ -168,8 +168,8 @@ def _uvloop(plain: Any) -> Any:
         sockaddrs = [sockaddr for *_, sockaddr in infos]
         with holding(sockaddrs), _told("uvloop" if infos else None, [(host, port)], sockaddrs):
             pair = await plain(self, protocol_factory, host, port, **kwds)
-        if infos and not kwds.get("local_addr"):
-            let_servers_bind(pair)
+        if infos:
+            let_servers_bind(pair)  # with local_addr, libuv has set the option
         return pair
 
     return create_connection

@@ -87,7 +87,12 @@ def let_servers_bind(connection: Any) -> None:
     The option counts at the server's bind(2) and when the socket goes to TIME_WAIT, so it may come after connect(2).
     """
     with contextlib.suppress(Exception):  # the dial succeeded, whatever the socket says
-        _look(socket_of(connection), lambda sock: _is_tcp(sock) and connect.let_servers_bind(sock))
+        _look(socket_of(connection), _let_servers_bind)
+
+
+def _let_servers_bind(sock: AnySocket) -> None:
+    if _is_tcp(sock):
+        connect.let_servers_bind(sock)
 
 
 def is_tcp(found: Any) -> bool:
