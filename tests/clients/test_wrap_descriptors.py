@@ -150,13 +150,20 @@ def dialed_in_c(address, kind=socket.socket, *args):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the option is set on Linux only")
 class TestServersMayBindThePort:
-    @pytest.mark.parametrize("held", [True, False])
-    def test_if_it_was_dialed_in_c_and_held(self, server, held):
-        address = server.getsockname()
-        connect = safedial.wrap(lambda: dialed_in_c(address), address=address)
-        if not held:
-            connect = safedial.wrap(lambda: (socket.create_connection(address).close(), dialed_in_c(address))[1])
-        assert reuses(connect()) is held
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_if_it_was_dialed_in_c(self, shape, server):
+        def factory():
+            sock = dialed_in_c(server.getsockname())
+            copies.append(sock.dup())
+            return SHAPES[shape](sock)
+
+        copies = []
+        made = safedial.wrap(factory, address=server.getsockname())()
+        if shape == "descriptor":
+            socket.close(made)
+        else:
+            made.close()
+        assert reuses(copies[0])
 
     def test_not_if_the_client_bound_a_port(self, server, dead_port):
         address = server.getsockname()
@@ -168,15 +175,9 @@ class TestServersMayBindThePort:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(path)
             listener.listen()
-            for made in (
-                (("127.0.0.1", 9), socket.socket, socket.AF_INET, socket.SOCK_DGRAM),
-                (
-                    path,
-                    socket.socket,
-                    socket.AF_UNIX,
-                ),
-            ):
-                assert not reuses(safedial.wrap(lambda made=made: dialed_in_c(*made), address=server.getsockname())())
+            for address, *kind in ((HOST, 9), socket.AF_INET, socket.SOCK_DGRAM), (path, socket.AF_UNIX):
+                made = dialed_in_c(address, socket.socket, *kind)
+                assert not reuses(safedial.wrap(lambda made=made: made, address=server.getsockname())())
 
     def test_dial_goes_on_if_a_sandbox_forbids_it(self, server):
         class Sandboxed(socket.socket):
