@@ -322,12 +322,12 @@ def uvloop_(wrap, place):
 def psycopg_in_the_way(wrap, place):
     """Return whether a server can start on the port of a connection, alive and in TIME_WAIT."""
     # Without TLS: a server that ends with a farewell unread resets the connection.
-    with contextlib.closing(wrap(psycopg.connect)(sslmode="disable", **place)) as connection:
-        with duplicate(connection.fileno()) as sock:
-            port = sock.getsockname()[1]
-            alive = holds.can_start(HOST, port, reuse=True)
-            assert connection.execute(QUESTION).fetchone() == (42,)
-            sock.shutdown(socket.SHUT_WR)  # libpq says good-bye, and the server may then close first
+    connection = wrap(psycopg.connect)(sslmode="disable", **place)
+    with contextlib.closing(connection), duplicate(connection.fileno()) as sock:
+        port = sock.getsockname()[1]
+        alive = holds.can_start(HOST, port, reuse=True)
+        assert connection.execute(QUESTION).fetchone() == (42,)
+        sock.shutdown(socket.SHUT_WR)  # libpq says good-bye, and the server may then close first
     assert not holds.can_start(HOST, port, reuse=False)  # it is in TIME_WAIT
     return alive, holds.can_start(HOST, port, reuse=True)
 

@@ -13,7 +13,7 @@ import sqlalchemy
 
 import safedial
 from safedial import testing
-from safedial._clients.sockets import socket_of
+from safedial._clients.sockets import let_servers_bind, socket_of
 from safedial._tcp import selfconnect
 from safedial.testing.namespace import in_child
 from tests.clients.test_wrap import past_the_hooks
@@ -192,6 +192,13 @@ class TestServersMayBindThePort:
     @pytest.mark.parametrize("made", [Closed(), 2**40, -1, 10**6, True, None])
     def test_dial_goes_on_if_it_shows_no_socket(self, made):
         assert safedial.wrap(lambda: made, address=(HOST, 9))() is made
+
+    def test_dial_goes_on_if_the_connection_raises(self):
+        class Raising:
+            def get_extra_info(self, name):
+                raise LookupError(name)
+
+        let_servers_bind(Raising())
 
 
 def test_healthy_descriptor_stays_open():
