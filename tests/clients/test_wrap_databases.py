@@ -18,17 +18,20 @@ import asyncpg
 import mysql.connector
 import psycopg
 import psycopg2
+import psycopg2.extras
 import psycopg_pool
 import pymongo
 import pymysql
 import pytest
+import uvloop
 
 import safedial
 from safedial import testing
 from safedial._clients.drivers import FINDERS
+from safedial._tcp.selfconnect import duplicate
 from tests.adapters.conftest import _no_name_server  # noqa: F401  # a fixture
 from tests.support import databases as servers
-from tests.support import faults, namespace
+from tests.support import faults, holds, namespace
 from tests.support.drivers import (
     ALL,
     LIBPQ,
@@ -272,6 +275,98 @@ class TestUse:
             with pytest.raises((psycopg.OperationalError, psycopg2.OperationalError)) as caught:
                 safedial.wrap(connect)(host=HOST, port=port, user=USER, connect_timeout=2)
         assert safedial._retry.transient.is_transient(caught.value)
+
+
+def reuses(number):
+    with duplicate(number) as sock:
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == 1
+
+
+def numbered(connect):
+    """Return the function that dials with *connect*, blocking, and returns whether its descriptor has the option."""
+
+    def dial(wrap, place):
+        with contextlib.closing(wrap(connect)(**place)) as connection:
+            return reuses(connection.fileno())
+
+    return dial
+
+
+def psycopg2_async(wrap, place):
+    with contextlib.closing(wrap(psycopg2.connect)(async_=True, **place)) as connection:
+        psycopg2.extras.wait_select(connection)
+        return reuses(connection.fileno())
+
+
+def psycopg_async(wrap, place):
+    async def main():
+        async with await wrap(psycopg.AsyncConnection.connect)(**place) as connection:
+            return reuses(connection.fileno())
+
+    return asyncio.run(main())
+
+
+def uvloop_(wrap, place):
+    async def main():
+        address = place["host"], place["port"]
+        _, writer = await wrap(asyncio.open_connection, address=address)(*address)
+        try:
+            return reuses(writer.get_extra_info("socket").fileno())
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
+    return uvloop.run(main())
+
+
+def psycopg_in_the_way(wrap, place):
+    """Return whether a server can start on the port of a connection, alive and in TIME_WAIT."""
+    # Without TLS: a server that ends with a farewell unread resets the connection.
+    connection = wrap(psycopg.connect)(sslmode="disable", **place)
+    with contextlib.closing(connection), duplicate(connection.fileno()) as sock:
+        port = sock.getsockname()[1]
+        alive = holds.can_start(HOST, port, reuse=True)
+        assert connection.execute(QUESTION).fetchone() == (42,)
+        sock.shutdown(socket.SHUT_WR)  # libpq says good-bye, and the server may then close first
+    assert not holds.can_start(HOST, port, reuse=False)  # it is in TIME_WAIT
+    return alive, holds.can_start(HOST, port, reuse=True)
+
+
+LIBPQ_AND_UVLOOP = {
+    "psycopg": numbered(psycopg.connect),
+    "psycopg, async": psycopg_async,
+    "psycopg2": numbered(psycopg2.connect),
+    "psycopg2, async": psycopg2_async,
+    "uvloop": uvloop_,
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the option is set on Linux only")
+class TestNeverInAServersWay:
+    @pytest.fixture
+    def wraps(self):
+        """Make a factory safe by wrap(), by install(), and not at all."""
+
+        def install(factory, **_):
+            safedial.install()
+            return factory
+
+        yield {"plain": plain, "wrap": safedial.wrap, "install": install}
+        safedial.uninstall()
+
+    def test_postgres(self, postgres, wraps):
+        place = {"host": HOST, "port": postgres.port, "user": USER, "dbname": "postgres"}
+        for way, wrap in wraps.items():
+            safe = way != "plain"
+            found = {name: dial(wrap, place) for name, dial in LIBPQ_AND_UVLOOP.items()}
+            assert found == dict.fromkeys(found, safe), way
+            assert psycopg_in_the_way(wrap, place) == (safe, safe), way
+
+    def test_mysqlclient(self, mariadb, wraps):
+        connect = pytest.importorskip("MySQLdb").connect
+        place = {"host": HOST, "port": mariadb.port, "user": USER}
+        found = {way: numbered(connect)(wrap, place) for way, wrap in wraps.items()}
+        assert found == {"plain": False, "wrap": True, "install": True}
 
 
 class TestRetries:

@@ -5,6 +5,7 @@ import errno
 import os
 import resource
 import socket
+import sys
 import warnings
 
 import pytest
@@ -12,7 +13,7 @@ import sqlalchemy
 
 import safedial
 from safedial import testing
-from safedial._clients.sockets import socket_of
+from safedial._clients.sockets import let_servers_bind, socket_of
 from safedial._tcp import selfconnect
 from safedial.testing.namespace import in_child
 from tests.clients.test_wrap import past_the_hooks
@@ -133,6 +134,71 @@ class Closed:
 @pytest.mark.parametrize("made", [Closed(), 2**40, -1, 10**6, True])
 def test_what_is_no_socket_is_none_of_ours(made):
     assert safedial.wrap(lambda: made)() is made
+
+
+def reuses(sock):
+    with sock:
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == 1
+
+
+def dialed_in_c(address, kind=socket.socket, *args):
+    """Connect as a C library does."""
+    sock = kind(*args)
+    socket.socket.__base__.connect(sock, address)
+    return sock
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the option is set on Linux only")
+class TestServersMayBindThePort:
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_if_it_was_dialed_in_c(self, shape, server):
+        def factory():
+            sock = dialed_in_c(server.getsockname())
+            copies.append(sock.dup())
+            return SHAPES[shape](sock)
+
+        copies = []
+        made = safedial.wrap(factory, address=server.getsockname())()
+        if shape == "descriptor":
+            socket.close(made)
+        else:
+            made.close()
+        assert reuses(copies[0])
+
+    def test_not_if_the_client_bound_a_port(self, server, dead_port):
+        address = server.getsockname()
+        dial = safedial.wrap(socket.create_connection, address=address)
+        assert not reuses(dial(address, source_address=(HOST, dead_port)))
+
+    def test_other_sockets_are_left_alone(self, server, tmp_path):
+        path = str(tmp_path / "socket")
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen()
+            for address, *kind in ((HOST, 9), socket.AF_INET, socket.SOCK_DGRAM), (path, socket.AF_UNIX):
+                made = dialed_in_c(address, socket.socket, *kind)
+                assert not reuses(safedial.wrap(lambda made=made: made, address=server.getsockname())())
+
+    def test_dial_goes_on_if_a_sandbox_forbids_it(self, server):
+        class Sandboxed(socket.socket):
+            def setsockopt(self, *option):
+                denied.append(option[:2])
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+        denied, address = [], server.getsockname()
+        assert not reuses(safedial.wrap(lambda: dialed_in_c(address, Sandboxed), address=address)())
+        assert denied == [(socket.SOL_SOCKET, socket.SO_REUSEADDR)]
+
+    @pytest.mark.parametrize("made", [Closed(), 2**40, -1, 10**6, True, None])
+    def test_dial_goes_on_if_it_shows_no_socket(self, made):
+        assert safedial.wrap(lambda: made, address=(HOST, 9))() is made
+
+    def test_dial_goes_on_if_the_connection_raises(self):
+        class Raising:
+            def get_extra_info(self, name):
+                raise LookupError(name)
+
+        let_servers_bind(Raising())
 
 
 def test_healthy_descriptor_stays_open():

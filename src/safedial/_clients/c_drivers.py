@@ -1,4 +1,5 @@
-"""Drivers that dial in C, and uvloop: the port that they dial is held while they do. For `install`.
+"""Drivers that dial in C, and uvloop: the port that they dial is held while they do, and servers may bind the port that
+they drew. For `install`.
 
 What is replaced lies below the public names of each driver. So functions and classes stay what they are, and the port
 is held also for names that were imported before.
@@ -18,6 +19,7 @@ from safedial._clients.drivers import FINDERS
 from safedial._clients.guard import hooks_here
 from safedial._clients.hold import holding, resolved
 from safedial._clients.option_files import mysql_options
+from safedial._clients.sockets import let_servers_bind
 from safedial._retry.transient import error_type
 from safedial._steps import finish
 from safedial.events import DialEvent, EventKind, tell
@@ -106,7 +108,9 @@ def _psycopg(plain: Any) -> Any:
         # psycopg has resolved the host already, off the event loop, unless a service file has it.
         with _held("psycopg", FINDERS["psycopg"], conninfo):
             dialing: Generator[Any, Any, Any] = plain(conninfo, *args, **kwds)
-            return (yield from dialing)
+            connected = yield from dialing
+        let_servers_bind(connected.socket)
+        return connected
 
     return connect
 
@@ -117,6 +121,7 @@ def _psycopg2(plain: Any) -> Any:
         with contextlib.ExitStack() as stack:
             stack.enter_context(_held(None if dials_later else "psycopg2", FINDERS["psycopg2"], dsn))
             connection = plain(dsn, *args, **kwds)
+            let_servers_bind(connection)  # one that dials later has the socket of the first address
             if dials_later:
                 _keep(connection, stack.pop_all())
             return connection
@@ -128,6 +133,7 @@ def _mysqldb(plain: Any) -> Any:
     def __init__(self: Any, *args: Any, **kwds: Any) -> None:  # noqa: N807  # it takes the place of one
         with _held("MySQLdb", _mysqldb_addresses, *args, **kwds):
             plain(self, *args, **kwds)
+        let_servers_bind(self)
 
     return __init__
 
@@ -146,7 +152,7 @@ def _mysql_connector(plain: Any) -> Any:
     def _open_connection(self: Any) -> None:
         target = {"host": self._host, "port": self._port, "unix_socket": self._unix_socket}
         with _held("mysql.connector", FINDERS["mysql"], **target):
-            plain(self)
+            plain(self)  # which shows nobody its socket
 
     return _open_connection
 
@@ -161,7 +167,10 @@ def _uvloop(plain: Any) -> Any:
                 infos = await self.getaddrinfo(host, port, family=kwds.get("family") or 0, type=socket.SOCK_STREAM)
         sockaddrs = [sockaddr for *_, sockaddr in infos]
         with holding(sockaddrs), _told("uvloop" if infos else None, [(host, port)], sockaddrs):
-            return await plain(self, protocol_factory, host, port, **kwds)
+            pair = await plain(self, protocol_factory, host, port, **kwds)
+        if infos:
+            let_servers_bind(pair)  # with local_addr, libuv has set the option
+        return pair
 
     return create_connection
 

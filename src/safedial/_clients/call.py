@@ -14,7 +14,7 @@ from safedial._clients.guard import inside, is_installed
 from safedial._clients.hold import holding, resolved
 from safedial._clients.reconnects import guard_reconnects
 from safedial._clients.refusals import judge, warn_of_failure, warn_of_later_dials
-from safedial._clients.sockets import close_async, close_quietly, self_connect_of
+from safedial._clients.sockets import close_async, close_quietly, let_servers_bind, self_connect_of
 from safedial._forks import loading
 from safedial._retry.argument import DEFAULT, policy_after
 from safedial._retry.multiple import with_shared_errno
@@ -158,6 +158,8 @@ class Call(Progress):
         if (fault := self._fault_of(returned)) is not None:
             await self._discard(returned)
             raise fault
+        if self._addresses and not entry.dials:  # dialed in C
+            let_servers_bind(returned)
         return returned
 
     async def one_step(self, first: Any, step: Step) -> Any:

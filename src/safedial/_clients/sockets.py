@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from safedial._address import INET
 from safedial._steps import finish, within
+from safedial._tcp import connect
 from safedial._tcp.selfconnect import RESET, AnySocket, duplicate, is_self_connected, peer_of
 from safedial.errors import SelfConnectError
 
@@ -78,6 +79,20 @@ def _reset_if_self_connected(sock: AnySocket) -> SelfConnectError | None:
     with contextlib.suppress(OSError):  # a sandbox may deny it
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     return SelfConnectError.at(*peer_of(sock)[:2])
+
+
+def let_servers_bind(connection: Any) -> None:
+    """Let a server bind the local port of *connection*, which was dialed in C. It is TCP, or left alone.
+
+    The option counts at the server's bind(2) and when the socket goes to TIME_WAIT, so it may come after connect(2).
+    """
+    with contextlib.suppress(Exception):  # the dial succeeded, whatever the socket says
+        _look(socket_of(connection), _let_servers_bind)
+
+
+def _let_servers_bind(sock: AnySocket) -> None:
+    if _is_tcp(sock):
+        connect.let_servers_bind(sock)
 
 
 def is_tcp(found: Any) -> bool:

@@ -65,7 +65,7 @@ def wrap(
     Each call runs inside `guard`. If it still returns a connection to itself, the connection is closed, and counts as
     refused. The drivers PyMySQL, mysql-connector, mysqlclient, aiomysql, asyncmy, psycopg, psycopg2, asyncpg and pg8000
     are known: if one dials in C, or in asyncio's loop or uvloop, its address is found in the arguments, and the port is
-    held, as by `hold`.
+    held, as by `hold`. The connection is then not in a server's way, either, if it shows its socket.
 
     =================  ====================================================================
     psycopg            ``connect = wrap(psycopg.connect)``

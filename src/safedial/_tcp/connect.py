@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from safedial._address import INET, SockAddr, describe
 from safedial._tcp import steering
-from safedial._tcp.selfconnect import reached_itself, release
+from safedial._tcp.selfconnect import AnySocket, reached_itself, release
 from safedial._tcp.steering import UNSTEERED, Sides, reached_as_dialed
 from safedial.errors import SelfConnectError
 
@@ -185,8 +185,8 @@ def raise_self_connect(sock: socket.socket, sockaddr: SockAddr) -> NoReturn:
         del refused  # as above
 
 
-def let_servers_bind(sock: socket.socket) -> None:
-    """Let a server that sets SO_REUSEADDR bind the port that connect(2) will draw for *sock*. Linux only.
+def let_servers_bind(sock: AnySocket) -> None:
+    """Let a server that sets SO_REUSEADDR bind the port that connect(2) will draw, or drew, for *sock*. Linux only.
 
     Not if the caller bound a port. Not before a bind to port 0: where that draws the port at once, it may draw the one
     of another socket that has the option (net.ipv4.ip_autobind_reuse).
