@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 import errno
+import functools
 import socket
-import struct
 
 import pytest
 
 import safedial
-from safedial._tcp import procnet, selfconnect, steering
+from safedial._tcp import hidden, procnet, selfconnect, steering
 from tests.support import balancer, dials, faults, namespace
 
 # The port dialed lies outside of the range, so that nothing is steered, or inside, so that the other port is drawn.
@@ -59,17 +59,17 @@ WAYS = {
 }
 
 
-def outcomes(dialed, reached, port_range):
-    """Dial each host in each way, twice; return what came of it."""
+def outcomes(dialed, reached, port_range, *, hiding=False):
+    """Dial each host in each way, twice; return what came of it. A balancer that hides has addresses of its own."""
     namespace.enter_network(port_range)
     steering.read_anew()
     found = {}
-    with balancer.balancing(dialed, reached):
+    with balancer.balancing(dialed, reached, virtual=hiding, hiding=hiding):
         for name, dial in WAYS.items():
             for host in HOSTS:
                 for number in (1, 2):
                     try:
-                        dial(host, dialed)
+                        dial(balancer.VIRTUAL[host] if hiding else host, dialed)
                         faults.assert_server_can_bind(host, reached)
                         found[name, host, number] = "connected"
                     except OSError as error:
@@ -78,9 +78,10 @@ def outcomes(dialed, reached, port_range):
     return found
 
 
+@pytest.mark.parametrize("hiding", [False, True], ids=["", "hidden"])
 @pytest.mark.parametrize("ports", [STEERED, UNSTEERED], ids=["steered", "unsteered"])
-def test_self_connect_is_seen(ports):
-    found = namespace.call_outside(outcomes, *ports)
+def test_self_connect_is_seen(ports, hiding):
+    found = namespace.call_outside(functools.partial(outcomes, *ports, hiding=hiding))
     expected = ("SelfConnectError", errno.ECONNREFUSED)
     assert found == dict.fromkeys(found, expected)
     assert len(found) == len(WAYS) * len(HOSTS) * 2
@@ -102,28 +103,41 @@ def test_only_a_port_that_was_reached_as_dialed_is_believed():
     assert namespace.call_outside(dial_directly_and_balanced) == [True, False]
 
 
-def what_is_left_to_see(dialed, reached, port_range):
-    namespace.enter_network(port_range)
+def dial_two_backends():
+    namespace.enter_network((40000, 40000))
+    steering._RANGE_AGE = 3600  # both are dialed in one "second"
+    steering.read_anew()
+    virtual = balancer.VIRTUAL["127.0.0.1"]
+    with faults.listener(port=30000) as server, balancer.balancing(30000, 30000, virtual=True):
+        safedial.safe_connect((virtual, 30000)).close()  # as dialed
+        server.accept()[0].close()
+    with balancer.balancing(30000, 40000, virtual=True):
+        try:
+            safedial.safe_connect((virtual, 30000), policy=None).close()
+        except safedial.SelfConnectError:
+            return "seen"
+    return "missed"
+
+
+def test_balancer_with_two_backends():
+    """The first is reached by the port dialed. The second is not."""
+    assert namespace.call_outside(dial_two_backends) == "seen"
+
+
+def what_is_left_to_see(virtual):
+    namespace.enter_network((40000, 40000))
+    steering.read_anew()
     found = []
-    with balancer.balancing(dialed, reached, hiding=True):
+    with balancer.balancing(30000, 40000, virtual=virtual, hiding=True):
         for host in HOSTS:
-            with safedial.safe_connect((host, dialed)) as sock, sock.dup() as copy:
-                addresses = sock.getsockname()[1], sock.getpeername()[1]
-                itself = safedial.is_self_connected(sock)
-                rows = [row.local == row.peer for row in procnet.sockets_on(reached)]
-                found.append((addresses, itself, rows, segments_in(sock)))
-                selfconnect.release(copy)
+            with socket.create_connection((balancer.VIRTUAL[host] if virtual else host, 30000)) as sock:
+                found.append((sock.getpeername()[1], hidden.is_suspicious(sock), safedial.is_self_connected(sock)))
+                assert [row.local == row.peer for row in procnet.sockets_on(40000)] == [True]
+                selfconnect.release(sock)
     return found
 
 
-def segments_in(sock):
-    """Return tcpi_segs_in of struct tcp_info (linux/tcp.h)."""
-    return struct.unpack_from("=I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 144), 140)[0]
-
-
-def test_balancer_that_hides_the_peer_address_hides_a_self_connect(server):
-    """What `selfconnect` says of it. If this test fails, the kernel has become more honest: see whether it helps."""
-    found = namespace.call_outside(what_is_left_to_see, *UNSTEERED)
-    assert found == [((40000, 30000), False, [True], 3)] * 2
-    with socket.create_connection(server.getsockname()) as sock:
-        assert segments_in(sock) == 1
+def test_balancer_that_rewrites_only_the_port_and_getpeername_hides_a_self_connect():
+    """What `selfconnect` says of it."""
+    assert namespace.call_outside(what_is_left_to_see, False) == [(30000, True, False)] * 2
+    assert namespace.call_outside(what_is_left_to_see, True) == [(30000, True, True)] * 2
