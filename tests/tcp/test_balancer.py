@@ -15,6 +15,7 @@ from tests.support import balancer, dials, faults, namespace
 # The port dialed lies outside of the range, so that nothing is steered, or inside, so that the other port is drawn.
 UNSTEERED = (30000, 40000, (40000, 40000))
 STEERED = (40001, 40000, (40000, 40001))
+EQUAL = (40000, 40000, (40000, 40000))  # the balancer changes the host alone; the range has no other port
 HOSTS = ("127.0.0.1", "::1")
 
 
@@ -78,8 +79,11 @@ def outcomes(dialed, reached, port_range, *, hiding=False):
     return found
 
 
-@pytest.mark.parametrize("hiding", [False, True], ids=["", "hidden"])
-@pytest.mark.parametrize("ports", [STEERED, UNSTEERED], ids=["steered", "unsteered"])
+@pytest.mark.parametrize(
+    ("ports", "hiding"),
+    [(STEERED, False), (UNSTEERED, False), (STEERED, True), (EQUAL, True)],
+    ids=["steered", "unsteered", "steered, hidden", "unsteered, hidden"],
+)
 def test_self_connect_is_seen(ports, hiding):
     found = namespace.call_outside(functools.partial(outcomes, *ports, hiding=hiding))
     expected = ("SelfConnectError", errno.ECONNREFUSED)
@@ -105,39 +109,42 @@ def test_only_a_port_that_was_reached_as_dialed_is_believed():
 
 def dial_two_backends():
     namespace.enter_network((40000, 40000))
-    steering._RANGE_AGE = 3600  # both are dialed in one "second"
+    steering._RANGE_AGE = 60.0  # both are dialed in one "second"
     steering.read_anew()
-    virtual = balancer.VIRTUAL["127.0.0.1"]
-    with faults.listener(port=30000) as server, balancer.balancing(30000, 30000, virtual=True):
-        safedial.safe_connect((virtual, 30000)).close()  # as dialed
-        server.accept()[0].close()
+    address = balancer.VIRTUAL["127.0.0.1"], 30000
+    with faults.listener(port=30000), balancer.balancing(30000, 30000, virtual=True):
+        safedial.safe_connect(address).close()
+    found = [address in steering.reached_as_dialed]
     with balancer.balancing(30000, 40000, virtual=True):
-        try:
-            safedial.safe_connect((virtual, 30000), policy=None).close()
-        except safedial.SelfConnectError:
-            return "seen"
-    return "missed"
+        for dial in WAYS.values():
+            try:
+                dial(*address)
+                found.append("connected")
+            except OSError as error:
+                found.append(type(error).__name__)
+    return found
 
 
 def test_balancer_with_two_backends():
     """The first is reached by the port dialed. The second is not."""
-    assert namespace.call_outside(dial_two_backends) == "seen"
+    assert namespace.call_outside(dial_two_backends) == [True] + ["SelfConnectError"] * len(WAYS)
 
 
-def what_is_left_to_see(virtual):
+def what_is_left_to_see():
     namespace.enter_network((40000, 40000))
     steering.read_anew()
     found = []
-    with balancer.balancing(30000, 40000, virtual=virtual, hiding=True):
-        for host in HOSTS:
-            with socket.create_connection((balancer.VIRTUAL[host] if virtual else host, 30000)) as sock:
-                found.append((sock.getpeername()[1], hidden.is_suspicious(sock), safedial.is_self_connected(sock)))
-                assert [row.local == row.peer for row in procnet.sockets_on(40000)] == [True]
-                selfconnect.release(sock)
+    for virtual in (True, False):
+        with balancer.balancing(30000, 40000, virtual=virtual, hiding=True):
+            for host in HOSTS:
+                with socket.create_connection((balancer.VIRTUAL[host] if virtual else host, 30000)) as sock:
+                    found.append((sock.getpeername()[1], hidden.is_suspicious(sock), safedial.is_self_connected(sock)))
+                    assert [row.local == row.peer for row in procnet.sockets_on(40000)] == [True]
+                    selfconnect.release(sock)
     return found
 
 
-def test_balancer_that_rewrites_only_the_port_and_getpeername_hides_a_self_connect():
+def test_balancer_that_hides_and_rewrites_only_the_port_hides_a_self_connect():
     """What `selfconnect` says of it."""
-    assert namespace.call_outside(what_is_left_to_see, False) == [(30000, True, False)] * 2
-    assert namespace.call_outside(what_is_left_to_see, True) == [(30000, True, True)] * 2
+    seen, missed = (30000, True, True), (30000, True, False)
+    assert namespace.call_outside(what_is_left_to_see) == [seen, seen, missed, missed]

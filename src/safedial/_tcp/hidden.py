@@ -3,8 +3,8 @@
 A socket-level load balancer may rewrite what getpeername() answers (a BPF program of the type cgroup/getpeername4 or
 getpeername6; Cilium has them). It can't rewrite these two:
 
-- TCP_INFO. A handshake with a server brings one segment without data, the SYN-ACK. A handshake with itself brings three.
-  A server that closes at once, or a SYN-ACK that was sent again, brings more than one, too. So that is only a suspicion.
+- TCP_INFO. A handshake with a server brings one segment without data, the SYN-ACK. One with itself brings three. But so
+  may a server that closes at once, or a SYN-ACK that was sent again. So this is only a suspicion.
 - sock_diag, which is asked for one connection: from the local address to the local address. It finds a socket with that
   inode only if the suspicion is true. The kernel answers within send(2), so an event loop may ask.
 
