@@ -56,7 +56,7 @@ def is_suspicious(sock: _socket.socket) -> bool:
 def is_found(sock: _socket.socket, local: SockAddr) -> bool:
     """Return whether *sock* is the socket that is connected from *local* to *local*."""
     port = struct.pack("!H", local[1])
-    host = socket.inet_pton(sock.family, local[0].partition("%")[0]).ljust(16, b"\0")
+    host = socket.inet_pton(sock.family, local[0]).ljust(16, b"\0")
     interface = sock.getsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX)
     query = struct.pack("=BBxxI", sock.family, socket.IPPROTO_TCP, _ALL_STATES) + port + port + host + host
     query += struct.pack("=III", interface, _ANY_COOKIE, _ANY_COOKIE)
