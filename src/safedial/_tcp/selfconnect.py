@@ -6,11 +6,11 @@ address are compared. But getpeername() costs 4 to 5 % of a dial on loopback (`p
 destination was reached by the very port that was dialed, the local port is compared with that one for the rest of the
 second (`reached_as_dialed`), which costs 1 %. That is believed only if the local address is the one dialed: such a dial
 is the fastest there is. Towards any other address, which may be a balancer's, each dial asks. That takes 3 us, which is
-19 % of a dial to 127.0.0.2, and less than 3 % of one through a network.
+19 % of a dial to 127.0.0.2, and little beside the round trip of a network.
 
 What stays hidden. A balancer may rewrite the answer of getpeername(), too. `hidden` sees through it, except where the
 balancer has the very address of this host that it leads to, and rewrites nothing but the port: TCP_INFO would cost
-each dial to this host 7 %. Nor is one seen whose backends change within the second, if its address is that one.
+each dial to this host 8 %. Nor is one seen whose backends change within the second, if its address is that one.
 
 A program may put another class in `socket.socket`'s place: PySocks' methods have meanings of their own, and eventlet's
 class lacks most of them. `_socket.socket`, the stdlib's base, stays what it is.
