@@ -85,9 +85,9 @@ CHECK = {
     "A dial and its check": [
         "no check",
         "the local port",
-        "the local port and the peer's",
-        "the local port and TCP_INFO",
-        "the local port and sock_diag",
+        "both addresses",
+        "both addresses and TCP_INFO",
+        "both addresses, TCP_INFO and sock_diag",
     ]
 }
 

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import socket
 import struct
 import tempfile
 from pathlib import Path
@@ -22,7 +23,12 @@ _ALLOW_MULTI = 2
 _BPF = {"x86_64": 321, "aarch64": 280, "s390x": 351, "ppc64le": 361}.get(platform.machine())
 _CLONE_NEWNS = 0x20000  # linux/sched.h
 _MS_REC_PRIVATE = 0x4000 | 0x40000  # linux/mount.h
-_USER_PORT = 24  # its place in struct bpf_sock_addr
+# Their places in struct bpf_sock_addr (linux/bpf.h).
+_USER_IP = {socket.AF_INET: (4,), socket.AF_INET6: (8, 12, 16, 20)}
+_USER_PORT = 24
+
+# Addresses of a balancer's own. No route leads there, as to a Kubernetes service.
+VIRTUAL = {"127.0.0.1": "10.96.0.1", "::1": "fd00:96::1"}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -42,10 +48,10 @@ def require():
 
 
 @contextlib.contextmanager
-def balancing(dialed, reached, *, hiding=False):
-    """Let each connect of this process to the port *dialed* go to *reached*.
+def balancing(dialed, reached, *, virtual=False, hiding=False):
+    """Let each connect of this process to the port *dialed* go to *reached*; if *virtual*, on loopback.
 
-    *hiding*: the peer address is that of the port dialed, too, as Cilium's balancer answers.
+    *hiding*: the peer address is the one that was dialed, as Cilium's balancer answers; if *virtual*, one in `VIRTUAL`.
     """
     with tempfile.TemporaryDirectory() as root, contextlib.ExitStack() as stack:
         _checked(_libc.unshare(_CLONE_NEWNS))  # the mount is seen by this process alone
@@ -56,25 +62,36 @@ def balancing(dialed, reached, *, hiding=False):
         group.mkdir()
         stack.callback(group.rmdir)
         before = Path(root, Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip(), "cgroup.procs")
-        for kind in _CONNECT:
-            _attach(group, _load(dialed, reached, kind), kind)
-        for kind in _GETPEERNAME if hiding else ():
-            _attach(group, _load(reached, dialed, kind), kind)
+        for kind, host in zip(_CONNECT, VIRTUAL, strict=True):
+            _attach(group, _load(dialed, reached, kind, host if virtual else None), kind)
+        for kind, host in zip(_GETPEERNAME, VIRTUAL.values(), strict=True) if hiding else ():
+            _attach(group, _load(reached, dialed, kind, host if virtual else None), kind)
         stack.callback(before.write_text, str(os.getpid()))
         (group / "cgroup.procs").write_text(str(os.getpid()))
         yield
 
 
-def _load(port, other, kind):
-    """Return the descriptor of a program that puts *other* in the place of *port*."""
+def _load(port, other, kind, host=None):
+    """Return the descriptor of a program that puts *other* in the place of *port*, and *host* in the address."""
     port, other = (struct.unpack("=H", struct.pack("!H", each))[0] for each in (port, other))
+    changes = [(_USER_PORT, other)]
+    if host:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        words = struct.unpack(f"={len(_USER_IP[family])}i", socket.inet_pton(family, host))
+        changes += zip(_USER_IP[family], words, strict=True)
     code = b"".join(
         struct.pack("=BBhi", *instruction)
         for instruction in [
             (0x61, 0x12, _USER_PORT, 0),  # r2 = context->user_port
-            (0x55, 0x02, 2, port),  # if r2 != port: go to the last two
-            (0xB7, 0x03, 0, other),  # r3 = other
-            (0x63, 0x31, _USER_PORT, 0),  # context->user_port = r3
+            (0x55, 0x02, 2 * len(changes), port),  # if r2 != port: go to the last two
+            *(
+                instruction
+                for place, value in changes
+                for instruction in [
+                    (0xB7, 0x03, 0, value),  # r3 = value
+                    (0x63, 0x31, place, 0),  # the word at this place = r3
+                ]
+            ),
             (0xB7, 0x00, 0, 1),  # r0 = 1: allowed
             (0x95, 0x00, 0, 0),  # return r0
         ]

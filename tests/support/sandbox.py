@@ -22,8 +22,8 @@ _SET_SECCOMP, _FILTER = 22, 2
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _CALLS = {
-    "x86_64": {"getsockname": 51, "getpeername": 52, "setsockopt": 54, "getsockopt": 55},
-    "aarch64": {"getsockname": 204, "getpeername": 205, "setsockopt": 208, "getsockopt": 209},
+    "x86_64": {"socket": 41, "getsockname": 51, "getpeername": 52, "setsockopt": 54, "getsockopt": 55},
+    "aarch64": {"socket": 198, "getsockname": 204, "getpeername": 205, "setsockopt": 208, "getsockopt": 209},
 }.get(platform.machine(), {})
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -73,7 +73,8 @@ def _has_port(sock: socket.socket) -> bool:
 
 def _will_reach_itself(sock: socket.socket, address: SockAddr) -> bool:
     with contextlib.suppress(LookupError, OSError, TypeError):  # a fake's, or Windows'
-        if sock.getsockname()[1] != address[1] and address in steering.reached_as_dialed:
+        local = sock.getsockname()
+        if local[1] != address[1] and local[0] == address[0] and address in steering.reached_as_dialed:
             return False
     try:
         return reached_itself(sock, address)

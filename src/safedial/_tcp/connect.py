@@ -138,7 +138,8 @@ def _check(sock: socket.socket, sockaddr: SockAddr) -> None:
     """Raise an error, and close *sock*, if it is or may be connected to itself."""
     # Keep this short, without suppress() and calls: see `selfconnect` for what it saves.
     try:
-        if sock.getsockname()[1] != sockaddr[1] and sockaddr in reached_as_dialed:
+        local = sock.getsockname()
+        if local[1] != sockaddr[1] and local[0] == sockaddr[0] and sockaddr in reached_as_dialed:
             return
     except (LookupError, OSError, TypeError):
         pass

@@ -112,9 +112,13 @@ def learn(sock: socket.socket, sockaddr: SockAddr, drawn: int, reached: int) -> 
     global _half_in_use
     if not ON_LINUX:
         return  # where nothing is forgotten
-    if reached == sockaddr[1] and len(reached_as_dialed) < _MOST_REMEMBERED:
-        with contextlib.suppress(TypeError):  # a client's own address may have a bytearray in it
+    try:
+        if sockaddr in reached_as_dialed:
+            return  # a dial of this second has shown it
+        if reached == sockaddr[1] and len(reached_as_dialed) < _MOST_REMEMBERED:
             reached_as_dialed.add(sockaddr)
+    except TypeError:
+        pass  # a client's own address may have a bytearray in it
     ports = _believed[1]
     # A socket that was bound may be taken for one that shows it. Then the next dials set an option in vain.
     if ports and ports.low <= drawn <= ports.high and (drawn ^ ports.low) & 1 and not own_option(sock):
