@@ -7,8 +7,8 @@ from typing import Any, Protocol
 from safedial._address import describe
 from safedial._steps import in_event_loop
 
-# Seconds. include/net/tcp.h: TCP_TIMEWAIT_LEN.
-_TIME_WAIT = 60.0
+# Seconds for which Linux keeps a closed connection. include/net/tcp.h: TCP_TIMEWAIT_LEN.
+TIME_WAIT = 60.0
 
 
 class SelfConnectError(ConnectionRefusedError):
@@ -97,7 +97,7 @@ class PortUsage:
                 return "Reuse connections (a pool): each that is closed keeps its port in TIME_WAIT"
             return (
                 f"Reuse connections (a pool): each that is closed keeps its port for {self.time_wait_seconds:g} s "
-                f"({'net.ipv4.tcp_tw_reuse_delay' if self.time_wait_seconds < _TIME_WAIT else 'TIME_WAIT'})"
+                f"({'net.ipv4.tcp_tw_reuse_delay' if self.time_wait_seconds < TIME_WAIT else 'TIME_WAIT'})"
             )
         if live == most:
             return f"Share connections (a pool), or widen {widen}"

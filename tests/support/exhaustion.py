@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import safedial
-from safedial._tcp import usage
+from safedial._tcp import settings_thread, usage
 from safedial._tcp.selfconnect import RESET
 from tests.support import dials, faults
 
@@ -81,7 +81,7 @@ def used_up(port, host="127.0.0.1", *, closed=False):
 
 def forget():
     """Let the figures be too old to be believed, and the settings too."""
-    for cache in (usage._counted, usage._looks):
+    for cache in (usage._counted, settings_thread._looks):
         cache.clear()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import safedial
 from safedial import testing
-from safedial._tcp import procnet
+from safedial._tcp import port_settings, usage
 from tests.support import exhaustion, faults, namespace
 
 WIDEN = "widen net.ipv4.ip_local_port_range"
@@ -98,10 +98,9 @@ def bound_ports(ports):
 )
 def test_how_long_a_closed_connection_keeps_its_port(monkeypatch, sysctls, on_loopback, elsewhere):
     """As the kernel's documentation of the settings says; the test above asks the kernel."""
-    monkeypatch.setattr(procnet, "_sysctl", sysctls.get)
-    assert procnet.settings()[2:4] == (on_loopback, elsewhere)
+    monkeypatch.setattr(port_settings, "_sysctl", sysctls.get)
     for host, seconds in {"127.9.9.9": on_loopback, "::1": on_loopback, "192.0.2.1": elsewhere}.items():
-        assert procnet.usage((host, 80)).time_wait_seconds == seconds
+        assert usage.count((host, 80), None).time_wait_seconds == seconds
 
 
 def test_range_of_the_socket_itself_is_named(server):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from safedial import testing
-from safedial._tcp import holding
+from safedial._tcp import holding, port_settings, steering
 from tests.support import holds, left, namespace
 
 HOST = "127.0.0.1"
@@ -260,8 +260,9 @@ class TestRisk:
         }
 
     def test_unreadable_settings(self, monkeypatch, tmp_path):
-        monkeypatch.setattr("safedial._tcp.steering._RANGE_FILE", str(tmp_path / "none"))
-        monkeypatch.setattr(holding, "_RESERVED_FILE", str(tmp_path / "none"))
+        monkeypatch.setattr(port_settings, "_sysctl", lambda name: None)
+        assert holding.may_be_drawn(steering.read_range().low)
+        monkeypatch.setattr(steering, "_RANGE_FILE", str(tmp_path / "none"))
         assert holding.may_be_drawn(5432)
         monkeypatch.setattr(holding, "ON_LINUX", False)
         assert [holding.may_be_drawn(port) for port in (5432, 50000)] == [False, True]

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 import safedial
-from safedial._tcp import procnet, steering
+from safedial._tcp import steering, usage
 from tests.support import exhaustion, faults, namespace
 
 pytestmark = pytest.mark.skipif(shutil.which("ss") is None, reason="compares with ss (Debian: iproute2)")
@@ -29,9 +29,9 @@ def usage_of_a_v4_mapped_client():
     with faults.listener() as server, socket.socket(socket.AF_INET6) as client:
         address = server.getsockname()
         client.connect((f"::ffff:{address[0]}", address[1]))
-        outside = procnet.usage(address, steering.PortRange(1, 2)).in_use
+        outside = usage.count(address, steering.PortRange(1, 2)).in_use
         assert outside == 0, "only the exhausted range counts"
-        return [procnet.usage(address, None).in_use, exhaustion.count_with_ss(address[1])]
+        return [usage.count(address, None).in_use, exhaustion.count_with_ss(address[1])]
 
 
 def test_time_wait_is_counted():

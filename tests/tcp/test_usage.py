@@ -13,7 +13,7 @@ import threading
 import pytest
 
 import safedial
-from safedial._tcp import procnet, usage
+from safedial._tcp import namespaces, usage
 from tests.support import dials, exhaustion, faults, namespace
 
 PORTS = (40000, 40009)
@@ -120,8 +120,8 @@ def exhausted(server):
 def counts(monkeypatch):
     """The times of counting."""
     times = []
-    count = procnet.usage
-    monkeypatch.setattr(procnet, "usage", lambda *args: times.append(args) or count(*args))
+    count = usage.count
+    monkeypatch.setattr(usage, "count", lambda *args: times.append(args) or count(*args))
     return times
 
 
@@ -201,7 +201,7 @@ def test_namespaces_are_not_mixed(cookie):
 def count_in_two_namespaces(cookie):
     """Count the connections to one address in two namespaces within a second."""
     if not cookie:
-        usage._SO_NETNS_COOKIE = 9999
+        namespaces._SO_NETNS_COOKIE = 9999
     found = {}
 
     def error():
@@ -229,7 +229,7 @@ def test_no_descriptor_is_left_to_count_with(exhausted):
         raise OSError(errno.EMFILE, "Too many open files")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(usage._socket, "socket", fail)
+        patch.setattr(namespaces._socket, "socket", fail)
         assert "no local port is free" in str(exhausted)
     assert exhausted.usage.in_use == 1, "later there is one"
 
@@ -242,99 +242,3 @@ def test_child_forked_while_a_thread_counts_can_count(server):
             return usage.Counter(sock, server.getsockname(), None).counted().in_use == 0
 
     faults.fork_beside(count, count, 8)
-
-
-def test_look_of_a_thread_in_another_namespace_sees_nothing():
-    namespace.require()
-    with socket.socket() as sock:
-        try:
-            sock.getsockopt(socket.SOL_SOCKET, usage._SO_NETNS_COOKIE, 8)
-        except OSError:
-            pytest.skip("this kernel has no SO_NETNS_COOKIE (Linux 5.14), and no event loop reads a file instead")
-    assert namespace.call(look_from_another_namespace) == [True, False]
-
-
-def look_from_another_namespace():
-    """Return whether a look knows the range: one from the socket's namespace, then one from another."""
-    found = []
-
-    async def dial(sock):
-        await usage.range_now(asyncio.get_running_loop(), sock, None)
-        found.append(usage.look(usage.namespace_of(sock)).settings is not None)
-
-    with socket.socket() as sock:
-        dials.run(dial(sock))
-        exhaustion.forget()
-        namespace.enter_network()
-        dials.run(dial(sock))
-    return found
-
-
-@pytest.fixture
-def no_look_yet():
-    usage._looks.clear()
-    yield
-    usage._looks.clear()
-
-
-@pytest.mark.usefixtures("no_look_yet")
-class TestLook:
-    """In an event loop a thread looks at the settings."""
-
-    def dial(self, server, **options):
-        port = server.getsockname()[1]
-        narrow = [faults.option(port, port)]
-        return safedial.open_connection("127.0.0.1", port, policy=None, socket_options=narrow, **options)
-
-    def test_many_dials_start_one_thread(self, server, monkeypatch):
-        started = []
-        start = usage._thread.start_new_thread
-        monkeypatch.setattr(usage._thread, "start_new_thread", lambda *args: started.append(args) or start(*args))
-
-        async def main():
-            return await asyncio.gather(*(self.dial(server) for _ in range(20)), return_exceptions=True)
-
-        assert {type(error) for error in dials.run(main())} == {safedial.PortsExhaustedError}
-        assert [function.__name__ for function, *_ in started].count("_read") == 1
-
-    @pytest.mark.parametrize(("patience", "limit"), [(100, {"timeout": 0.05}), (0.01, {"total_timeout": 60})])
-    def test_late_look_costs_its_settings_and_not_the_error(self, server, monkeypatch, patience, limit):
-        """A dial waits for the look for half of its limit at most."""
-        go_on, looks = threading.Event(), []
-        read = usage.Look._read
-        monkeypatch.setattr(usage.Look, "_read", lambda look: (looks.append(look), go_on.wait(20), read(look)))
-        monkeypatch.setattr(usage, "_PATIENCE", patience)
-        try:
-            with pytest.raises(safedial.PortsExhaustedError):
-                dials.run(self.dial(server, **limit))
-            assert not any(look.done for look in looks)
-        finally:
-            go_on.set()
-
-    def test_no_thread_can_be_started(self, server, monkeypatch):
-        def fail(*args):
-            raise RuntimeError("can't start new thread")
-
-        monkeypatch.setattr(usage._thread, "start_new_thread", fail)
-        with pytest.raises(safedial.PortsExhaustedError):
-            dials.run(self.dial(server))
-
-    def test_cancelled_meanwhile(self, server, monkeypatch):
-        begun, go_on = threading.Event(), threading.Event()
-        read = usage.Look._read
-        monkeypatch.setattr(usage.Look, "_read", lambda look: (begun.set(), go_on.wait(10), read(look)))
-        monkeypatch.setattr(usage, "_PATIENCE", 100)
-
-        async def main():
-            task, other = asyncio.ensure_future(self.dial(server)), asyncio.ensure_future(self.dial(server))
-            await asyncio.to_thread(begun.wait, 10)
-            task.cancel()
-            try:
-                with pytest.raises(asyncio.CancelledError):
-                    await task
-            finally:
-                go_on.set()
-            with pytest.raises(safedial.PortsExhaustedError):  # the look goes on for the others, and wakes them
-                await asyncio.wait_for(other, 20)
-
-        dials.run(main())

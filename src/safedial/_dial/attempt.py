@@ -13,7 +13,7 @@ from safedial._dial.socket_class import can_be_nonblocking
 from safedial._forks import loading
 from safedial._retry.argument import DEFAULT
 from safedial._steps import within
-from safedial._tcp import connect, exhaustion, steering, usage
+from safedial._tcp import connect, exhaustion, settings_thread, steering
 from safedial._tcp.selfconnect import close_unfinished
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class Attempt:
 
     async def _sides_now(self, loop: "AbstractEventLoop", limit: float | None, unavailable: OSError) -> steering.Sides:
         """Return the sides of the range as it is now. If they are exhausted too, raise what *unavailable* means."""
-        ports = await usage.range_now(loop, self.sock, limit)
+        ports = await settings_thread.range_now(loop, self.sock, limit)
         if moved := steering.moved_sides(ports, self.sockaddr[1], self._sides):
             return moved
         raise exhaustion.explained(self.sock, self.sockaddr, self._sides, unavailable)

@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from safedial._address import SockAddr
 from safedial._tcp import steering
+from safedial._tcp.port_settings import read_reserved
 from safedial._tcp.steering import ON_LINUX
 
 # The stdlib's base: a program may put another class, or a mock, in `socket.socket`'s place.
@@ -24,7 +25,6 @@ Holder: TypeAlias = _socket.socket
 SHORTAGE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # Loopback addresses to try. Two holders meet once in 16 million, so more failures mean a socket bound to all addresses.
 _DRAWS = 3
-_RESERVED_FILE = "/proc/sys/net/ipv4/ip_local_reserved_ports"
 # The lowest port that a system whose range can't be read draws by default: FreeBSD's (net.inet.ip.portrange.first).
 _LOWEST_ELSEWHERE = 10000
 
@@ -70,7 +70,8 @@ def may_be_drawn(port: int) -> bool:
     ports = steering.read_range()
     if ports is None:
         return port >= (1 if ON_LINUX else _LOWEST_ELSEWHERE)
-    return ports.low <= port <= ports.high and not _is_reserved(port)
+    reserved = read_reserved() or ()
+    return ports.low <= port <= ports.high and not any(low <= port <= high for low, high in reserved)
 
 
 def _candidates(sockaddr: SockAddr) -> Iterator[SockAddr]:
@@ -111,12 +112,3 @@ def _let_servers_bind(holder: Holder) -> None:
     """Let a server that sets SO_REUSEADDR bind the port, too."""
     if os.name == "posix":  # on Windows, any other socket could then take the port over
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-
-
-def _is_reserved(port: int) -> bool:
-    try:
-        with open(_RESERVED_FILE, "rb") as file:
-            spans = [span.split(b"-") for span in file.read().strip().split(b",") if span]
-        return any(int(span[0]) <= port <= int(span[-1]) for span in spans)
-    except (OSError, ValueError):
-        return False

@@ -1,4 +1,4 @@
-"""The one reader of what the kernel tells about TCP ports in /proc, for this thread's network namespace. Linux only."""
+"""The one reader of /proc/net/tcp and tcp6, the tables of TCP sockets in this network namespace. Linux only."""
 
 import contextlib
 import re
@@ -8,14 +8,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from safedial._address import V4_MAPPED, SockAddr
-from safedial._tcp.steering import PortRange, read_range
-from safedial.errors import PortUsage
 
 # Bytes. While one block is searched, no other thread of Python runs.
 _BLOCK = 1 << 16
-# Seconds. include/net/tcp.h: TCP_TIMEWAIT_LEN, and the delay of kernels that have no tcp_tw_reuse_delay.
-_TIME_WAIT = 60.0
-_REUSE_DELAY = 1.0
+# include/net/tcp_states.h: TCP_TIME_WAIT.
+IN_TIME_WAIT = b"06"
+_LOOPBACK_V6 = bytes(15) + b"\1"
 
 
 class Row(NamedTuple):
@@ -27,98 +25,21 @@ class Row(NamedTuple):
     inode: bytes
 
 
-class Settings(NamedTuple):
-    """The settings of a namespace that say which local ports connect(2) draws. None: it can't be read."""
+class Connection(NamedTuple):
+    """A connection: its local port, and its state as it stands in the table."""
 
-    ports: PortRange | None
-    reserved: tuple[PortRange, ...] | None
-    # Seconds after which a port in TIME_WAIT is drawn again: towards this host's loopback addresses, and others.
-    wait_on_loopback: float | None
-    wait: float | None
-    # The number of sockets in TIME_WAIT, to all destinations.
-    time_wait: int | None
+    port: int
+    state: bytes
 
 
-def settings() -> Settings:
-    """Read the settings."""
-    reserved, reuse, delay = map(_sysctl, ("ip_local_reserved_ports", "tcp_tw_reuse", "tcp_tw_reuse_delay"))
-    if _sysctl("tcp_timestamps") == "0":
-        reuse = "0"  # tcp_twsk_unique() (net/ipv4/tcp_ipv4.c) asks for a timestamp
-    soon = int(delay) / 1000 if delay else _REUSE_DELAY
-    ranges = None
-    if reserved is not None:
-        bounds = [part.partition("-") for part in reserved.split(",") if part]
-        ranges = tuple(PortRange(int(low), int(high or low)) for low, _, high in bounds)
-    return Settings(
-        read_range(),
-        ranges,
-        {"0": _TIME_WAIT, "1": soon, "2": soon}.get(reuse or ""),
-        {"0": _TIME_WAIT, "1": soon, "2": _TIME_WAIT}.get(reuse or ""),
-        _time_wait(),
-    )
-
-
-def _sysctl(name: str) -> str | None:
-    with contextlib.suppress(OSError), open(f"/proc/sys/net/ipv4/{name}") as file:
-        return file.read().strip()
-    return None
-
-
-def _time_wait() -> int | None:
-    with contextlib.suppress(OSError), open("/proc/thread-self/net/sockstat") as file:
-        if found := re.search(r"^TCP: .*\btw (\d+)", file.read(), re.MULTILINE):
-            return int(found[1])
-    return None
-
-
-def without_counting(known: Settings, own: PortRange | None) -> PortUsage:
-    """Return what *known* tells of the range, or of *own*, to which a socket narrowed it."""
-    ports = own or known.ports
-    low, high = ports or (None, None)
-    reserved = None if ports is None or known.reserved is None else len(_reserved(known, ports))
-    return PortUsage(low, high, reserved=reserved, host_time_wait=known.time_wait, own_range=own is not None)
-
-
-def usage(sockaddr: SockAddr, own: PortRange | None = None) -> PortUsage:
-    """Count this host's TCP connections to *sockaddr* from the ephemeral range, or from *own*."""
-    known = settings()
-    usage = without_counting(known, own)
-    low, high = own or known.ports or PortRange(0, 65535)
-    states: list[bytes] | None = None
-    taken: set[int] = set()
+def connections_to(sockaddr: SockAddr) -> list[Connection] | None:
+    """Return this host's TCP connections to *sockaddr*, None if no table can be read."""
+    connections: list[Connection] | None = None
     for table in ("tcp", "tcp6"):
         with contextlib.suppress(OSError):
             found = _find(table, rb": \w+:(\w{4}) %s (..) " % _endpoint(table, sockaddr))
-            inside = [(number, state) for port, state in found if low <= (number := int(port, 16)) <= high]
-            states = (states or []) + [state for _, state in inside]
-            taken.update(number for number, _ in inside)
-    if states is None:
-        return usage
-    bound = None
-    if usage.reserved is not None:
-        if own is None:
-            taken.add(sockaddr[1])  # steering keeps the kernel off it
-        bound = len(set(range(low, high + 1)) - taken - _reserved(known, PortRange(low, high)))
-    packed = _packed(sockaddr[0])
-    on_loopback = packed[0] == 127 or packed == bytes(15) + b"\1"
-    return PortUsage(
-        usage.low,
-        usage.high,
-        len(states),
-        states.count(b"06"),  # TIME_WAIT (include/net/tcp_states.h)
-        usage.reserved,
-        bound,
-        known.wait_on_loopback if on_loopback else known.wait,
-        usage.host_time_wait,
-        usage.own_range,
-    )
-
-
-def _reserved(known: Settings, ports: PortRange) -> set[int]:
-    found: set[int] = set()
-    for low, high in known.reserved or ():
-        found.update(range(max(low, ports.low), min(high, ports.high) + 1))
-    return found
+            connections = (connections or []) + [Connection(int(port, 16), state) for port, state in found]
+    return connections
 
 
 def sockets_on(port: int) -> Iterator[Row]:
@@ -148,6 +69,12 @@ def _endpoint(table: str, sockaddr: SockAddr) -> bytes:
     return b"%s:%04X" % (b"".join(b"%08X" % word for word in words), sockaddr[1])
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether the kernel reaches the numeric *host* by the loopback addresses."""
+    packed = _packed(host)
+    return packed[0] == 127 or packed == _LOOPBACK_V6
+
+
 def _packed(host: str) -> bytes:
     """Return the bytes of the numeric *host*, as the kernel connects to it."""
     host = host.partition("%")[0]
@@ -155,5 +82,5 @@ def _packed(host: str) -> bytes:
     if packed.startswith(V4_MAPPED):
         packed = packed[12:]  # such a connection may be in either table
     if not any(packed):  # a wildcard destination is the loopback address
-        return b"\x7f\0\0\1" if len(packed) == 4 else bytes(15) + b"\1"
+        return b"\x7f\0\0\1" if len(packed) == 4 else _LOOPBACK_V6
     return packed

@@ -1,0 +1,60 @@
+"""The kernel's settings that say which local ports connect(2) draws, in this thread's network namespace. Linux only."""
+
+import contextlib
+import re
+from typing import NamedTuple
+
+from safedial._tcp.steering import PortRange, read_range
+from safedial.errors import TIME_WAIT
+
+# Seconds. What tcp_tw_reuse_delay is by default, and the delay of kernels that lack this setting (before Linux 6.14).
+_REUSE_DELAY = 1.0
+
+
+class PortSettings(NamedTuple):
+    """The settings of a namespace. None: it can't be read, or was not."""
+
+    ports: PortRange | None = None
+    reserved: tuple[PortRange, ...] | None = None
+    # Seconds after which a port in TIME_WAIT is drawn again: towards this host's loopback addresses, and others.
+    wait_on_loopback: float | None = None
+    wait: float | None = None
+    # The number of sockets in TIME_WAIT, to all destinations.
+    time_wait: int | None = None
+
+
+def read_settings() -> PortSettings:
+    """Read the settings."""
+    reuse, delay = map(_sysctl, ("tcp_tw_reuse", "tcp_tw_reuse_delay"))
+    if _sysctl("tcp_timestamps") == "0":
+        reuse = "0"  # tcp_twsk_unique() (net/ipv4/tcp_ipv4.c) asks for a timestamp
+    soon = int(delay) / 1000 if delay else _REUSE_DELAY
+    return PortSettings(
+        read_range(),
+        read_reserved(),
+        {"0": TIME_WAIT, "1": soon, "2": soon}.get(reuse or ""),
+        {"0": TIME_WAIT, "1": soon, "2": TIME_WAIT}.get(reuse or ""),
+        _time_wait(),
+    )
+
+
+def read_reserved() -> tuple[PortRange, ...] | None:
+    """Read which ports are never drawn; None if that can't be read."""
+    text = _sysctl("ip_local_reserved_ports")
+    if text is None:
+        return None
+    bounds = [part.partition("-") for part in text.split(",") if part]
+    return tuple(PortRange(int(low), int(high or low)) for low, _, high in bounds)
+
+
+def _sysctl(name: str) -> str | None:
+    with contextlib.suppress(OSError), open(f"/proc/sys/net/ipv4/{name}") as file:
+        return file.read().strip()
+    return None
+
+
+def _time_wait() -> int | None:
+    with contextlib.suppress(OSError), open("/proc/thread-self/net/sockstat") as file:
+        if found := re.search(r"^TCP: .*\btw (\d+)", file.read(), re.MULTILINE):
+            return int(found[1])
+    return None
