@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import safedial
 from safedial._tcp import steering
+from safedial.testing.intercept import intercepting
 from tests.support import exhaustion, faults, namespace
 
 PORTS = st.integers(1, 65535)
@@ -290,6 +291,12 @@ class TestHalfInUse:
         found = namespace.call(fill, port_range=(40000, 40009))
         assert found == {name: (parities, [None] * 10 if name == "not steered" else ranges) for name in WAYS}
 
+    def test_is_known_though_another_dial_forgot_it_meanwhile(self):
+        found = namespace.call(fill, True, port_range=(40000, 40009))
+        assert {name: ranges[7:] for name, (_, ranges) in found.items() if name != "not steered"} == {
+            name: [(40000, 40009)] * 3 for name in WAYS if name != "not steered"
+        }
+
     def test_range_of_the_caller_stays(self):
         found = namespace.call(dial_from_a_range_of_its_own, port_range=(40000, 40009))
         assert found == {name: ([1, 0, 1, 0], [(40001, 40001), None, (40003, 40003), None]) for name in WAYS}
@@ -314,14 +321,23 @@ def held_sockets(number):
         yield server.getsockname(), held.enter_context
 
 
-def fill():
-    """Dial until all of ten ports are in use."""
+def fill(forgotten=False):
+    """Dial until all of ten ports are in use; if *forgotten*, another dial reads the range while the seventh does."""
     found = {}
+
+    def read_meanwhile(sock, address, connect):
+        steering.read_anew()
+        connect()
+        return True
+
     for number, (name, dial) in enumerate(WAYS.items()):
         with held_sockets(number) as (address, hold):
             socks = [hold(dial(address)) for _ in range(5)]
             steering.read_anew()  # a second later
-            socks += [hold(dial(address)) for _ in range(5)]
+            socks += [hold(dial(address))]
+            with intercepting(read_meanwhile) if forgotten else contextlib.nullcontext():
+                socks += [hold(dial(address))]
+            socks += [hold(dial(address)) for _ in range(3)]
             found[name] = shown(socks)
     return found
 

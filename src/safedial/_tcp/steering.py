@@ -12,9 +12,9 @@ which the kernel is not kept off: see `selfconnect`.
 
 A port outside of the range needs no steering. But past half of the range in use towards a destination, each such
 connect() first walks through the ports of the range's parity, none of which is free (__inet_hash_connect,
-net/ipv4/inet_hashtables.c, goes by steps of two). With 8,000 ports, such a dial takes 8 to 16 times as long. For a
-socket with the option the kernel takes any port, by steps of one. So sockets get the whole range after a connect drew a
-port of the other parity.
+net/ipv4/inet_hashtables.c, goes by steps of two). With 8,000 ports, such a dial takes 15 to 40 times as long
+(`python -m bench.ports`). For a socket with the option the kernel takes any port, by steps of one. So sockets get the
+whole range after a connect drew a port of the other parity.
 
 What connects showed about ranges and destinations is forgotten after a second, all at once.
 """
@@ -120,8 +120,12 @@ def learn(sock: socket.socket, sockaddr: SockAddr, drawn: int, reached: int) -> 
     except TypeError:
         pass  # a client's own address may have a bytearray in it
     ports = _believed[1]
-    # A socket that was bound may be taken for one that shows it. Then the next dials set an option in vain.
-    if ports and ports.low <= drawn <= ports.high and (drawn ^ ports.low) & 1 and not own_option(sock):
+    if ports is None or not ports.low <= drawn <= ports.high:
+        return
+    own = own_option(sock)
+    # A socket that was bound may be taken for one that shows it. Then the next dials set an option in vain. A socket
+    # has the whole range because half of it was in use: another dial may have forgotten that since.
+    if own == option_value(ports) or (not own and (drawn ^ ports.low) & 1):
         _half_in_use = True
 
 
