@@ -62,7 +62,7 @@ def install(*, on_event: OnEvent | None = None, hold: Iterable[Address] | None =
     check_hook(on_event)
     wanted = _checked(hold)
     with contextlib.ExitStack() as stack:
-        while not _put_all(on_event, wanted, stack):
+        while not _hold_and_guard(on_event, wanted, stack):
             pass  # another thread called uninstall() meanwhile, and let go of a port
     entering.check_install()
     _watch.look()
@@ -79,21 +79,22 @@ def uninstall() -> None:
     held.close()
 
 
-def _put_all(on_event: OnEvent | None, wanted: set[Address] | None, stack: contextlib.ExitStack) -> bool:
+def _hold_and_guard(on_event: OnEvent | None, wanted: set[Address] | None, stack: contextlib.ExitStack) -> bool:
+    """Hold in *stack* what is *wanted* and not held yet, and guard. Return False if a port was let go of meanwhile."""
     held = set(_addresses or ())
     for address in (wanted or set()) - held:
         _enter(address, stack)
     with patch.lock:
-        return _put_in_one_step(on_event, wanted, held, stack)
+        return _guard_in_one_step(on_event, wanted, held, stack)
 
 
 # One step, and one step back: with another thread in between, install() and uninstall() would leave half of each.
-def _put_in_one_step(
+def _guard_in_one_step(
     on_event: OnEvent | None, wanted: set[Address] | None, held: set[Address], stack: contextlib.ExitStack
 ) -> bool:
     global _addresses
     now = _addresses or set()
-    if wanted is not None and wanted & held - now:
+    if wanted is not None and wanted & (held - now):
         return False
     guard_all(on_event)
     _watch.begin()
