@@ -1,7 +1,7 @@
 """The exceptions of the safe dial. Of safedial it imports `_address` and `_steps`."""
 
 import errno
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Protocol
 
 from safedial._address import describe
@@ -59,6 +59,7 @@ class PortUsage:
     high: int | None = None
     in_use: int | None = None
     time_wait: int | None = None
+    _: KW_ONLY
     reserved: int | None = None
     bound: int | None = None
     time_wait_seconds: float | None = None
