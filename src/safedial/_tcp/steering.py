@@ -12,7 +12,7 @@ which the kernel is not kept off: see `selfconnect`.
 
 A port outside of the range needs no steering. But past half of the range in use towards a destination, each such
 connect() first walks through the ports of the range's parity, none of which is free (__inet_hash_connect,
-net/ipv4/inet_hashtables.c, goes by steps of two). With 8,000 ports, such a dial takes 15 to 40 times as long
+net/ipv4/inet_hashtables.c, goes by steps of two). With 8,000 ports, such a dial takes 12 to 40 times as long
 (`python -m bench.ports`). For a socket with the option the kernel takes any port, by steps of one. So sockets get the
 whole range after a connect drew a port of the other parity.
 
