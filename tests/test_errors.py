@@ -39,7 +39,7 @@ WIDEN = "widen net.ipv4.ip_local_port_range"
         (safedial.PortUsage(1, 10, reserved=10), ", all of its ports reserved", "Reserve fewer ports"),
         (used(2, 1, reserved=6, bound=1), ", 6 of its ports reserved, 2 ports in use to", "Reserve fewer ports"),
         (used(9, 6, time_wait_seconds=60), ", 6 of them in TIME_WAIT", "keeps its port for 60 s (TIME_WAIT)"),
-        (used(9, 6, bound=1, time_wait_seconds=0.5), ", 1 bound by other", "0.5 s (net.ipv4.tcp_tw_reuse_delay)"),
+        (used(9, 6, bound=1, time_wait_seconds=0.5), ", 1 bound by other", "0.5 s (net.ipv4.tcp_tw_reuse)"),
         (used(9, 6, bound=1), ", 1 bound by other sockets", "keeps its port in TIME_WAIT"),
         (used(9, 1, bound=1), ", 1 of them in TIME_WAIT", "Share connections (a pool)"),
         (used(2, 1, reserved=1, bound=7), ", 7 bound by other sockets or free by now", "see ss -tanp"),

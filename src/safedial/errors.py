@@ -98,7 +98,7 @@ class PortUsage:
                 return "Reuse connections (a pool): each that is closed keeps its port in TIME_WAIT"
             return (
                 f"Reuse connections (a pool): each that is closed keeps its port for {self.time_wait_seconds:g} s "
-                f"({'net.ipv4.tcp_tw_reuse_delay' if self.time_wait_seconds < TIME_WAIT else 'TIME_WAIT'})"
+                f"({'net.ipv4.tcp_tw_reuse' if self.time_wait_seconds < TIME_WAIT else 'TIME_WAIT'})"
             )
         if live == most:
             return f"Share connections (a pool), or widen {widen}"

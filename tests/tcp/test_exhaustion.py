@@ -29,7 +29,7 @@ def test_each_cause_is_named(port, host):
             f"{free} ports in use to this destination, {free} of them in TIME_WAIT. Reuse",
             "60 s (TIME_WAIT)",
         ],
-        "reused late": [f"{free} of them in TIME_WAIT. Reuse", "keeps its port for 20 s (net.ipv4.tcp_tw_reuse_delay)"],
+        "reused late": [f"{free} of them in TIME_WAIT. Reuse", "keeps its port for 20 s (net.ipv4.tcp_tw_reuse)"],
         "no timestamps": ["60 s (TIME_WAIT)"],
         "reserved": ["all of its ports reserved", "0 ports in use", "Reserve fewer ports", WIDEN],
         "nearly all reserved": ["8 of its ports reserved, ", f"{free - 8} ports in use", "Reserve fewer ports", WIDEN],
