@@ -157,16 +157,20 @@ def dial_servers(kind, steerable):
 
 @pytest.mark.parametrize("kind", ["eventlet", "PySocks", "subclass"])
 def test_addresses_are_tried_one_after_the_other(kind):
-    assert namespace.call_outside(dial_in_order, kind) == ["failed", "connected"] * 2
+    names = ["Dialer.dial", "open_connection"]
+    if kind == "eventlet" and sys.version_info >= (3, 14):
+        # There the second call in asyncio's executor waits for the first, which waits for the server that is frozen.
+        names.remove("open_connection")
+    assert namespace.call_outside(dial_in_order, kind, names) == ["failed", "connected"] * len(names)
 
 
-def dial_in_order(kind):
+def dial_in_order(kind, names):
     events = []
     options = {"happy_eyeballs_delay": 0, "timeout": 0.1, "on_event": lambda event: events.append(event.kind)}
     with faults.full_listener() as frozen, faults.listener() as server:
         become(kind)
         options["resolver"] = servers(frozen, server)
-        for name in ("Dialer.dial", "open_connection"):
+        for name in names:
             dials.DIALS[name]("db", 1, **options)
     return [kind for kind in events if kind in ("failed", "lost", "connected")]
 

@@ -168,7 +168,7 @@ def test_silence_after_other_failures_has_the_last_one_as_its_cause(loop_factory
 
 def test_loops_own_limit_fails_the_round(loop_factory):
     with tls_server(stay_silent) as (address, met):
-        options = {"ssl_handshake_timeout": 0.1, "policy": retrying(2, retry=again)}
+        options = {"ssl_handshake_timeout": 0.4, "policy": retrying(2, retry=again)}
         assert dials.run(greeting(address, **options), loop_factory) == b"hello"
     assert met == [stay_silent, serve]
 
