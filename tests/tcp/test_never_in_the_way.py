@@ -109,7 +109,7 @@ def test_server_can_listen_on_the_local_port(steer):
 
 
 def connections_in_the_way(steer):
-    """Return what `in_the_way` says of each way to dial, each address and each server."""
+    """Return what `holds.starts_beside` says of each way to dial, each address and each server."""
     if not steer:
         steering._steerable = False
     found, low = {}, FIRST
@@ -119,28 +119,11 @@ def connections_in_the_way(steer):
                 namespace.set_port_range(low, low + WIDTH - 1)
                 steering.read_anew()
                 far = host, low + 1 if steer else FAR  # a port of the range is one to steer off
-                found[way, host, server] = in_the_way(lambda dial=dial, far=far: dial(far, steer=steer), far, server)
+                found[way, host, server] = holds.starts_beside(
+                    lambda dial=dial, far=far: dial(far, steer=steer), far, server
+                )
                 low += WIDTH
     return found
-
-
-def in_the_way(dial, far, server):
-    """Return whether *server* can listen on the local port of a connection to *far*, and whether that goes on working.
-
-    While it lives, (it works,) in FIN_WAIT2, in TIME_WAIT.
-    """
-    with holds.listening(*far) as listener:
-        sock = dial()
-        with sock, listener.accept()[0] as peer:
-            port = sock.getsockname()[1]
-            found = [holds.can_start(server, port, reuse=True)]
-            for one, other in ((sock, peer), (peer, sock)):
-                one.sendall(b"still at work")
-                found[1:] = [other.recv(20) == b"still at work"]
-            sock.close()
-            assert peer.recv(1) == b""
-            found.append(holds.can_start(server, port, reuse=True))
-        return [*found, holds.can_start(server, port, reuse=True)]
 
 
 def test_server_can_listen_beside_a_self_connect_before_it_is_released():
