@@ -71,9 +71,9 @@ def failed_starts(name, times):
 
 
 def show(title, heads, rows):
-    print(f"\n{title}\n  {'':46}" + "".join(f"{head:>14}" for head in heads))
+    print(f"\n{title}\n  {'':50}" + "".join(f"{head:>14}" for head in heads))
     for name, figures in rows:
-        print(f"  {name:46}" + "".join(f"{figure:>14,}" for figure in figures))
+        print(f"  {name:50}" + "".join(f"{figure:>14,}" for figure in figures))
 
 
 def main():

@@ -56,8 +56,9 @@ class TestFlaws:
         ],
     )
     def test_not_clean(self, tally, words):
-        [flaw] = ordinary.flaws(tally)
+        flaw, *advice = ordinary.flaws(tally)
         assert words in flaw
+        assert [each.endswith("run the demo again") for each in advice] == [True] * bool(tally.failed)
 
 
 @kernel_forces

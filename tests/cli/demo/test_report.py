@@ -40,6 +40,7 @@ def test_all_acts(steering):
     assert status == 0
     assert "\x1b" not in text
     assert text.isascii()
+    assert not re.search(" $", text, re.MULTILINE)
     assert text.count("The fault was then forced") == 5
     assert text.count('The loop sent "GET user:1" and read back "GET user:1".') == 1
     rows = re.findall(r"^(\S.*\S)\* +[\d,]+ +(\d+)(?:, \d+ released)? +\d+ +\d+ +(\S.*) s$", text, re.MULTILINE)
