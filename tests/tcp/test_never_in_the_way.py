@@ -1,6 +1,5 @@
 """A connection of ours never keeps a server from its port, although the kernel drew that port for the connection."""
 
-import asyncio
 import contextlib
 import errno
 import os
@@ -62,12 +61,9 @@ def raced(address, **options):
     return safedial.safe_connect(("db", 1), resolver=resolver, **options)
 
 
-def guarded(dial):
-    def dial_guarded(address, steer):
-        with safedial.guard():
-            return dial(address)
-
-    return dial_guarded
+def guarded_mptcp(address, steer):
+    with safedial.guard():
+        return plain(address, MPTCP)
 
 
 def installed(address, steer):
@@ -85,8 +81,7 @@ WAYS = {
     "a race": raced,
     "Dialer.dial_async": dialed_async,
     "open_connection": lambda to, **options: streams(safedial.open_connection, to, **options),
-    "guard, create_connection": guarded(lambda to: socket.create_connection(to, 5)),
-    "guard, asyncio": guarded(lambda to: streams(asyncio.open_connection, to)),
+    **{name: lambda to, steer, dial=dial: dial(to) for name, dial in dials.GUARDED.items()},
     "install": installed,
     "the stdlib": lambda to, steer: plain(to),
 }
@@ -95,7 +90,7 @@ if "uvloop" in dials.LOOPS:
         safedial.open_connection, to, dials.LOOPS["uvloop"], **options
     )
 if os.path.exists("/proc/sys/net/mptcp/enabled"):
-    WAYS["guard, MPTCP"] = guarded(lambda to: plain(to, MPTCP))
+    WAYS["guard, MPTCP"] = guarded_mptcp
 
 
 def test_server_can_listen_on_the_local_port(steer):
