@@ -42,6 +42,7 @@ bench: $(VENV)/test.stamp
 	$(BIN)/python -m bench.ports
 	$(BIN)/python -m bench.happy_eyeballs
 	$(BIN)/python -m bench.check
+	$(BIN)/python -m bench.in_the_way
 
 clean:
 	rm -rf $(VENV)

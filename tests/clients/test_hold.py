@@ -298,7 +298,7 @@ class TestCannotHold:
     def test_sandbox(self):
         """A port at risk: WARNING, once for each address. Outside of the range, or reserved: DEBUG."""
         namespace.require()
-        sandbox.require()
+        sandbox.require_landlock()
         said = namespace.call(enter_in_a_sandbox, port_range=(40000, 40003))
         reserve = (
             "a client that dials it in C may connect to itself. Reserve the port, and the kernel draws it for nobody: "

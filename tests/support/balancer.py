@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import libc
+
 # linux/bpf.h: commands, a type of programs, where to attach them, and a flag.
 _PROG_LOAD, _PROG_ATTACH = 5, 8
 _CGROUP_SOCK_ADDR = 18
@@ -29,8 +31,6 @@ _USER_PORT = 24
 
 # Addresses of a balancer's own. No route leads there, as to a Kubernetes service.
 VIRTUAL = {"127.0.0.1": "10.96.0.1", "::1": "fd00:96::1"}
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def require():
@@ -54,10 +54,10 @@ def balancing(dialed, reached, *, virtual=False, hiding=False):
     *hiding*: the peer address is the one that was dialed, as Cilium's balancer answers; if *virtual*, one in `VIRTUAL`.
     """
     with tempfile.TemporaryDirectory() as root, contextlib.ExitStack() as stack:
-        _checked(_libc.unshare(_CLONE_NEWNS))  # the mount is seen by this process alone
-        _checked(_libc.mount(b"none", b"/", None, _MS_REC_PRIVATE, None))
-        _checked(_libc.mount(b"none", os.fsencode(root), b"cgroup2", 0, None))
-        stack.callback(_libc.umount2, os.fsencode(root), 0)
+        libc.call("unshare", _CLONE_NEWNS)  # the mount is seen by this process alone
+        libc.call("mount", b"none", b"/", None, _MS_REC_PRIVATE, None)
+        libc.call("mount", b"none", os.fsencode(root), b"cgroup2", 0, None)
+        stack.callback(libc.call, "umount2", os.fsencode(root), 0)
         group = Path(root, f"safedial-test-{os.getpid()}")
         group.mkdir()
         stack.callback(group.rmdir)
@@ -116,10 +116,4 @@ def _attach(group, program, kind):
 
 
 def _bpf(command, attributes):
-    return _checked(_libc.syscall(_BPF, command, attributes, ctypes.c_size_t(len(attributes))))
-
-
-def _checked(result):
-    if result < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return result
+    return libc.call("syscall", _BPF, command, attributes, ctypes.c_size_t(len(attributes)))

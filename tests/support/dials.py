@@ -1,6 +1,8 @@
 """The ways to dial with safedial behind one signature, so that one test covers them all."""
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +58,40 @@ DIALS: dict[str, Callable[..., Ends]] = {
     "Dialer.dial": _dial,
     "open_connection": lambda *args, **kwds: run(_open_connection(*args, **kwds)),
     "Dialer.dial_async": lambda *args, **kwds: run(_dial_async(*args, **kwds)),
+}
+
+
+@contextlib.contextmanager
+def _socket_in_a_guard(address, options):
+    with safedial.guard():
+        sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+        try:
+            for option in options:
+                sock.setsockopt(*option)
+            yield sock
+        except BaseException:
+            sock.close()
+            raise
+
+
+def _guarded(address, *options):
+    with _socket_in_a_guard(address, options) as sock:
+        sock.connect(address)
+    return sock
+
+
+async def _guarded_in_a_loop(address, *options):
+    with _socket_in_a_guard(address, options) as sock:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, address)
+        sock.setblocking(True)
+    return sock
+
+
+# A client's own socket in a guard, with socket options: each returns the socket, connected and blocking.
+GUARDED: dict[str, Callable[..., socket.socket]] = {
+    "guard": _guarded,
+    "guard, asyncio": lambda *args: run(_guarded_in_a_loop(*args)),
 }
 LOOPS = {"asyncio": None}
 if uvloop is not None:

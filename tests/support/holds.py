@@ -101,6 +101,25 @@ def can_start(host, port, *, reuse):
     return True
 
 
+def starts_beside(dial, far, server):
+    """Return whether a server on the host *server* can start on the local port of a connection to *far*.
+
+    While it lives, (whether it goes on working,) in FIN_WAIT2, in TIME_WAIT.
+    """
+    with listening(*far) as listener:
+        sock = dial()
+        with sock, listener.accept()[0] as peer:
+            port = sock.getsockname()[1]
+            found = [can_start(server, port, reuse=True)]
+            for one, other in ((sock, peer), (peer, sock)):
+                one.sendall(b"still at work")
+                found[1:] = [other.recv(20) == b"still at work"]
+            sock.close()
+            assert peer.recv(1) == b""
+            found.append(can_start(server, port, reuse=True))
+        return [*found, can_start(server, port, reuse=True)]
+
+
 def add_address(host):
     """Give the loopback interface of this namespace the address *host*. The program ip has no rights here."""
     if ":" in host:

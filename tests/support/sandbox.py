@@ -3,6 +3,7 @@
 Landlock (Linux 6.7) forbids to bind TCP ports, seccomp forbids system calls.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -11,6 +12,8 @@ import struct
 import sys
 
 import pytest
+
+from tests.support import libc
 
 # linux/landlock.h, linux/prctl.h, and the numbers of system calls that all architectures share.
 _CREATE_RULESET, _RESTRICT_SELF = 444, 446
@@ -26,19 +29,20 @@ _CALLS = {
     "aarch64": {"socket": 198, "getsockname": 204, "getpeername": 205, "setsockopt": 208, "getsockopt": 209},
 }.get(platform.machine(), {})
 
-_libc = ctypes.CDLL(None, use_errno=True)
 
-
-def require():
-    if _libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION) < _FIRST_WITH_NETWORK:
+def require_landlock():
+    version = 0
+    with contextlib.suppress(OSError):  # not built, or switched off
+        version = libc.call("syscall", _CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION)
+    if version < _FIRST_WITH_NETWORK:
         pytest.skip("needs Landlock for TCP: Linux 6.7, built with it")
 
 
 def forbid_tcp_bind():
     attributes = struct.pack("=QQ", 0, _BIND_TCP)
-    ruleset = _libc.syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0)
-    if ruleset < 0 or _libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0) or _libc.syscall(_RESTRICT_SELF, ruleset, 0):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    ruleset = libc.call("syscall", _CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0)
+    libc.call("prctl", _NO_NEW_PRIVS, 1, 0, 0, 0)
+    libc.call("syscall", _RESTRICT_SELF, ruleset, 0)
     os.close(ruleset)
 
 
@@ -61,5 +65,5 @@ def forbid(call, level=None, option=None):
     packed = b"".join(struct.pack("=HBBI", *each) for each in code)
     program = ctypes.create_string_buffer(packed, len(packed))
     head = struct.pack("@HP", len(code), ctypes.addressof(program))
-    if _libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0) or _libc.prctl(_SET_SECCOMP, _FILTER, head, 0, 0):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    libc.call("prctl", _NO_NEW_PRIVS, 1, 0, 0, 0)
+    libc.call("prctl", _SET_SECCOMP, _FILTER, head, 0, 0)

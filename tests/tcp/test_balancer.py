@@ -1,6 +1,5 @@
 """Self-connects behind a socket-level load balancer: the port reached is not the port dialed."""
 
-import asyncio
 import contextlib
 import errno
 import functools
@@ -24,20 +23,6 @@ def _needs_a_balancer():
     balancer.require()
 
 
-def guarded(host, port):
-    with safedial.guard(), socket.create_connection((host, port)):
-        pass
-
-
-def guarded_in_a_loop(host, port):
-    async def dial():
-        with safedial.guard():
-            _, writer = await asyncio.open_connection(host, port)
-            writer.close()
-
-    asyncio.run(dial())
-
-
 def raced(host, port):
     """Race the address against one that never answers."""
     with faults.listener(port=30010, backlog=0) as full, contextlib.ExitStack() as stack:
@@ -54,8 +39,7 @@ def raced(host, port):
 WAYS = {
     **{name: lambda *address, dial=dial: dial(*address, policy=None) for name, dial in dials.DIALS.items()},
     "Dialer, not steered": lambda *address: dials.DIALS["Dialer.dial"](*address, steer=False, policy=None),
-    "guard": guarded,
-    "guard, asyncio": guarded_in_a_loop,
+    **{name: lambda *address, dial=dial: dial(address).close() for name, dial in dials.GUARDED.items()},
     "race": raced,
 }
 

@@ -2,36 +2,13 @@
 
 import asyncio
 import contextlib
-import socket
 
 import pytest
 
 import safedial
 from safedial._tcp import steering
 from safedial.testing.intercept import intercepting
-from tests.support import faults, namespace
-
-
-def guarded(address, *options):
-    with safedial.guard():
-        sock = socket.socket()
-        for option in options:
-            sock.setsockopt(*option)
-        sock.connect(address)
-    return sock
-
-
-def guarded_in_asyncio(address, *options):
-    async def dial():
-        with safedial.guard():
-            sock = socket.socket()
-            sock.setblocking(False)
-            for option in options:
-                sock.setsockopt(*option)
-            await asyncio.get_running_loop().sock_connect(sock, address)
-        return sock
-
-    return asyncio.run(dial())
+from tests.support import dials, faults, namespace
 
 
 def dialed(address, *options, **kwds):
@@ -50,8 +27,7 @@ WAYS = {
     "dial": dialed,
     "not steered": not_steered,
     "dial_async": dialed_in_asyncio,
-    "guard": guarded,
-    "guard, asyncio": guarded_in_asyncio,
+    **dials.GUARDED,
 }
 
 
@@ -134,11 +110,11 @@ def dial_from_a_range_of_its_own():
 def widen_after_the_half():
     """Widen the range when it is exhausted; return the first port below it that is then drawn."""
     found = []
-    for number, dial in enumerate((dialed, dialed_in_asyncio, guarded)):
+    for number, dial in enumerate((dialed, dialed_in_asyncio, dials.GUARDED["guard"])):
         namespace.set_port_range(40000, 40009)
         with held_sockets(number) as (address, hold):
-            for dials in range(10):
-                if dials == 5:
+            for made in range(10):
+                if made == 5:
                     steering.read_anew()
                 hold(dial(address))
             namespace.set_port_range(39998, 40009)  # an even number of ports, as in exhaustion.RANGE

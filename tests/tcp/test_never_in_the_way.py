@@ -1,6 +1,5 @@
 """A connection of ours never keeps a server from its port, although the kernel drew that port for the connection."""
 
-import asyncio
 import contextlib
 import errno
 import os
@@ -62,12 +61,9 @@ def raced(address, **options):
     return safedial.safe_connect(("db", 1), resolver=resolver, **options)
 
 
-def guarded(dial):
-    def dial_guarded(address, steer):
-        with safedial.guard():
-            return dial(address)
-
-    return dial_guarded
+def guarded_mptcp(address, steer):
+    with safedial.guard():
+        return plain(address, MPTCP)
 
 
 def installed(address, steer):
@@ -85,8 +81,7 @@ WAYS = {
     "a race": raced,
     "Dialer.dial_async": dialed_async,
     "open_connection": lambda to, **options: streams(safedial.open_connection, to, **options),
-    "guard, create_connection": guarded(lambda to: socket.create_connection(to, 5)),
-    "guard, asyncio": guarded(lambda to: streams(asyncio.open_connection, to)),
+    **{name: lambda to, steer, dial=dial: dial(to) for name, dial in dials.GUARDED.items()},
     "install": installed,
     "the stdlib": lambda to, steer: plain(to),
 }
@@ -95,7 +90,7 @@ if "uvloop" in dials.LOOPS:
         safedial.open_connection, to, dials.LOOPS["uvloop"], **options
     )
 if os.path.exists("/proc/sys/net/mptcp/enabled"):
-    WAYS["guard, MPTCP"] = guarded(lambda to: plain(to, MPTCP))
+    WAYS["guard, MPTCP"] = guarded_mptcp
 
 
 def test_server_can_listen_on_the_local_port(steer):
@@ -109,7 +104,7 @@ def test_server_can_listen_on_the_local_port(steer):
 
 
 def connections_in_the_way(steer):
-    """Return what `in_the_way` says of each way to dial, each address and each server."""
+    """Return what `holds.starts_beside` says of each way to dial, each address and each server."""
     if not steer:
         steering._steerable = False
     found, low = {}, FIRST
@@ -119,28 +114,11 @@ def connections_in_the_way(steer):
                 namespace.set_port_range(low, low + WIDTH - 1)
                 steering.read_anew()
                 far = host, low + 1 if steer else FAR  # a port of the range is one to steer off
-                found[way, host, server] = in_the_way(lambda dial=dial, far=far: dial(far, steer=steer), far, server)
+                found[way, host, server] = holds.starts_beside(
+                    lambda dial=dial, far=far: dial(far, steer=steer), far, server
+                )
                 low += WIDTH
     return found
-
-
-def in_the_way(dial, far, server):
-    """Return whether *server* can listen on the local port of a connection to *far*, and whether that goes on working.
-
-    While it lives, (it works,) in FIN_WAIT2, in TIME_WAIT.
-    """
-    with holds.listening(*far) as listener:
-        sock = dial()
-        with sock, listener.accept()[0] as peer:
-            port = sock.getsockname()[1]
-            found = [holds.can_start(server, port, reuse=True)]
-            for one, other in ((sock, peer), (peer, sock)):
-                one.sendall(b"still at work")
-                found[1:] = [other.recv(20) == b"still at work"]
-            sock.close()
-            assert peer.recv(1) == b""
-            found.append(holds.can_start(server, port, reuse=True))
-        return [*found, holds.can_start(server, port, reuse=True)]
 
 
 def test_server_can_listen_beside_a_self_connect_before_it_is_released():

@@ -6,8 +6,7 @@ two processes that dial in a tight loop don't keep a server from binding.
 
 import asyncio
 import contextlib
-import logging
-import multiprocessing
+import functools
 import socket
 import sys
 import time
@@ -18,7 +17,7 @@ import pytest
 import safedial
 from safedial import testing
 from safedial._tcp import steering
-from tests.support import faults, namespace
+from tests.support import faults, namespace, storm
 
 pytestmark = pytest.mark.storm
 
@@ -72,62 +71,28 @@ def test_dead_port_never_connects(dial, dials, steer):
         assert counts["self_connect"] == 0, "the kernel was steered off the port"
 
 
-def dial_until(end, address, steer, counts):
-    logging.getLogger("safedial").setLevel(logging.ERROR)  # it warns of each self-connect
-    dialer = safedial.Dialer(steer=steer)
-    made = lost = 0
-    while time.monotonic() < end:
-        made += 1
-        try:
-            with dialer.dial(address) as sock:
-                lost += sock.getsockname() == sock.getpeername()
-        except OSError:
-            continue
-    counts.put((made, lost))
-
-
-def storm(seconds, steer):
-    """Two processes dial a dead port while a server tries to bind it every 10 ms."""
-    address = ("127.0.0.1", testing.dead_port())
-    context = multiprocessing.get_context("spawn")
-    counts = context.Queue()
-    end = time.monotonic() + seconds + 1  # all processes share the clock
-    dialers = [context.Process(target=dial_until, args=(end, address, steer, counts)) for _ in range(2)]
-    for process in dialers:
-        process.start()
-    binds = failed = 0
-    while time.monotonic() < end:
-        binds += 1
-        with socket.socket() as server:
-            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                server.bind(address)
-            except OSError:
-                failed += 1
-        time.sleep(0.01)
-    made, lost = zip(*(counts.get(timeout=60) for _ in dialers), strict=True)
-    for process in dialers:
-        process.join()
-    return {"dials": sum(made), "self-connected": sum(lost), "binds": binds, "failed": failed}
+def loops_and_a_server(steer):
+    return storm.storm(STORM_SECONDS, functools.partial(safedial.safe_connect, steer=steer, policy=None))
 
 
 def test_dial_loops_do_not_keep_a_server_from_binding(steer):
-    found = namespace.call_where_possible(storm, STORM_SECONDS, steer)
-    assert found["dials"] > 1000
-    assert found["binds"] > 100
-    assert found["self-connected"] == 0
+    found = namespace.call_where_possible(loops_and_a_server, steer)
+    assert found.dials > 1000
+    assert found.binds > 100
+    assert found.returned == 0
     if sys.platform == "linux":
-        assert found["failed"] == 0
+        assert found.failed == 0
     else:
-        assert found["failed"] * 100 < found["binds"]
+        assert found.failed * 100 < found.binds
 
 
 def test_nor_do_self_connects_of_every_tenth_dial():
     """In a range of 20 ports. Each of these self-connects is in the way for the moment that it takes to notice it."""
     namespace.require()
-    found = namespace.call(storm, STORM_SECONDS, False, port_range=(40000, 40019))
-    assert found["binds"] > 100
-    assert (found["self-connected"], found["failed"]) == (0, 0)
+    found = namespace.call(loops_and_a_server, False, port_range=(40000, 40019))
+    assert found.binds > 100
+    assert found.self_connects * 20 > found.dials
+    assert (found.returned, found.failed) == (0, 0)
 
 
 def test_plain_dials_do_connect_to_themselves():

@@ -46,26 +46,15 @@ def raced(host, port, *, steer):
         raise next(filter(None, errors)) from None
 
 
-def guarded(host, port, **_):
-    with safedial.guard(), socket.socket() as sock:
-        sock.connect((host, port))
-
-
-def guarded_in_asyncio(host, port, **_):
-    async def dial():
-        with safedial.guard(), socket.socket() as sock:
-            sock.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(sock, (host, port))
-
-    asyncio.run(dial())
+def guarded(name):
+    return lambda host, port, *, steer: dials.GUARDED[name]((host, port)).close()
 
 
 WAYS = {
     "safe_connect": blocking,
     **{name: functools.partial(in_asyncio, loop_factory=factory) for name, factory in dials.LOOPS.items()},
     "race": raced,
-    "guard": guarded,
-    "guard, asyncio": guarded_in_asyncio,
+    **{name: guarded(name) for name in dials.GUARDED},
 }
 PORT = 40000
 

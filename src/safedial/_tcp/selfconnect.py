@@ -167,7 +167,7 @@ def release(sock: socket.socket) -> None:
     """Close a self-connected *sock* without TIME_WAIT, so that a server can bind its port at once.
 
     Never use it on a healthy connection: unsent data would be lost. Never after shutdown(), which leaves TIME_WAIT for
-    60 s all the same; then a server can't bind even with SO_REUSEADDR.
+    60 s all the same; unless *sock* has SO_REUSEADDR, a server then can't bind, not even one that sets the option.
 
     Raises:
         OSError: a sandbox denies SO_LINGER, for example. The socket is closed, but may be in TIME_WAIT.

@@ -3,13 +3,11 @@
 import dataclasses
 import io
 import re
-import sys
 
 import pytest
 
 import safedial
 from safedial.cli.demo import ordinary, scene, self_connect
-from tests.support import faults
 
 pytest.importorskip("rich")
 from rich.console import Console
@@ -19,10 +17,6 @@ from safedial.cli.demo import report
 RED, GREEN = "\x1b[31m", "\x1b[32m"
 SAFEDIAL = {"loops": [scene.SAFE], "clients": [ordinary.SAFE]}
 FAILING = {**SAFEDIAL, "loops": [self_connect.PLAIN, dataclasses.replace(self_connect.PLAIN, name="safedial")]}
-
-on_linux = pytest.mark.skipif(
-    sys.platform != "linux" or not faults.kernel_steers(), reason="scene 2 can't be forced without IP_LOCAL_PORT_RANGE"
-)
 
 
 def play(options, *, encoding="utf-8", width=80, terminal=False, **environment):
@@ -34,12 +28,13 @@ def play(options, *, encoding="utf-8", width=80, terminal=False, **environment):
     return status, file.buffer.getvalue().decode(encoding)
 
 
-@on_linux
+@pytest.mark.usefixtures("kernel_forces")
 def test_all_acts(steering):
     status, text = play({})
     assert status == 0
     assert "\x1b" not in text
     assert text.isascii()
+    assert not re.search(" $", text, re.MULTILINE)
     assert text.count("The fault was then forced") == 5
     assert text.count('The loop sent "GET user:1" and read back "GET user:1".') == 1
     rows = re.findall(r"^(\S.*\S)\* +[\d,]+ +(\d+)(?:, \d+ released)? +\d+ +\d+ +(\S.*) s$", text, re.MULTILINE)
@@ -58,7 +53,7 @@ def test_all_acts(steering):
     )
 
 
-@on_linux
+@pytest.mark.usefixtures("kernel_forces")
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 @pytest.mark.parametrize("width", [80, 50, 20])
 def test_terminals(encoding, width):
@@ -73,7 +68,7 @@ def test_terminals(encoding, width):
         assert "  binds failed: 0" in lines
 
 
-@on_linux
+@pytest.mark.usefixtures("kernel_forces")
 def test_colours_of_the_verdict():
     status, text = play(SAFEDIAL, terminal=True)
     assert status == 0
@@ -81,7 +76,7 @@ def test_colours_of_the_verdict():
     assert RED not in text
 
 
-@on_linux
+@pytest.mark.usefixtures("kernel_forces")
 def test_failing_safedial_is_red_and_exit_status_1():
     status, text = play(FAILING, terminal=True)
     assert status == 1
@@ -90,7 +85,7 @@ def test_failing_safedial_is_red_and_exit_status_1():
     assert "safedial: it " not in text
 
 
-@on_linux
+@pytest.mark.usefixtures("kernel_forces")
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_no_colour(environment):
     _, text = play(FAILING, terminal=True, **environment)
@@ -98,7 +93,7 @@ def test_no_colour(environment):
     assert GREEN not in text
 
 
-@on_linux
+@pytest.mark.usefixtures("kernel_forces")
 def test_server_kept_down_by_an_ordinary_connection_is_exit_status_1():
     status, text = play({**SAFEDIAL, "clients": [dataclasses.replace(ordinary.PLAIN, name="safedial")]})
     assert status == 1

@@ -31,6 +31,12 @@ def test_the_self_connect():
     assert "forced: without success" in words.dialed(loop(forced=True))
 
 
+def test_dials_while_the_server_tries_to_come_back():
+    assert words.dialed_on(loop(dials=100_000)) == ""
+    assert words.dialed_on(loop(dials=100_001)) == "Meanwhile the loop dialed on: 100,001 times in all."
+    assert words.dialed_on(loop(dials=100_001, self_connects=2)).endswith("and was connected to itself 2 times.")
+
+
 def test_its_own_request_read_as_the_answer():
     assert 'sent "GET user:1" and read back "GET user:1"' in words.echoed(loop(read=scene.REQUEST))
     assert words.echoed(loop(read=scene.ANSWER)) == ""

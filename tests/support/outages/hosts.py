@@ -3,10 +3,11 @@
 A thread may have a mount namespace of its own (unshare(2)), and with it an /etc/hosts of its own. Needs root.
 """
 
-import ctypes
 import os
 import sys
 from pathlib import Path
+
+from tests.support import libc
 
 NAME = "server.test"  # RFC 6761: no name server has it
 _CLONE_NEWNS = 0x20000  # linux/sched.h
@@ -38,12 +39,7 @@ class Hosts:
 
     def enter(self):
         """Let this thread, and the threads that it starts, see these names."""
-        _call("unshare", _CLONE_NEWNS)
-        _call("mount", None, b"/", None, _MS_REC | _MS_PRIVATE, None)
+        libc.call("unshare", _CLONE_NEWNS)
+        libc.call("mount", None, b"/", None, _MS_REC | _MS_PRIVATE, None)
         for name, path in self._files.items():
-            _call("mount", str(path).encode(), f"/etc/{name}".encode(), None, _MS_BIND, None)
-
-
-def _call(name, *args):
-    if getattr(ctypes.CDLL(None, use_errno=True), name)(*args):
-        raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
+            libc.call("mount", str(path).encode(), f"/etc/{name}".encode(), None, _MS_BIND, None)

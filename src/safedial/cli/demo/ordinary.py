@@ -45,6 +45,7 @@ def flaws(tally: Tally) -> list[str]:
     if tally.failed:
         failed = f"{tally.failed} of the server's {tally.binds} binds failed ({tally.error})"
         found.append(f"beside a connection to another server, {failed}")
+        found.append("another process may have a connection from that port, too: run the demo again")
     if tally.after is not None and not tally.reached:
         found.append("the server that came back beside a connection to another server was not reached")
     if not tally.works:

@@ -72,6 +72,7 @@ def _scene_1(console: Console, limits: Limits, loops: Sequence[Contender], dials
         if echoed := words.echoed(tally):
             _say(console, echoed, style=_BAD)
         _came_back(console, tally, contender)
+        _dialed_on(console, tally)
     dials = max([dials, *(tally.dials_before for tally in tallies)])
     force = any(tally.forced for tally in tallies)
     play = functools.partial(self_connect.play, safe, limits, dials=dials, force=force)
@@ -79,6 +80,7 @@ def _scene_1(console: Console, limits: Limits, loops: Sequence[Contender], dials
     steered = self_connect.steering_works(tally.port)
     _say(console, words.dialed(tally), words.steering(tally.port, steered=steered))
     _came_back(console, tally, safe)
+    _dialed_on(console, tally)
     return [*tallies, tally]
 
 
@@ -123,6 +125,11 @@ def _came_back(console: Console, tally: Tally, contender: Contender) -> None:
     _say(console, words.came_back(tally, contender.leaves), style=_GOOD if good else _BAD)
 
 
+def _dialed_on(console: Console, tally: self_connect.Tally) -> None:
+    if more := words.dialed_on(tally):
+        _say(console, more)
+
+
 def _figures(console: Console, *scenes: Sequence[Tally]) -> None:
     """Print the figures as a table; where it does not fit, as a list."""
     table = Table(box=_BOX, show_edge=False, pad_edge=False, collapse_padding=True)
@@ -135,7 +142,10 @@ def _figures(console: Console, *scenes: Sequence[Tally]) -> None:
             table.add_row(*_row(tally))
     _say(console, "")
     if Measurement.get(console, console.options.update(width=_ANY_WIDTH), table).maximum <= console.width:
-        console.print(table)
+        for line in console.render_lines(table, pad=False):
+            row = Text.assemble(*((segment.text, segment.style or "") for segment in line))
+            row.rstrip()  # a title has empty cells beside it
+            console.print(row)
         return
     for title, tallies in played:
         _say(console, title, style="bold")

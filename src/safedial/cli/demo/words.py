@@ -44,6 +44,14 @@ def dialed(tally: self_connect.Tally) -> str:
     return f"{loop}, and {released if tally.released else 'was never connected to itself'}."
 
 
+def dialed_on(tally: self_connect.Tally) -> str:
+    """Say that the loop dialed on while its server tried to come back; empty if it did not."""
+    if tally.dials <= tally.dials_before:
+        return ""
+    again = f", and was connected to itself {_count(tally.self_connects, 'time')}" if tally.self_connects else ""
+    return f"Meanwhile the loop dialed on: {_count(tally.dials, 'time')} in all{again}."
+
+
 def echoed(tally: self_connect.Tally) -> str:
     """Say that the loop read its own request; empty if it did not."""
     if tally.read != REQUEST:
