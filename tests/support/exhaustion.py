@@ -79,18 +79,6 @@ def used_up(port, host="127.0.0.1", *, closed=False):
         yield address
 
 
-@contextlib.contextmanager
-def used_up_from(source, address):
-    """Let no local port be free to reach *address* from *source*."""
-    with contextlib.ExitStack() as held:
-        while True:
-            try:
-                held.enter_context(safedial.safe_connect(address, source_address=(source, 0), policy=None))
-            except safedial.PortsExhaustedError:
-                break
-        yield
-
-
 def forget():
     """Let the figures be too old to be believed, and the settings too."""
     for cache in (usage._counted, settings_thread._looks):

@@ -35,7 +35,6 @@ def test_each_cause_is_named(port, host):
         "nearly all reserved": ["8 of its ports reserved, ", f"{free - 8} port", "Reserve fewer ports", WIDEN],
         "bound": [f"1 port in use to this destination (0 in TIME_WAIT), {free - 1} not in use to it", "see ss -tanp"],
         "free by now": [f", 0 ports in use to this destination, {free} not in use to it", "have become free"],
-        "of another address": [f"{free} ports in use to this destination (0 in TIME_WAIT). Share connections"],
     }
     for cause, text in texts.items():
         head = (
@@ -45,7 +44,6 @@ def test_each_cause_is_named(port, host):
         assert text.startswith(head), cause
         for words in expected.pop(cause):
             assert words in text, cause
-    expected.pop("of another address" if host == "::1" else "", None)
     assert not expected or not DELAY.exists()
 
 
@@ -61,9 +59,6 @@ def causes(host, port):
 
     with exhaustion.used_up(port, host) as address:
         tell("live", address)
-        if host == "127.0.0.1":
-            with exhaustion.used_up_from("127.0.0.2", address):
-                tell("of another address", address)
         with pytest.raises(safedial.PortsExhaustedError) as late:
             safedial.safe_connect(address, policy=None)
     texts["free by now"] = str(late.value)
@@ -123,6 +118,16 @@ def test_range_of_the_socket_itself_is_named(server):
         safedial.safe_connect(server.getsockname(), policy=None, socket_options=[faults.option(held, held)])
     assert f"; the socket's own range (IP_LOCAL_PORT_RANGE) is {held} to {held}, 0 ports in use" in str(caught.value)
     assert caught.value.usage.own_range
+
+
+@pytest.mark.parametrize(("source", "in_use"), [(None, 0), (("127.0.0.2", 0), 1)], ids=["not bound", "bound"])
+def test_connections_from_another_address_do_not_count(server, source, in_use):
+    with testing.refused_port() as held:  # on 127.0.0.1
+        options = {"policy": None, "socket_options": [faults.option(held, held)], "source_address": source}
+        with socket.create_connection(server.getsockname(), source_address=("127.0.0.2", held)):
+            with pytest.raises(safedial.PortsExhaustedError) as caught:
+                safedial.safe_connect(server.getsockname(), **options)
+            assert caught.value.usage.in_use == in_use
 
 
 @pytest.mark.parametrize("port", [40000, 5000])
