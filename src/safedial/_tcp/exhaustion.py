@@ -34,7 +34,7 @@ def explained(sock: socket.socket, sockaddr: SockAddr, sides: Sides, unavailable
         if family_of(sockaddr[0]):
             reached = sockaddr  # no port is left for the probe, either: all are reserved
         # Else a name that no longer resolves: nothing can be counted.
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(AttributeError, LookupError, OSError, TypeError):  # of a fake
         source = sock.getsockname()[0]  # a wildcard, unless the caller bound it
         local = local if source in ("0.0.0.0", "::") else source  # noqa: S104  # it is compared
     own = steering.own_range(sock) if sides == steering.UNSTEERED else None
