@@ -35,6 +35,7 @@ def test_no_wait_begins_if_no_time_is_left_for_a_round(monkeypatch):
     assert deadline.cut(1.0) is None
     assert deadline.passed
     assert "the wait before the next round, 1.000 s, would have ended too late" in str(deadline.error("db port 1"))
+    assert str(deadline.error("db port 1", "[Errno 1] x")).endswith(" too late; the last failure: [Errno 1] x")
 
 
 @given(st.floats(0, 1e6) | st.none(), st.floats(0, 1e6), st.floats(0.01, 1e6) | st.none())

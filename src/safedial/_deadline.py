@@ -53,11 +53,16 @@ class Deadline:
         """Whether time is up."""
         return self.end != math.inf and (self.late_wait is not None or self.end - time.monotonic() < _TICK)
 
-    def error(self, dialed: str) -> TimeoutError:
-        """Return the error of a dial of *dialed*, a host and port in words, that this time limit ended."""
+    def error(self, dialed: str, failure: str = "") -> TimeoutError:
+        """Return the error of a dial of *dialed*, a host and port in words, that this time limit ended.
+
+        *failure* is what the last attempt that failed before said.
+        """
         text = f"Timed out: {dialed} could not be reached within total_timeout, {self.total:g} s"
         if self.late_wait is not None:
             text += f"; the wait before the next round, {self.late_wait:.3f} s, would have ended too late"
+        if failure:
+            text += f"; the last failure: {failure}"
         return TimeoutError(errno.ETIMEDOUT, text)
 
 

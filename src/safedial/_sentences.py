@@ -4,7 +4,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from safedial._address import describe, printable, worded
-from safedial.errors import PortsExhaustedError
+from safedial.errors import PortsExhaustedError, for_log
 
 if TYPE_CHECKING:
     from safedial.events import DialEvent, Reason
@@ -101,7 +101,7 @@ def _named(error: BaseException | None) -> str:
 
 def _line(error: BaseException) -> str:
     try:
-        text = " ".join(str(error).split())
+        text = " ".join(for_log(error).split())
     except Exception:  # of a library
         text = ""
     return _SECRETS.sub(r"\1…", text) or type(error).__name__

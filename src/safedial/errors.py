@@ -1,10 +1,13 @@
 """The exceptions of the safe dial. Of safedial it imports `_address` and `_steps`."""
 
 import errno
+import os
+import socket
+from copy import copy, deepcopy
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
-from safedial._address import describe
+from safedial._address import describe, family_of
 from safedial._steps import in_event_loop
 
 # Seconds for which Linux keeps a closed connection. include/net/tcp.h: TCP_TIMEWAIT_LEN.
@@ -45,14 +48,14 @@ class PortUsage:
     Attributes:
         low: first port of the ephemeral range.
         high: last port of that range, inclusive.
-        in_use: the number of this host's connections to the destination.
+        in_use: how many of its ports have a connection to the destination, from the local address of the dial.
         time_wait: how many of these are in TIME_WAIT.
         reserved: how many ports of the range `net.ipv4.ip_local_reserved_ports` keeps from being drawn.
-        bound: how many of the other ports can't be drawn because a socket was bound to them. Those that have become
-            free since the dial are counted too: the kernel shows no sockets that are bound and not connected.
-        time_wait_seconds: how long after its close a connection in TIME_WAIT keeps its port from this destination.
+        others: how many ports are neither. When the dial failed they had a connection, too, or a socket was bound to
+            them. When they are counted they may be free again: the kernel's table has no sockets that are only bound.
         host_time_wait: the number of this host's sockets in TIME_WAIT, to all destinations.
         own_range: whether low and high are of the socket's own range, IP_LOCAL_PORT_RANGE.
+        remedy: what helps against that which has most of the ports, in words.
     """
 
     low: int | None = None
@@ -61,10 +64,10 @@ class PortUsage:
     time_wait: int | None = None
     _: KW_ONLY
     reserved: int | None = None
-    bound: int | None = None
-    time_wait_seconds: float | None = None
+    others: int | None = None
     host_time_wait: int | None = None
     own_range: bool = False
+    remedy: str = ""
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:
@@ -72,48 +75,24 @@ class PortUsage:
         whose = "socket's own range (IP_LOCAL_PORT_RANGE)" if self.own_range else "ephemeral range"
         text = f"the {whose} is {self.low} to {self.high}"
         if self.reserved:
-            text += f", {'all' if self._all_reserved else self.reserved} of its ports reserved"
+            text += f", {'all' if self.reserved == self.high - self.low + 1 else self.reserved} of its ports reserved"
         if self.in_use is not None:
-            text += f", {self.in_use} ports in use to this destination, {self.time_wait} of them in TIME_WAIT"
-            if self.bound:
-                text += f", {self.bound} bound by other sockets or free by now"
+            text += f", {self.in_use} {'port' if self.in_use == 1 else 'ports'} in use to this destination"
+            if self.in_use:
+                text += f" ({self.time_wait} in TIME_WAIT)"
+            if self.others:
+                text += f", {self.others} not in use to it"
         elif self.host_time_wait is not None:
-            text += f", {self.host_time_wait} sockets of this host in TIME_WAIT"
+            sockets = "socket" if self.host_time_wait == 1 else "sockets"
+            text += f", {self.host_time_wait} {sockets} of this host in TIME_WAIT to all destinations"
         return text
-
-    @property
-    def remedy(self) -> str:
-        """What helps against that which takes most of the ports, in one sentence."""
-        widen = "the socket's IP_LOCAL_PORT_RANGE" if self.own_range else "net.ipv4.ip_local_port_range"
-        time_wait = self.time_wait or 0
-        live = (self.in_use or 0) - time_wait
-        counted = self.in_use is not None and self.bound is not None
-        most = max(self.reserved or 0, time_wait, live, self.bound or 0, 1)
-        if self.reserved == most if counted else self._all_reserved:
-            return f"Reserve fewer ports (net.ipv4.ip_local_reserved_ports), or widen {widen}"
-        if not counted:
-            return f"Reuse connections (a pool), dial less often, or widen {widen}"
-        if time_wait == most:
-            if self.time_wait_seconds is None:
-                return "Reuse connections (a pool): each that is closed keeps its port in TIME_WAIT"
-            return (
-                f"Reuse connections (a pool): each that is closed keeps its port for {self.time_wait_seconds:g} s "
-                f"({'net.ipv4.tcp_tw_reuse' if self.time_wait_seconds < TIME_WAIT else 'TIME_WAIT'})"
-            )
-        if live == most:
-            return f"Share connections (a pool), or widen {widen}"
-        return "A port that a socket was bound to is never drawn: see ss -tanp and ss -tanp --bound-inactive"
-
-    @property
-    def _all_reserved(self) -> bool:
-        return self.low is not None and self.high is not None and self.reserved == self.high - self.low + 1
 
 
 class _Counter(Protocol):
     """Counts ports for one error."""
 
-    def known(self) -> PortUsage | None:
-        """Return what is known without reading a file, None if that is nothing."""
+    def known(self) -> PortUsage:
+        """Return what is known without reading a file."""
         ...
 
     def counted(self) -> PortUsage:
@@ -129,11 +108,13 @@ class PortsExhaustedError(OSError):
 
     The dial does not count the ports in use, which would cost many times as much as the dial itself. They are counted
     when somebody first reads them, and then stay the same: in ``str(error)``, so in a traceback too, in `usage`, and
-    when the error is pickled or copied. A count is believed for a second, so a thousand errors count once.
-    ``repr(error)``, ``args``, ``strerror`` and the notes need no count.
+    when the error is pickled. A count is believed for a second, so a thousand errors count once. ``repr(error)``,
+    ``args``, ``strerror`` and the notes have no figures.
 
     In an event loop nothing is counted. There the message has the range, how much of it is reserved, and this host's
-    sockets in TIME_WAIT, which a thread reads once a second. ``await asyncio.to_thread(str, error)`` counts.
+    sockets in TIME_WAIT, which a thread reads once a second. ``str(error)`` in a thread counts
+    (``asyncio.to_thread``, ``trio.to_thread.run_sync``). An error that is pickled in an event loop, and was not counted
+    before, never has more figures.
 
     Attributes:
         host: the dialed address, as text.
@@ -151,7 +132,10 @@ class PortsExhaustedError(OSError):
         cls, host: str, port: int, usage: PortUsage | None = None, counter: _Counter | None = None
     ) -> "PortsExhaustedError":
         """Build the error for a dial of *host* and *port* with the figures in *usage*, or those of *counter*."""
-        text = f"Address not available: no local port is free to reach {describe(host, port)}"
+        text = (
+            f"{os.strerror(errno.EADDRNOTAVAIL)}: no local port is free to reach {describe(host, port)} "
+            "(all are in use, in TIME_WAIT, reserved or bound)"
+        )
         error = cls(errno.EADDRNOTAVAIL, text)
         error.host, error.port = host, port
         if usage is not None:
@@ -163,38 +147,58 @@ class PortsExhaustedError(OSError):
     @property
     def usage(self) -> PortUsage:
         """The range and the ports in use, counted when this is first read. In an event loop: what is known."""
-        return self._figures(count=True) or PortUsage()
+        return self._figures() or PortUsage()
 
-    def _figures(self, *, count: bool) -> PortUsage | None:
+    def _figures(self) -> PortUsage | None:
         if self._usage is None and self._counter is not None:
-            found = self._counter.counted() if count and not in_event_loop() else self._counter.known()
-            if found is None or found.in_use is None:
+            found = self._counter.known() if in_event_loop() else self._counter.counted()
+            if found.in_use is None:
                 return found
             self.__dict__.setdefault("_usage", found)  # another thread may have counted meanwhile
         return self._usage
 
     def __str__(self) -> str:
-        return self._text(count=True)
+        return self._text("To count the ports in use: str(error) in a thread")
 
-    def _text(self, *, count: bool) -> str:
-        figures = self._figures(count=count)
-        text = super().__str__()
-        if figures is not None:
-            text += f"; {figures}. {figures.remedy}"
-            if count and figures.in_use is None and in_event_loop():
-                text += (
-                    ". To count the ports in use: str(error) in a thread, such as await asyncio.to_thread(str, error)"
-                )
-        return text
+    def _text(self, hint: str) -> str:
+        """Return the message. If nothing was counted because an event loop runs, it ends with *hint*."""
+        parts = [super().__str__()]
+        if (figures := self._figures()) is not None:
+            parts[0] += f"; {figures}"
+            if figures.remedy:
+                parts += [figures.remedy]
+            if figures.in_use is None and in_event_loop():
+                parts += [hint]
+        return ". ".join(parts)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        usage = self._figures(count=True)  # now: the copy may be read on another host
+        usage = self._figures()  # now: the copy may be read on another host
         state = {name: value for name, value in self.__dict__.items() if name != "_counter"}
         return type(self), self.args, state if usage is None else {**state, "_usage": usage}
 
+    def __copy__(self) -> Self:
+        twin = type(self)(*self.args)
+        twin.__dict__.update(self.__dict__)
+        return twin
 
-def without_counting(error: BaseException) -> str:
-    """Return ``str(error)``. Of exhausted ports it has only the figures that are known."""
-    if isinstance(error, PortsExhaustedError):
-        return error._text(count=False)  # pyright: ignore[reportPrivateUsage]  # its class is of this module
-    return str(error)
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        twin = copy(self)  # the counter is shared, and what the copy knows of its own is copied
+        twin.__dict__.update({name: deepcopy(value, memo) for name, value in vars(self).items() if name != "_counter"})
+        return twin
+
+
+def without_figures(error: BaseException) -> str:
+    """Return ``str(error)``, of exhausted ports without the figures, which need a count and differ in each round."""
+    return OSError.__str__(error) if isinstance(error, PortsExhaustedError) else str(error)
+
+
+def for_log(error: BaseException) -> str:
+    """Return ``str(error)`` for somebody who reads a log and has no *error*."""
+    if not isinstance(error, PortsExhaustedError):
+        return str(error)
+    connections = f"dport = :{error.port}"
+    if (family := family_of(error.host)) and error.host not in ("0.0.0.0", "::"):  # noqa: S104  # a peer has none of these
+        host = f"[{error.host}]" if family == socket.AF_INET6 else error.host
+        connections = f"dst {host}:{error.port}"
+    hint = f"To count the ports in use: ss -Htan '{connections}' | wc -l"
+    return error._text(hint)  # pyright: ignore[reportPrivateUsage]  # its class is of this module

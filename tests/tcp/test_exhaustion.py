@@ -8,7 +8,7 @@ import pytest
 
 import safedial
 from safedial import testing
-from safedial._tcp import port_settings, usage
+from safedial._tcp import port_settings, procnet
 from tests.support import exhaustion, faults, namespace
 
 WIDEN = "widen net.ipv4.ip_local_port_range"
@@ -24,19 +24,23 @@ def test_each_cause_is_named(port, host):
     free = 9 if port == 40000 else 10  # the kernel does not draw the server's own port
     texts = namespace.call(causes, host, port, port_range=(40000, 40009))
     expected = {
-        "live": [f"{free} ports in use to this destination, 0 of them in TIME_WAIT. Share connections", WIDEN],
+        "live": [f"{free} ports in use to this destination (0 in TIME_WAIT). Share connections", WIDEN],
         "time wait": [
-            f"{free} ports in use to this destination, {free} of them in TIME_WAIT. Reuse",
+            f"{free} ports in use to this destination ({free} in TIME_WAIT). Reuse",
             "60 s (TIME_WAIT)",
         ],
-        "reused late": [f"{free} of them in TIME_WAIT. Reuse", "keeps its port for 20 s (net.ipv4.tcp_tw_reuse)"],
+        "reused late": [f"({free} in TIME_WAIT). Reuse", "keeps its port for 20 s (net.ipv4.tcp_tw_reuse_delay)"],
         "no timestamps": ["60 s (TIME_WAIT)"],
         "reserved": ["all of its ports reserved", "0 ports in use", "Reserve fewer ports", WIDEN],
-        "nearly all reserved": ["8 of its ports reserved, ", f"{free - 8} ports in use", "Reserve fewer ports", WIDEN],
-        "bound": [f"1 ports in use to this destination, 0 of them in TIME_WAIT, {free - 1} bound", "see ss -tanp"],
+        "nearly all reserved": ["8 of its ports reserved, ", f"{free - 8} port", "Reserve fewer ports", WIDEN],
+        "bound": [f"1 port in use to this destination (0 in TIME_WAIT), {free - 1} not in use to it", "see ss -tanp"],
+        "free by now": [f", 0 ports in use to this destination, {free} not in use to it", "have become free"],
     }
     for cause, text in texts.items():
-        head = f"[Errno 99] Address not available: no local port is free to reach {host} port {port}; {RANGE}"
+        head = (
+            f"[Errno 99] Cannot assign requested address: no local port is free to reach {host} port {port} "
+            f"(all are in use, in TIME_WAIT, reserved or bound); {RANGE}"
+        )
         assert text.startswith(head), cause
         for words in expected.pop(cause):
             assert words in text, cause
@@ -55,6 +59,10 @@ def causes(host, port):
 
     with exhaustion.used_up(port, host) as address:
         tell("live", address)
+        with pytest.raises(safedial.PortsExhaustedError) as late:
+            safedial.safe_connect(address, policy=None)
+    texts["free by now"] = str(late.value)
+    exhaustion.forget()
     with bound_ports(range(40000 + (port == 40000), 40009)), exhaustion.used_up(port, host) as address:
         tell("bound", address)
     exhaustion.sysctl("ip_local_reserved_ports", "40000-40009")
@@ -100,7 +108,9 @@ def test_how_long_a_closed_connection_keeps_its_port(monkeypatch, sysctls, on_lo
     """As the kernel's documentation of the settings says; the test above asks the kernel."""
     monkeypatch.setattr(port_settings, "_sysctl", sysctls.get)
     for host, seconds in {"127.9.9.9": on_loopback, "::1": on_loopback, "192.0.2.1": elsewhere}.items():
-        assert usage.count((host, 80), None).time_wait_seconds == seconds
+        settings = port_settings.read_settings()
+        loopback = procnet.is_loopback(host)
+        assert (settings.wait_on_loopback if loopback else settings.wait) == seconds
 
 
 def test_range_of_the_socket_itself_is_named(server):
@@ -108,3 +118,28 @@ def test_range_of_the_socket_itself_is_named(server):
         safedial.safe_connect(server.getsockname(), policy=None, socket_options=[faults.option(held, held)])
     assert f"; the socket's own range (IP_LOCAL_PORT_RANGE) is {held} to {held}, 0 ports in use" in str(caught.value)
     assert caught.value.usage.own_range
+
+
+@pytest.mark.parametrize(("source", "in_use"), [(None, 0), (("127.0.0.2", 0), 1)], ids=["not bound", "bound"])
+def test_connections_from_another_address_do_not_count(server, source, in_use):
+    with testing.refused_port() as held:  # on 127.0.0.1
+        options = {"policy": None, "socket_options": [faults.option(held, held)], "source_address": source}
+        with socket.create_connection(server.getsockname(), source_address=("127.0.0.2", held)):
+            with pytest.raises(safedial.PortsExhaustedError) as caught:
+                safedial.safe_connect(server.getsockname(), **options)
+            assert caught.value.usage.in_use == in_use
+
+
+@pytest.mark.parametrize("port", [40000, 5000])
+def test_range_of_one_port(port):
+    namespace.require()
+    text = namespace.call(message_of_a_full_range, port, port_range=(40000, 40000))
+    cause = "The range has no port but the dialed one" if port == 40000 else "1 port in use to this destination"
+    assert cause in text
+
+
+def message_of_a_full_range(port):
+    with exhaustion.used_up(port) as address:
+        with pytest.raises(safedial.PortsExhaustedError) as caught:
+            safedial.safe_connect(address, policy=None)
+        return str(caught.value)

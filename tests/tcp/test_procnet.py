@@ -29,9 +29,9 @@ def usage_of_a_v4_mapped_client():
     with faults.listener() as server, socket.socket(socket.AF_INET6) as client:
         address = server.getsockname()
         client.connect((f"::ffff:{address[0]}", address[1]))
-        outside = usage.count(address, steering.PortRange(1, 2)).in_use
+        outside = usage.count(address, None, steering.PortRange(1, 2)).in_use
         assert outside == 0, "only the exhausted range counts"
-        return [usage.count(address, None).in_use, exhaustion.count_with_ss(address[1])]
+        return [usage.count(address, None, None).in_use, exhaustion.count_with_ss(address[1])]
 
 
 def test_time_wait_is_counted():

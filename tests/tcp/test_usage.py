@@ -7,13 +7,16 @@ import io
 import logging
 import pickle
 import socket
+import subprocess
 import sys
 import threading
 
 import pytest
 
 import safedial
+from safedial._sentences import sentence
 from safedial._tcp import namespaces, usage
+from safedial._tcp.remedy import ELSEWHERE
 from tests.support import dials, exhaustion, faults, namespace
 
 PORTS = (40000, 40009)
@@ -75,7 +78,7 @@ def read_the_figures(port):
         seen = {"dials": tables()}
         for error in errors:
             assert "the ephemeral range is 40000 to 40009" in str(error)
-            assert "asyncio.to_thread(str, error)" in str(error)
+            assert str(error).endswith(". To count the ports in use: str(error) in a thread")
             assert error.usage.in_use is None
         assert not files_of_this_thread()
         seen |= {"texts": tables(), "in the loop": len(files_of_this_thread())}
@@ -111,7 +114,7 @@ def exhausted(server):
     """An error of which nothing is counted yet, for a destination with one connection."""
     usage._counted.clear()
     with socket.create_connection(server.getsockname()) as sock:
-        counter = usage.Counter(sock, server.getsockname(), None)
+        counter = usage.Counter(sock, server.getsockname(), None, None)
         yield safedial.PortsExhaustedError.at(*server.getsockname(), counter=counter)
     usage._counted.clear()
 
@@ -127,7 +130,7 @@ def counts(monkeypatch):
 
 @pytest.mark.parametrize(
     ("read", "times"),
-    [(str, 1), (lambda error: error.usage, 1), (pickle.dumps, 1), (copy.copy, 1), (repr, 0), (lambda e: e.args, 0)],
+    [(str, 1), (lambda error: error.usage, 1), (pickle.dumps, 1), (copy.copy, 0), (repr, 0), (lambda e: e.args, 0)],
     ids=["str", "usage", "pickle", "copy", "repr", "args"],
 )
 def test_what_counts(exhausted, counts, read, times):
@@ -195,7 +198,12 @@ def test_copy_has_the_figures_and_no_counter(exhausted):
 @pytest.mark.parametrize("cookie", [True, False], ids=["SO_NETNS_COOKIE", "before Linux 5.14"])
 def test_namespaces_are_not_mixed(cookie):
     namespace.require()
-    assert namespace.call(count_in_two_namespaces, cookie) == {"here": 1, "there": 0, "of the one here": None}
+    assert namespace.call(count_in_two_namespaces, cookie) == {
+        "here": 1,
+        "there": 0,
+        "of the one here": None,
+        "and why": True,
+    }
 
 
 def count_in_two_namespaces(cookie):
@@ -206,13 +214,14 @@ def count_in_two_namespaces(cookie):
 
     def error():
         with socket.socket() as sock:
-            counter = usage.Counter(sock, ("127.0.0.1", 5000), None)
+            counter = usage.Counter(sock, ("127.0.0.1", 5000), "127.0.0.1", None)
         return safedial.PortsExhaustedError.at("127.0.0.1", 5000, counter=counter)
 
     def there(other):
         namespace.enter_network()
         found["there"] = error().usage.in_use
         found["of the one here"] = other.usage.in_use
+        found["and why"] = str(other).endswith(f"the ephemeral range could not be read. {ELSEWHERE}")
 
     with faults.listener(port=5000) as server, socket.create_connection(server.getsockname()):
         first, other = error(), error()
@@ -239,6 +248,32 @@ def test_child_forked_while_a_thread_counts_can_count(server):
     def count():
         usage._counted.clear()
         with socket.socket() as sock:
-            return usage.Counter(sock, server.getsockname(), None).counted().in_use == 0
+            return usage.Counter(sock, server.getsockname(), None, None).counted().in_use == 0
 
     faults.fork_beside(count, count, 8)
+
+
+def test_error_copied_in_an_event_loop_counts_later(exhausted):
+    async def main():
+        return copy.copy(exhausted), copy.deepcopy(exhausted)
+
+    exhausted.add_note("a note")
+    for twin in asyncio.run(main()):
+        assert twin.usage.in_use == 1
+        assert (twin.args, twin.host, twin.port) == (exhausted.args, exhausted.host, exhausted.port)
+        assert twin.__notes__ == ["a note"]
+
+
+def test_the_hint_fits_whoever_reads_it(exhausted):
+    """In an event loop: an exception's reader has the exception, a log's reader has a shell."""
+    records = []
+
+    async def main():
+        return str(exhausted), records.append(sentence(safedial.DialEvent("failed", "h", 1, None, 1, 0.0, exhausted)))
+
+    text, _ = asyncio.run(main())
+    assert text.endswith("str(error) in a thread")
+    said = records[0][1][2]
+    assert "str(error)" not in said
+    command = said.rpartition("To count the ports in use: ")[2]
+    assert subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout.split() == ["1"]

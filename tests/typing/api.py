@@ -111,7 +111,6 @@ except safedial.PortsExhaustedError as error:
     assert_type(error.usage, safedial.PortUsage)
     assert_type(error.usage.in_use, int | None)
     assert_type(error.usage.reserved, int | None)
-    assert_type(error.usage.time_wait_seconds, float | None)
     assert_type(error.usage.remedy, str)
 
 # A wrong type is an error for both checkers: mypy reports an ignore that is not needed.

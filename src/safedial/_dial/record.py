@@ -8,7 +8,7 @@ from typing import Any
 from safedial._address import Host, Port, SockAddr, describe, printable, worded
 from safedial._deadline import Deadline
 from safedial._retry.progress import Progress
-from safedial.errors import PortsExhaustedError, SelfConnectError, without_counting
+from safedial.errors import PortsExhaustedError, SelfConnectError, without_figures
 from safedial.events import EventKind, OnEvent
 
 # A resolver may return other addresses in each round; 1000 notes are enough.
@@ -80,7 +80,7 @@ class Record(Progress):
         said = self._said
         key = where, type(error), error.errno
         first = said[key][0] if key in said else self.round
-        said[key] = first, self.round, printable(without_counting(error)) or type(error).__name__
+        said[key] = first, self.round, printable(without_figures(error)) or type(error).__name__
         if len(said) > _MOST_NOTES:
             del said[next(iter(said))]
         # A timeout without errno comes from safedial, one with errno from the kernel.
@@ -114,7 +114,8 @@ class Record(Progress):
             outcome.__suppress_context__ = True  # *error* is a member of the group
         if self.deadline.passed:
             cause = self._last if outcome is error else outcome
-            outcome = self.deadline.error(describe(self.host, self.port))
+            failure = "" if self._last is None else printable(without_figures(self._last))
+            outcome = self.deadline.error(describe(self.host, self.port), failure)
             outcome.__cause__ = cause
         self.gave_up(outcome)
         rounds = "1 round" if self.round == 1 else f"{self.round} rounds"
@@ -146,7 +147,7 @@ def combined_error(errors: Sequence[OSError]) -> OSError:
     with two addresses. Exceptions of safedial's own classes stay as they are.
     """
     first = errors[0]
-    texts = [without_counting(error) for error in errors]
+    texts = [without_figures(error) for error in errors]
     ours = isinstance(first, SelfConnectError | PortsExhaustedError)
     if all(text == texts[0] for text in texts) or (ours and all(type(error) is type(first) for error in errors)):
         return _with_others(first, errors[1:])

@@ -25,25 +25,29 @@ def explained(sock: socket.socket, sockaddr: SockAddr, sides: Sides, unavailable
     switched off). Exhausted ports, or a port in use that the kernel picked, are transient: PortsExhaustedError.
     """
     reached: SockAddr | None = None
+    local: str | None = None
     try:
-        reached = _address_reached(sock.family, sockaddr)
+        reached, local = _addresses(sock.family, sockaddr)
     except OSError as error:
         if error.errno == errno.EADDRNOTAVAIL:
             return unavailable
         if family_of(sockaddr[0]):
             reached = sockaddr  # no port is left for the probe, either: all are reserved
         # Else a name that no longer resolves: nothing can be counted.
+    with contextlib.suppress(AttributeError, LookupError, OSError, TypeError):  # of a fake
+        source = sock.getsockname()[0]  # a wildcard, unless the caller bound it
+        local = local if source in ("0.0.0.0", "::") else source  # noqa: S104  # it is compared
     own = steering.own_range(sock) if sides == steering.UNSTEERED else None
-    exhausted = PortsExhaustedError.at(sockaddr[0], sockaddr[1], counter=Counter(sock, reached, own))
+    exhausted = PortsExhaustedError.at(sockaddr[0], sockaddr[1], counter=Counter(sock, reached, local, own))
     exhausted.__cause__ = unavailable
     return exhausted
 
 
-def _address_reached(family: int, sockaddr: SockAddr) -> SockAddr:
-    """Return *sockaddr* in numbers. Raise EADDRNOTAVAIL if this host has no address to reach it from."""
+def _addresses(family: int, sockaddr: SockAddr) -> tuple[SockAddr, str]:
+    """Return *sockaddr* in numbers, and the local address to reach it from. Raise EADDRNOTAVAIL if there is none."""
     # connect() of a datagram socket chooses a local address in the same way, sends nothing, and draws its port from
     # another pool. So it fails with that number only if the address is missing. A plain socket: PySocks' would ask the
     # proxy.
     with contextlib.closing(_socket.socket(family, socket.SOCK_DGRAM)) as probe:
         probe.connect(sockaddr)
-        return cast("SockAddr", probe.getpeername())
+        return cast("SockAddr", probe.getpeername()), probe.getsockname()[0]

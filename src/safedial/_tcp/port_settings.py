@@ -19,6 +19,8 @@ class PortSettings(NamedTuple):
     # Seconds after which a port in TIME_WAIT is drawn again: towards this host's loopback addresses, and others.
     wait_on_loopback: float | None = None
     wait: float | None = None
+    # What sets these seconds, if they are not a minute.
+    wait_setting: str = "net.ipv4.tcp_tw_reuse"
     # The number of sockets in TIME_WAIT, to all destinations.
     time_wait: int | None = None
 
@@ -34,6 +36,7 @@ def read_settings() -> PortSettings:
         read_reserved(),
         {"0": TIME_WAIT, "1": soon, "2": soon}.get(reuse or ""),
         {"0": TIME_WAIT, "1": soon, "2": TIME_WAIT}.get(reuse or ""),
+        "net.ipv4.tcp_tw_reuse_delay" if delay else "net.ipv4.tcp_tw_reuse",
         _time_wait(),
     )
 

@@ -32,12 +32,17 @@ class Connection(NamedTuple):
     state: bytes
 
 
-def connections_to(sockaddr: SockAddr) -> list[Connection] | None:
-    """Return this host's TCP connections to *sockaddr*, None if no table can be read."""
+def connections_to(sockaddr: SockAddr, local: str | None = None) -> list[Connection] | None:
+    """Return this host's TCP connections to *sockaddr*, None if no table can be read.
+
+    With *local* only those from that numeric address: those from another one take no port from a dial.
+    """
     connections: list[Connection] | None = None
     for table in ("tcp", "tcp6"):
         with contextlib.suppress(OSError):
-            found = _find(table, rb": \w+:(\w{4}) %s (..) " % _endpoint(table, sockaddr))
+            source = rb"\w+" if local is None else _words(table, local)
+            peer = b"%s:%04X" % (_words(table, sockaddr[0]), sockaddr[1])
+            found = _find(table, rb": %s:(\w{4}) %s (..) " % (source, peer))
             connections = (connections or []) + [Connection(int(port, 16), state) for port, state in found]
     return connections
 
@@ -60,13 +65,13 @@ def _find(table: str, pattern: bytes) -> Iterator[tuple[bytes, ...]]:
             yield from re.findall(pattern, rows + file.readline())
 
 
-def _endpoint(table: str, sockaddr: SockAddr) -> bytes:
-    """Spell *sockaddr* as *table* does: the address as 32-bit words in the host's byte order."""
-    packed = _packed(sockaddr[0])
+def _words(table: str, host: str) -> bytes:
+    """Spell the numeric *host* as *table* does: as 32-bit words in the host's byte order."""
+    packed = _packed(host)
     if table == "tcp6" and len(packed) == 4:
         packed = V4_MAPPED + packed
     words = struct.unpack(f"={len(packed) // 4}I", packed)
-    return b"%s:%04X" % (b"".join(b"%08X" % word for word in words), sockaddr[1])
+    return b"".join(b"%08X" % word for word in words)
 
 
 def is_loopback(host: str) -> bool:

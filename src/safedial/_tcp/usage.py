@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 from safedial._address import SockAddr
 from safedial._forks import lock_held_across_forks
@@ -14,6 +15,7 @@ from safedial._steps import in_event_loop
 from safedial._tcp import procnet, steering
 from safedial._tcp.namespaces import namespace_here, namespace_of
 from safedial._tcp.port_settings import PortSettings, read_settings
+from safedial._tcp.remedy import ELSEWHERE, remedy
 from safedial._tcp.settings_thread import last_look
 from safedial._tcp.steering import PortRange
 from safedial.errors import PortUsage
@@ -23,30 +25,30 @@ _MOST = 256  # destinations to remember; then all are forgotten
 
 # One thread counts, and those that want the same figures wait for it.
 _counting = lock_held_across_forks()
-# (believed until, figures), by namespace, destination and own range.
-_counted: dict[tuple[int, SockAddr, PortRange | None], tuple[float, PortUsage]] = {}
+# A destination, the local address of the dial, and the socket's own range.
+_Ask: TypeAlias = tuple[SockAddr, str | None, PortRange | None]
+# (believed until, figures), by namespace and what was asked.
+_counted: dict[tuple[int, _Ask], tuple[float, PortUsage]] = {}
 
 
 class Counter:
-    """Counts the ports in use towards *reached*, as a thread in the network namespace of *sock* sees them.
+    """Counts the ports in use from *local* to *reached*, as a thread in the network namespace of *sock* sees them.
 
-    *reached* is the address in numbers, None if that is not known. *own* is the socket's own range.
+    The addresses are in numbers, or None if they are not known. *own* is the socket's own range.
     """
 
-    __slots__ = ("_look", "_namespace", "_own", "_reached")
+    __slots__ = ("_ask", "_look", "_namespace", "_own")
 
-    def __init__(self, sock: socket.socket, reached: SockAddr | None, own: PortRange | None) -> None:
+    def __init__(self, sock: socket.socket, reached: SockAddr | None, local: str | None, own: PortRange | None) -> None:
         self._namespace = namespace_of(sock)
-        self._reached = reached and reached[:2]
+        self._ask: _Ask | None = reached and (reached[:2], local, own)
         self._own = own
         self._look = last_look(self._namespace) if in_event_loop() else None
 
-    def known(self) -> PortUsage | None:
-        """Return the figures of the last second. If there are none, and an event loop runs, what a thread read."""
-        if self._reached is not None and (found := _believed(self._namespace, self._reached, self._own)) is not None:
+    def known(self) -> PortUsage:
+        """Return the figures of the last second. If there are none, what a thread read."""
+        if self._ask is not None and (found := _believed(self._namespace, self._ask)) is not None:
             return found
-        if not in_event_loop():
-            return None
         settings = self._look.settings if self._look is not None else None
         return uncounted(settings or PortSettings(steering.known_range()), self._own)
 
@@ -54,21 +56,22 @@ class Counter:
         """Count, unless that was done in the last second."""
         here = namespace_here()
         if self._namespace not in (0, here):
-            return uncounted(PortSettings(), self._own)  # the tables here are another namespace's
-        if self._reached is None:
+            # The tables here are another namespace's.
+            return replace(uncounted(PortSettings(), self._own), remedy=ELSEWHERE)
+        if self._ask is None:
             return uncounted(read_settings(), self._own)
         with _counting:
-            found = _believed(here, self._reached, self._own)
+            found = _believed(here, self._ask)
             if found is None:
-                found = count(self._reached, self._own)
+                found = count(*self._ask)
                 if len(_counted) >= _MOST:
                     _counted.clear()
-                _counted[here, self._reached, self._own] = time.monotonic() + _AGE, found
+                _counted[here, self._ask] = time.monotonic() + _AGE, found
         return found
 
 
-def _believed(namespace: int, reached: SockAddr, own: PortRange | None) -> PortUsage | None:
-    until, found = _counted.get((namespace, reached, own), (0.0, None))
+def _believed(namespace: int, ask: _Ask) -> PortUsage | None:
+    until, found = _counted.get((namespace, ask), (0.0, None))
     return found if time.monotonic() < until else None
 
 
@@ -77,12 +80,13 @@ def uncounted(settings: PortSettings, own: PortRange | None) -> PortUsage:
     ports = own or settings.ports
     low, high = ports or (None, None)
     reserved = None if ports is None or settings.reserved is None else len(_reserved(settings, ports))
-    return PortUsage(low, high, reserved=reserved, host_time_wait=settings.time_wait, own_range=own is not None)
+    found = PortUsage(low, high, reserved=reserved, host_time_wait=settings.time_wait, own_range=own is not None)
+    return replace(found, remedy=remedy(found, settings, loopback=False))
 
 
-def count(reached: SockAddr, own: PortRange | None) -> PortUsage:
-    """Count this host's TCP connections to *reached* from the ephemeral range, or from *own*."""
-    settings, connections = read_settings(), procnet.connections_to(reached)
+def count(reached: SockAddr, local: str | None, own: PortRange | None) -> PortUsage:
+    """Count the ports of the ephemeral range, or of *own*, with a TCP connection from *local* to *reached*."""
+    settings, connections = read_settings(), procnet.connections_to(reached, local)
     return uncounted(settings, own) if connections is None else _figures(settings, own, reached, connections)
 
 
@@ -91,19 +95,16 @@ def _figures(
 ) -> PortUsage:
     ports = own or settings.ports or PortRange(0, 65535)
     inside = [each for each in connections if ports.low <= each.port <= ports.high]
-    bound = None
+    in_use = {each.port for each in inside}
+    live = {each.port for each in inside if each.state != procnet.IN_TIME_WAIT}
+    others = None
     if settings.reserved is not None and (own or settings.ports):
-        taken = {each.port for each in inside} | _reserved(settings, ports)
+        taken = in_use | _reserved(settings, ports)
         if own is None:
             taken.add(reached[1])  # steering keeps the kernel off it
-        bound = len(set(range(ports.low, ports.high + 1)) - taken)
-    return replace(
-        uncounted(settings, own),
-        in_use=len(inside),
-        time_wait=sum(each.state == procnet.IN_TIME_WAIT for each in inside),
-        bound=bound,
-        time_wait_seconds=settings.wait_on_loopback if procnet.is_loopback(reached[0]) else settings.wait,
-    )
+        others = len(set(range(ports.low, ports.high + 1)) - taken)
+    found = replace(uncounted(settings, own), in_use=len(in_use), time_wait=len(in_use) - len(live), others=others)
+    return replace(found, remedy=remedy(found, settings, loopback=procnet.is_loopback(reached[0])))
 
 
 def _reserved(settings: PortSettings, ports: PortRange) -> set[int]:

@@ -9,7 +9,9 @@ One line makes a client safe. The client, its pool and its own retries stay as t
 
 **Who waits for a server that is away**: either the client's own `redis.retry.Retry` or the Dialer's policy, which works
 inside each dial. They multiply: ``Retry(backoff, 10)`` around ``reconnect(within=60)`` waits 11 times 60 seconds. The
-default policy, `safedial.redial`, does not wait for a server.
+default policy, `safedial.redial`, does not wait for a server. But it waits for a free local port, which multiplies too:
+while all ports are in use, a command of redis 8 fails after 25 s, and without the adapter after 4 s.
+``Dialer(policy=None)`` leaves all waiting to the client.
 
 - *One server*: a client of redis 8 has a Retry that dials again 10 times, and `protect` keeps it. A pool that you make
   yourself has none, unless you give it ``retry=``. redis 5.1 retries only after time-outs, and if a connection was
