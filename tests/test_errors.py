@@ -1,5 +1,6 @@
 """The public exceptions."""
 
+import asyncio
 import errno
 import pickle
 
@@ -9,6 +10,7 @@ import safedial
 from safedial._sentences import sentence
 from safedial._tcp.port_settings import PortSettings
 from safedial._tcp.remedy import remedy
+from safedial.errors import for_log
 
 
 @pytest.mark.parametrize(
@@ -90,3 +92,26 @@ def test_log_has_the_whole_message_and_not_the_kernels():
     error.__cause__ = OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
     _, values = sentence(safedial.DialEvent("failed", "h", 1, ("h", 1), 1, 0.0, error))
     assert str(error) in values
+
+
+@pytest.mark.parametrize(
+    ("host", "connections"),
+    [
+        ("127.0.0.1", "dst 127.0.0.1:80"),
+        ("::ffff:127.0.0.1", "dst 127.0.0.1:80"),
+        ("::1", "dst [::1]:80"),
+        ("fe80::1%eth0", "dst [fe80::1]:80"),
+        ("::", "dport = :80"),
+        ("0.0.0.0", "dport = :80"),
+        ("db.example", "dport = :80"),
+    ],
+)
+def test_command_in_the_log_of_an_event_loop(host, connections):
+    class Counter:
+        def known(self):
+            return safedial.PortUsage(1, 10)
+
+    async def main():
+        return for_log(safedial.PortsExhaustedError.at(host, 80, counter=Counter()))
+
+    assert asyncio.run(main()).endswith(f"ss -Htan '{connections}' | wc -l")

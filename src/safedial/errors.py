@@ -2,7 +2,6 @@
 
 import errno
 import os
-import socket
 from copy import copy, deepcopy
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Protocol, Self
@@ -197,8 +196,8 @@ def for_log(error: BaseException) -> str:
     if not isinstance(error, PortsExhaustedError):
         return str(error)
     connections = f"dport = :{error.port}"
-    if (family := family_of(error.host)) and error.host not in ("0.0.0.0", "::"):  # noqa: S104  # a peer has none of these
-        host = f"[{error.host}]" if family == socket.AF_INET6 else error.host
-        connections = f"dst {host}:{error.port}"
+    peer = error.host.partition("%")[0].removeprefix("::ffff:")  # as ss spells it
+    if family_of(peer) and peer not in ("0.0.0.0", "::"):  # noqa: S104  # a peer has none of these
+        connections = f"dst [{peer}]:{error.port}" if ":" in peer else f"dst {peer}:{error.port}"
     hint = f"To count the ports in use: ss -Htan '{connections}' | wc -l"
     return error._text(hint)  # pyright: ignore[reportPrivateUsage]  # its class is of this module
