@@ -1,6 +1,5 @@
 """The guarded connect, below a client that dials with a socket of its own."""
 
-import contextlib
 import socket
 import time
 from collections.abc import Sequence
@@ -9,7 +8,6 @@ from safedial._address import SockAddr
 from safedial._clients.layers import Below
 from safedial._retry.transient import error_type
 from safedial._tcp import connect, exhaustion, steering
-from safedial._tcp.selfconnect import reached_itself
 from safedial.errors import SelfConnectError
 from safedial.events import DialEvent, EventKind, OnEvent, tell, warn
 
@@ -42,8 +40,7 @@ def connect_safely(sock: socket.socket, address: SockAddr, below: Below) -> None
             connect.connect(sock, address, sides, below)
         except BlockingIOError:
             # The kernel has drawn the local port already, so the outcome is known.
-            if _will_reach_itself(sock, address):
-                connect.raise_self_connect(sock, address)
+            connect.check(sock, address, connecting=True)
             raise
     except SelfConnectError as error:
         warn("%s", error.strerror)
@@ -69,16 +66,3 @@ def _has_port(sock: socket.socket) -> bool:
         return False  # Windows, if the socket was never bound
     except (LookupError, TypeError):
         return True  # a fake, of which nothing is known
-
-
-def _will_reach_itself(sock: socket.socket, address: SockAddr) -> bool:
-    with contextlib.suppress(LookupError, OSError, TypeError):  # a fake's, or Windows'
-        local = sock.getsockname()
-        if local[1] != address[1] and local[0] == address[0] and address in steering.reached_as_dialed:
-            return False
-    try:
-        return reached_itself(sock, address)
-    except OSError as error:
-        if error.errno in connect.GONE:
-            return False
-        connect.raise_unknown(sock, address, error)

@@ -42,23 +42,23 @@ class Attempt:
         else:
             sides = steering.side_options(self.sockaddr[1])  # also without *steer*: it forgets what is old
             self._sides = sides if settings.steer else steering.UNSTEERED
-        self.sock = socket.socket(family, kind, proto)
+        self.sock = sock = socket.socket(family, kind, proto)
         try:
             if timeout is DEFAULT:
-                self._own = self.sock.gettimeout()
+                self._own = sock.gettimeout()
             else:
                 self._own = timeout if timeout is None or timeout < _LONGEST else _LONGEST
-                self.sock.settimeout(self._own)
+                sock.settimeout(self._own)
             for option in settings.socket_options or ():
                 try:
-                    self.sock.setsockopt(*option)
+                    sock.setsockopt(*option)
                 except OSError as error:
                     error.add_note(f"safedial: socket_options: setsockopt{option[:2]} failed")
                     raise
             if bind is not None and source is not None:
                 self._bind(bind, source[0])
             if self._sides and settings.lets_servers_bind:
-                connect.let_servers_bind(self.sock)
+                connect.let_servers_bind(sock)
         except BaseException as error:
             self.close(error)
             raise
