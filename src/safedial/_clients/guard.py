@@ -65,10 +65,7 @@ def _entered_here() -> tuple[weakref.ref[Entry], ...]:
 
 def _in_force() -> list[Entry]:
     """Return the entries that guard this context, `install`'s included."""
-    entries: list[Entry] = []
-    for ref in _inside.get():  # no comprehension, which costs each connect a call before Python 3.12
-        if (entry := ref()) is not None and entry.open:
-            entries.append(entry)
+    entries = [entry for ref in _inside.get() if (entry := ref()) is not None and entry.open]
     everywhere = _everywhere  # read once: another thread may call uninstall()
     if everywhere is not None:
         entries.append(everywhere)

@@ -40,8 +40,7 @@ class Attempt:
         if family not in INET or (source and source[1]):
             self._sides = connect.UNGUARDED  # no TCP, or the caller chose the source port
         else:
-            sides = steering.side_options(self.sockaddr[1])  # also without *steer*: it forgets what is old
-            self._sides = sides if settings.steer else steering.UNSTEERED
+            self._sides = steering.side_options(self.sockaddr[1]) if settings.steer else steering.no_side_options()
         self.sock = sock = socket.socket(family, kind, proto)
         try:
             if timeout is DEFAULT:
@@ -57,8 +56,11 @@ class Attempt:
                     raise
             if bind is not None and source is not None:
                 self._bind(bind, source[0])
-            if self._sides and settings.lets_servers_bind:
-                connect.let_servers_bind(sock)
+            if steering.ON_LINUX and self._sides and settings.lets_servers_bind:
+                try:  # noqa: SIM105  # is *let_servers_bind*, spelled out: every dial is spared a call
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                except (AttributeError, OSError):
+                    pass
         except BaseException as error:
             self.close(error)
             raise

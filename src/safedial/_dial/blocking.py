@@ -47,7 +47,8 @@ def dial(
     except OSError as error:
         raise record.outcome(error, all_errors=all_errors)  # noqa: B904  # it is *error*, or has it
     finally:
-        record.close()
+        if record.said is not None:  # a failure was recorded; most dials are spared a call
+            record.close()
 
 
 def prepared(address: Any, options: Mapping[str, Any]) -> tuple[Record, Callable[[], Awaitable[socket.socket]]]:

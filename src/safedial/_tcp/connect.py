@@ -55,8 +55,12 @@ def connect(sock: socket.socket, sockaddr: SockAddr, sides: Sides, ask: Ask | No
     """
     unavailable = None
     for side in sides or UNSTEERED:
+        # Every dial comes here, so what it does is spelled out, without calls and suppress().
         if side:
-            steering.steer(sock, side)
+            try:
+                sock.setsockopt(socket.IPPROTO_IP, steering.IP_LOCAL_PORT_RANGE, side)
+            except OSError as error:
+                steering.refused(error)
         try:
             if ask is None:
                 sock.connect(sockaddr)
@@ -68,6 +72,12 @@ def connect(sock: socket.socket, sockaddr: SockAddr, sides: Sides, ask: Ask | No
             unavailable = error.with_traceback(None)  # a traceback would hold this frame in a cycle
         else:
             if sides:
+                try:  # see `selfconnect` for what this saves
+                    local = sock.getsockname()
+                    if local[1] != sockaddr[1] and local[0] == sockaddr[0] and sockaddr in reached_as_dialed:
+                        return True
+                except (LookupError, OSError, TypeError):
+                    pass
                 check(sock, sockaddr)
             return True
     moved = steering.side_options_now(sockaddr[1], sides)
@@ -136,13 +146,6 @@ def _connects_at_once(sock: socket.socket, sockaddr: SockAddr) -> bool:
 
 def check(sock: socket.socket, sockaddr: SockAddr, *, connecting: bool = False) -> None:
     """Raise an error, and close *sock*, if it is or may be connected to itself, or will be once it is *connecting*."""
-    # Every dial comes here: keep this short, without suppress() and calls. See `selfconnect` for what it saves.
-    try:
-        local = sock.getsockname()
-        if local[1] != sockaddr[1] and local[0] == sockaddr[0] and sockaddr in reached_as_dialed:
-            return
-    except (LookupError, OSError, TypeError):
-        pass
     try:
         itself = reached_itself(sock, sockaddr)
     except OSError as error:

@@ -107,6 +107,14 @@ def side_options(port: int) -> tuple[int, ...]:
     return options
 
 
+def no_side_options() -> tuple[int, ...]:
+    """Return `UNSTEERED`, for a dial that is not to be steered. As `side_options`, forget what is old."""
+    until, ports = _believed
+    if ON_LINUX and time.monotonic() >= until:
+        _renewed(ports)
+    return UNSTEERED
+
+
 def learn(sock: socket.socket, sockaddr: SockAddr, drawn: int, reached: int) -> None:
     """Note what the connect of *sock* to *sockaddr* shows: the local port *drawn*, and the port *reached*."""
     global _half_in_use
@@ -184,15 +192,12 @@ def moved_sides(ports: PortRange | None, port: int, exhausted: tuple[int, ...]) 
     return () if options == exhausted else options
 
 
-def steer(sock: socket.socket, option: int) -> None:
-    """Set IP_LOCAL_PORT_RANGE of *sock* to *option*. Does nothing if the kernel refuses."""
+def refused(error: OSError) -> None:
+    """Note that the kernel refused to set IP_LOCAL_PORT_RANGE, with *error*."""
     global _steerable
-    try:
-        sock.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, option)
-    except OSError as error:
-        # Ask the kernel, not its version: backports have the option, sandboxes may not.
-        if error.errno == errno.ENOPROTOOPT:
-            _steerable = False
+    # Ask the kernel, not its version: backports have the option, sandboxes may not.
+    if error.errno == errno.ENOPROTOOPT:
+        _steerable = False
 
 
 def own_option(sock: socket.socket) -> int:
