@@ -33,7 +33,13 @@ def connect_safely(sock: socket.socket, address: SockAddr, below: Below) -> None
     sides = steering.side_options(address[1])
     if sides != steering.UNSTEERED and (own := steering.own_option(sock)) and own not in sides:
         sides = steering.UNSTEERED  # the caller narrowed the range
-    if not _has_port(sock):
+    try:
+        bound = bool(sock.getsockname()[1])
+    except OSError:
+        bound = False  # Windows, if the socket was never bound
+    except (LookupError, TypeError):
+        bound = True  # a fake, of which nothing is known
+    if not bound:
         connect.let_servers_bind(sock)
     try:
         try:
@@ -46,7 +52,7 @@ def connect_safely(sock: socket.socket, address: SockAddr, below: Below) -> None
         warn("%s", error.strerror)
         raise
     except OSError as error:
-        if exhaustion.may_be_exhausted(error, sides) and not _has_port(sock):  # the caller bound no port
+        if exhaustion.may_be_exhausted(error, sides) and not bound:
             raise exhaustion.explained(sock, address, sides, error)  # noqa: B904  # has it as its cause, or is it
         raise
 
@@ -57,12 +63,3 @@ def _tell(hooks: Sequence[OnEvent], kind: EventKind, address: SockAddr, began: f
     event = DialEvent(kind, address[0], address[1], address, 1, seconds, error, None, seconds, named)
     for hook in hooks:
         tell(hook, event)
-
-
-def _has_port(sock: socket.socket) -> bool:
-    try:
-        return bool(sock.getsockname()[1])
-    except OSError:
-        return False  # Windows, if the socket was never bound
-    except (LookupError, TypeError):
-        return True  # a fake, of which nothing is known
