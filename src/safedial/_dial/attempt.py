@@ -39,8 +39,11 @@ class Attempt:
         family, kind, proto, _, self.sockaddr = info
         if family not in INET or (source and source[1]):
             self._sides = connect.UNGUARDED  # no TCP, or the caller chose the source port
+        elif settings.steer:
+            self._sides = steering.side_options(self.sockaddr[1])
         else:
-            self._sides = steering.side_options(self.sockaddr[1]) if settings.steer else steering.no_side_options()
+            steering.forget_what_is_old()
+            self._sides = steering.UNSTEERED
         self.sock = sock = socket.socket(family, kind, proto)
         try:
             if timeout is DEFAULT:

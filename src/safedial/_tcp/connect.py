@@ -32,8 +32,9 @@ from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from safedial._address import INET, SockAddr, describe
 from safedial._tcp import steering
+from safedial._tcp.destinations import reached_as_dialed
 from safedial._tcp.selfconnect import AnySocket, reached_itself, release
-from safedial._tcp.steering import UNSTEERED, Sides, reached_as_dialed
+from safedial._tcp.steering import UNSTEERED, Sides
 from safedial.errors import SelfConnectError
 
 if TYPE_CHECKING:

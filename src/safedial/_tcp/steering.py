@@ -16,7 +16,7 @@ net/ipv4/inet_hashtables.c, goes by steps of two). With 8,000 ports, such a dial
 (`python -m bench.ports`). For a socket with the option the kernel takes any port, by steps of one. So sockets get the
 whole range after a connect drew a port of the other parity.
 
-What connects showed about ranges and destinations is forgotten after a second, all at once.
+What connects showed, of the range and of `destinations`, is forgotten after a second, all at once.
 """
 
 import _thread
@@ -28,8 +28,8 @@ import time
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
-from safedial._address import SockAddr
 from safedial._steps import in_event_loop
+from safedial._tcp import destinations
 
 # linux/in.h. Python has no name for the first, and for the second (Linux 4.2) only if its C library had one.
 IP_LOCAL_PORT_RANGE = 51
@@ -43,7 +43,6 @@ UNSTEERED = (0,)
 
 # Seconds for which a range is believed. Reading it costs half a dial.
 _RANGE_AGE = 1.0
-_MOST_REMEMBERED = 1000
 _RANGE_FILE = "/proc/sys/net/ipv4/ip_local_port_range"
 
 
@@ -83,9 +82,7 @@ def option_value(ports: PortRange) -> int:
 _steerable = ON_LINUX
 # (believed until, range). Replaced as a whole, so threads need no lock. It is first read here, with the import.
 _believed: tuple[float, PortRange | None] = (0.0, read_range() if ON_LINUX else None)
-# What connects showed since the range was read. Destinations whose port was the port reached:
-reached_as_dialed: set[SockAddr] = set()
-# Whether half of the range is in use towards one of them.
+# Whether a connect since then showed that half of the range is in use towards some destination.
 _half_in_use = False
 
 
@@ -107,26 +104,16 @@ def side_options(port: int) -> tuple[int, ...]:
     return options
 
 
-def no_side_options() -> tuple[int, ...]:
-    """Return `UNSTEERED`, for a dial that is not to be steered. As `side_options`, forget what is old."""
+def forget_what_is_old() -> None:
+    """Do what `side_options` does first, for a dial that is not to be steered: read the range again, once a second."""
     until, ports = _believed
     if ON_LINUX and time.monotonic() >= until:
         _renewed(ports)
-    return UNSTEERED
 
 
-def learn(sock: socket.socket, sockaddr: SockAddr, drawn: int, reached: int) -> None:
-    """Note what the connect of *sock* to *sockaddr* shows: the local port *drawn*, and the port *reached*."""
+def learn(sock: socket.socket, drawn: int) -> None:
+    """Note what the local port *drawn*, which the kernel chose for *sock*, shows: that half of the range is in use."""
     global _half_in_use
-    if not ON_LINUX:
-        return  # where nothing is forgotten
-    try:
-        if sockaddr in reached_as_dialed:
-            return  # a dial of this second has shown it
-        if reached == sockaddr[1] and len(reached_as_dialed) < _MOST_REMEMBERED:
-            reached_as_dialed.add(sockaddr)
-    except TypeError:
-        pass  # a client's own address may have a bytearray in it
     ports = _believed[1]
     if ports is None or not ports.low <= drawn <= ports.high:
         return
@@ -160,7 +147,7 @@ def read_anew() -> PortRange | None:
 def _believe(ports: PortRange | None) -> None:
     global _believed, _half_in_use
     _half_in_use = False
-    reached_as_dialed.clear()
+    destinations.reached_as_dialed.clear()
     _believed = (time.monotonic() + _RANGE_AGE, ports)
 
 
