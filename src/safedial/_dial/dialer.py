@@ -156,10 +156,10 @@ def safe_connect(
     settings = Settings.of("safe_connect", options) if options else _PLAIN
     if _looks and "asyncio" in sys.modules:
         _look_for_an_event_loop()
-    kind: Any = timeout.__class__
-    number: Any = timeout
-    if timeout is not DEFAULT and not ((kind is int or kind is float) and 0 <= number <= MAX_SECONDS):
-        timeout = checked_timeout(timeout)  # most dials are spared this call
+    given: Any = timeout
+    plain = (given.__class__ is int or given.__class__ is float) and 0 <= given <= MAX_SECONDS
+    if not plain and given is not DEFAULT:
+        timeout = checked_timeout(given)  # most dials are spared this call
     if source_address:
         check_source(source_address)
     return blocking.dial(settings, address, timeout, source_address, all_errors)
