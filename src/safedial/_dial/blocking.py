@@ -96,7 +96,7 @@ def _round(
         record.deadline.limit(None)
 
         def make(info: AddrInfo) -> Attempt:
-            if watched:
+            if record.watched:  # not *watched*, of which each dial would make a cell
                 record.begins(info[4])
             return Attempt(settings, timeout, source, bind, info)
 
