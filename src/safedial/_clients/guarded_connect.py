@@ -1,5 +1,10 @@
-"""The guarded connect, below a client that dials with a socket of its own."""
+"""The guarded connect, below a client that dials with a socket of its own.
 
+The client may use the socket again after a failure: it is left as it was before.
+"""
+
+import _socket
+import contextlib
 import socket
 import time
 from collections.abc import Sequence
@@ -8,6 +13,7 @@ from safedial._address import SockAddr
 from safedial._clients.layers import Below
 from safedial._retry.transient import error_type
 from safedial._tcp import connect, exhaustion, steering
+from safedial._tcp.selfconnect import WILDCARDS, release_if_self_connected
 from safedial.errors import SelfConnectError
 from safedial.events import DialEvent, EventKind, OnEvent, tell, warn
 
@@ -34,12 +40,18 @@ def connect_safely(sock: socket.socket, address: SockAddr, below: Below) -> None
     if sides != steering.UNSTEERED and (own := steering.own_option(sock)) and own not in sides:
         sides = steering.UNSTEERED  # the caller narrowed the range
     try:
-        bound = bool(sock.getsockname()[1])
+        local = sock.getsockname()
+        bound = bool(local[1]) and not _forgets_port(sock, local)
     except OSError:
         bound = False  # Windows, if the socket was never bound
     except (LookupError, TypeError):
         bound = True  # a fake, of which nothing is known
+    lent = False
     if not bound:
+        try:
+            lent = not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+        except (AttributeError, OSError):
+            pass  # a fake may lack the method, and a sandbox may forbid it
         connect.let_servers_bind(sock)
     try:
         try:
@@ -51,9 +63,19 @@ def connect_safely(sock: socket.socket, address: SockAddr, below: Below) -> None
     except SelfConnectError as error:
         warn("%s", error.strerror)
         raise
+    except (BlockingIOError, TimeoutError):
+        raise  # the handshake goes on
     except OSError as error:
+        if sides != steering.UNSTEERED:
+            steering.steer(sock, 0)
+        if lent:
+            with contextlib.suppress(OSError):  # a sandbox may forbid it
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         if exhaustion.may_be_exhausted(error, sides) and not bound:
             raise exhaustion.explained(sock, address, sides, error)  # noqa: B904  # has it as its cause, or is it
+        raise
+    except BaseException:  # an interrupt, before the check
+        release_if_self_connected(sock)
         raise
 
 
@@ -63,3 +85,24 @@ def _tell(hooks: Sequence[OnEvent], kind: EventKind, address: SockAddr, began: f
     event = DialEvent(kind, address[0], address[1], address, 1, seconds, error, None, seconds, named)
     for hook in hooks:
         tell(hook, event)
+
+
+def _forgets_port(sock: socket.socket, local: SockAddr) -> bool:
+    """Let *sock* forget the port of its *local* address if it has lost it by a failed connect; return whether it did.
+
+    Linux goes on showing that port. A bind to port 0 that draws none wipes it out, and fails if the socket has the
+    port (__inet_bind, net/ipv4/af_inet.c). If the address was bound, or the failure came later than connect(2), the
+    address is shown too: then the bind might pin it, and the port counts as the caller's own.
+    """
+    if not steering.ON_LINUX or local[0] not in WILDCARDS or not isinstance(sock, _socket.socket):
+        return False
+    option = socket.IPPROTO_IP, steering.IP_BIND_ADDRESS_NO_PORT
+    before = sock.getsockopt(*option)
+    try:
+        sock.setsockopt(*option, 1)
+        _socket.socket.bind(sock, (local[0], 0, *local[2:]))  # PySocks' own bind() has another meaning
+    except OSError:
+        return False
+    finally:
+        sock.setsockopt(*option, before)
+    return True

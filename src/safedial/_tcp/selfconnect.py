@@ -40,7 +40,7 @@ AnySocket: TypeAlias = socket.socket | _socket.socket
 RESET = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 # asm-generic/socket.h; Python has no name for it.
 _SO_PEERNAME = 28
-_WILDCARDS = ("", "0.0.0.0", "::")  # noqa: S104  # nothing listens on them
+WILDCARDS = ("", "0.0.0.0", "::")  # noqa: S104  # nothing listens on them
 
 
 def is_self_connected(sock: "HasFileno | int") -> bool:
@@ -111,7 +111,7 @@ def reached_itself(sock: socket.socket, sockaddr: SockAddr) -> bool:
             peer = peer_of(sock)
         except OSError:
             # A connect to a wildcard address goes to this host, from the same address.
-            assumed = local if sockaddr[0] in _WILDCARDS else sockaddr
+            assumed = local if sockaddr[0] in WILDCARDS else sockaddr
             peer = _peer_set(sock) or assumed
             if local[1] == sockaddr[1] and not is_same(local, peer):
                 raise
@@ -184,10 +184,15 @@ def release(sock: socket.socket) -> None:
 def close_unfinished(sock: socket.socket, error: BaseException | None, *, guarded: bool) -> None:
     """Close *sock*, whose dial ended with *error*, was interrupted, or lost a race. Release it if self-connected."""
     if guarded and not isinstance(error, ConnectionRefusedError):  # a refused socket did not connect to itself
-        with contextlib.suppress(OSError):  # already closed
-            if _to_itself(sock):
-                release(sock)
+        release_if_self_connected(sock)
     sock.close()
+
+
+def release_if_self_connected(sock: socket.socket) -> None:
+    """Do as `release` does if *sock* is connected to itself. Else leave it open."""
+    with contextlib.suppress(OSError):  # already closed
+        if _to_itself(sock):
+            release(sock)
 
 
 def _to_itself(sock: AnySocket) -> bool:

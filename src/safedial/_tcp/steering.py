@@ -5,7 +5,8 @@ error. Debian's 6.1, which has a backport, goes through a side's ports in pairs:
 may be left out, and a dial may fail though that port is free.
 
 The range is in a file, which nobody reads in an event loop: there, the range is the one that was read before, and a
-thread reads it again. A range that changed meanwhile is no danger, because every connection is checked too.
+thread reads it again. A range that changed meanwhile is no danger, because every connection is checked too. If no port
+of the remembered range is free, bounds on one end alone reach all ports of the present one: see `side_options_now`.
 
 The port dialed is all that is known before connect(2). Behind a socket-level load balancer another one is reached, of
 which the kernel is not kept off: see `selfconnect`.
@@ -84,6 +85,8 @@ _steerable = ON_LINUX
 _believed: tuple[float, PortRange | None] = (0.0, read_range() if ON_LINUX else None)
 # Whether a connect since then showed that half of the range is in use towards some destination.
 _half_in_use = False
+# Whether a dial found no free port in the present range either, whatever that is.
+_none_beyond = False
 
 
 def side_options(port: int) -> tuple[int, ...]:
@@ -145,8 +148,8 @@ def read_anew() -> PortRange | None:
 
 
 def _believe(ports: PortRange | None) -> None:
-    global _believed, _half_in_use
-    _half_in_use = False
+    global _believed, _half_in_use, _none_beyond
+    _half_in_use = _none_beyond = False
     destinations.reached_as_dialed.clear()
     _believed = (time.monotonic() + _RANGE_AGE, ports)
 
@@ -159,12 +162,20 @@ def known_range() -> PortRange | None:
 def side_options_now(port: int, exhausted: tuple[int, ...]) -> tuple[int, ...]:
     """Return `side_options` for the range as it is now, or () if these are *exhausted* too.
 
-    The range may have changed. It belongs to a network namespace, and a process may have several. In an event loop the
-    answer is (): read the range in a thread, and ask `moved_sides`.
+    The range may have changed. It belongs to a network namespace, and a process may have several. In an event loop it
+    is not read: there, the sides have a bound at the *port* alone, and the kernel knows the other one. It ignores that
+    bound if the port has become the range's first or last, and may then draw it: the check finds that. Such a connect
+    looks at all ports once more. If it was in vain, no other dial tries it before the range is read again.
     """
-    if exhausted == UNSTEERED or in_event_loop():
+    global _none_beyond
+    if exhausted == UNSTEERED:
         return ()
-    return moved_sides(read_range(), port, exhausted)
+    if not in_event_loop():
+        return moved_sides(read_range(), port, exhausted)
+    options = (option_value(PortRange(0, port - 1)), option_value(PortRange(port + 1, 0)))
+    if options == exhausted:
+        _none_beyond = True
+    return () if _none_beyond else options
 
 
 def moved_sides(ports: PortRange | None, port: int, exhausted: tuple[int, ...]) -> tuple[int, ...]:
@@ -175,7 +186,8 @@ def moved_sides(ports: PortRange | None, port: int, exhausted: tuple[int, ...]) 
     if options == UNSTEERED:
         # The range no longer contains the port, and the socket is still narrowed: widen it again.
         options = (option_value(ports),)
-    _believe(ports)
+    if ports != _believed[1]:
+        _believe(ports)
     return () if options == exhausted else options
 
 
