@@ -177,8 +177,10 @@ def release(sock: socket.socket) -> None:
     """
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-    finally:
+    except Exception:
         sock.close()
+        raise  # an interrupt leaves it to the caller: to close it now would leave TIME_WAIT
+    sock.close()
 
 
 def close_unfinished(sock: socket.socket, error: BaseException | None, *, guarded: bool) -> None:
