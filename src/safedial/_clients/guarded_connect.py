@@ -64,7 +64,7 @@ def connect_safely(sock: socket.socket, address: SockAddr, below: Below) -> None
         warn("%s", error.strerror)
         raise
     except (BlockingIOError, TimeoutError):
-        raise  # the handshake goes on
+        raise  # the handshake may go on
     except OSError as error:
         if sides != steering.UNSTEERED:
             steering.steer(sock, 0)
@@ -97,12 +97,13 @@ def _forgets_port(sock: socket.socket, local: SockAddr) -> bool:
     if not steering.ON_LINUX or local[0] not in WILDCARDS or not isinstance(sock, _socket.socket):
         return False
     option = socket.IPPROTO_IP, steering.IP_BIND_ADDRESS_NO_PORT
-    before = sock.getsockopt(*option)
     try:
+        before = sock.getsockopt(*option)
         sock.setsockopt(*option, 1)
-        _socket.socket.bind(sock, (local[0], 0, *local[2:]))  # PySocks' own bind() has another meaning
+        try:
+            _socket.socket.bind(sock, (local[0], 0, *local[2:]))  # PySocks' own bind() has another meaning
+        finally:
+            sock.setsockopt(*option, before)
     except OSError:
         return False
-    finally:
-        sock.setsockopt(*option, before)
     return True
