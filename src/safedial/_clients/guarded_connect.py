@@ -66,11 +66,11 @@ def connect_safely(sock: socket.socket, address: SockAddr, below: Below) -> None
     except (BlockingIOError, TimeoutError):
         raise  # the handshake may go on
     except OSError as error:
-        if sides != steering.UNSTEERED:
-            steering.steer(sock, 0)
-        if lent:
-            with contextlib.suppress(OSError):  # a sandbox may forbid it
+        with contextlib.suppress(OSError):  # a sandbox may forbid it, and the kernel may lack the option
+            if lent:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+            if sides != steering.UNSTEERED:
+                sock.setsockopt(socket.IPPROTO_IP, steering.IP_LOCAL_PORT_RANGE, 0)
         if exhaustion.may_be_exhausted(error, sides) and not bound:
             raise exhaustion.explained(sock, address, sides, error)  # noqa: B904  # has it as its cause, or is it
         raise
