@@ -9,6 +9,7 @@ import time
 import hypothesis
 import pytest
 
+import safedial._tcp.destinations
 import safedial._tcp.steering
 from safedial import testing
 from tests.support import dials, faults, left, namespace
@@ -62,7 +63,7 @@ def _nothing_left_behind():
 @pytest.fixture(autouse=True)
 def _steering_state_of_a_new_process(monkeypatch):
     monkeypatch.setattr(safedial._tcp.steering, "_half_in_use", False)
-    safedial._tcp.steering.reached_as_dialed.clear()
+    safedial._tcp.destinations.reached_as_dialed.clear()
     monkeypatch.setattr(safedial._tcp.steering, "_steerable", safedial._tcp.steering.ON_LINUX)
     monkeypatch.setattr(safedial._tcp.steering, "_believed", (0.0, safedial._tcp.steering.read_range()))
 

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 import safedial
-from safedial._tcp import hidden, procnet, selfconnect, steering
+from safedial._tcp import destinations, hidden, procnet, selfconnect, steering
 from tests.support import balancer, dials, faults, namespace
 
 # The port dialed lies outside of the range, so that nothing is steered, or inside, so that the other port is drawn.
@@ -83,7 +83,7 @@ def dial_directly_and_balanced():
         for port in (30001, 30000):
             safedial.safe_connect(("127.0.0.1", port)).close()
             server.accept()[0].close()
-            found.append(("127.0.0.1", port) in steering.reached_as_dialed)
+            found.append(("127.0.0.1", port) in destinations.reached_as_dialed)
     return found
 
 
@@ -98,7 +98,7 @@ def dial_two_backends():
     address = balancer.VIRTUAL["127.0.0.1"], 30000
     with faults.listener(port=30000), balancer.balancing(30000, 30000, virtual=True):
         safedial.safe_connect(address).close()
-    found = [address in steering.reached_as_dialed]
+    found = [address in destinations.reached_as_dialed]
     with balancer.balancing(30000, 40000, virtual=True):
         for dial in WAYS.values():
             try:

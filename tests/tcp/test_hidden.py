@@ -68,7 +68,8 @@ def test_server_is_never_taken_for_one(host):
 @pytest.mark.skipif(not faults.kernel_steers(), reason="makes the kernel draw a port that is in use")
 def test_another_socket_on_the_same_port_is_not_taken_for_this_one(server, dead_port):
     with plain.connected_to_itself(dead_port), socket.socket() as sock:
-        steering.steer(sock, steering.option_value(steering.PortRange(dead_port, dead_port)))
+        option = steering.option_value(steering.PortRange(dead_port, dead_port))
+        sock.setsockopt(socket.IPPROTO_IP, steering.IP_LOCAL_PORT_RANGE, option)
         sock.connect(server.getsockname())
         assert sock.getsockname()[1] == dead_port
         assert not hidden.is_found(sock, sock.getsockname())

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import safedial
-from safedial._tcp import selfconnect, steering
+from safedial._tcp import destinations, selfconnect
 from tests.support import faults, left
 
 
@@ -56,7 +56,7 @@ def test_peer_of_a_handshake_that_goes_on_is_known(host):
         with pytest.raises(OSError, match="not connected"):
             sock.getpeername()
         assert selfconnect._peer_set(sock) == black_hole.getsockname()
-        assert black_hole.getsockname() in steering.reached_as_dialed
+        assert black_hole.getsockname() in destinations.reached_as_dialed
 
 
 class TestIsSelfConnected:

@@ -1,5 +1,6 @@
 """Steering: the two sides of the ephemeral range, and a range that changes between dials."""
 
+import asyncio
 import errno
 import socket
 import threading
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 import safedial
 from safedial._tcp import steering
-from tests.support import exhaustion, faults, namespace
+from tests.support import dials, exhaustion, faults, namespace
 
 PORTS = st.integers(1, 65535)
 RANGES = st.tuples(PORTS, PORTS).map(lambda pair: steering.PortRange(min(pair), max(pair)))
@@ -187,6 +188,13 @@ class TestChangedRange:
         namespace.require()
         assert namespace.call(dial_after_moving, port_range=(40000, 40009)) == 8
 
+    @pytest.mark.parametrize(("name", "port"), [("guard", 40001), ("guard", 40003), ("open_connection", 40001)])
+    def test_every_port_of_a_wider_range_is_used_in_an_event_loop(self, name, port):
+        """The file is not read there."""
+        namespace.require()
+        found = namespace.call(dial_in_a_loop_after_widening, name, port, port_range=(40000, 40003))
+        assert found == {"connected": 100, "dead": "ConnectionRefusedError"}
+
     @pytest.mark.parametrize("name", ["safe_connect", "Dialer.dial_async"])
     def test_exhausted_range_that_changed_is_explained(self, name):
         namespace.require()
@@ -207,6 +215,36 @@ def dial_after_widening(name):
         for sock in held:
             sock.close()
         return len(held)
+
+
+def dial_in_a_loop_after_widening(name, port):
+    """Dial a server until no port of the narrow range is free, and go on in a wide one; then dial a dead port."""
+    found = {"connected": 0}
+
+    async def dial(port):
+        if name == "guard":
+            with safedial.guard():
+                return (await asyncio.open_connection("127.0.0.1", port))[1]
+        return (await safedial.open_connection("127.0.0.1", port, policy=None))[1]
+
+    async def main():
+        writers = [await dial(port) for _ in range(3)]
+        with pytest.raises(safedial.PortsExhaustedError):
+            await dial(port)
+        namespace.set_port_range(39990, 41000)
+        steering._believe(steering.PortRange(40000, 40003))  # it is some milliseconds ago
+        writers += [await dial(port) for _ in range(100)]
+        found["connected"] = len(writers) - 3
+        try:
+            await dial(40002)
+        except OSError as error:
+            found["dead"] = type(error).__name__
+        for writer in writers:
+            writer.transport.abort()
+
+    with faults.listener(port=port):
+        dials.run(main())
+    return found
 
 
 def dial_after_moving():

@@ -1,5 +1,9 @@
-"""The guarded connect, below a client that dials with a socket of its own."""
+"""The guarded connect, below a client that dials with a socket of its own.
 
+The client may use the socket again after a failure: it is left as it was before.
+"""
+
+import _socket
 import contextlib
 import socket
 import time
@@ -9,7 +13,7 @@ from safedial._address import SockAddr
 from safedial._clients.layers import Below
 from safedial._retry.transient import error_type
 from safedial._tcp import connect, exhaustion, steering
-from safedial._tcp.selfconnect import reached_itself
+from safedial._tcp.selfconnect import WILDCARDS, release_if_self_connected
 from safedial.errors import SelfConnectError
 from safedial.events import DialEvent, EventKind, OnEvent, tell, warn
 
@@ -35,22 +39,43 @@ def connect_safely(sock: socket.socket, address: SockAddr, below: Below) -> None
     sides = steering.side_options(address[1])
     if sides != steering.UNSTEERED and (own := steering.own_option(sock)) and own not in sides:
         sides = steering.UNSTEERED  # the caller narrowed the range
-    if not _has_port(sock):
+    try:
+        local = sock.getsockname()
+        bound = bool(local[1]) and not _forgets_port(sock, local)
+    except OSError:
+        bound = False  # Windows, if the socket was never bound
+    except (LookupError, TypeError):
+        bound = True  # a fake, of which nothing is known
+    lent = False
+    if not bound:
+        try:
+            lent = not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+        except (AttributeError, OSError):
+            pass  # a fake may lack the method, and a sandbox may forbid it
         connect.let_servers_bind(sock)
     try:
         try:
             connect.connect(sock, address, sides, below)
         except BlockingIOError:
             # The kernel has drawn the local port already, so the outcome is known.
-            if _will_reach_itself(sock, address):
-                connect.raise_self_connect(sock, address)
+            connect.check(sock, address, connecting=True)
             raise
     except SelfConnectError as error:
         warn("%s", error.strerror)
         raise
+    except (BlockingIOError, TimeoutError):
+        raise  # the handshake may go on
     except OSError as error:
-        if exhaustion.may_be_exhausted(error, sides) and not _has_port(sock):  # the caller bound no port
+        with contextlib.suppress(OSError):  # a sandbox may forbid it, and the kernel may lack the option
+            if lent:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+            if sides != steering.UNSTEERED:
+                sock.setsockopt(socket.IPPROTO_IP, steering.IP_LOCAL_PORT_RANGE, 0)
+        if exhaustion.may_be_exhausted(error, sides) and not bound:
             raise exhaustion.explained(sock, address, sides, error)  # noqa: B904  # has it as its cause, or is it
+        raise
+    except BaseException:  # an interrupt, before the check
+        release_if_self_connected(sock)
         raise
 
 
@@ -62,23 +87,23 @@ def _tell(hooks: Sequence[OnEvent], kind: EventKind, address: SockAddr, began: f
         tell(hook, event)
 
 
-def _has_port(sock: socket.socket) -> bool:
+def _forgets_port(sock: socket.socket, local: SockAddr) -> bool:
+    """Let *sock* forget the port of its *local* address if it has lost it by a failed connect; return whether it did.
+
+    Linux goes on showing that port. A bind to port 0 that draws none wipes it out, and fails if the socket has the
+    port (__inet_bind, net/ipv4/af_inet.c). If the address was bound, or the failure came later than connect(2), the
+    address is shown too: then the bind might pin it, and the port counts as the caller's own.
+    """
+    if not steering.ON_LINUX or local[0] not in WILDCARDS or not isinstance(sock, _socket.socket):
+        return False
+    option = socket.IPPROTO_IP, steering.IP_BIND_ADDRESS_NO_PORT
     try:
-        return bool(sock.getsockname()[1])
+        before = sock.getsockopt(*option)
+        sock.setsockopt(*option, 1)
+        try:
+            _socket.socket.bind(sock, (local[0], 0, *local[2:]))  # PySocks' own bind() has another meaning
+        finally:
+            sock.setsockopt(*option, before)
     except OSError:
-        return False  # Windows, if the socket was never bound
-    except (LookupError, TypeError):
-        return True  # a fake, of which nothing is known
-
-
-def _will_reach_itself(sock: socket.socket, address: SockAddr) -> bool:
-    with contextlib.suppress(LookupError, OSError, TypeError):  # a fake's, or Windows'
-        local = sock.getsockname()
-        if local[1] != address[1] and local[0] == address[0] and address in steering.reached_as_dialed:
-            return False
-    try:
-        return reached_itself(sock, address)
-    except OSError as error:
-        if error.errno in connect.GONE:
-            return False
-        connect.raise_unknown(sock, address, error)
+        return False
+    return True

@@ -39,26 +39,31 @@ class Attempt:
         family, kind, proto, _, self.sockaddr = info
         if family not in INET or (source and source[1]):
             self._sides = connect.UNGUARDED  # no TCP, or the caller chose the source port
+        elif settings.steer:
+            self._sides = steering.side_options(self.sockaddr[1])
         else:
-            sides = steering.side_options(self.sockaddr[1])  # also without *steer*: it forgets what is old
-            self._sides = sides if settings.steer else steering.UNSTEERED
-        self.sock = socket.socket(family, kind, proto)
+            steering.forget_what_is_old()
+            self._sides = steering.UNSTEERED
+        self.sock = sock = socket.socket(family, kind, proto)
         try:
             if timeout is DEFAULT:
-                self._own = self.sock.gettimeout()
+                self._own = sock.gettimeout()
             else:
                 self._own = timeout if timeout is None or timeout < _LONGEST else _LONGEST
-                self.sock.settimeout(self._own)
+                sock.settimeout(self._own)
             for option in settings.socket_options or ():
                 try:
-                    self.sock.setsockopt(*option)
+                    sock.setsockopt(*option)
                 except OSError as error:
                     error.add_note(f"safedial: socket_options: setsockopt{option[:2]} failed")
                     raise
             if bind is not None and source is not None:
                 self._bind(bind, source[0])
-            if self._sides and settings.lets_servers_bind:
-                connect.let_servers_bind(self.sock)
+            if steering.ON_LINUX and self._sides and settings.lets_servers_bind:
+                try:  # noqa: SIM105  # is *let_servers_bind*, spelled out: every dial is spared a call
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                except (AttributeError, OSError):
+                    pass
         except BaseException as error:
             self.close(error)
             raise

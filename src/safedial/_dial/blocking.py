@@ -47,7 +47,8 @@ def dial(
     except OSError as error:
         raise record.outcome(error, all_errors=all_errors)  # noqa: B904  # it is *error*, or has it
     finally:
-        record.close()
+        if record.said is not None:  # a failure was recorded; most dials are spared a call
+            record.close()
 
 
 def prepared(address: Any, options: Mapping[str, Any]) -> tuple[Record, Callable[[], Awaitable[socket.socket]]]:
@@ -65,13 +66,14 @@ def _round(
     """Try every address once: in a race, or one after the other."""
     if record.on_event is not None or record.round > 1 or record.troubled or logger.isEnabledFor(logging.DEBUG):
         record.begin_round()  # is *observed*, spelled out: most dials are spared a call
+    watched = record.watched
     infos: Sequence[AddrInfo] = known
     # The comparison spares most dials a call.
     if not infos or (socket.getaddrinfo is not replaced.plain_getaddrinfo and not replaced.skips_resolver()):
-        if record.watched:
+        if watched:
             record.begins(record.host)
         infos = resolve(record, None if known else settings.resolver, settings.family)
-        if record.watched:
+        if watched:
             record.resolved()
     bind = None
     if source:
@@ -82,7 +84,7 @@ def _round(
     if len(infos) == 1:
         if settings.total_timeout is not None:
             limit = record.deadline.limit(limit)
-        if record.watched:
+        if watched:
             record.begins(infos[0][4])
         try:
             attempt = Attempt(settings, timeout, source, bind, infos[0])
@@ -94,7 +96,7 @@ def _round(
         record.deadline.limit(None)
 
         def make(info: AddrInfo) -> Attempt:
-            if record.watched:
+            if record.watched:  # not *watched*, of which each dial would make a cell
                 record.begins(info[4])
             return Attempt(settings, timeout, source, bind, info)
 
@@ -103,7 +105,7 @@ def _round(
         alone = limit == 0 or (source and source[1]) or not can_be_nonblocking(socket.socket)
         delay = None if alone else settings.happy_eyeballs_delay
         attempt = _first_of(record, interleave(infos, int(delay is not None)), make, delay, limit)
-    if record.watched:
+    if watched:
         record.arrived(attempt.sock, attempt.sockaddr)
     return attempt.sock
 

@@ -3,9 +3,9 @@
 import socket
 import sys
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Any, Unpack
 
-from safedial._address import Address, checked
+from safedial._address import MAX_SECONDS, Address, checked
 from safedial._dial import blocking
 from safedial._dial.settings import BlockingResolver, DialOptions, Settings, Timeout, check_source, checked_timeout
 from safedial._forks import loading
@@ -156,8 +156,10 @@ def safe_connect(
     settings = Settings.of("safe_connect", options) if options else _PLAIN
     if _looks and "asyncio" in sys.modules:
         _look_for_an_event_loop()
-    if timeout is not DEFAULT:
-        timeout = checked_timeout(timeout)
+    given: Any = timeout
+    plain = (given.__class__ is int or given.__class__ is float) and 0 <= given <= MAX_SECONDS
+    if not plain and given is not DEFAULT:
+        timeout = checked_timeout(given)  # most dials are spared this call
     if source_address:
         check_source(source_address)
     return blocking.dial(settings, address, timeout, source_address, all_errors)

@@ -30,7 +30,7 @@ class Record(Progress):
     _last: OSError | None = None
     # For each place and kind of error: the first round, the last round, and the last message. A loop of
     # a day needs no more memory than one of a minute.
-    _said: dict[tuple[SockAddr | Host, type, int | None], tuple[int, int, str]] | None = None
+    said: dict[tuple[SockAddr | Host, type, int | None], tuple[int, int, str]] | None = None
 
     def __init__(self, host: Host, port: Port, on_event: OnEvent | None, total_timeout: float | None = None) -> None:
         self.host = host
@@ -75,9 +75,9 @@ class Record(Progress):
         if number is not None:
             self.errors = self.errors or {}
             self.errors[number] = error
-        if self._said is None:
-            self._said = {}
-        said = self._said
+        if self.said is None:
+            self.said = {}
+        said = self.said
         key = where, type(error), error.errno
         first = said[key][0] if key in said else self.round
         said[key] = first, self.round, printable(without_figures(error)) or type(error).__name__
@@ -100,7 +100,7 @@ class Record(Progress):
     def start_again(self) -> None:
         """Begin a new dial of the same address."""
         super().start_again()
-        self._said = self._last = None
+        self.said = self._last = None
         self.losers, self.watched = (), False
 
     def outcome(self, error: Any, *, all_errors: bool = False) -> Exception:
@@ -123,7 +123,7 @@ class Record(Progress):
             f"safedial: gave up dialing {describe(self.host, self.port)} after {rounds}, "
             f"{time.monotonic() - self.started:.3f} s"
         )
-        for (where, _, _), (first, last, message) in (self._said or {}).items():
+        for (where, _, _), (first, last, message) in (self.said or {}).items():
             place = describe(*where[:2]) if isinstance(where, tuple) else f"resolving {worded(where)}"
             rounds = f"round {first}" if first == last else f"rounds {first} to {last}"
             outcome.add_note(f"safedial: {place}, {rounds}: {message}")

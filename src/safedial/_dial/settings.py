@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Final, Literal, Self, TypeAlias, TypedDict
 
-from safedial._address import MAX_SECONDS, AddrInfo, check_host, check_port, describe, pair, seconds, shown
+from safedial._address import AddrInfo, check_host, check_port, describe, pair, seconds, shown
 from safedial._retry.argument import DEFAULT, Default, PolicyArgument, check_policy
 from safedial._tcp.steering import IP_LOCAL_PORT_RANGE
 from safedial.events import OnEvent, check_hook
@@ -91,10 +91,6 @@ def unexpected(function: str, name: str, known: Iterable[str]) -> str:
 
 def checked_timeout(timeout: Any) -> Timeout:
     """Return *timeout*, or raise TypeError or ValueError if it is not a time."""
-    kind: Any = timeout.__class__
-    if (kind is int or kind is float) and 0 <= timeout <= MAX_SECONDS:  # spares most dials a call
-        number: float = timeout
-        return number
     if timeout is None or timeout is DEFAULT:
         return timeout
     return DEFAULT if timeout is _STDLIB_DEFAULT_TIMEOUT else seconds("timeout", timeout)

@@ -32,8 +32,9 @@ from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from safedial._address import INET, SockAddr, as_text, describe
 from safedial._tcp import steering
+from safedial._tcp.destinations import reached_as_dialed
 from safedial._tcp.selfconnect import AnySocket, reached_itself, release
-from safedial._tcp.steering import UNSTEERED, Sides, reached_as_dialed
+from safedial._tcp.steering import UNSTEERED, Sides
 from safedial.errors import SelfConnectError
 
 if TYPE_CHECKING:
@@ -55,8 +56,12 @@ def connect(sock: socket.socket, sockaddr: SockAddr, sides: Sides, ask: Ask | No
     """
     unavailable = None
     for side in sides or UNSTEERED:
+        # Every dial comes here, so what it does is spelled out, without calls and suppress().
         if side:
-            steering.steer(sock, side)
+            try:
+                sock.setsockopt(socket.IPPROTO_IP, steering.IP_LOCAL_PORT_RANGE, side)
+            except OSError as error:
+                steering.refused(error)
         try:
             if ask is None:
                 sock.connect(sockaddr)
@@ -68,7 +73,13 @@ def connect(sock: socket.socket, sockaddr: SockAddr, sides: Sides, ask: Ask | No
             unavailable = error.with_traceback(None)  # a traceback would hold this frame in a cycle
         else:
             if sides:
-                _check(sock, sockaddr)
+                try:  # see `selfconnect` for what this saves
+                    local = sock.getsockname()
+                    if local[1] != sockaddr[1] and local[0] == sockaddr[0] and sockaddr in reached_as_dialed:
+                        return True
+                except (LookupError, OSError, TypeError):
+                    pass
+                check(sock, sockaddr)
             return True
     moved = steering.side_options_now(sockaddr[1], sides)
     if moved:
@@ -90,7 +101,7 @@ def arrived(sock: socket.socket, sockaddr: SockAddr, sides: Sides) -> bool:
     except OSError:
         return False  # the selector woke its caller too early (Go's issues 14548 and 19289)
     if sides:
-        _check(sock, sockaddr)
+        check(sock, sockaddr)
     return True
 
 
@@ -103,7 +114,7 @@ async def connect_async(loop: "AbstractEventLoop", sock: socket.socket, sockaddr
     """Go on after `begin_async` returned False, waiting in *loop*."""
     await loop.sock_connect(sock, sockaddr)
     if sides:
-        _check(sock, sockaddr)
+        check(sock, sockaddr)
 
 
 def begin(sock: socket.socket, sockaddr: SockAddr) -> bool:
@@ -134,24 +145,19 @@ def _connects_at_once(sock: socket.socket, sockaddr: SockAddr) -> bool:
     return True
 
 
-def _check(sock: socket.socket, sockaddr: SockAddr) -> None:
-    """Raise an error, and close *sock*, if it is or may be connected to itself."""
-    # Keep this short, without suppress() and calls: see `selfconnect` for what it saves.
-    try:
-        local = sock.getsockname()
-        if local[1] != sockaddr[1] and local[0] == sockaddr[0] and sockaddr in reached_as_dialed:
-            return
-    except (LookupError, OSError, TypeError):
-        pass
+def check(sock: socket.socket, sockaddr: SockAddr, *, connecting: bool = False) -> None:
+    """Raise an error, and close *sock*, if it is or may be connected to itself, or will be once it is *connecting*."""
     try:
         itself = reached_itself(sock, sockaddr)
     except OSError as error:
-        raise_unknown(sock, sockaddr, error)
+        if connecting and error.errno in GONE:
+            return
+        _raise_unknown(sock, sockaddr, error)
     if itself:
-        raise_self_connect(sock, sockaddr)
+        _raise_self_connect(sock, sockaddr)
 
 
-def raise_unknown(sock: socket.socket, sockaddr: SockAddr, error: OSError) -> NoReturn:
+def _raise_unknown(sock: socket.socket, sockaddr: SockAddr, error: OSError) -> NoReturn:
     """Close *sock*, which connected, but whose addresses could not be read because of *error*, and raise what is known.
 
     Go's selfConnect() takes it for a self-connect. But a socket that is connected to itself is reset by nobody.
@@ -171,7 +177,7 @@ def raise_unknown(sock: socket.socket, sockaddr: SockAddr, error: OSError) -> No
         del error  # its traceback would hold this frame in a cycle
 
 
-def raise_self_connect(sock: socket.socket, sockaddr: SockAddr) -> NoReturn:
+def _raise_self_connect(sock: socket.socket, sockaddr: SockAddr) -> NoReturn:
     """Release *sock*, which reached itself instead of *sockaddr*, and raise SelfConnectError."""
     refused = SelfConnectError.at(as_text(sockaddr[0]), sockaddr[1])
     try:

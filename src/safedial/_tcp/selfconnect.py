@@ -4,9 +4,10 @@ The port dialed need not be the port reached. A socket-level load balancer, as i
 destination within connect(2), by a BPF program of the type cgroup/connect4 or connect6. So the local and the *peer*
 address are compared. But getpeername() costs 4 to 5 % of a dial on loopback (`python -m bench.check`). So once a
 destination was reached by the very port that was dialed, the local port is compared with that one for the rest of the
-second (`reached_as_dialed`), which costs 1 %. That is believed only if the local address is the one dialed: such a dial
+second (`destinations`), which costs 1 %. That is believed only if the local address is the one dialed: such a dial
 is the fastest there is. Towards any other address, which may be a balancer's, each dial asks. That takes 3 us, which is
-19 % of a dial to 127.0.0.2, and little beside the round trip of a network.
+19 % of a dial to 127.0.0.2, and little beside the round trip of a network. Where a handshake goes on after connect(2),
+each dial asks, too: an event loop costs far more.
 
 What stays hidden. A balancer may rewrite the answer of getpeername(), too. `hidden` sees through it, except where the
 balancer has the very address of this host that it leads to, and rewrites nothing but the port: TCP_INFO would cost
@@ -27,6 +28,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, TypeAlias
 
 from safedial._address import INET, SockAddr, same_endpoint, shown
+from safedial._tcp.destinations import note_reached
 from safedial._tcp.hidden import is_hidden
 from safedial._tcp.steering import ON_LINUX, learn
 
@@ -38,7 +40,7 @@ AnySocket: TypeAlias = socket.socket | _socket.socket
 RESET = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 # asm-generic/socket.h; Python has no name for it.
 _SO_PEERNAME = 28
-_WILDCARDS = ("", "0.0.0.0", "::")  # noqa: S104  # nothing listens on them
+WILDCARDS = ("", "0.0.0.0", "::")  # noqa: S104  # nothing listens on them
 
 
 def is_self_connected(sock: "HasFileno | int") -> bool:
@@ -98,7 +100,7 @@ def duplicate(number: int) -> Generator[_socket.socket]:
 def reached_itself(sock: socket.socket, sockaddr: SockAddr) -> bool:
     """Return whether *sock*, which is connected or connecting to *sockaddr*, reaches itself.
 
-    What its ports show is noted: see `steering.learn`.
+    What its ports show is noted: see `destinations` and `steering.learn`.
 
     Raises:
         OSError: an address can't be read, and without it the answer is not known.
@@ -109,13 +111,14 @@ def reached_itself(sock: socket.socket, sockaddr: SockAddr) -> bool:
             peer = peer_of(sock)
         except OSError:
             # A connect to a wildcard address goes to this host, from the same address.
-            assumed = local if sockaddr[0] in _WILDCARDS else sockaddr
+            assumed = local if sockaddr[0] in WILDCARDS else sockaddr
             peer = _peer_set(sock) or assumed
             if local[1] == sockaddr[1] and not is_same(local, peer):
                 raise
         if peer[1] != local[1]:
-            if peer is not sockaddr:
-                learn(sock, sockaddr, local[1], peer[1])
+            # Only on Linux is it forgotten again.
+            if ON_LINUX and peer is not sockaddr and note_reached(sockaddr, peer[1]):
+                learn(sock, local[1])
             return is_hidden(sock, local, peer)
     except OSError:
         if is_real(sock):
@@ -174,17 +177,24 @@ def release(sock: socket.socket) -> None:
     """
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-    finally:
+    except Exception:
         sock.close()
+        raise  # an interrupt leaves it to the caller: to close it now would leave TIME_WAIT
+    sock.close()
 
 
 def close_unfinished(sock: socket.socket, error: BaseException | None, *, guarded: bool) -> None:
     """Close *sock*, whose dial ended with *error*, was interrupted, or lost a race. Release it if self-connected."""
     if guarded and not isinstance(error, ConnectionRefusedError):  # a refused socket did not connect to itself
-        with contextlib.suppress(OSError):  # already closed
-            if _to_itself(sock):
-                release(sock)
+        release_if_self_connected(sock)
     sock.close()
+
+
+def release_if_self_connected(sock: socket.socket) -> None:
+    """Do as `release` does if *sock* is connected to itself. Else leave it open."""
+    with contextlib.suppress(OSError):  # already closed
+        if _to_itself(sock):
+            release(sock)
 
 
 def _to_itself(sock: AnySocket) -> bool:

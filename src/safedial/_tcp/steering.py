@@ -5,7 +5,8 @@ error. Debian's 6.1, which has a backport, goes through a side's ports in pairs:
 may be left out, and a dial may fail though that port is free.
 
 The range is in a file, which nobody reads in an event loop: there, the range is the one that was read before, and a
-thread reads it again. A range that changed meanwhile is no danger, because every connection is checked too.
+thread reads it again. A range that changed meanwhile is no danger, because every connection is checked too. If no port
+of the remembered range is free, bounds on one end alone reach all ports of the present one: see `side_options_now`.
 
 The port dialed is all that is known before connect(2). Behind a socket-level load balancer another one is reached, of
 which the kernel is not kept off: see `selfconnect`.
@@ -16,7 +17,7 @@ net/ipv4/inet_hashtables.c, goes by steps of two). With 8,000 ports, such a dial
 (`python -m bench.ports`). For a socket with the option the kernel takes any port, by steps of one. So sockets get the
 whole range after a connect drew a port of the other parity.
 
-What connects showed about ranges and destinations is forgotten after a second, all at once.
+What connects showed, of the range and of `destinations`, is forgotten after a second, all at once.
 """
 
 import _thread
@@ -29,8 +30,8 @@ from functools import lru_cache
 from io import FileIO  # as the import finds it: a program's test may put a mock in the place of the builtin open()
 from typing import NamedTuple, TypeAlias
 
-from safedial._address import SockAddr
 from safedial._steps import in_event_loop
+from safedial._tcp import destinations
 
 # linux/in.h. Python has no name for the first, and for the second (Linux 4.2) only if its C library had one.
 IP_LOCAL_PORT_RANGE = 51
@@ -44,7 +45,6 @@ UNSTEERED = (0,)
 
 # Seconds for which a range is believed. Reading it costs half a dial.
 _RANGE_AGE = 1.0
-_MOST_REMEMBERED = 1000
 _RANGE_FILE = "/proc/sys/net/ipv4/ip_local_port_range"
 
 
@@ -84,10 +84,10 @@ def option_value(ports: PortRange) -> int:
 _steerable = ON_LINUX
 # (believed until, range). Replaced as a whole, so threads need no lock. It is first read here, with the import.
 _believed: tuple[float, PortRange | None] = (0.0, read_range() if ON_LINUX else None)
-# What connects showed since the range was read. Destinations whose port was the port reached:
-reached_as_dialed: set[SockAddr] = set()
-# Whether half of the range is in use towards one of them.
+# Whether a connect since then showed that half of the range is in use towards some destination.
 _half_in_use = False
+# Whether a dial found no free port in the present range either, whatever that is.
+_none_beyond = False
 
 
 def side_options(port: int) -> tuple[int, ...]:
@@ -108,18 +108,16 @@ def side_options(port: int) -> tuple[int, ...]:
     return options
 
 
-def learn(sock: socket.socket, sockaddr: SockAddr, drawn: int, reached: int) -> None:
-    """Note what the connect of *sock* to *sockaddr* shows: the local port *drawn*, and the port *reached*."""
+def forget_what_is_old() -> None:
+    """Do what `side_options` does first, for a dial that is not to be steered: read the range again, once a second."""
+    until, ports = _believed
+    if ON_LINUX and time.monotonic() >= until:
+        _renewed(ports)
+
+
+def learn(sock: socket.socket, drawn: int) -> None:
+    """Note what the local port *drawn*, which the kernel chose for *sock*, shows: that half of the range is in use."""
     global _half_in_use
-    if not ON_LINUX:
-        return  # where nothing is forgotten
-    try:
-        if sockaddr in reached_as_dialed:
-            return  # a dial of this second has shown it
-        if reached == sockaddr[1] and len(reached_as_dialed) < _MOST_REMEMBERED:
-            reached_as_dialed.add(sockaddr)
-    except TypeError:
-        pass  # a client's own address may have a bytearray in it
     ports = _believed[1]
     if ports is None or not ports.low <= drawn <= ports.high:
         return
@@ -151,9 +149,9 @@ def read_anew() -> PortRange | None:
 
 
 def _believe(ports: PortRange | None) -> None:
-    global _believed, _half_in_use
-    _half_in_use = False
-    reached_as_dialed.clear()
+    global _believed, _half_in_use, _none_beyond
+    _half_in_use = _none_beyond = False
+    destinations.reached_as_dialed.clear()
     _believed = (time.monotonic() + _RANGE_AGE, ports)
 
 
@@ -165,12 +163,20 @@ def known_range() -> PortRange | None:
 def side_options_now(port: int, exhausted: tuple[int, ...]) -> tuple[int, ...]:
     """Return `side_options` for the range as it is now, or () if these are *exhausted* too.
 
-    The range may have changed. It belongs to a network namespace, and a process may have several. In an event loop the
-    answer is (): read the range in a thread, and ask `moved_sides`.
+    The range may have changed. It belongs to a network namespace, and a process may have several. In an event loop it
+    is not read: there, the sides have a bound at the *port* alone, and the kernel knows the other one. It ignores that
+    bound if the port has become the range's first or last, and may then draw it: the check finds that. Such a connect
+    looks at all ports once more. If it was in vain, no other dial tries it before the range is read again.
     """
-    if exhausted == UNSTEERED or in_event_loop():
+    global _none_beyond
+    if exhausted == UNSTEERED:
         return ()
-    return moved_sides(read_range(), port, exhausted)
+    if not in_event_loop():
+        return moved_sides(read_range(), port, exhausted)
+    options = (option_value(PortRange(0, port - 1)), option_value(PortRange(port + 1, 0)))
+    if options == exhausted:
+        _none_beyond = True
+    return () if _none_beyond else options
 
 
 def moved_sides(ports: PortRange | None, port: int, exhausted: tuple[int, ...]) -> tuple[int, ...]:
@@ -181,19 +187,17 @@ def moved_sides(ports: PortRange | None, port: int, exhausted: tuple[int, ...]) 
     if options == UNSTEERED:
         # The range no longer contains the port, and the socket is still narrowed: widen it again.
         options = (option_value(ports),)
-    _believe(ports)
+    if ports != _believed[1]:
+        _believe(ports)
     return () if options == exhausted else options
 
 
-def steer(sock: socket.socket, option: int) -> None:
-    """Set IP_LOCAL_PORT_RANGE of *sock* to *option*. Does nothing if the kernel refuses."""
+def refused(error: OSError) -> None:
+    """Note that the kernel refused to set IP_LOCAL_PORT_RANGE, with *error*."""
     global _steerable
-    try:
-        sock.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, option)
-    except OSError as error:
-        # Ask the kernel, not its version: backports have the option, sandboxes may not.
-        if error.errno == errno.ENOPROTOOPT:
-            _steerable = False
+    # Ask the kernel, not its version: backports have the option, sandboxes may not.
+    if error.errno == errno.ENOPROTOOPT:
+        _steerable = False
 
 
 def own_option(sock: socket.socket) -> int:
