@@ -46,12 +46,11 @@ def connect_safely(sock: socket.socket, address: SockAddr, below: Below) -> None
         bound = False  # Windows, if the socket was never bound
     except (LookupError, TypeError):
         bound = True  # a fake, of which nothing is known
-    lent = False
+    try:
+        lent = not bound and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+    except (AttributeError, OSError):  # a fake may lack the method, and a sandbox may forbid it
+        lent = False
     if not bound:
-        try:
-            lent = not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
-        except (AttributeError, OSError):
-            pass  # a fake may lack the method, and a sandbox may forbid it
         connect.let_servers_bind(sock)
     try:
         try:
