@@ -4,7 +4,6 @@ The client may use the socket again after a failure: it is left as it was before
 """
 
 import _socket
-import contextlib
 import socket
 import time
 from collections.abc import Sequence
@@ -46,12 +45,11 @@ def connect_safely(sock: socket.socket, address: SockAddr, below: Below) -> None
         bound = False  # Windows, if the socket was never bound
     except (LookupError, TypeError):
         bound = True  # a fake, of which nothing is known
-    lent = False
+    try:
+        lent = not bound and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+    except (AttributeError, OSError):  # a fake may lack the method, and a sandbox may forbid it
+        lent = False
     if not bound:
-        try:
-            lent = not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
-        except (AttributeError, OSError):
-            pass  # a fake may lack the method, and a sandbox may forbid it
         connect.let_servers_bind(sock)
     try:
         try:
@@ -66,11 +64,13 @@ def connect_safely(sock: socket.socket, address: SockAddr, below: Below) -> None
     except (BlockingIOError, TimeoutError):
         raise  # the handshake may go on
     except OSError as error:
-        with contextlib.suppress(OSError):  # a sandbox may forbid it, and the kernel may lack the option
+        try:
             if lent:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
             if sides != steering.UNSTEERED:
                 sock.setsockopt(socket.IPPROTO_IP, steering.IP_LOCAL_PORT_RANGE, 0)
+        except OSError:
+            pass  # a sandbox may forbid it, and the kernel may lack the option
         if exhaustion.may_be_exhausted(error, sides) and not bound:
             raise exhaustion.explained(sock, address, sides, error)  # noqa: B904  # has it as its cause, or is it
         raise
