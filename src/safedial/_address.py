@@ -142,9 +142,14 @@ def of_families(infos: Sequence[AddrInfo], families: Container[int]) -> Sequence
     return [info for info in infos if info[0] in families]
 
 
-def family_of(host: str | bytes) -> int:
+def as_text(host: str | bytes | bytearray) -> str:
+    """Return *host* as text: the socket module takes bytes and a bytearray, too."""
+    return host if isinstance(host, str) else host.decode(errors="replace")
+
+
+def family_of(host: str | bytes | bytearray) -> int:
     """Return the address family of a numeric *host*, 0 for a name."""
-    text = host.decode(errors="replace") if isinstance(host, bytes) else host
+    text = as_text(host)
     for family in INET:
         with contextlib.suppress(OSError, ValueError):
             socket.inet_pton(family, text.partition("%")[0])

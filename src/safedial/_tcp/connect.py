@@ -30,7 +30,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
-from safedial._address import INET, SockAddr, describe
+from safedial._address import INET, SockAddr, as_text, describe
 from safedial._tcp import steering
 from safedial._tcp.selfconnect import AnySocket, reached_itself, release
 from safedial._tcp.steering import UNSTEERED, Sides, reached_as_dialed
@@ -173,9 +173,7 @@ def raise_unknown(sock: socket.socket, sockaddr: SockAddr, error: OSError) -> No
 
 def raise_self_connect(sock: socket.socket, sockaddr: SockAddr) -> NoReturn:
     """Release *sock*, which reached itself instead of *sockaddr*, and raise SelfConnectError."""
-    host: str | bytes = sockaddr[0]  # under the guard, a client's own address may be bytes
-    text = host.decode(errors="replace") if isinstance(host, bytes) else host
-    refused = SelfConnectError.at(text, sockaddr[1])
+    refused = SelfConnectError.at(as_text(sockaddr[0]), sockaddr[1])
     try:
         release(sock)
     except OSError as error:

@@ -6,7 +6,7 @@ import errno
 import socket
 from typing import cast
 
-from safedial._address import SockAddr, family_of
+from safedial._address import SockAddr, as_text, family_of
 from safedial._tcp import steering
 from safedial._tcp.steering import Sides
 from safedial._tcp.usage import Counter
@@ -24,6 +24,7 @@ def explained(sock: socket.socket, sockaddr: SockAddr, sides: Sides, unavailable
     *unavailable* is permanent, and returned as it is, if this host lacks an address to reach *sockaddr* from (IPv6 is
     switched off). Exhausted ports, or a port in use that the kernel picked, are transient: PortsExhaustedError.
     """
+    host = as_text(sockaddr[0])
     reached: SockAddr | None = None
     local: str | None = None
     try:
@@ -31,14 +32,16 @@ def explained(sock: socket.socket, sockaddr: SockAddr, sides: Sides, unavailable
     except OSError as error:
         if error.errno == errno.EADDRNOTAVAIL:
             return unavailable
-        if family_of(sockaddr[0]):
-            reached = sockaddr  # no port is left for the probe, either: all are reserved
+        # Another number says nothing of the address. No port is left for the probe, either (all are reserved), or no
+        # descriptor: transient, even if the address is missing, too.
+        if family_of(host):
+            reached = host, sockaddr[1]
         # Else a name that no longer resolves: nothing can be counted.
     with contextlib.suppress(AttributeError, LookupError, OSError, TypeError):  # of a fake
         source = sock.getsockname()[0]  # a wildcard, unless the caller bound it
         local = local if source in ("0.0.0.0", "::") else source  # noqa: S104  # it is compared
     own = steering.own_range(sock) if sides == steering.UNSTEERED else None
-    exhausted = PortsExhaustedError.at(sockaddr[0], sockaddr[1], counter=Counter(sock, reached, local, own))
+    exhausted = PortsExhaustedError.at(host, sockaddr[1], counter=Counter(sock, reached, local, own))
     exhausted.__cause__ = unavailable
     return exhausted
 
