@@ -1,6 +1,7 @@
 """In an event loop a thread looks at the settings, once a second."""
 
 import asyncio
+import os
 import socket
 import threading
 
@@ -81,6 +82,46 @@ class TestLook:
             assert not any(look.done for look in looks)
         finally:
             go_on.set()
+
+    @pytest.mark.parametrize(("limit", "patience"), [(None, 0.1), (60, 0.1), (0.05, 0.025)])
+    def test_dial_waits_for_half_of_its_limit_at_most(self, monkeypatch, limit, patience):
+        waited = []
+
+        async def over(look, loop, seconds):
+            waited.append(seconds)
+
+        async def main():
+            with socket.socket() as sock:
+                assert await settings_thread.range_now(asyncio.get_running_loop(), sock, limit) is None
+
+        monkeypatch.setattr(settings_thread.Look, "begin", lambda look: None)
+        monkeypatch.setattr(settings_thread.Look, "over", over)
+        asyncio.run(main())
+        assert waited == [patience]
+
+    def test_dial_that_waits_no_longer_is_forgotten(self):
+        look = settings_thread.Look(0)
+
+        async def main():
+            await look.over(asyncio.get_running_loop(), 0)
+
+        asyncio.run(main())
+        assert not look._waiting
+
+    def test_number_of_looks_is_bounded(self, monkeypatch):
+        monkeypatch.setattr(settings_thread, "_MOST", 2)
+        looks = [settings_thread.last_look(namespace) for namespace in (1, 2, 3)]
+        assert [look for _, look in settings_thread._looks.values()] == looks[2:]
+
+    @faults.forks_among_threads
+    def test_child_forked_meanwhile_looks_itself(self, monkeypatch):
+        monkeypatch.setattr(settings_thread.Look, "begin", lambda look: None)
+        look = settings_thread.last_look(1)
+        assert settings_thread.last_look(1) is look
+        pid = os.fork()
+        if not pid:
+            os._exit(settings_thread.last_look(1) is look)
+        assert os.waitpid(pid, 0)[1] == 0
 
     def test_no_thread_can_be_started(self, server, monkeypatch):
         def fail(*args):

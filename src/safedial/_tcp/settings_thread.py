@@ -5,6 +5,7 @@ It is a thread of its own, because one of a pool may be busy, or in another netw
 
 import _thread
 import contextlib
+import os
 import socket
 import time
 from typing import TYPE_CHECKING
@@ -73,6 +74,8 @@ def _wake(future: "Future[None]") -> None:
 
 # (believed until, look), by namespace. Without a lock: a look too many does no harm.
 _looks: dict[int, tuple[float, Look]] = {}
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_looks.clear)  # it lacks the threads, and would wait for them
 
 
 def last_look(namespace: int) -> Look:
