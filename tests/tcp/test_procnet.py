@@ -2,11 +2,13 @@
 
 import shutil
 import socket
+from io import FileIO
+from pathlib import Path
 
 import pytest
 
 import safedial
-from safedial._tcp import steering, usage
+from safedial._tcp import procnet, steering, usage
 from tests.support import exhaustion, faults, namespace
 
 pytestmark = pytest.mark.skipif(shutil.which("ss") is None, reason="compares with ss (Debian: iproute2)")
@@ -29,9 +31,22 @@ def usage_of_a_v4_mapped_client():
     with faults.listener() as server, socket.socket(socket.AF_INET6) as client:
         address = server.getsockname()
         client.connect((f"::ffff:{address[0]}", address[1]))
-        outside = usage.count(address, None, steering.PortRange(1, 2)).in_use
+        another = 40001 if client.getsockname()[1] == 40000 else 40000
+        outside = usage.count(address, None, steering.PortRange(another, another)).in_use
         assert outside == 0, "only the exhausted range counts"
         return [usage.count(address, None, None).in_use, exhaustion.count_with_ss(address[1])]
+
+
+def test_row_that_comes_twice_is_one_socket(server, monkeypatch, tmp_path):
+    """As it does now and then if sockets come and go while the file is read."""
+    address = server.getsockname()
+    with socket.create_connection(address):
+        for table in ("tcp", "tcp6"):
+            (tmp_path / table).write_bytes(Path("/proc/thread-self/net", table).read_bytes() * 2)
+    monkeypatch.setattr(procnet, "FileIO", lambda path: FileIO(tmp_path / Path(path).name))
+    assert len(procnet.connections_to(address)) == 1
+    rows = list(procnet.sockets_on(address[1]))
+    assert len(rows) == len(set(rows)) == 2, "the listener and the accepted connection"
 
 
 def test_time_wait_is_counted():

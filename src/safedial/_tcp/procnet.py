@@ -5,6 +5,7 @@ import re
 import socket
 import struct
 from collections.abc import Iterator
+from io import BufferedReader, FileIO  # as in `steering`
 from typing import NamedTuple
 
 from safedial._address import V4_MAPPED, SockAddr
@@ -42,8 +43,9 @@ def connections_to(sockaddr: SockAddr, local: str | None = None) -> list[Connect
         with contextlib.suppress(OSError):
             source = rb"\w+" if local is None else _words(table, local)
             peer = b"%s:%04X" % (_words(table, sockaddr[0]), sockaddr[1])
-            found = _find(table, rb": %s:(\w{4}) %s (..) " % (source, peer))
-            connections = (connections or []) + [Connection(int(port, 16), state) for port, state in found]
+            found = _find(table, rb": (%s:\w{4}) %s (..) " % (source, peer))
+            by_source = {source: Connection(int(source[-4:], 16), state) for source, state in found}
+            connections = [*(connections or ()), *by_source.values()]
     return connections
 
 
@@ -53,14 +55,17 @@ def sockets_on(port: int) -> Iterator[Row]:
     pattern = rb": (\w+:%04X) (\w+:\w{4}) (..) .{40} *\d+ +\d+ (\d+)" % port
     for table in ("tcp", "tcp6"):
         with contextlib.suppress(OSError):
-            yield from (Row(*columns) for columns in _find(table, pattern))
+            yield from dict.fromkeys(Row(*columns) for columns in _find(table, pattern))
 
 
 def _find(table: str, pattern: bytes) -> Iterator[tuple[bytes, ...]]:
-    """Yield the columns that *pattern* finds in *table*, row by row: proc_net_tcp(5) describes them."""
+    """Yield the columns that *pattern* finds in *table*, row by row: proc_net_tcp(5) describes them.
+
+    A row may come twice if sockets come and go while the file is read.
+    """
     # The calling thread's namespace; /proc/net is that of the process's first thread. One search through many rows
     # takes less than half of a loop over the lines.
-    with open(f"/proc/thread-self/net/{table}", "rb") as file:
+    with BufferedReader(FileIO(f"/proc/thread-self/net/{table}")) as file:
         while rows := file.read(_BLOCK):
             yield from re.findall(pattern, rows + file.readline())
 
