@@ -1,14 +1,16 @@
 """Why no local port is free, made on the kernel: each message names the cause, the figures and what to do."""
 
 import contextlib
+import resource
 import socket
+from io import FileIO
 from pathlib import Path
 
 import pytest
 
 import safedial
 from safedial import testing
-from safedial._tcp import port_settings, procnet
+from safedial._tcp import port_settings, procnet, steering
 from tests.support import exhaustion, faults, namespace
 
 WIDEN = "widen net.ipv4.ip_local_port_range"
@@ -111,6 +113,74 @@ def test_how_long_a_closed_connection_keeps_its_port(monkeypatch, sysctls, on_lo
         settings = port_settings.read_settings()
         loopback = procnet.is_loopback(host)
         assert (settings.wait_on_loopback if loopback else settings.wait) == seconds
+
+
+@pytest.mark.parametrize("junk", [b"", b"junk", b"\xff\xfe", b"1-", b"1 2"], ids=repr)
+def test_setting_that_makes_no_sense_is_not_known(monkeypatch, tmp_path, junk):
+    def read(content, name="tcp_tw_reuse_delay"):
+        for each, value in {"tcp_tw_reuse": b"1\n", "tcp_tw_reuse_delay": b"2000\n", name: content}.items():
+            (tmp_path / each).write_bytes(value)
+        return port_settings.read_settings()
+
+    monkeypatch.setattr(port_settings, "FileIO", lambda path: FileIO(tmp_path / Path(path).name))
+    assert read(b"2000").wait == 2
+    assert read(junk).wait is None
+    assert read(junk, "tcp_tw_reuse").wait is None
+    assert read(b"1,2-3\n", "ip_local_reserved_ports").reserved == ((1, 1), (2, 3))
+    assert read(junk, "ip_local_reserved_ports").reserved == (None if junk else ())
+
+
+@contextlib.contextmanager
+def no_descriptor_left():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize("descriptors", [contextlib.nullcontext, no_descriptor_left])
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_host_that_a_client_gives_in_bytes_is_text(server, kind, descriptors):
+    host, port = server.getsockname()
+    with testing.refused_port() as held, safedial.guard(), socket.socket() as sock:
+        sock.setsockopt(*faults.option(held, held))
+        with descriptors(), pytest.raises(safedial.PortsExhaustedError) as caught:
+            sock.connect((kind(host, "ascii"), port))
+    assert caught.value.host == host
+    assert f"to reach {host} port {port} (" in str(caught.value)
+    assert caught.value.usage.in_use == 0
+
+
+def test_own_range_is_what_the_kernel_makes_of_it():
+    """A bound outside of the ephemeral range leaves that of the namespace."""
+    faults.require_option()
+    namespace.require()
+    found = namespace.call(use_up_own_ranges, port_range=(40000, 40009))
+    assert len(found) == 6
+    for drawn, known, own in found.values():
+        assert known == drawn
+        assert own == (drawn != [40000, 40009, 10])
+
+
+def use_up_own_ranges():
+    """Return what was drawn with each range, and what the error says of it."""
+    found = {}
+    bounds = [(40002, 40005), (0, 40003), (40006, 0), (1000, 40003), (39000, 40001), (1000, 2000)]
+    for port, (low, high) in enumerate(bounds, 5000):
+        option = (0, steering.IP_LOCAL_PORT_RANGE, steering.option_value(steering.PortRange(low, high)))
+        with faults.listener(port=port) as server, contextlib.ExitStack() as stack:
+            drawn = []
+            try:
+                for _ in range(20):
+                    sock = safedial.safe_connect(server.getsockname(), policy=None, socket_options=[option])
+                    drawn.append(stack.enter_context(sock).getsockname()[1])
+            except safedial.PortsExhaustedError as error:
+                usage = error.usage
+            known = [usage.low, usage.high, usage.in_use]
+            found[low, high] = [min(drawn), max(drawn), len(drawn)], known, usage.own_range
+    return found
 
 
 def test_range_of_the_socket_itself_is_named(server):

@@ -1,6 +1,7 @@
 """When the ports in use are counted: if somebody reads the figures, once a second, and never in an event loop."""
 
 import asyncio
+import builtins
 import copy
 import errno
 import io
@@ -10,12 +11,13 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
 import safedial
 from safedial._sentences import sentence
-from safedial._tcp import namespaces, usage
+from safedial._tcp import namespaces, settings_thread, steering, usage
 from safedial._tcp.remedy import ELSEWHERE
 from tests.support import dials, exhaustion, faults, namespace
 
@@ -58,6 +60,7 @@ def test_who_reads_the_tables_and_when(port):
 
 def read_the_figures(port):
     """Return how often the table of IPv4 was opened, by 20 failing dials and by whoever reads their figures."""
+    usage._AGE = settings_thread._AGE = 60.0  # all are read in one "second"
     opened = []
     sys.addaudithook(lambda event, args: event == "open" and opened.append((str(args[0]), threading.get_ident())))
     logging.basicConfig(stream=io.StringIO(), level=logging.DEBUG)
@@ -110,7 +113,15 @@ def failure(dial, *args):
 
 
 @pytest.fixture
-def exhausted(server):
+def clock(monkeypatch):
+    """The time, in a list. It stands still."""
+    now = [time.monotonic()]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def exhausted(server, clock):
     """An error of which nothing is counted yet, for a destination with one connection."""
     usage._counted.clear()
     with socket.create_connection(server.getsockname()) as sock:
@@ -139,12 +150,14 @@ def test_what_counts(exhausted, counts, read, times):
     assert len(counts) == times
 
 
-def test_count_is_believed_for_a_second(exhausted, counts, server):
+def test_count_is_believed_for_a_second(exhausted, counts, server, clock):
     another = safedial.PortsExhaustedError.at(*server.getsockname(), counter=exhausted._counter)
     later = safedial.PortsExhaustedError.at(*server.getsockname(), counter=exhausted._counter)
+    assert str(exhausted)
+    clock[0] += 0.9
     assert str(exhausted) == str(another)
     assert len(counts) == 1
-    exhaustion.forget()
+    clock[0] += 0.2
     assert str(later) == str(exhausted)
     assert len(counts) == 2
     assert exhausted.usage is another.usage is not later.usage, "an error keeps its figures"
@@ -241,6 +254,47 @@ def test_no_descriptor_is_left_to_count_with(exhausted):
         patch.setattr(namespaces._socket, "socket", fail)
         assert "no local port is free" in str(exhausted)
     assert exhausted.usage.in_use == 1, "later there is one"
+
+
+def test_open_that_a_program_put_in_place_is_not_called(exhausted, monkeypatch):
+    called = []
+    with monkeypatch.context() as patch:
+        patch.setattr(builtins, "open", lambda *args, **kwds: called.append(args))
+        found = steering.read_range(), exhausted.usage
+    assert not called
+    assert found[0] == steering.read_range() is not None
+    assert found[1].in_use == 1
+    assert found[1].host_time_wait is not None
+
+
+def test_error_can_be_shown_while_the_interpreter_shuts_down():
+    done = subprocess.run(
+        [sys.executable, "-c", SHUTTING_DOWN], timeout=60, check=False, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("[Errno 99] "), done.stdout + done.stderr
+    assert "no local port is free to reach 127.0.0.1 port 5000" in done.stdout
+
+
+SHUTTING_DOWN = """
+import _socket, os, socket
+import safedial
+from safedial._tcp import usage
+
+class Late:
+    def __init__(self, error):
+        self.error = error
+    def __del__(self, write=os.write, show=str, every=BaseException):
+        try:
+            text = show(self.error)
+        except every as error:
+            text = "raised " + error.__class__.__name__
+        write(1, text.encode())
+
+with socket.socket() as sock:
+    counter = usage.Counter(sock, ("127.0.0.1", 5000), None, None)
+# This module outlives the names in the modules of safedial.
+_socket.late = Late(safedial.PortsExhaustedError.at("127.0.0.1", 5000, counter=counter))
+"""
 
 
 @faults.forks_among_threads

@@ -8,7 +8,8 @@ getpeername6; Cilium has them). It can't rewrite these two:
 - sock_diag, which is asked for one connection: from the local address to the local address. It finds a socket with that
   inode only if the suspicion is true. The kernel answers within send(2), so an event loop may ask.
 
-If a sandbox or an old kernel (TCP_INFO before Linux 4.6) denies one of them, nothing is known, and nothing is claimed.
+If a sandbox or an old kernel (TCP_INFO before Linux 4.6) denies one of them, or no descriptor is left to ask with,
+nothing is known, and nothing is claimed.
 """
 
 import _socket

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from io import FileIO  # as in `steering`
 from typing import NamedTuple
 
 from safedial._tcp.steering import PortRange, read_range
@@ -30,13 +31,13 @@ def read_settings() -> PortSettings:
     reuse, delay = map(_sysctl, ("tcp_tw_reuse", "tcp_tw_reuse_delay"))
     if _sysctl("tcp_timestamps") == "0":
         reuse = "0"  # tcp_twsk_unique() (net/ipv4/tcp_ipv4.c) asks for a timestamp
-    soon = int(delay) / 1000 if delay else _REUSE_DELAY
+    soon = _REUSE_DELAY if delay is None else _seconds(delay)
     return PortSettings(
         read_range(),
         read_reserved(),
         {"0": TIME_WAIT, "1": soon, "2": soon}.get(reuse or ""),
         {"0": TIME_WAIT, "1": soon, "2": TIME_WAIT}.get(reuse or ""),
-        "net.ipv4.tcp_tw_reuse_delay" if delay else "net.ipv4.tcp_tw_reuse",
+        "net.ipv4.tcp_tw_reuse_delay" if delay is not None else "net.ipv4.tcp_tw_reuse",
         _time_wait(),
     )
 
@@ -47,17 +48,25 @@ def read_reserved() -> tuple[PortRange, ...] | None:
     if text is None:
         return None
     bounds = [part.partition("-") for part in text.split(",") if part]
-    return tuple(PortRange(int(low), int(high or low)) for low, _, high in bounds)
+    with contextlib.suppress(ValueError):
+        return tuple(PortRange(int(low), int(high if dash else low)) for low, dash, high in bounds)
+    return None
+
+
+def _seconds(milliseconds: str) -> float | None:
+    with contextlib.suppress(ValueError):
+        return int(milliseconds) / 1000
+    return None
 
 
 def _sysctl(name: str) -> str | None:
-    with contextlib.suppress(OSError), open(f"/proc/sys/net/ipv4/{name}") as file:
-        return file.read().strip()
+    with contextlib.suppress(OSError), FileIO(f"/proc/sys/net/ipv4/{name}") as file:
+        return file.read().decode(errors="replace").strip()
     return None
 
 
 def _time_wait() -> int | None:
-    with contextlib.suppress(OSError), open("/proc/thread-self/net/sockstat") as file:
-        if found := re.search(r"^TCP: .*\btw (\d+)", file.read(), re.MULTILINE):
+    with contextlib.suppress(OSError), FileIO("/proc/thread-self/net/sockstat") as file:
+        if found := re.search(rb"^TCP: .*\btw (\d+)", file.read(), re.MULTILINE):
             return int(found[1])
     return None

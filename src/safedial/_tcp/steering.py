@@ -26,6 +26,7 @@ import socket
 import sys
 import time
 from functools import lru_cache
+from io import FileIO  # as the import finds it: a program's test may put a mock in the place of the builtin open()
 from typing import NamedTuple, TypeAlias
 
 from safedial._address import SockAddr
@@ -57,9 +58,9 @@ class PortRange(NamedTuple):
 def read_range() -> PortRange | None:
     """Read the ephemeral range of this network namespace; None if it can't be read."""
     try:
-        with open(_RANGE_FILE, "rb") as file:
+        with FileIO(_RANGE_FILE) as file:
             low, high = map(int, file.read().split())
-    except (OSError, ValueError, NameError):  # NameError: the interpreter shuts down
+    except (OSError, ValueError, TypeError):  # TypeError: the interpreter shuts down, and FileIO is None
         return None
     return PortRange(low, high) if 1 <= low <= high <= 65535 else None
 
@@ -206,7 +207,6 @@ def own_option(sock: socket.socket) -> int:
 
 
 def own_range(sock: socket.socket) -> PortRange | None:
-    """Return `own_option` of *sock* as a range, None if none was set."""
+    """Return `own_option` of *sock* as a range, None if none was set. A bound of 0 leaves that of the namespace."""
     value = own_option(sock)
-    low, high = value & 0xFFFF, value >> 16 & 0xFFFF
-    return PortRange(low, high) if low and high else None
+    return PortRange(value & 0xFFFF, value >> 16 & 0xFFFF) if value else None

@@ -38,6 +38,7 @@ class Counter:
     """
 
     __slots__ = ("_ask", "_look", "_namespace", "_own")
+    _NOTHING = PortUsage()
 
     def __init__(self, sock: socket.socket, reached: SockAddr | None, local: str | None, own: PortRange | None) -> None:
         self._namespace = namespace_of(sock)
@@ -53,7 +54,13 @@ class Counter:
         return uncounted(settings or PortSettings(steering.known_range()), self._own)
 
     def counted(self) -> PortUsage:
-        """Count, unless that was done in the last second."""
+        """Count, unless that was done in the last second. Never raise: somebody wants to show another error."""
+        try:
+            return self._counted()
+        except Exception:  # such as when the interpreter shuts down, and this module's names are None
+            return self._NOTHING
+
+    def _counted(self) -> PortUsage:
         here = namespace_here()
         if self._namespace not in (0, here):
             # The tables here are another namespace's.
@@ -77,11 +84,26 @@ def _believed(namespace: int, ask: _Ask) -> PortUsage | None:
 
 def uncounted(settings: PortSettings, own: PortRange | None) -> PortUsage:
     """Return what *settings* tell of the ephemeral range, or of *own*, to which a socket narrowed it."""
-    ports = own or settings.ports
+    ports = _drawn_from(settings.ports, own)
     low, high = ports or (None, None)
     reserved = None if ports is None or settings.reserved is None else len(_reserved(settings, ports))
-    found = PortUsage(low, high, reserved=reserved, host_time_wait=settings.time_wait, own_range=own is not None)
+    own_range = ports != settings.ports
+    found = PortUsage(low, high, reserved=reserved, host_time_wait=settings.time_wait, own_range=own_range)
     return replace(found, remedy=remedy(found, settings, loopback=False))
+
+
+def _drawn_from(ports: PortRange | None, own: PortRange | None) -> PortRange | None:
+    """Return what the kernel makes of a socket's *own* range (inet_sk_get_local_port_range, inet_connection_sock.c)."""
+    if own is None:
+        return ports
+    if ports is None:
+        return own if own.low and own.high else None
+    low, high = ports
+    if low <= own.low <= high:
+        low = own.low
+    if low <= own.high <= high:
+        high = own.high
+    return PortRange(low, high)
 
 
 def count(reached: SockAddr, local: str | None, own: PortRange | None) -> PortUsage:
@@ -93,12 +115,13 @@ def count(reached: SockAddr, local: str | None, own: PortRange | None) -> PortUs
 def _figures(
     settings: PortSettings, own: PortRange | None, reached: SockAddr, connections: Sequence[procnet.Connection]
 ) -> PortUsage:
-    ports = own or settings.ports or PortRange(0, 65535)
+    known = _drawn_from(settings.ports, own)
+    ports = known or PortRange(0, 65535)
     inside = [each for each in connections if ports.low <= each.port <= ports.high]
     in_use = {each.port for each in inside}
     live = {each.port for each in inside if each.state != procnet.IN_TIME_WAIT}
     others = None
-    if settings.reserved is not None and (own or settings.ports):
+    if settings.reserved is not None and known is not None:
         taken = in_use | _reserved(settings, ports)
         if own is None:
             taken.add(reached[1])  # steering keeps the kernel off it
