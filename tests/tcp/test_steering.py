@@ -94,6 +94,34 @@ def test_kernel_without_the_option_is_asked_once(monkeypatch, server):
     assert len(asked) == 1
 
 
+def test_socket_that_refuses_the_option_is_not_the_kernel(monkeypatch):
+    class Denied(socket.socket):
+        def setsockopt(self, *args):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(steering, "_steerable", True)
+    with Denied() as sock:
+        steering.steer(sock, 1)
+    assert steering._steerable
+
+
+def test_number_of_destinations_is_bounded(monkeypatch):
+    monkeypatch.setattr(steering, "ON_LINUX", True)
+    monkeypatch.setattr(steering, "reached_as_dialed", set())
+    monkeypatch.setattr(steering, "_MOST_REMEMBERED", 2)
+    with socket.socket() as sock:
+        for port in (1, 2, 3):
+            steering.learn(sock, ("127.0.0.1", port), 1, port)
+    assert steering.reached_as_dialed == {("127.0.0.1", 1), ("127.0.0.1", 2)}
+
+
+def test_range_that_moved_is_believed(monkeypatch):
+    monkeypatch.setattr(steering, "_believed", (float("inf"), None))
+    ports = steering.PortRange(40000, 40009)
+    assert steering.moved_sides(ports, 40004, (1,)) == steering._side_options(40004, ports)
+    assert steering.known_range() == ports
+
+
 def test_linux_options_are_not_set_on_other_systems(monkeypatch, dial, server):
     given = []
 

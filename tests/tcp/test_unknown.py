@@ -133,6 +133,27 @@ def outcomes(*forbidden):
     return found
 
 
+def test_clients_own_socket_is_closed(server):
+    class Denied(socket.socket):
+        def getsockname(self):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    with safedial.guard(), Denied() as sock:
+        with pytest.raises(PermissionError):
+            sock.connect(server.getsockname())
+        assert sock.fileno() == -1
+
+
+def test_wildcard_is_the_address_of_this_host_if_the_peer_is_not_known(monkeypatch):
+    monkeypatch.setattr(selfconnect, "ON_LINUX", False)  # no SO_PEERNAME
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))  # not connected, so that it has no peer
+        port = sock.getsockname()[1]
+        assert selfconnect.reached_itself(sock, ("0.0.0.0", port))
+        with pytest.raises(OSError, match="not connected"):
+            selfconnect.reached_itself(sock, ("127.0.0.2", port))
+
+
 class TestSandbox:
     @pytest.fixture(autouse=True)
     def _needs_a_sandbox(self):
