@@ -102,7 +102,12 @@ def test_interleave_agrees_with_asyncio(infos, count):
 
 @pytest.mark.parametrize(
     ("host", "port", "words"),
-    [("db", 5432, "db port 5432"), (b"db", 5432, "db port 5432"), (None, 80, "localhost port 80")],
+    [
+        ("db", 5432, "db port 5432"),
+        (b"db", 5432, "db port 5432"),
+        (bytearray(b"db"), 80, "db port 80"),
+        (None, 80, "localhost port 80"),
+    ],
 )
 def test_host_and_port_are_described(host, port, words):
     assert _address.describe(host, port) == words

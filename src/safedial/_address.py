@@ -207,4 +207,4 @@ def worded(host: object) -> str:
 
 
 def _text(value: object) -> str:
-    return printable(value.decode(errors="replace") if isinstance(value, bytes) else str(value))
+    return printable(as_text(value) if isinstance(value, bytes | bytearray) else str(value))
