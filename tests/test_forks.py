@@ -202,6 +202,7 @@ def interrupting():
 
     def handle(*_):
         if raising.is_set():
+            raising.clear()  # the exception is lost if the collector of garbage runs just now
             raise Interrupt
 
     before = signal.signal(signal.SIGALRM, handle)
@@ -223,9 +224,8 @@ def test_lock_is_free_after_a_signal_whose_handler_raised(interrupting):
             with contextlib.suppress(Interrupt):
                 interrupting.set()
                 signal.setitimer(signal.ITIMER_REAL, (5 + number % 20) * 1e-6)
-                while True:
+                while interrupting.is_set():
                     use()
-            interrupting.clear()
             assert not lock._is_owned(), number
     finally:
         _forks._locks.remove(lock)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import safedial
-from safedial._tcp import steering
+from safedial._tcp import destinations, steering
 from tests.support import dials, exhaustion, faults, namespace
 
 PORTS = st.integers(1, 65535)
@@ -95,25 +95,17 @@ def test_kernel_without_the_option_is_asked_once(monkeypatch, server):
     assert len(asked) == 1
 
 
-def test_socket_that_refuses_the_option_is_not_the_kernel(monkeypatch):
-    class Denied(socket.socket):
-        def setsockopt(self, *args):
-            raise PermissionError(errno.EPERM, "Operation not permitted")
-
+def test_refusal_by_one_socket_is_not_the_kernels(monkeypatch):
     monkeypatch.setattr(steering, "_steerable", True)
-    with Denied() as sock:
-        steering.steer(sock, 1)
+    steering.refused(PermissionError(errno.EPERM, "Operation not permitted"))
     assert steering._steerable
 
 
 def test_number_of_destinations_is_bounded(monkeypatch):
-    monkeypatch.setattr(steering, "ON_LINUX", True)
-    monkeypatch.setattr(steering, "reached_as_dialed", set())
-    monkeypatch.setattr(steering, "_MOST_REMEMBERED", 2)
-    with socket.socket() as sock:
-        for port in (1, 2, 3):
-            steering.learn(sock, ("127.0.0.1", port), 1, port)
-    assert steering.reached_as_dialed == {("127.0.0.1", 1), ("127.0.0.1", 2)}
+    monkeypatch.setattr(destinations, "_MOST_REMEMBERED", 2)
+    for port in (1, 2, 3):
+        destinations.note_reached(("127.0.0.1", port), port)
+    assert destinations.reached_as_dialed == {("127.0.0.1", 1), ("127.0.0.1", 2)}
 
 
 def test_range_that_moved_is_believed(monkeypatch):

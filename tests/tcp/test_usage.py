@@ -22,6 +22,7 @@ from safedial._tcp.remedy import ELSEWHERE
 from tests.support import dials, exhaustion, faults, namespace
 
 PORTS = (40000, 40009)
+ADDRESSES = (f"127.77.0.{number}" for number in range(1, 255))
 
 
 async def open_connection(address):
@@ -118,6 +119,13 @@ def clock(monkeypatch):
     now = [time.monotonic()]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
+
+
+@pytest.fixture
+def server():
+    """A server on an address of its own: others of this port may have left connections in TIME_WAIT."""
+    with socket.create_server((next(ADDRESSES), 0)) as listening:
+        yield listening
 
 
 @pytest.fixture
