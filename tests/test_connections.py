@@ -468,6 +468,7 @@ class TestNothingIsLeft:
             assert next(answers()) == b"still there?"
             gc.collect()
 
+    @pytest.mark.storm
     def test_of_a_stream_whose_peer_does_not_answer_the_farewell(self):
         async def main():
             async for connection in safedial.connections((HOST, server.port)):

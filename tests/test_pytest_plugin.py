@@ -74,6 +74,7 @@ def test_has_none():
     assert re.search(rf"{examples + 1} passed", done.stdout), done.stdout
 
 
+@pytest.mark.storm
 def test_is_listed(pytester):
     shown = pytester.runpytest_subprocess("--fixtures").stdout.str()
     for name in fixtures():
@@ -169,6 +170,7 @@ def test_is_inert_until_it_is_used(run):
     run(code).assert_outcomes(passed=1)
 
 
+@pytest.mark.storm
 def test_can_be_disabled(run):
     result = run("def test_it(outage): pass", "-p", "no:safedial")
     result.assert_outcomes(errors=1)

@@ -225,6 +225,7 @@ class TestMemcached:
         assert int(pool.stats()[b"total_connections"]) == before
         pool.close()
 
+    @pytest.mark.storm
     def test_hash_client_turns_to_the_next_server(self, memcached, refused_port):
         def stored(module):
             servers = [(HOST, refused_port), memcached.address]

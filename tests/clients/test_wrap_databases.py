@@ -109,6 +109,7 @@ class TestSelfConnect:
             connection.reconnect()
             assert ask(connection) == 42
 
+    @pytest.mark.storm
     def test_pymongo_with_install(self, force, dead_port, refused_port):
         assert type(mongo_failure(refused_port)) is pymongo.errors.ServerSelectionTimeoutError
         fault = force(dead_port)

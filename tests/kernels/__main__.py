@@ -26,20 +26,9 @@ from tests.kernels.packages import CannotRunError, Suite, call
 # 5.10 has no IP_LOCAL_PORT_RANGE, 6.1 a backport of it; sid has the newest. Sometimes experimental has a newer one.
 SUITES = ("bullseye", "bookworm", "sid")
 # What has to do with the kernel, and is quick: no figures from /proc, and few processes.
+_TCP = "connect exhaustion half_in_use hidden holding never_in_the_way selfconnect steering"
 TESTS = [
-    *(
-        f"tests/tcp/test_{name}.py"
-        for name in (
-            "connect",
-            "exhaustion",
-            "half_in_use",
-            "hidden",
-            "holding",
-            "never_in_the_way",
-            "selfconnect",
-            "steering",
-        )
-    ),
+    *(f"tests/tcp/test_{name}.py" for name in _TCP.split()),
     *("tests/testing/test_faults.py", "tests/testing/test_resilience.py"),
     *("tests/clients/test_guard.py", "tests/clients/test_hold.py", "tests/clients/test_hold_servers.py"),
 ]

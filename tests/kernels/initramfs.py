@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 _INIT = Path(__file__).with_name("init.sh")
-# 9p is the file system; tests use veth.
-_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "veth")
+# 9p is the file system; tests use veth, and sock_diag for TCP.
+_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "veth", "tcp_diag")
 
 
 def archive(root, command):

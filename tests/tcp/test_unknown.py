@@ -180,6 +180,7 @@ class TestSandbox:
             assert any("SO_LINGER was denied" in note for note in notes)
         assert found["server"] == dict.fromkeys(found["server"], "connected")
 
+    @pytest.mark.storm
     def test_without_so_linger_wrap_sees_a_self_connect(self):
         assert namespace.call(what_wrap_sees) == "SelfConnectError"
 

@@ -47,7 +47,9 @@ BLOCKING = [safe_connect, guarded]
 ASYNC = [open_connection, guarded_open_connection]
 
 
-@pytest.mark.parametrize("port", [40000, 5000], ids=["steered", "not steered"])
+@pytest.mark.parametrize(
+    "port", [pytest.param(40000, id="steered"), pytest.param(5000, id="not steered", marks=pytest.mark.storm)]
+)
 def test_who_reads_the_tables_and_when(port):
     namespace.require()
     found = namespace.call(read_the_figures, port, port_range=PORTS)

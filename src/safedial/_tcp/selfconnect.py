@@ -4,7 +4,7 @@ The port dialed need not be the port reached. A socket-level load balancer, as i
 destination within connect(2), by a BPF program of the type cgroup/connect4 or connect6. So the local and the *peer*
 address are compared. But getpeername() costs 4 to 5 % of a dial on loopback (`python -m bench.check`). So once a
 destination was reached by the very port that was dialed, the local port is compared with that one for the rest of the
-second (`destinations`), which costs 1 %. That is believed only if the local address is the one dialed: such a dial
+second (`destinations`). That is believed only if the local address is the one dialed: such a dial
 is the fastest there is. Towards any other address, which may be a balancer's, each dial asks. That takes 3 us, which is
 19 % of a dial to 127.0.0.2, and little beside the round trip of a network. Where a handshake goes on after connect(2),
 each dial asks, too: an event loop costs far more.
