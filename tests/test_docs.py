@@ -174,6 +174,7 @@ def test_example_of_a_test_file_passes():
     assert "1 passed" in done.stdout
 
 
+@pytest.mark.storm
 def test_readme_shows_the_report_of_assert_resilient(outage_at_no_risk):
     def shape(text):
         return re.sub(r"\d+", "N", text).split()

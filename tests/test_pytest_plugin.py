@@ -137,6 +137,7 @@ def test_works_with_other_plugins(run, arguments):
     run(EVERYTHING, *arguments).assert_outcomes(passed=11)
 
 
+@pytest.mark.storm
 def test_async_tests_of_pytest_asyncio_and_anyio(run):
     code = """
     import pytest, safedial
@@ -157,6 +158,7 @@ def test_async_tests_of_pytest_asyncio_and_anyio(run):
     run(code).assert_outcomes(passed=2)
 
 
+@pytest.mark.storm
 def test_is_inert_until_it_is_used(run):
     """Nothing is patched, and of what safedial loads when it is needed nothing is imported."""
     code = """

@@ -115,6 +115,7 @@ class TestContexts:
         assert all(found)
         assert not patch._layers
 
+    @pytest.mark.storm
     @faults.forks_among_threads
     def test_fork_while_others_enter(self):
         port = testing.dead_port()
