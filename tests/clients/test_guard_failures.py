@@ -18,12 +18,13 @@ HOST, RANGE = "127.0.0.1", (40000, 40010)
 class TestUsedAgain:
     """A client may call connect() again, on the socket whose connect was refused."""
 
-    @pytest.mark.parametrize("port", [5000, 40006])
-    def test_every_port_is_drawn(self, port):
+    # Ranges and sides with an even number of ports: of an odd one, the kernel's walk by steps of two may leave out one.
+    @pytest.mark.parametrize(("port", "high", "drawn"), [(5000, 40011, 12), (40006, 40010, 10)])
+    def test_every_port_is_drawn(self, port, high, drawn):
         namespace.require()
         faults.require_option()  # without it, the first connect may reach itself
-        found = namespace.call(connect_after_a_refusal, port, port_range=RANGE)
-        assert found == (11 if port == 5000 else 10, "PortsExhaustedError")
+        found = namespace.call(connect_after_a_refusal, port, port_range=(40000, high))
+        assert found == (drawn, "PortsExhaustedError")
 
     def test_is_steered_again(self):
         namespace.require()
