@@ -12,7 +12,7 @@ from safedial._tcp import steering
 from safedial._tcp.selfconnect import RESET
 from tests.support import faults, holds, interrupts, namespace
 
-HOST, RANGE = "127.0.0.1", (40000, 40010)
+HOST = "127.0.0.1"
 
 
 class TestUsedAgain:
