@@ -157,7 +157,10 @@ class PortsExhaustedError(OSError):
         return self._usage
 
     def __str__(self) -> str:
-        return self._text("To count the ports in use: str(error) in a thread")
+        try:
+            return self._text("To count the ports in use: str(error) in a thread")
+        except TypeError:  # the interpreter shuts down, and this module's names are None
+            return super().__str__()
 
     def _text(self, hint: str) -> str:
         """Return the message. If nothing was counted because an event loop runs, it ends with *hint*."""
