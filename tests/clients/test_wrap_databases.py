@@ -606,7 +606,8 @@ class TestOutage:
 
     @pytest.mark.parametrize(("database", "name"), OUTAGES, ids=str)
     def test_is_survived(self, database, name, request):
-        with testing.Outage(request.getfixturevalue(f"{database}_command"), within=20) as server:
+        command = request.getfixturevalue(f"{database}_command")
+        with testing.Outage(command, within=20) as server:
             number = random.randrange(2**31)
             keep(database, server.port, number)
             loop = Loop(STORMING[name], server.port)
@@ -615,6 +616,8 @@ class TestOutage:
                 server.kill()
                 with testing.self_connect(server.port):  # each dial made in Python connects to itself
                     loop.wait_for(loop.failures, 50)
+                if database == "postgres":
+                    servers.await_the_end_of_sessions(command)
                 assert server.start().binds == 1
                 loop.wait_for(loop.answers, 3)
             finally:

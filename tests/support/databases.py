@@ -56,6 +56,21 @@ def make_postgres(directory):
     return [*_as_servant(), postgres, *words, "-c", "max_connections=20", "-c", "shared_buffers=1MB", "-c", "ssl=on"]
 
 
+def await_the_end_of_sessions(command):
+    """Wait until no session of a killed PostgreSQL is left: it refuses to start beside one.
+
+    A session ends when it sees that its parent is gone, which takes a while on a busy machine.
+    """
+    data = Path(command[command.index("-D") + 1])
+    identifier = (data / "postmaster.pid").read_text().splitlines()[6].split()[1]  # of its shared memory
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        rows = [row.split() for row in Path("/proc/sysvipc/shm").read_text().splitlines()]
+        if not any(row[1] == identifier and row[6] != "0" for row in rows):  # shmid and nattch: proc_sysvipc(5)
+            return
+        time.sleep(0.02)
+
+
 def make_mariadb(directory):
     """Make a data directory whose user is app, without a password; return the server's command."""
     install, mariadbd = require("mariadb-server", "mariadb-install-db", "mariadbd")
