@@ -72,7 +72,7 @@ def plain(addr):
         "`safe_connect(addr, timeout=5)`": lambda: safe_connect(addr, timeout=5),
         "`Dialer(timeout=5).dial(addr)`": lambda: dialer.dial(addr),
         "bare socket": lambda: bare(addr),
-        "the floor: a bare socket, steered and checked": lambda: bare(addr, side),
+        "the floor: a bare socket, with the same system calls": lambda: bare(addr, side),
     }
 
 
@@ -130,7 +130,7 @@ def other_libraries(port):
     async def dialed_before():
         return await asyncio.open_connection(sock=bare((HOST, port), larger_side(port)))
 
-    found = {"the floor: a bare socket, steered and checked, with asyncio's streams": dialed_before}
+    found = {"the floor: a bare socket, with the same system calls, with asyncio's streams": dialed_before}
     with contextlib.suppress(ImportError):
         start_connection = importlib.import_module("aiohappyeyeballs").start_connection
         infos = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (HOST, port))]

@@ -14,7 +14,7 @@ PLAIN = [
     "safe_connect(addr, timeout=5)",
     "Dialer(timeout=5).dial(addr)",
     "bare socket",
-    "the floor: a bare socket, steered and checked",
+    "the floor: a bare socket, with the same system calls",
 ]
 DIAL = {
     "Blocking, numeric address": PLAIN,
@@ -47,7 +47,7 @@ DIAL = {
         "open_connection(host, port)",
         "asyncio.open_connection, inside asyncio.timeout(5)",
         "open_connection, with timeout=5",
-        "the floor: a bare socket, steered and checked, with asyncio's streams",
+        "the floor: a bare socket, with the same system calls, with asyncio's streams",
         "aiohappyeyeballs.start_connection, with asyncio's streams",
         "anyio.connect_tcp(host, port)",
     ],
@@ -62,7 +62,7 @@ DIAL = {
         "open_connection(host, port)",
         "asyncio.open_connection, inside asyncio.timeout(5)",
         "open_connection, with timeout=5",
-        "the floor: a bare socket, steered and checked, with asyncio's streams",
+        "the floor: a bare socket, with the same system calls, with asyncio's streams",
     ],
     "20 dials at once in asyncio: wall time": ["asyncio.open_connection", "open_connection"],
     "20 dials at once in asyncio: peak memory": ["asyncio.open_connection", "open_connection"],
