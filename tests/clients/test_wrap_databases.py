@@ -28,6 +28,7 @@ import uvloop
 import safedial
 from safedial import testing
 from safedial._clients.drivers import FINDERS
+from safedial._tcp import procnet
 from safedial._tcp.selfconnect import duplicate
 from tests.adapters.conftest import _no_name_server  # noqa: F401  # a fixture
 from tests.support import databases as servers
@@ -323,9 +324,13 @@ def uvloop_(wrap, place):
 def psycopg_in_the_way(wrap, place):
     """Return whether a server can start on the port of a connection, alive and in TIME_WAIT."""
     # Without TLS: a server that ends with a farewell unread resets the connection.
-    connection = wrap(psycopg.connect)(sslmode="disable", **place)
-    with contextlib.closing(connection), duplicate(connection.fileno()) as sock:
-        port = sock.getsockname()[1]
+    with contextlib.ExitStack() as stack:
+        for _ in range(10):
+            connection = stack.enter_context(contextlib.closing(wrap(psycopg.connect)(sslmode="disable", **place)))
+            sock = stack.enter_context(duplicate(connection.fileno()))
+            port = sock.getsockname()[1]
+            if len(list(procnet.sockets_on(port))) == 1:  # else another test's connection may be in the way
+                break
         alive = holds.can_start(HOST, port, reuse=True)
         assert connection.execute(QUESTION).fetchone() == (42,)
         sock.shutdown(socket.SHUT_WR)  # libpq says good-bye, and the server may then close first
