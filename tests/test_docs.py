@@ -168,6 +168,7 @@ def test_test_file_of_the_readme_is_the_example():
     assert (ROOT / "examples" / "test_reconnect_loop.py").read_text().endswith(f'"""\n\n{code}')
 
 
+@pytest.mark.storm
 def test_example_of_a_test_file_passes():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "examples/test_reconnect_loop.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
@@ -199,7 +200,11 @@ def test_example_runs_by_itself(example):
     ("example", "says"),
     [
         ("requests_session.py", "2 answers, all right: True"),
-        ("redis_pool.py", "the server could bind its port at try 1, and the pool recovered: True"),
+        pytest.param(
+            "redis_pool.py",
+            "the server could bind its port at try 1, and the pool recovered: True",
+            marks=pytest.mark.storm,
+        ),
     ],
 )
 def test_example_of_an_adapter_runs_by_itself(example, says):

@@ -115,7 +115,11 @@ CLIENTS = {
     [
         # Wrong data:
         ("redis-py", "LookupError: [b'GET', b'user:1']"),
-        ("redis-py, protocol 2", "LookupError: (True, [b'LPUSH', b'a', b'b'], [b'SMEMBERS', b'c'])"),
+        pytest.param(
+            "redis-py, protocol 2",
+            "LookupError: (True, [b'LPUSH', b'a', b'b'], [b'SMEMBERS', b'c'])",
+            marks=pytest.mark.storm,
+        ),
         # Misleading errors:
         ("requests", "BadStatusLine('GET / HTTP/1.1"),
         ("httpx", "illegal status line: bytearray(b'GET / HTTP/1.1')"),

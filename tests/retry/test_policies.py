@@ -190,7 +190,13 @@ def wait_for_a_port():
         return waits
 
 
-@pytest.mark.parametrize("name", ["safe_connect", "Dialer.dial", "Dialer.dial_async", "open_connection"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("safe_connect", "Dialer.dial_async"),
+        *(pytest.param(name, marks=pytest.mark.storm) for name in ("Dialer.dial", "open_connection")),
+    ],
+)
 def test_retry_if_spurious_gets_the_first_free_port(name, steer):
     namespace.require()
     found = namespace.call(dial_while_ports_come_free, name, steer, port_range=(40000, 40009))

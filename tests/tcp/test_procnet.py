@@ -37,10 +37,10 @@ def usage_of_a_v4_mapped_client():
         return [usage.count(address, None, None).in_use, exhaustion.count_with_ss(address[1])]
 
 
-def test_row_that_comes_twice_is_one_socket(server, monkeypatch, tmp_path):
+def test_row_that_comes_twice_is_one_socket(monkeypatch, tmp_path):
     """As it does now and then if sockets come and go while the file is read."""
-    address = server.getsockname()
-    with socket.create_connection(address):
+    # Its address is its own: others of this port may have left connections in TIME_WAIT.
+    with socket.create_server(("127.78.0.1", 0)) as server, socket.create_connection(address := server.getsockname()):
         for table in ("tcp", "tcp6"):
             (tmp_path / table).write_bytes(Path("/proc/thread-self/net", table).read_bytes() * 2)
     monkeypatch.setattr(procnet, "FileIO", lambda path: FileIO(tmp_path / Path(path).name))
