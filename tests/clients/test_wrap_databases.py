@@ -32,7 +32,7 @@ from safedial._tcp import procnet
 from safedial._tcp.selfconnect import duplicate
 from tests.adapters.conftest import _no_name_server  # noqa: F401  # a fixture
 from tests.support import databases as servers
-from tests.support import faults, holds, namespace
+from tests.support import faults, holds, matrix, namespace
 from tests.support.drivers import (
     ALL,
     LIBPQ,
@@ -369,7 +369,10 @@ class TestNeverInAServersWay:
             assert psycopg_in_the_way(wrap, place) == (safe, safe), way
 
     def test_mysqlclient(self, mariadb, wraps):
-        connect = pytest.importorskip("MySQLdb").connect
+        if reason := matrix.mysqlclient_missing():
+            pytest.skip(reason)
+        from MySQLdb import connect
+
         place = {"host": HOST, "port": mariadb.port, "user": USER}
         found = {way: numbered(connect)(wrap, place) for way, wrap in wraps.items()}
         assert found == {"plain": False, "wrap": True, "install": True}
