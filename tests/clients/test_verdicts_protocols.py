@@ -9,7 +9,6 @@ import smtplib
 import ssl
 import struct
 import threading
-import time
 import urllib.request
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +34,7 @@ import websockets.sync.client
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tests.support import left, web
+from tests.support import web
 from tests.support.verdicts import HOST, hang_up, judged, serving
 
 # Some drivers leave the socket of a failed login to the collector.
@@ -109,16 +108,6 @@ def pika_(port):
     pika.BlockingConnection(pika.ConnectionParameters("localhost", port, ssl_options=options))
 
 
-@pytest.fixture
-def _grpc_ends():
-    before = left.open_descriptors()
-    yield
-    for _ in range(500):  # it closes its pollers in a thread of its own, a moment after its channels
-        if left.open_descriptors() == before:
-            break
-        time.sleep(0.01)
-
-
 def grpc_(port):
     with grpc.secure_channel(f"localhost:{port}", grpc.ssl_channel_credentials()) as channel:
         channel.unary_unary("/service/method")(b"", timeout=5)
@@ -151,7 +140,6 @@ def over_tls(port, **more):
 
 
 class TestTLS:
-    @pytest.mark.usefixtures("_grpc_ends")
     def test_certificate(self):
         with web.serve("https") as server:
             found = over_tls(server.port, grpc=grpc_)
@@ -381,7 +369,6 @@ def test_ssh_login():
             over.set()
 
 
-@pytest.mark.usefixtures("_grpc_ends")
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
