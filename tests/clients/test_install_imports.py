@@ -208,9 +208,12 @@ def test_modules_that_nothing_executes_are_left_alone(watch, loader, monkeypatch
     watch.end()
 
 
-def test_module_that_another_thread_is_importing(file, watch, seen):
+# At the end of each import the module is out of sys.modules for a moment, too.
+@pytest.mark.parametrize("absent", [False, True])
+def test_module_that_another_thread_is_importing(file, watch, seen, absent):
     inside, go_on = threading.Event(), threading.Event()
-    file.write_text("import sys\nsys.between()\nvalue = 1\n")
+    leave, come_back = ("me = sys.modules.pop(__name__)", "sys.modules[__name__] = me") if absent else ("", "")
+    file.write_text(f"import sys\n{leave}\nsys.between()\n{come_back}\nvalue = 1\n")
     found = []
 
     def between():
@@ -226,6 +229,7 @@ def test_module_that_another_thread_is_importing(file, watch, seen):
             target=lambda: (watch.begin(), watch.look(), found.extend(hasattr(each, "value") for each in seen))
         )
         beginning.start()
+        beginning.join(0.2)  # if it does not wait for the import, it is done
         go_on.set()
         importing.join(30)
         beginning.join(30)

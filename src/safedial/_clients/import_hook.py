@@ -29,9 +29,10 @@ class Watch:
     def look(self) -> None:
         """Call back for those that are imported already."""
         for name, imported in self._wanted.items():
+            _wait_for_import(name)
             if isinstance(sys.modules.get(name), ModuleType):  # not a mock
                 try:
-                    # Another thread may be half-way through it: this waits for that thread, and imports nothing else.
+                    # A thread that began since then may be half-way through it. This waits, too.
                     module = importlib.import_module(name)
                 except Exception:  # noqa: S112  # its import failed, as the other thread tells
                     continue
@@ -57,6 +58,17 @@ class Watch:
         if spec is not None and hasattr(spec.loader, "exec_module"):
             spec.loader = cast("Any", _Loader(spec.loader, functools.partial(imported, name)))
         return spec
+
+
+def _wait_for_import(name: str) -> None:
+    """Wait until no other thread imports the module.
+
+    At the end of an import, the module is out of sys.modules for a moment (importlib._bootstrap._load_unlocked).
+    """
+    # A private function, but the import statement itself calls it.
+    wait: Any = getattr(getattr(importlib, "_bootstrap", None), "_lock_unlock_module", None)
+    if wait is not None:
+        wait(name)
 
 
 def _found(name: str, path: Any, target: Any, asking: Watch) -> ModuleSpec | None:
