@@ -55,8 +55,8 @@ def _nothing_left_behind():
     yield
     if left.open_descriptors() != before:
         gc.collect()  # frees cycles; with all clients loaded it takes longer than most tests
-    # A thread that was told to end may need a moment; so may one that threading does not know, such as grpc's, or that
-    # of a look at the settings, and they have descriptors.
+    # A thread that was told to end may need a moment. So may one that threading does not know, and its descriptors:
+    # grpc's, or that of a look at the settings.
     for _ in range(200):
         running = {each for each in set(threading.enumerate()) - threads if not each.name.startswith(_KEPT)}
         descriptors = left.open_descriptors()

@@ -238,6 +238,38 @@ def test_module_that_another_thread_is_importing(file, watch, seen, absent):
     assert found == [True]
 
 
+def test_no_lock_is_taken_for_a_module_that_nobody_imports(file, watch, seen, monkeypatch):
+    importlib.import_module(NAME)
+    taken = []
+    monkeypatch.setattr(importlib._bootstrap, "_module_locks", {})  # a frame of the test before may keep its lock alive
+    monkeypatch.setattr(importlib._bootstrap, "_lock_unlock_module", taken.append)
+    watch.look()
+    assert len(seen) == 1
+    assert not {NAME, f"{NAME}.inner"} & {*taken}
+
+
+@pytest.mark.parametrize("name", ["_lock_unlock_module", "_module_locks"])
+def test_python_without_the_names_of_importlib(file, watch, seen, monkeypatch, name):
+    importlib.import_module(NAME)
+    names = types.SimpleNamespace(_lock_unlock_module=pytest.fail, _module_locks={NAME: None})
+    delattr(names, name)
+    monkeypatch.setattr(importlib, "_bootstrap", names)
+    with monkeypatch.context() as patched:
+        patched.setattr(importlib, "import_module", sys.modules.__getitem__)  # it needs the real ones
+        watch.look()
+    assert len(seen) == 1
+
+
+def test_module_that_begins_the_watch_itself(file, watch, seen):
+    file.write_text("import sys\nsys.begin_the_watch()\nvalue = 1\n")
+    sys.begin_the_watch = lambda: (watch.begin(), watch.look())
+    try:
+        assert importlib.import_module(NAME).value == 1
+    finally:
+        del sys.begin_the_watch
+    assert len(seen) == 1
+
+
 def test_threads_that_import_at_once(file, watch, seen):
     watch.begin()
     barrier = threading.Barrier(8)

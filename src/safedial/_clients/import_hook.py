@@ -65,11 +65,11 @@ def _wait_for_import(name: str) -> None:
 
     At the end of an import, the module is out of sys.modules for a moment (importlib._bootstrap._load_unlocked).
     """
-    # Private names, but the import statement itself uses them. Only if another thread imports it: an exception of a
-    # signal handler may leave importlib's own lock taken.
+    # Only if another thread imports it: an exception of a signal handler may leave importlib's own lock taken.
     bootstrap: Any = getattr(importlib, "_bootstrap", None)
-    if name in getattr(bootstrap, "_module_locks", ()):
-        bootstrap._lock_unlock_module(name)
+    with contextlib.suppress(AttributeError):  # private names, which the import statement itself uses
+        if name in bootstrap._module_locks:
+            bootstrap._lock_unlock_module(name)
 
 
 def _found(name: str, path: Any, target: Any, asking: Watch) -> ModuleSpec | None:
