@@ -1,0 +1,21 @@
+"""How far the wait is: a record for each target, which `run` changes and `show` shows."""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from safedial.cli.wait.targets import Target
+
+# waiting: asked again and again. ready: all that was asked for is true. failed: it can't become true by itself (a
+# permanent error); the wait ends. not needed: another target was enough (--any).
+State: TypeAlias = Literal["waiting", "ready", "failed", "not needed"]
+
+
+@dataclass
+class Progress:
+    """The state of one target."""
+
+    target: Target
+    state: State = "waiting"
+    rounds: int = 0  # that have ended
+    error: Exception | None = None  # the last one
+    ready_after: float | None = None  # seconds since the wait began
