@@ -5,6 +5,7 @@ import re
 import socket
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from io import BufferedReader, FileIO  # as in `steering`
 from typing import NamedTuple
 
@@ -12,8 +13,12 @@ from safedial._address import V4_MAPPED, SockAddr
 
 # Bytes. While one block is searched, no other thread of Python runs.
 _BLOCK = 1 << 16
-# include/net/tcp_states.h: TCP_TIME_WAIT.
-IN_TIME_WAIT = b"06"
+# include/net/tcp_states.h: TCP_TIME_WAIT, TCP_LISTEN.
+IN_TIME_WAIT, LISTENING = b"06", b"0A"
+TABLES = ("tcp", "tcp6")
+# Local address, peer, state; from there to the inode: 40 characters of queues and timers, the user, a timeout.
+_ROW = rb": (%s) (\w+:\w{4}) (%s) .{40} *\d+ +\d+ (\d+)"
+_ANY_ADDRESS, _ANY_STATE = rb"\w+:\w{4}", rb".."
 _LOOPBACK_V6 = bytes(15) + b"\1"
 
 
@@ -39,7 +44,7 @@ def connections_to(sockaddr: SockAddr, local: str | None = None) -> list[Connect
     With *local* only those from that numeric address: those from another one take no port from a dial.
     """
     connections: list[Connection] | None = None
-    for table in ("tcp", "tcp6"):
+    for table in TABLES:
         with contextlib.suppress(OSError):
             source = rb"\w+" if local is None else _words(table, local)
             peer = b"%s:%04X" % (_words(table, sockaddr[0]), sockaddr[1])
@@ -51,11 +56,28 @@ def connections_to(sockaddr: SockAddr, local: str | None = None) -> list[Connect
 
 def sockets_on(port: int) -> Iterator[Row]:
     """Yield this host's TCP sockets whose local port is *port*."""
-    # From the state to the inode: 40 characters of queues and timers, the user, a timeout.
-    pattern = rb": (\w+:%04X) (\w+:\w{4}) (..) .{40} *\d+ +\d+ (\d+)" % port
-    for table in ("tcp", "tcp6"):
+    pattern = _ROW % (rb"\w+:%04X" % port, _ANY_STATE)
+    for table in TABLES:
         with contextlib.suppress(OSError):
-            yield from dict.fromkeys(Row(*columns) for columns in _find(table, pattern))
+            yield from dict.fromkeys(map(Row._make, _find(table, pattern)))
+
+
+def rows(table: str, state: bytes = _ANY_STATE) -> Iterator[Row]:
+    """Yield the sockets of *table*, those in *state* if it is given. One may come twice, as `_find` says.
+
+    Raises:
+        OSError: the table can't be read; FileNotFoundError for that of IPv6 if the kernel has none.
+    """
+    return map(Row._make, _find(table, _ROW % (_ANY_ADDRESS, state)))
+
+
+@lru_cache(maxsize=1 << 12)
+def host_of(words: bytes) -> str:
+    """Return the numeric host that a table spells as *words*; an IPv4-mapped one as IPv4."""
+    packed = struct.pack(f"={len(words) // 8}I", *(int(words[at : at + 8], 16) for at in range(0, len(words), 8)))
+    if packed.startswith(V4_MAPPED):
+        packed = packed[12:]
+    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
 
 
 def _find(table: str, pattern: bytes) -> Iterator[tuple[bytes, ...]]:
