@@ -172,4 +172,3 @@ def _head(console: Console, title: str, *lines: str) -> None:
     say(console, "")
     say(console, title, style="bold underline")
     say(console, *lines)
-

@@ -24,8 +24,7 @@ examples:
   safedial doctor                  each port that something listens on
   safedial doctor 5432             why can't PostgreSQL bind its port?
   sudo safedial doctor --pid 4242  the container in which process 4242 runs
-  safedial doctor --json | jq .    the same for a program (schema: docs/command-line.md)"""
-
+  safedial doctor --json           for a program; docs/command-line.md has the schema"""
 
 
 def add(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -67,7 +66,7 @@ def _run(arguments: argparse.Namespace) -> int:
         sys.stderr.write(f"safedial doctor can't look at process {arguments.pid}: {error.strerror}\n")
         return 2
     diagnosis = judge.judge(facts, ports)
-    helps = remedies.remedies(facts, diagnosis)
+    helps = remedies.remedies(facts, diagnosis, pid=arguments.pid)
     if arguments.json:
         report.write(as_json.as_json(facts, diagnosis, helps))
     else:

@@ -52,11 +52,12 @@ def compose(facts: Facts, diagnosis: Diagnosis, remedies: Sequence[Remedy]) -> I
     """Yield what follows the verdict."""
     ranked = sorted(diagnosis.verdicts, key=lambda each: (_ORDER.index(each.verdict), each.port))
     rest = [each for each in ranked if not each.asked][_MOST_PORTS:]
+    left_out = {each.port for each in rest}
     if ranked:
         lines = [words.more(rest)] if rest else []
         if diagnosis.ports("at risk"):
             lines.append(words.AT_RISK)
-        yield Part("Ports", [each for each in ranked if each not in rest], lines=lines)
+        yield Part("Ports", [each for each in ranked if each.port not in left_out], lines=lines)
     if crowds := [words.crowd(each) for each in diagnosis.crowds or () if each.level]:
         yield Part("Destinations", lines=crowds)
     yield from _remedies(remedies)

@@ -164,7 +164,9 @@ def _in_short(sock: Socket) -> str:
         return _processes([sock])
     who = "TIME_WAIT" if sock.kind == "time_wait" else _processes([sock])
     host, port = sock.peer
-    return f"{who}, to {'itself' if sock.local == sock.peer else f'[{host}]:{port}' if ':' in host else f'{host}:{port}'}"
+    return (
+        f"{who}, to {'itself' if sock.local == sock.peer else f'[{host}]:{port}' if ':' in host else f'{host}:{port}'}"
+    )
 
 
 def _listening(listeners: Sequence[Socket] | None) -> str:
@@ -179,13 +181,14 @@ def _listening(listeners: Sequence[Socket] | None) -> str:
 def _processes(sockets: Iterable[Socket]) -> str:
     """Name the processes that have one of *sockets*."""
     pids: dict[str, set[int]] = {}
-    unseen = False
+    others: dict[str, None] = {}
     for each in sockets:
-        unseen |= not each.processes
+        if not each.processes:
+            others["an unseen process" if each.processes is None else "no process"] = None
         for process in each.processes or ():
-            pids.setdefault(printable(process.name), set()).add(process.pid)
+            pids.setdefault(printable(process.name) or "process", set()).add(process.pid)
     names = [f"{name} (pid {_listed(map(str, sorted(numbers)), _MOST_NAMES)})" for name, numbers in pids.items()]
-    return _listed([*names, *(["an unseen process"] if unseen else [])], _MOST_NAMES)
+    return _listed([*names, *others], _MOST_NAMES)
 
 
 def _ports(ports: Sequence[int]) -> str:
