@@ -1,6 +1,7 @@
 """The report, plain and on terminals of every kind, of facts made by hand."""
 
 import io
+import itertools
 import re
 import sys
 
@@ -53,7 +54,7 @@ def test_the_order_is_that_in_which_it_is_needed():
     diagnosis, parts, helps = read(ALL, 40006, 9)
     lines = report.plain(diagnosis, parts).splitlines()
     assert lines[0] == words.verdict(diagnosis)
-    titles = [line for before, line in zip(lines, lines[1:], strict=False) if not before]
+    titles = [line for before, line in itertools.pairwise(lines) if not before]
     assert [title for title in titles if not title[0].isdigit()] == ["Ports", "Destinations", "Details", "Not checked"]
     assert titles[2].startswith("1. Reserve ports 40000")
     assert [title.partition(". ")[2] for title in titles[2:-2]] == [each.title for each in helps]

@@ -24,7 +24,7 @@ examples:
   safedial doctor                  each port that something listens on
   safedial doctor 5432             why can't PostgreSQL bind its port?
   sudo safedial doctor --pid 4242  the container in which process 4242 runs
-  safedial doctor --json           for a program; docs/command-line.md has the schema"""
+  safedial doctor --json           for a program (schema: docs/command-line.md)"""
 
 
 def add(commands: "argparse._SubParsersAction[Any]") -> None:

@@ -36,16 +36,20 @@ class Part:
 def run(facts: Facts, diagnosis: Diagnosis, remedies: Sequence[Remedy]) -> None:
     """Print the report."""
     parts = list(compose(facts, diagnosis, remedies))
-    if sys.stdout.isatty():
-        try:
-            importlib.import_module("rich")  # by itself: an ImportError in our own modules is a bug
-        except ImportError:
-            pass
-        else:
-            from safedial.cli.doctor import on_terminal
+    if sys.stdout.isatty() and _has_rich():
+        from safedial.cli.doctor import on_terminal
 
-            return on_terminal.show(diagnosis, parts)
-    write(plain(diagnosis, parts))
+        on_terminal.show(diagnosis, parts)
+    else:
+        write(plain(diagnosis, parts))
+
+
+def _has_rich() -> bool:
+    try:
+        importlib.import_module("rich")  # by itself: an ImportError in our own modules is a bug
+    except ImportError:
+        return False
+    return True
 
 
 def compose(facts: Facts, diagnosis: Diagnosis, remedies: Sequence[Remedy]) -> Iterator[Part]:

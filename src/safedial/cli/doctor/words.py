@@ -48,7 +48,7 @@ def port(each: Verdict) -> str:
     """Say what is known of a port."""
     if each.taken_by:
         return f"Port {each.port}: taken {_listed(map(_taker, each.taken_by), _MOST_NAMES)}."
-    causes = [each.verdict]
+    causes: list[str] = [each.verdict]
     if each.inside is not None:
         causes.append(f"{'inside' if each.inside else 'outside'} the ephemeral range")
     if each.inside and each.reserved is not None:
