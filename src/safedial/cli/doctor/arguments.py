@@ -27,7 +27,7 @@ examples:
   safedial doctor --json           for a program (schema: docs/command-line.md)"""
 
 
-def add(commands: "argparse._SubParsersAction[Any]") -> None:
+def add(commands: "argparse._SubParsersAction[Any]") -> None:  # pyright: ignore[reportPrivateUsage]  # it has no other
     """Add the command to *commands*."""
     doctor = commands.add_parser(
         "doctor",

@@ -156,6 +156,8 @@ def _taker(sock: Socket) -> str:
     if sock.kind == "time_wait":
         return f"by TIME_WAIT after a {'self-connect' if itself else f'connection to {describe(*sock.peer)}'}"
     peer = "itself" if itself else describe(*sock.peer)
+    if sock.processes == ():
+        return f"by a connection to {peer} that is still closing"
     return f"by a socket of {_processes([sock])} that is connected to {peer}"
 
 
