@@ -165,4 +165,4 @@ def _with_processes(found: Sockets, unseen: list[str]) -> Sockets:
             "It is in another container, or hidden." if all_seen else "It is another user's, or in another container."
         )
         unseen.append(f"The process of {unknown} {'socket' if unknown == 1 else 'sockets'} could not be seen. {where}")
-    return table.with_processes(found, lambda each: known.get(each.inode) if each.inode else ())
+    return table.changed(found, lambda each: each._replace(processes=known.get(each.inode) if each.inode else ()))
