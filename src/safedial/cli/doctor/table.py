@@ -47,8 +47,8 @@ def gather(
     # Ports as the table spells them: with many rows, each conversion costs.
     served = {row.local[-4:] for row in listening}
     wanted = {b"%04X" % port for port in ports} - served
-    drawn = set() if ephemeral is None else {b"%04X" % port for port in range(ephemeral.low, ephemeral.high + 1)}
-    drawn -= served
+    inside = range(0) if ephemeral is None else range(ephemeral.low, ephemeral.high + 1)
+    drawn = {b"%04X" % port for port in inside} - served
     taken: dict[tuple[bytes, Kind], dict[Row, None]] = defaultdict(dict)
     self_connected: dict[Row, None] = {}
     # Connections by local host, peer host and peer port. Each row of these has another local port.
