@@ -45,16 +45,13 @@ def time_wait(listener, local):
     far.close()
 
 
-def unanswered(listener_host, port, local):
-    """Fill the queue of a listener, and yield all sockets and one that dials it from *local* in vain (SYN_SENT)."""
+def unanswered(port, local):
+    """Return a stack of sockets: a listener whose queue is full, and one that dials it in vain from *local* (SYN_SENT)."""
     stack = contextlib.ExitStack()
-    full = stack.enter_context(socket.create_server((listener_host, port), backlog=0))
-    for _ in range(4):
-        filler = stack.enter_context(socket.socket())
-        filler.setblocking(False)
-        assert filler.connect_ex(full.getsockname()) in (0, errno.EINPROGRESS)
-    last = stack.enter_context(socket.socket())
-    last.bind((listener_host, local))
-    last.setblocking(False)
-    assert last.connect_ex(full.getsockname()) == errno.EINPROGRESS
+    full = stack.enter_context(socket.create_server(("127.0.0.1", port), backlog=0))
+    for source in (*range(port + 1, port + 5), local):
+        dialing = stack.enter_context(socket.socket())
+        dialing.bind(("127.0.0.1", source))
+        dialing.setblocking(False)
+        assert dialing.connect_ex(full.getsockname()) in (0, errno.EINPROGRESS)
     return stack
