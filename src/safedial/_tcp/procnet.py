@@ -5,7 +5,6 @@ import re
 import socket
 import struct
 from collections.abc import Iterator
-from functools import lru_cache
 from io import BufferedReader, FileIO  # as in `steering`
 from typing import NamedTuple
 
@@ -13,8 +12,8 @@ from safedial._address import V4_MAPPED, SockAddr
 
 # Bytes. While one block is searched, no other thread of Python runs.
 _BLOCK = 1 << 16
-# include/net/tcp_states.h: TCP_TIME_WAIT, TCP_LISTEN.
-IN_TIME_WAIT, LISTENING = b"06", b"0A"
+# include/net/tcp_states.h: TCP_ESTABLISHED, TCP_TIME_WAIT, TCP_LISTEN.
+ESTABLISHED, IN_TIME_WAIT, LISTENING = b"01", b"06", b"0A"
 TABLES = ("tcp", "tcp6")
 # Local address, peer, state; from there to the inode: 40 characters of queues and timers, the user, a timeout.
 _ROW = rb": (%s) (\w+:\w{4}) (%s) .{40} *\d+ +\d+ (\d+)"
@@ -65,19 +64,29 @@ def sockets_on(port: int) -> Iterator[Row]:
 def rows(table: str, state: bytes = _ANY_STATE) -> Iterator[Row]:
     """Yield the sockets of *table*, those in *state* if it is given. One may come twice, as `_find` says.
 
+    IPv4-mapped addresses are spelled as those of IPv4.
+
     Raises:
         OSError: the table can't be read; FileNotFoundError for that of IPv6 if the kernel has none.
     """
-    return map(Row._make, _find(table, _ROW % (_ANY_ADDRESS, state)))
+    found = map(Row._make, _find(table, _ROW % (_ANY_ADDRESS, state)))
+    if table == "tcp":
+        return found
+    mapped = _spelled(V4_MAPPED)
+    return (Row(row.local.removeprefix(mapped), row.peer.removeprefix(mapped), *row[2:]) for row in found)
 
 
-@lru_cache(maxsize=1 << 12)
-def host_of(words: bytes) -> str:
-    """Return the numeric host that a table spells as *words*; an IPv4-mapped one as IPv4."""
+def spell(host: str, port: int) -> bytes:
+    """Spell an address as `rows` does."""
+    packed = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+    return b"%s:%04X" % (_spelled(packed.removeprefix(V4_MAPPED)), port)
+
+
+def read(column: bytes) -> tuple[str, int]:
+    """Return the numeric host and the port that `rows` spells as *column*."""
+    words, _, port = column.partition(b":")
     packed = struct.pack(f"={len(words) // 8}I", *(int(words[at : at + 8], 16) for at in range(0, len(words), 8)))
-    if packed.startswith(V4_MAPPED):
-        packed = packed[12:]
-    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
+    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed), int(port, 16)
 
 
 def _find(table: str, pattern: bytes) -> Iterator[tuple[bytes, ...]]:
@@ -97,6 +106,10 @@ def _words(table: str, host: str) -> bytes:
     packed = _packed(host)
     if table == "tcp6" and len(packed) == 4:
         packed = V4_MAPPED + packed
+    return _spelled(packed)
+
+
+def _spelled(packed: bytes) -> bytes:
     words = struct.unpack(f"={len(packed) // 4}I", packed)
     return b"".join(b"%08X" % word for word in words)
 

@@ -15,12 +15,14 @@ from dataclasses import replace
 from typing import Any
 
 from safedial._address import printable
+from safedial._tcp import procnet
 from safedial._tcp.port_settings import PortSettings
 from safedial._tcp.steering import PortRange
 from safedial.cli.doctor import table
-from safedial.cli.doctor.facts import Endpoint, Facts, Kind, Process, Socket, Sockets
+from safedial.cli.doctor.facts import Facts, Process, Socket, Sockets
 
-_KINDS: dict[str, Kind] = {"LISTEN": "listening", "TIME_WAIT": "time_wait"}
+# psutil's words for states. What else there is counts as connected.
+_STATES = {"LISTEN": procnet.LISTENING, "TIME_WAIT": procnet.IN_TIME_WAIT}
 # On macOS, as on other BSDs.
 _FIRST_AND_LAST = ("net.inet.ip.portrange.first", "net.inet.ip.portrange.last")
 
@@ -75,33 +77,25 @@ def sockets(psutil: Any, ports: Collection[int], ephemeral: PortRange | None, un
     except (psutil.Error, OSError) as error:
         unseen.append(f"Sockets could not be looked at: {printable(str(error) or 'access denied')}. Root may.")
         return None
-    # One line for each process that has it.
-    owners: dict[tuple[Kind, Endpoint, Endpoint], set[int]] = defaultdict(set)
+    # A socket comes once for each process that has it.
+    owners: dict[tuple[bytes, bytes, bytes], set[int]] = defaultdict(set)
     for each in connections:
-        kind = _KINDS.get(each.status, "connected")
-        if not each.laddr or not (each.raddr or kind == "listening"):
-            continue  # not bound, or only bound
-        local = _endpoint(each.laddr)
-        peer = _endpoint(each.raddr) if each.raddr else Endpoint("::" if ":" in local.host else "0.0.0.0", 0)  # noqa: S104
-        pids = owners[kind, local, peer]
-        if each.pid is not None:
-            pids.add(each.pid)
-    everything = [Socket(*key, inode=0) for key in owners]
-    listeners = [each for each in everything if each.kind == "listening"]
-    found = table.gather(listeners, everything, ports, ephemeral)
+        state = _STATES.get(each.status, procnet.ESTABLISHED)
+        if not each.raddr and state != procnet.LISTENING:
+            continue  # only bound
+        local = procnet.spell(*each.laddr)
+        peer = procnet.spell(*each.raddr) if each.raddr else b"0" * len(local[:-5]) + b":0000"
+        owners[local, peer, state].update([] if each.pid is None else [each.pid])
+    # In place of its inode, each has the number of its processes.
+    rows = [procnet.Row(*key, b"%d" % number) for number, key in enumerate(owners)]
+    found = table.gather((row for row in rows if row.state == procnet.LISTENING), rows, ports, ephemeral)
+    pids = list(owners.values())
 
-    def processes_of(each: Socket) -> tuple[Process, ...] | None:
-        pids = owners[each[:3]]
-        if not pids and each.kind != "time_wait":
-            return None
-        return tuple(Process(pid, _name(psutil, pid)) for pid in sorted(pids))
+    def named(each: Socket) -> Socket:
+        those = tuple(Process(pid, _name(psutil, pid)) for pid in sorted(pids[each.inode]))
+        return each._replace(inode=0, processes=those if those or each.kind == "time_wait" else None)
 
-    return table.with_processes(found, processes_of)
-
-
-def _endpoint(address: tuple[str, int]) -> Endpoint:
-    host, port = address
-    return Endpoint(host.removeprefix("::ffff:"), port)  # IPv4-mapped
+    return table.changed(found, named)
 
 
 def _name(psutil: Any, pid: int) -> str:

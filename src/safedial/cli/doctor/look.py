@@ -153,7 +153,29 @@ def _sockets(ports: Collection[int], ephemeral: PortRange | None, unseen: list[s
     except OSError as error:
         unseen.append(f"Sockets could not be read in {error.filename or '/proc/net'}: {error.strerror}.")
         return None
+    seen = {each.local.port for each in (*found.listeners, *found.taken)}
+    unseen += [
+        f"Port {port} is held by a socket that is bound, and neither listens nor is connected. The kernel's table does "
+        "not have it, so its process could not be seen."
+        for port in sorted(set(ports) - seen)
+        if _is_bound(port)
+    ]
     return _with_processes(found, unseen)
+
+
+def _is_bound(port: int) -> bool:
+    """Return whether a server could not bind *port* just now, though it sets SO_REUSEADDR as most do."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError), socket.socket(family) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                sock.bind(("", port))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    return True  # anything else, such as a port that is root's, says nothing
+    return False
 
 
 def _with_processes(found: Sockets, unseen: list[str]) -> Sockets:
@@ -165,4 +187,4 @@ def _with_processes(found: Sockets, unseen: list[str]) -> Sockets:
             "It is in another container, or hidden." if all_seen else "It is another user's, or in another container."
         )
         unseen.append(f"The process of {unknown} {'socket' if unknown == 1 else 'sockets'} could not be seen. {where}")
-    return table.with_processes(found, lambda each: known.get(each.inode) if each.inode else ())
+    return table.changed(found, lambda each: each._replace(processes=known.get(each.inode) if each.inode else ()))

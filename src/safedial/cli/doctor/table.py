@@ -10,8 +10,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 
 from safedial._tcp import procnet
+from safedial._tcp.procnet import Row
 from safedial._tcp.steering import PortRange
-from safedial.cli.doctor.facts import Crowd, Endpoint, Kind, Process, Socket, Sockets
+from safedial.cli.doctor.facts import Crowd, Endpoint, Kind, Socket, Sockets
 
 # Crowds to report, and sockets of each kind on each port asked for: a server that has just ended may leave 100,000.
 MOST_CROWDS, MOST_TAKEN = 100, 20
@@ -25,71 +26,78 @@ def read(ports: Collection[int], ephemeral: PortRange | None) -> Sockets:
     Raises:
         OSError: a table can't be read.
     """
-    return gather(_sockets(procnet.LISTENING), _sockets(), ports, ephemeral)
+    return gather(_rows(procnet.LISTENING), _rows(), ports, ephemeral)
 
 
-def _sockets(*state: bytes) -> Iterator[Socket]:
+def _rows(*state: bytes) -> Iterator[Row]:
     for table in procnet.TABLES:
         try:
-            rows = procnet.rows(table, *state)
-            for local, peer, now, inode in rows:
-                yield Socket(_KINDS.get(now, "connected"), _endpoint(local), _endpoint(peer), int(inode))
+            yield from procnet.rows(table, *state)
         except FileNotFoundError:
             if table == "tcp":
                 raise  # there is no /proc; a kernel without IPv6 lacks the other table
 
 
-def _endpoint(column: bytes) -> Endpoint:
-    return Endpoint(procnet.host_of(column[:-5]), int(column[-4:], 16))
-
-
 def gather(
-    listeners: Iterable[Socket], sockets: Iterable[Socket], ports: Collection[int], ephemeral: PortRange | None
+    listeners: Iterable[Row], rows: Iterable[Row], ports: Collection[int], ephemeral: PortRange | None
 ) -> Sockets:
-    """Pick what is of interest from *listeners* and, in one pass, from all *sockets*; listeners among these add none."""
-    # Keys of a dict, because a socket may come twice.
+    """Pick what is of interest from *listeners* and, in one pass, from all *rows*, which may have listeners too."""
+    # Keys of a dict, because a row may come twice.
     listening = dict.fromkeys(listeners)
-    served = {each.local.port for each in listening}
-    wanted = set(ports) - served
-    taken: dict[tuple[int, Kind], dict[Socket, None]] = defaultdict(dict)
-    self_connected: dict[Socket, None] = {}
-    drawn = range(0) if ephemeral is None else range(ephemeral.low, ephemeral.high + 1)
-    # Connections by source and destination. A local port serves each of these once, so they are counted by rows.
-    in_use: dict[tuple[str, Endpoint], int] = defaultdict(int)
-    waiting: dict[tuple[str, Endpoint], int] = defaultdict(int)
+    # Ports as the table spells them: with many rows, each conversion costs.
+    served = {row.local[-4:] for row in listening}
+    wanted = {b"%04X" % port for port in ports} - served
+    inside = range(0) if ephemeral is None else range(ephemeral.low, ephemeral.high + 1)
+    drawn = {b"%04X" % port for port in inside} - served
+    taken: dict[tuple[bytes, Kind], dict[Row, None]] = defaultdict(dict)
+    self_connected: dict[Row, None] = {}
+    # Connections by local host, peer host and peer port. Each row of these has another local port.
+    in_use: dict[bytes, int] = defaultdict(int)
+    waiting: dict[bytes, int] = defaultdict(int)
     count = 0
-    for each in sockets:
+    for row in rows:
         count += 1
-        kind, local, peer, _, _ = each
-        host, port = local
-        if kind == "listening":
-            continue
-        if port in wanted and len(those := taken[port, kind]) < MOST_TAKEN:
-            those[each] = None
+        local, peer, state, _ = row
+        port = local[-4:]
+        if port in wanted and len(those := taken[port, _kind(state)]) < MOST_TAKEN:
+            those[row] = None
         if local == peer:
-            self_connected[each] = None
-        elif port in drawn and port not in served:
-            in_use[host, peer] += 1
-            if kind == "time_wait":
-                waiting[host, peer] += 1
+            self_connected[row] = None
+        elif port in drawn:
+            key = local[:-4] + peer
+            in_use[key] += 1
+            if state == procnet.IN_TIME_WAIT:
+                waiting[key] += 1
     fullest = heapq.nlargest(MOST_CROWDS, in_use, key=lambda key: (in_use[key], key))
     return Sockets(
-        tuple(sorted(listening, key=_order)),
-        tuple(sorted((each for those in taken.values() for each in those), key=_order)),
-        tuple(sorted(self_connected, key=_order)),
-        tuple(Crowd(*key, in_use[key] - waiting.get(key, 0), waiting.get(key, 0)) for key in fullest),
+        _sockets(listening),
+        _sockets(row for those in taken.values() for row in those),
+        _sockets(self_connected),
+        tuple(_crowd(key, in_use[key], waiting.get(key, 0)) for key in fullest),
         count,
     )
 
 
-def with_processes(found: Sockets, processes_of: Callable[[Socket], tuple[Process, ...] | None]) -> Sockets:
-    """Return *found* with the processes that *processes_of* gives for each socket."""
-    listeners, taken, self_connected = (
-        tuple(each._replace(processes=processes_of(each)) for each in group)
-        for group in (found.listeners, found.taken, found.self_connected)
-    )
+def _sockets(rows: Iterable[Row]) -> tuple[Socket, ...]:
+    """Return *rows* in the records' words, by port."""
+    found = {  # a row that came twice may have come in another state, which is the same kind
+        Socket(_kind(row.state), Endpoint(*procnet.read(row.local)), Endpoint(*procnet.read(row.peer)), int(row.inode))
+        for row in rows
+    }
+    return tuple(sorted(found, key=lambda each: (each.local.port, each[:4])))
+
+
+def _kind(state: bytes) -> Kind:
+    return _KINDS.get(state, "connected")
+
+
+def _crowd(key: bytes, in_use: int, waiting: int) -> Crowd:
+    source, _, peer = key.partition(b":")
+    return Crowd(procnet.read(source + b":0")[0], Endpoint(*procnet.read(peer)), in_use - waiting, waiting)
+
+
+def changed(found: Sockets, change: Callable[[Socket], Socket]) -> Sockets:
+    """Return *found* with each socket as *change* returns it."""
+    groups = (found.listeners, found.taken, found.self_connected)
+    listeners, taken, self_connected = (tuple(map(change, group)) for group in groups)
     return replace(found, listeners=listeners, taken=taken, self_connected=self_connected)
-
-
-def _order(each: Socket) -> tuple[int, str, Endpoint, int]:
-    return each.local.port, each.local.host, each.peer, each.inode
