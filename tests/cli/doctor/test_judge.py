@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safedial.cli.doctor.judge import judge, usable_ports
@@ -37,7 +37,7 @@ def test_verdict_by_the_settings(seen, word):
     assert verdict(seen).verdict == word
 
 
-@pytest.mark.parametrize("settings", [{}, {"ports": (1024, 2000)}, {"reserved": ranges((PORT, PORT))}, {"ports": None}])
+@pytest.mark.parametrize("machine", [{}, {"ports": (1024, 2000)}, {"reserved": ranges((PORT, PORT))}, {"ports": None}])
 @pytest.mark.parametrize(
     "seen",
     [
@@ -49,8 +49,8 @@ def test_verdict_by_the_settings(seen, word):
         {"self_connected": (self_connected(PORT),), "listeners": (listener(PORT, "0.0.0.0"),)},
     ],
 )
-def test_taken_whatever_the_settings(settings, seen):
-    found = verdict(facts(**settings, **seen))
+def test_taken_whatever_the_settings(machine, seen):
+    found = verdict(facts(**machine, **seen))
     assert found.verdict == "taken"
     assert len(found.taken_by) == 1
 
@@ -141,9 +141,9 @@ def test_all_ports_reserved_is_used_up():
     assert [each.level for each in found.crowds] == ["used up"]
 
 
-@pytest.mark.parametrize("settings", [{"ports": None}, {"reserved": None}])
-def test_level_is_unknown_without_the_range(settings):
-    found = judge(facts(**settings, crowds=(crowd(30000),)), ())
+@pytest.mark.parametrize("machine", [{"ports": None}, {"reserved": None}])
+def test_level_is_unknown_without_the_range(machine):
+    found = judge(facts(**machine, crowds=(crowd(30000),)), ())
     assert [(each.share, each.level) for each in found.crowds] == [(None, None)]
     assert found.status == 2
 
@@ -183,13 +183,15 @@ ports = st.integers(1, 65535)
 bounds = st.tuples(ports, ports).map(sorted)
 
 
+@settings(max_examples=50)
 @given(bounds, st.lists(bounds, max_size=5))
 def test_usable_ports_are_counted_as_sets_are(span, reserved):
     kept = {port for low, high in reserved for port in range(low, high + 1)}
-    settings = facts(ports=span, reserved=ranges(*reserved)).settings
-    assert usable_ports(settings) == len(set(range(span[0], span[1] + 1)) - kept)
+    seen = facts(ports=span, reserved=ranges(*reserved))
+    assert usable_ports(seen.settings) == len(set(range(span[0], span[1] + 1)) - kept)
 
 
+@settings(max_examples=50)
 @given(bounds, st.lists(bounds, max_size=5), st.sets(ports, max_size=5))
 def test_a_port_is_at_risk_just_if_the_kernel_may_draw_it(span, reserved, asked):
     for each in judge(facts(ports=span, reserved=ranges(*reserved)), asked).verdicts:
@@ -198,6 +200,7 @@ def test_a_port_is_at_risk_just_if_the_kernel_may_draw_it(span, reserved, asked)
         assert drawn or each.preferred is False
 
 
+@settings(max_examples=50)
 @given(st.lists(ports.map(listener), max_size=5), st.sets(ports, max_size=3), bounds)
 def test_status_follows_from_the_verdicts(listeners, asked, span):
     found = judge(facts(ports=span, listeners=tuple(listeners)), asked)

@@ -123,8 +123,8 @@ def _free(facts: Facts, verdicts: Iterable[Verdict], there: str) -> Iterator[Rem
     """Free what is taken. ``ss -K`` left nothing, and a server could bind at once, with SO_REUSEADDR and without.
 
     That was so for sockets that were alive and for those in TIME_WAIT, IPv4 and IPv6. The program of a live one gets
-    ECONNABORTED; a port that it bound itself, it keeps until it closes the socket. Without ss, a process that ends leaves
-    its port in TIME_WAIT. A smaller tcp_max_tw_buckets frees nothing that is there.
+    ECONNABORTED; if it bound the port itself, it keeps it until it closes the socket. Without ss, a process that ends
+    leaves its port in TIME_WAIT. A smaller tcp_max_tw_buckets frees nothing that is there.
     """
     for verdict in verdicts:
         if not verdict.taken_by:
