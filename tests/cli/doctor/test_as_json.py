@@ -128,6 +128,7 @@ def test_values():
     }
     assert [each["level"] for each in seen["destinations"]] == ["near the end", "low"]
     assert seen["destinations"][0]["share"] == pytest.approx(28001 / 28232)
+    assert (seen["sockets"], seen["time_wait"]) == (100, 5)
     assert seen["remedies"][0]["kind"] == "reserve"
 
 

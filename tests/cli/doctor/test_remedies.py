@@ -146,6 +146,11 @@ def test_what_is_taken_but_never_drawn_is_only_freed():
             ["it is in TIME_WAIT", "wait: TIME_WAIT lasts 60 s"],
         ),
         (
+            [connection(PORT, kind="time_wait")],
+            ["ss -K -t state time-wait 'sport = :40000'"],
+            ["one with SO_REUSEADDR can bind the port now"],
+        ),
+        (
             [connection(PORT), connection(PORT, 5433, kind="time_wait")],
             ["ss -K -t src '127.0.0.1:40000' dst '127.0.0.1:5432'", "ss -K -t state time-wait 'sport = :40000'"],
             ["an ordinary connection has it", "breaks a connection that works"],
@@ -158,6 +163,11 @@ def test_how_a_port_is_freed(taken, lines, words):
     remedy = one("free", facts(taken=tuple(taken)), [PORT])
     assert lines is None or list(remedy.lines) == lines
     assert [word for word in words if word not in said(remedy)] == []
+
+
+def test_so_reuseaddr_does_not_help_against_a_self_connect():
+    remedy = one("free", facts(self_connected=(self_connected(PORT, kind="time_wait"),)))
+    assert "SO_REUSEADDR" not in said(remedy)
 
 
 def test_no_lines_of_linux_elsewhere():
@@ -253,6 +263,10 @@ def test_the_range_is_widened_only_after_what_this_puts_at_risk_is_reserved(rese
     remedy = one("widen", seen)
     assert list(remedy.lines) == [*lines, "sysctl -w net.ipv4.ip_local_port_range='16384 65535'"]
     assert words in said(remedy)
+
+
+def test_widening_reserves_a_port_that_was_asked_for():
+    assert one("widen", facts(crowds=(crowd(28000),)), [20000, 5432]).lines[0] == f"{RESERVE}20000"
 
 
 @settings(max_examples=50)
