@@ -90,5 +90,6 @@ def _filled(filled: Filled) -> dict[str, Any]:
         "live": filled.crowd.live,
         "time_wait": filled.crowd.time_wait,
         "share": filled.share,
-        "level": filled.level,
+        # null would mean that it was not checked.
+        "level": "low" if filled.level is None and filled.share is not None else filled.level,
     }

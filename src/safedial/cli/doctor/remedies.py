@@ -81,7 +81,7 @@ def _reserve(facts: Facts, ports: Collection[int], there: str) -> tuple[Remedy, 
     if not left:
         return ()
     value = as_value(ranges)
-    title = f"Reserve {_named(ports)}: connect() then never draws {'it' if len(ports) == 1 else 'them'}."
+    title = f"Reserve {_named(ports)}: connect() then never draws {_them(ports)}."
     notes = [
         "As root. It holds at once, for IPv4 and IPv6, until the next boot. Servers can still bind the ports.",
         "Leave out a port that its server did not choose (it bound port 0): it gets another one at each start.",
@@ -97,7 +97,7 @@ def _reserve(facts: Facts, ports: Collection[int], there: str) -> tuple[Remedy, 
         return (Remedy("reserve", title, (), (*notes, too_long)),)
     persist = Remedy(
         "persist",
-        "Keep them reserved after the next boot.",
+        f"Keep {_them(ports)} reserved after the next boot.",
         (f"echo '{_RESERVED} = {value}' > /etc/sysctl.d/90-reserved-ports.conf",),
         ("As root, on the host. The last file that sets the list wins: see /etc/sysctl.conf and /etc/sysctl.d.",),
     )
@@ -106,13 +106,13 @@ def _reserve(facts: Facts, ports: Collection[int], there: str) -> tuple[Remedy, 
         *(() if there else (persist,)),
         Remedy(
             "kubernetes",
-            "In Kubernetes, reserve them in the spec of the pod.",
+            f"In Kubernetes, reserve {_them(ports)} in the spec of the pod.",
             ("securityContext:", "  sysctls:", f"    - name: {_RESERVED}", f'      value: "{value}"'),
             ("It is a safe sysctl in current versions; older ones must be told to allow it. Not with hostNetwork.",),
         ),
         Remedy(
             "docker",
-            "In a container, reserve them when it is started.",
+            f"In a container, reserve {_them(ports)} when you start it.",
             (f"docker run --sysctl {_RESERVED}={value} IMAGE",),
             ("Not with --network host: there, the host's list counts.",),
         ),
@@ -123,8 +123,8 @@ def _free(facts: Facts, verdicts: Iterable[Verdict], there: str) -> Iterator[Rem
     """Free what is taken. ``ss -K`` left nothing, and a server could bind at once, with SO_REUSEADDR and without.
 
     That was so for sockets that were alive and for those in TIME_WAIT, IPv4 and IPv6. The program of a live one gets
-    ECONNABORTED. Without ss, a process that ends leaves its port in TIME_WAIT. A smaller tcp_max_tw_buckets frees
-    nothing that is there.
+    ECONNABORTED; if it bound the port itself, it keeps it until it closes the socket. Without ss, a process that ends
+    leaves its port in TIME_WAIT. A smaller tcp_max_tw_buckets frees nothing that is there.
     """
     for verdict in verdicts:
         if not verdict.taken_by:
@@ -137,9 +137,7 @@ def _free(facts: Facts, verdicts: Iterable[Verdict], there: str) -> Iterator[Rem
             lines = tuple(f"{there}ss -K -t src '{_written(each.local)}' dst '{_written(each.peer)}'" for each in alive)
             if waiting:
                 lines += (f"{there}ss -K -t state time-wait 'sport = :{verdict.port}'",)
-            notes.append(
-                "As root. It needs a kernel with CONFIG_INET_DIAG_DESTROY. A server can bind the port at once."
-            )
+            notes.append("As root. It needs a kernel with CONFIG_INET_DIAG_DESTROY. Then a server can bind the port.")
         healthy = [each for each in alive if not _is_self_connected(each)]
         if healthy:
             notes.append("This breaks a connection that works: its program and its peer get an error.")
@@ -147,6 +145,8 @@ def _free(facts: Facts, verdicts: Iterable[Verdict], there: str) -> Iterator[Rem
             notes.append(f"{_end(alive)} The port may then stay in TIME_WAIT for {TIME_WAIT:g} s.")
         else:
             notes.append(f"Or wait: TIME_WAIT lasts {TIME_WAIT:g} s at most.")
+            if not any(map(_is_self_connected, verdict.taken_by)):
+                notes.append("If a server had accepted the connection, one with SO_REUSEADDR can bind the port now.")
         yield Remedy("free", f"Free port {verdict.port}: {_taken(alive, healthy)}.", lines, tuple(notes))
 
 
@@ -205,7 +205,7 @@ def _crowded(facts: Facts, diagnosis: Diagnosis, drawn: Collection[int], there: 
     if diagnosis.usable is not None and 2 * diagnosis.usable < size:
         kept = f"{size - diagnosis.usable:,} of the {size:,} ports of the range are reserved"
         yield Remedy("unreserve", f"Reserve fewer ports: {kept}.")
-    yield from _widen(facts, drawn, there)
+    yield from _widen(facts, diagnosis, drawn, there)
 
 
 def _pool(settings: PortSettings, filled: Filled) -> Remedy:
@@ -223,18 +223,19 @@ def _pool(settings: PortSettings, filled: Filled) -> Remedy:
     return Remedy("pool", title, (), notes)
 
 
-def _widen(facts: Facts, drawn: Collection[int], there: str) -> Iterator[Remedy]:
-    """Widen the range, once the listening ports that are new in it are reserved."""
+def _widen(facts: Facts, diagnosis: Diagnosis, drawn: Collection[int], there: str) -> Iterator[Remedy]:
+    """Widen the range, once the ports that this puts at risk are reserved: those listened on, and those asked for."""
     now, reserved = facts.settings.ports, facts.settings.reserved
     if facts.sockets is None or facts.system != "linux" or now is None or reserved is None:
         return
     wider = PortRange(min(now.low, _WIDER.low), max(now.high, _WIDER.high))
     if wider == now:
         return
-    listened = {each.local.port for each in facts.sockets.listeners}
-    for low, high in (now, *reserved):
-        listened = {port for port in listened if not low <= port <= high}
-    added = {port for port in listened if wider.low <= port <= wider.high}
+    added = [
+        each.port
+        for each in diagnosis.verdicts
+        if wider.low <= each.port <= wider.high and not (each.inside or each.reserved)
+    ]
     ranges = merged(reserved, [*drawn, *added])
     value = as_value(ranges)
     if len(value) > _LONGEST:
@@ -244,7 +245,7 @@ def _widen(facts: Facts, drawn: Collection[int], there: str) -> Iterator[Remedy]
         lines = (f"{there}sysctl -w {_RESERVED}={value}", *lines)
     puts_at_risk = "No server listens in what is added."
     if added:
-        puts_at_risk = f"It puts {_named(added)} at risk, where servers listen: the first line reserves them."
+        puts_at_risk = f"It puts {_named(added)} at risk: the first line reserves {_them(added)}."
     yield Remedy(
         "widen",
         f"If no pool is possible, widen the range to {wider.low}-{wider.high}.",
@@ -259,3 +260,7 @@ def _size(settings: PortSettings) -> int:
 
 def _named(ports: Collection[int]) -> str:
     return f"port{'s' * (len(ports) > 1)} {', '.join(as_value(merged((), ports)).split(','))}"
+
+
+def _them(ports: Collection[int]) -> str:
+    return "it" if len(ports) == 1 else "them"
