@@ -40,7 +40,11 @@ MINUTE = PortSettings(wait_on_loopback=0.5, wait=60.0)
     [
         (safedial.PortUsage(), "the ephemeral range could not be read", WIDEN),
         (safedial.PortUsage(1, 10), "the ephemeral range is 1 to 10", WIDEN),
-        (safedial.PortUsage(1, 10, own_range=True), "the socket's own range (IP_LOCAL_PORT_RANGE) is 1 to 10", "widen the own IP_LOCAL_PORT_RANGE"),
+        (
+            safedial.PortUsage(1, 10, own_range=True),
+            "the socket's own range (IP_LOCAL_PORT_RANGE) is 1 to 10",
+            "widen the own IP_LOCAL_PORT_RANGE",
+        ),
         (safedial.PortUsage(1, 10, reserved=9, host_time_wait=3), ", 9 of its ports reserved, 3 sockets of", WIDEN),
         (
             safedial.PortUsage(1, 10, host_time_wait=1),

@@ -9,7 +9,7 @@ import pytest
 
 from safedial import cli
 from safedial.cli.doctor import look
-from tests.support.doctor import connected, facts, server
+from tests.cli.doctor.made import facts, listener, self_connected
 
 # Above the most that Linux allows, 2**22.
 NO_PROCESS = str(2**22 + 1)
@@ -36,10 +36,10 @@ def see(monkeypatch):
     ("fields", "status", "verdict"),
     [
         ({}, 0, "Nothing is at risk."),
-        ({"listeners": [server(22)]}, 0, "Nothing is at risk."),
-        ({"listeners": [server(40000)]}, 1, "At risk: port 40000."),
-        ({"taken": [connected(22)]}, 1, "Taken now: port 22."),
-        ({"sockets": None}, 2, "Not checked: see below."),
+        ({"listeners": (listener(22),)}, 0, "Nothing is at risk."),
+        ({"listeners": (listener(40000),)}, 1, "At risk: port 40000."),
+        ({"self_connected": (self_connected(22),)}, 1, "Taken now: port 22."),
+        ({"sockets": False}, 2, "Not checked: see below."),
     ],
 )
 def test_exit_status(see, capsys, fields, status, verdict):
@@ -58,7 +58,7 @@ def test_ports_and_process(see):
 
 
 def test_lines_to_paste_are_for_the_namespace_of_the_process(see, capsys):
-    see(listeners=[server(40000)])
+    see(listeners=(listener(40000),))
     cli.main(["doctor", "--pid", "4242"])
     assert "\nnsenter -t 4242 -n sysctl -w " in capsys.readouterr().out
 

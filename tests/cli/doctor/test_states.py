@@ -87,7 +87,12 @@ def test_ports():
         ("dead", 1, "At risk: port 40000.", f"40000: at risk, {drawn}, first to be drawn; nobody listens."),
         ("odd", 1, "At risk: port 40001.", f"40001: at risk, {drawn}, last to be drawn; nobody listens."),
         ("outside", 0, "Nothing is at risk.", "5000: safe, outside the ephemeral range; nobody listens."),
-        ("served", 1, "At risk: port 40002.", f"40002: at risk, {drawn}, first to be drawn; {me} listens on 127.0.0.1."),
+        (
+            "served",
+            1,
+            "At risk: port 40002.",
+            f"40002: at risk, {drawn}, first to be drawn; {me} listens on 127.0.0.1.",
+        ),
         ("pasted", 0, "Nothing is at risk.", f"40002: safe, {kept}; {me} listens on 127.0.0.1."),
         ("reserved", 0, "Nothing is at risk.", f"40002: safe, {kept}; nobody listens."),
         ("self-connect", 1, "Taken now: port 40004.", f"40004: taken by a socket of {me} that is connected to itself."),
@@ -185,8 +190,18 @@ def test_destinations():
         (3, 0, "Nothing is at risk.", None),
         (4, 0, "Nothing is at risk.", "40 % of the usable ones, near half, from where on connect() takes much longer."),
         (5, 0, "Nothing is at risk.", "50 % of the usable ones, past half, so connect() takes much longer."),
-        (9, 1, "Local ports run out: to 127.0.0.1 port 5000.", "90 % of the usable ones, near the end, where connect() fails."),
-        (10, 1, "Local ports run out: to 127.0.0.1 port 5000.", "100 % of the usable ones, used up, so connect() fails."),
+        (
+            9,
+            1,
+            "Local ports run out: to 127.0.0.1 port 5000.",
+            "90 % of the usable ones, near the end, where connect() fails.",
+        ),
+        (
+            10,
+            1,
+            "Local ports run out: to 127.0.0.1 port 5000.",
+            "100 % of the usable ones, used up, so connect() fails.",
+        ),
         ("pasted", 0, "Nothing is at risk.", None),
     ]:
         found, text = said.pop(state)
