@@ -79,6 +79,7 @@ def sockets(psutil: Any, ports: Collection[int], ephemeral: PortRange | None, un
     except (psutil.Error, OSError) as error:
         unseen.append(f"Sockets could not be looked at: {printable(str(error) or 'access denied')}. Root may.")
         return None
+    served = {each.laddr.port for each in connections if each.status == "LISTEN"}
     # A socket comes once for each process that has it.
     owners: dict[tuple[bytes, bytes, bytes], set[int]] = defaultdict(set)
     for each in connections:
@@ -90,7 +91,7 @@ def sockets(psutil: Any, ports: Collection[int], ephemeral: PortRange | None, un
         owners[local, procnet.spell(*peer), state].update([] if each.pid is None else [each.pid])
     # In place of its inode, each has the number of its processes.
     rows = [procnet.Row(*key, b"%d" % number) for number, key in enumerate(owners)]
-    found = table.gather((row for row in rows if row.state == procnet.LISTENING), rows, ports, ephemeral)
+    found = table.gather(rows, served, ports, ephemeral)
     pids = list(owners.values())
 
     def named(each: Socket) -> Socket:
