@@ -46,7 +46,7 @@ def time_wait(listener, local):
 
 
 def unanswered(port, local):
-    """Return a stack of sockets: a listener whose queue is full, and one that dials it in vain from *local* (SYN_SENT)."""
+    """Return a stack of sockets: a listener whose queue is full, and one that dials it from *local*, in SYN_SENT."""
     stack = contextlib.ExitStack()
     full = stack.enter_context(socket.create_server(("127.0.0.1", port), backlog=0))
     for source in (*range(port + 1, port + 5), local):

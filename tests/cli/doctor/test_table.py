@@ -100,34 +100,34 @@ def test_self_connects_alive_and_in_time_wait(scenes):
 
 def connections(stack):
     server = stack.enter_context(states.server("127.0.0.1", 20000))
-    for local in (40010, 40011):  # ordinary ones
+    for local in (40050, 40051):  # ordinary ones
         for sock in states.pair(server, local):
             stack.enter_context(sock)
-    states.time_wait(server, 40012)
-    near, far = states.pair(server, 40013)
+    states.time_wait(server, 40052)
+    near, far = states.pair(server, 40053)
     stack.enter_context(near)
     far.close()  # CLOSE_WAIT here, FIN_WAIT2 there
-    near, far = states.pair(server, 40014)
+    near, far = states.pair(server, 40054)
     stack.enter_context(near)
     stack.enter_context(far)
     near.shutdown(socket.SHUT_WR)  # FIN_WAIT2
-    near, far = states.pair(server, 40015)
+    near, far = states.pair(server, 40055)
     stack.enter_context(far)
     near.close()  # FIN_WAIT2, of no process any more
-    stack.enter_context(states.unanswered(20001, 40016))  # SYN_SENT
+    stack.enter_context(states.unanswered(20100, 40056))  # SYN_SENT
 
 
 def test_ordinary_connections_in_each_state(scenes):
     found = scenes["connections"][0]
     assert short(found.taken) == [
-        *(("connected", "127.0.0.1", port, "127.0.0.1", 20000) for port in (40010, 40011)),
-        ("time_wait", "127.0.0.1", 40012, "127.0.0.1", 20000),
-        *(("connected", "127.0.0.1", port, "127.0.0.1", 20000) for port in (40013, 40014, 40015)),
-        ("connected", "127.0.0.1", 40016, "127.0.0.1", 20001),
+        *(("connected", "127.0.0.1", port, "127.0.0.1", 20000) for port in (40050, 40051)),
+        ("time_wait", "127.0.0.1", 40052, "127.0.0.1", 20000),
+        *(("connected", "127.0.0.1", port, "127.0.0.1", 20000) for port in (40053, 40054, 40055)),
+        ("connected", "127.0.0.1", 40056, "127.0.0.1", 20100),
     ]
-    assert [each.local.port for each in found.taken if not each.inode] == [40012, 40015]
+    assert [each.local.port for each in found.taken if not each.inode] == [40052, 40055]
     assert found.crowds[0] == Crowd("127.0.0.1", Endpoint("127.0.0.1", 20000), live=5, time_wait=1)
-    assert [crowd.destination.port for crowd in found.crowds] == [20000, 20001]
+    assert [crowd.destination.port for crowd in found.crowds] == [20000, 20100]
 
 
 def accepted(stack):
@@ -216,7 +216,7 @@ def v4_only(stack):
 SCENES = {
     listeners: [20001, 20007],
     self_connects: [40010, 40021, 40030],
-    connections: range(40010, 40020),
+    connections: range(40050, 40060),
     accepted: [40030, 40031, 40032],
     servers_that_ended: [40040],
     many: [40050],

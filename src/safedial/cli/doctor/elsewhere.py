@@ -23,6 +23,8 @@ from safedial.cli.doctor.facts import Facts, Process, Socket, Sockets
 
 # psutil's words for states. What else there is counts as connected.
 _STATES = {"LISTEN": procnet.LISTENING, "TIME_WAIT": procnet.IN_TIME_WAIT}
+# A listener's peer.
+_NOBODY: dict[int, tuple[str, int]] = {socket.AF_INET: ("0.0.0.0", 0), socket.AF_INET6: ("::", 0)}  # noqa: S104
 # On macOS, as on other BSDs.
 _FIRST_AND_LAST = ("net.inet.ip.portrange.first", "net.inet.ip.portrange.last")
 
@@ -77,6 +79,7 @@ def sockets(psutil: Any, ports: Collection[int], ephemeral: PortRange | None, un
     except (psutil.Error, OSError) as error:
         unseen.append(f"Sockets could not be looked at: {printable(str(error) or 'access denied')}. Root may.")
         return None
+    served = {each.laddr.port for each in connections if each.status == "LISTEN"}
     # A socket comes once for each process that has it.
     owners: dict[tuple[bytes, bytes, bytes], set[int]] = defaultdict(set)
     for each in connections:
@@ -84,11 +87,11 @@ def sockets(psutil: Any, ports: Collection[int], ephemeral: PortRange | None, un
         if not each.raddr and state != procnet.LISTENING:
             continue  # only bound
         local = procnet.spell(*each.laddr)
-        peer = procnet.spell(*each.raddr) if each.raddr else b"0" * len(local[:-5]) + b":0000"
-        owners[local, peer, state].update([] if each.pid is None else [each.pid])
+        peer: tuple[str, int] = each.raddr or _NOBODY[each.family]
+        owners[local, procnet.spell(*peer), state].update([] if each.pid is None else [each.pid])
     # In place of its inode, each has the number of its processes.
     rows = [procnet.Row(*key, b"%d" % number) for number, key in enumerate(owners)]
-    found = table.gather((row for row in rows if row.state == procnet.LISTENING), rows, ports, ephemeral)
+    found = table.gather(rows, served, ports, ephemeral)
     pids = list(owners.values())
 
     def named(each: Socket) -> Socket:

@@ -15,30 +15,22 @@ from safedial.cli.doctor.facts import Process
 
 def find(inodes: Collection[int]) -> tuple[dict[int, tuple[Process, ...]], bool]:
     """Return the processes of each socket of *inodes* that has any, and whether no process refused to be looked at."""
-    wanted = {f"socket:[{inode}]": inode for inode in inodes if inode}
+    wanted = {f"socket:[{inode}]": inode for inode in inodes}
     found: dict[int, list[Process]] = defaultdict(list)
     all_seen = True
-    if wanted:
-        for pid in _pids():
-            try:
-                held = {wanted[link] for link in _links(pid) if link in wanted}
-            except PermissionError:
-                all_seen = False
-                continue
-            except OSError:
-                continue  # it has ended
-            if held:
-                process = Process(pid, _name(pid))
-                for inode in held:
-                    found[inode].append(process)
+    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()) if wanted else ():
+        try:
+            held = {wanted[link] for link in _links(pid) if link in wanted}
+        except PermissionError:
+            all_seen = False
+            continue
+        except OSError:
+            continue  # it has ended
+        if held:
+            process = Process(pid, _name(pid))
+            for inode in held:
+                found[inode].append(process)
     return {inode: tuple(those) for inode, those in found.items()}, all_seen
-
-
-def _pids() -> list[int]:
-    try:
-        return sorted(int(name) for name in os.listdir("/proc") if name.isdecimal())
-    except OSError:
-        return []
 
 
 def _links(pid: int) -> Iterator[str]:

@@ -8,6 +8,7 @@ import heapq
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
+from itertools import chain, takewhile
 
 from safedial._tcp import procnet
 from safedial._tcp.procnet import Row
@@ -26,29 +27,39 @@ def read(ports: Collection[int], ephemeral: PortRange | None) -> Sockets:
     Raises:
         OSError: a table can't be read.
     """
-    return gather(_rows(procnet.LISTENING), _rows(), ports, ephemeral)
+    # Linux puts listeners first (tcp_get_idx, net/ipv4/tcp_ipv4.c). Others that have such a table (gVisor) may not.
+    first = {int(row.local[-4:], 16) for table in procnet.TABLES for row in takewhile(_listens, _rows(table))}
+    found = gather(_all_rows(), first, ports, ephemeral)
+    served = {each.local.port for each in found.listeners}
+    return found if served <= first else gather(_all_rows(), served, ports, ephemeral)
 
 
-def _rows(*state: bytes) -> Iterator[Row]:
-    for table in procnet.TABLES:
-        try:
-            yield from procnet.rows(table, *state)
-        except FileNotFoundError:
-            if table == "tcp":
-                raise  # there is no /proc; a kernel without IPv6 lacks the other table
+def _all_rows() -> Iterator[Row]:
+    return chain.from_iterable(map(_rows, procnet.TABLES))
+
+
+def _rows(table: str) -> Iterator[Row]:
+    try:
+        yield from procnet.rows(table)
+    except FileNotFoundError:
+        if table == "tcp":
+            raise  # there is no /proc; a kernel without IPv6 lacks the other table
+
+
+def _listens(row: Row) -> bool:
+    return row.state == procnet.LISTENING
 
 
 def gather(
-    listeners: Iterable[Row], rows: Iterable[Row], ports: Collection[int], ephemeral: PortRange | None
+    rows: Iterable[Row], served: Collection[int], ports: Collection[int], ephemeral: PortRange | None
 ) -> Sockets:
-    """Pick what is of interest from *listeners* and, in one pass, from all *rows*, which may have listeners too."""
-    # Keys of a dict, because a row may come twice.
-    listening = dict.fromkeys(listeners)
+    """Pick what is of interest from *rows* in one pass. *served* are the ports on which somebody listens."""
     # Ports as the table spells them: with many rows, each conversion costs.
-    served = {row.local[-4:] for row in listening}
-    wanted = {b"%04X" % port for port in ports} - served
+    wanted = {b"%04X" % port for port in set(ports) - set(served)}
     inside = range(0) if ephemeral is None else range(ephemeral.low, ephemeral.high + 1)
-    drawn = {b"%04X" % port for port in inside} - served
+    drawn = {b"%04X" % port for port in set(inside) - set(served)}
+    # Keys of a dict, because a row may come twice.
+    listening: dict[Row, None] = {}
     taken: dict[tuple[bytes, Kind], dict[Row, None]] = defaultdict(dict)
     self_connected: dict[Row, None] = {}
     # Connections by local host, peer host and peer port. Each row of these has another local port.
@@ -59,6 +70,9 @@ def gather(
         count += 1
         local, peer, state, _ = row
         port = local[-4:]
+        if state == procnet.LISTENING:
+            listening[row] = None
+            continue
         if port in wanted and len(those := taken[port, _kind(state)]) < MOST_TAKEN:
             those[row] = None
         if local == peer:
