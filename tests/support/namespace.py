@@ -13,9 +13,9 @@ _PR_SET_DUMPABLE = 4  # linux/prctl.h
 
 __all__ = [
     "call",
+    "call_as_root",
     "call_outside",
     "call_where_possible",
-    "call_as_root",
     "call_with_accounts",
     "enter_network",
     "require",

@@ -1,4 +1,4 @@
-"""The doctor in network namespaces with prepared states. What it says to paste is pasted, and then nothing is at risk."""
+"""The doctor in network namespaces with prepared states. What it says to paste makes them safe."""
 
 import contextlib
 import io
@@ -154,10 +154,8 @@ def test_what_is_pasted_frees_a_port_and_keeps_it_free():
     namespace.require()
     if not shutil.which("ss"):
         pytest.skip("ss is not installed: apt-get install iproute2")
-    assert namespace.call_as_root(freed, port_range=RANGE) == {
-        each: (1, 0, "Nothing is at risk.")
-        for each in ("self-connect", "self-connect, closed", "connection", "connection, closed")
-    }
+    states = ("self-connect", "self-connect, closed", "connection", "connection, closed")
+    assert namespace.call_as_root(freed, port_range=RANGE) == dict.fromkeys(states, (1, 0, "Nothing is at risk."))
 
 
 def freed():
@@ -239,7 +237,7 @@ def test_the_command_as_an_ordinary_user_says_what_it_could_not_see():
 
 
 def by_another_process():
-    # This process has changed its user namespace, so others may not look at its descriptors (commit_creds, kernel/cred.c).
+    # This process changed its user namespace: others may not look at its descriptors (commit_creds, kernel/cred.c).
     with faults.listener(HERE, 40000):
         commands = ([sys.executable, "-m", "safedial", "doctor", *options] for options in ([], ["--json"]))
         done = [subprocess.run(each, capture_output=True, text=True, check=False) for each in commands]

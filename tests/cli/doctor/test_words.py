@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from safedial._tcp.steering import PortRange
 from safedial.cli.doctor import words
 from safedial.cli.doctor.facts import Crowd, Endpoint, Facts, Process
 from safedial.cli.doctor.judge import Filled, judge
@@ -12,7 +11,6 @@ from tests.cli.doctor.made import connection, crowd, facts, listener, ranges, se
 
 SERVER, CLIENT = Process(7, "server"), Process(123, "client")
 RISKY = "at risk, inside the ephemeral range, not reserved"
-HERE = "127.0.0.1"
 
 
 def diagnose(*ports, **fields):
