@@ -13,7 +13,7 @@ SOCKETS, MEGABYTES = 200_000, 200  # the doctor's promise
 def test_counts_and_memory():
     namespace.require()
     before, after, count, waiting, peak, _ = namespace.call(many.look, SOCKETS, port_range=many.PORT_RANGE)
-    assert after < count <= before + 1, "the listener, and what has not ended: TIME_WAIT lasts a minute"
+    assert after <= count <= before + 1, "the listener, and what has not ended: TIME_WAIT lasts a minute"
     assert after > SOCKETS / 2, "this machine is too slow"
     assert len(waiting) == table.MOST_CROWDS
     assert waiting[8:] == [1] * (table.MOST_CROWDS - 8)
