@@ -78,7 +78,7 @@ def test_the_worst_ports_come_first_and_what_nobody_asked_for_is_cut():
     (ports,) = (part for part in parts if part.ports)
     shown = [each.port for each in ports.ports]
     assert shown == [40002, 40004, 40006, 40000, *range(41000, 41012), 41090, 9]
-    assert ports.lines[0] == "Other ports that something listens on: 87 at risk, 1 safe. --json has them all."
+    assert ports.lines[0] == "Other ports: 87 at risk, 1 safe. --json has them all."
     assert len(diagnosis.verdicts) == len(shown) + 88
 
 

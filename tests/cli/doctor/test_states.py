@@ -96,6 +96,12 @@ def test_ports():
         ("pasted", 0, "Nothing is at risk.", f"40002: safe, {kept}; {me} listens on 127.0.0.1."),
         ("reserved", 0, "Nothing is at risk.", f"40002: safe, {kept}; nobody listens."),
         ("self-connect", 1, "Taken now: port 40004.", f"40004: taken by a socket of {me} that is connected to itself."),
+        (
+            "bound",
+            1,
+            "Taken now: port 5000.",
+            "5000: taken by a socket that is bound, and neither listens nor is connected. No table shows its process.",
+        ),
         ("self-connect, closed", 1, "Taken now: port 40004.", "40004: taken by TIME_WAIT after a self-connect."),
         (
             "connection",
@@ -131,6 +137,9 @@ def ports():
     said = {"me": me(), "without IPv6": doctor(OTHER)}
     without_ipv6.write_text("0")
     said |= {"dead": doctor(40000), "odd": doctor(40001), "outside": doctor(OTHER)}
+    with socket.socket() as bound:
+        bound.bind((HERE, OTHER))
+        said["bound"] = doctor(OTHER)
     RESERVED.write_text("40001,40003")
     with faults.listener(HERE, 40002):
         said["served"] = doctor()

@@ -72,6 +72,11 @@ def test_the_verdict_is_one_line(diagnosis, said):
             "Port 40000: taken by a connection to 127.0.0.1 port 5432 that is still closing.",
         ),
         (
+            only(22, bound=(22,)),
+            "Port 22: taken by a socket that is bound, and neither listens nor is connected. "
+            "No table shows its process.",
+        ),
+        (
             only(
                 taken=(
                     connection(40000, host="::1")._replace(processes=None),
@@ -96,6 +101,7 @@ def test_a_port_is_a_line(verdict, said):
         (only(reserved=ranges((40000, 40000))), ("safe", "yes", "yes", "", "nobody")),
         (only(ports=None, reserved=None, sockets=False), (*["not checked"] * 3, "", "not checked")),
         (only(self_connected=(self_connected(40000),)), ("taken", "yes", "no", "", "client (pid 123), to itself")),
+        (only(bound=(40000,)), ("taken", "yes", "no", "", "a bound socket")),
         (
             only(taken=(connection(40000, host="::1", kind="time_wait"), connection(40000))),
             ("taken", "yes", "no", "", "TIME_WAIT, to [::1]:5432 and 1 more"),
@@ -193,5 +199,5 @@ def test_what_was_not_looked_at_is_not_checked():
 
 def test_ports_that_the_report_leaves_out_are_counted():
     rest = diagnose(listeners=(listener(22), listener(40000), *map(listener, range(2000, 2100)))).verdicts
-    said = "Other ports that something listens on: 101 safe, 1 at risk. --json has them all."
+    said = "Other ports: 101 safe, 1 at risk. --json has them all."
     assert words.more(rest) == said

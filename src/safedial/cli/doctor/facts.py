@@ -56,6 +56,8 @@ class Sockets:
     # The fullest destinations, the fullest first.
     crowds: tuple[Crowd, ...] = ()
     count: int = 0  # rows
+    # The PORTs that a socket of no table has: a bound one, that neither listens nor is connected.
+    bound: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

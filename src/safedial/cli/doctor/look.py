@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from io import FileIO
 
 from safedial._tcp import port_settings, steering
@@ -154,13 +155,8 @@ def _sockets(ports: Collection[int], ephemeral: PortRange | None, unseen: list[s
         unseen.append(f"Sockets could not be read in {error.filename or '/proc/net'}: {error.strerror}.")
         return None
     seen = {each.local.port for each in (*found.listeners, *found.taken)}
-    unseen += [
-        f"Port {port} is held by a socket that is bound, and neither listens nor is connected. The kernel's table does "
-        "not have it, so its process could not be seen."
-        for port in sorted(set(ports) - seen)
-        if _is_bound(port)
-    ]
-    return _with_processes(found, unseen)
+    bound = tuple(port for port in sorted(set(ports) - seen) if _is_bound(port))
+    return _with_processes(replace(found, bound=bound), unseen)
 
 
 def _is_bound(port: int) -> bool:

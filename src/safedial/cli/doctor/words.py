@@ -9,7 +9,7 @@ from safedial.cli.doctor.facts import Facts, Socket
 from safedial.cli.doctor.judge import Diagnosis, Filled, Level, Verdict
 
 AT_RISK = (
-    "At risk: while nobody listens on the port, connect() may draw it. Then its server can't start, or a client is "
+    "A port at risk may be drawn by connect() while nobody listens on it. Then its server can't start, or a client is "
     "connected to itself."
 )
 HEADERS = ("port", "verdict", "in range", "reserved", "drawn", "who has it")
@@ -17,6 +17,7 @@ NOT_CHECKED = "not checked"
 # So many are named; the rest is counted.
 _MOST_PORTS, _MOST_NAMES = 10, 3
 
+_BOUND = "by a socket that is bound, and neither listens nor is connected. No table shows its process"
 _SYSTEMS = {"linux": "Linux", "darwin": "macOS", "win32": "Windows"}
 _STEERING = {
     True: "works (IP_LOCAL_PORT_RANGE): safedial keeps the kernel off the port that it dials",
@@ -46,8 +47,8 @@ def verdict(diagnosis: Diagnosis) -> str:
 
 def port(each: Verdict) -> str:
     """Say what is known of a port."""
-    if each.taken_by:
-        return f"Port {each.port}: taken {_listed(map(_taker, each.taken_by), _MOST_NAMES)}."
+    if each.verdict == "taken":
+        return f"Port {each.port}: taken {_listed(map(_taker, each.taken_by or ()), _MOST_NAMES) or _BOUND}."
     causes: list[str] = [each.verdict]
     if each.inside is not None:
         causes.append(f"{'inside' if each.inside else 'outside'} the ephemeral range")
@@ -65,7 +66,8 @@ def row(each: Verdict) -> tuple[str, ...]:
         who = NOT_CHECKED
     else:
         sockets = (*(each.taken_by or ()), *each.listeners)
-        who = _listed(dict.fromkeys(map(_in_short, sockets)), 1) or "nobody"
+        who = _listed(dict.fromkeys(map(_in_short, sockets)), 1)
+        who = who or ("a bound socket" if each.verdict == "taken" else "nobody")
     return str(each.port), each.verdict, _yes(each.inside), _yes(each.reserved), drawn, who
 
 
@@ -73,7 +75,7 @@ def more(rest: Sequence[Verdict]) -> str:
     """Say how many ports the report leaves out."""
     counts = Counter(each.verdict for each in rest)
     said = ", ".join(f"{number:,} {name}" for name, number in counts.items())
-    return f"Other ports that something listens on: {said}. --json has them all."
+    return f"Other ports: {said}. --json has them all."
 
 
 def crowd(each: Filled) -> str:
