@@ -207,8 +207,8 @@ def test_of_many_only_the_fullest_and_some_are_kept(scenes):
 def test_listeners_that_do_not_come_first(monkeypatch, tmp_path):
     """In the tables of other kernels than Linux that have them (gVisor)."""
     with socket.create_server(("127.78.0.3", 0)) as server:
-        address = server.getsockname()
-        with socket.create_connection(address), server.accept()[0]:
+        near = socket.create_connection(address := server.getsockname())
+        with server.accept()[0], near:  # the client closes first: the next run finds nothing of the server's
             for name in ("tcp", "tcp6"):
                 head, *rows = Path("/proc/thread-self/net", name).read_text().splitlines(keepends=True)
                 (tmp_path / name).write_text("".join([head, *reversed(rows)]))
