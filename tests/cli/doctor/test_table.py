@@ -2,10 +2,12 @@
 
 import contextlib
 import socket
+from io import FileIO
 from pathlib import Path
 
 import pytest
 
+from safedial._tcp import procnet
 from safedial._tcp.steering import PortRange
 from safedial.cli.doctor import table
 from safedial.cli.doctor.facts import Crowd, Endpoint
@@ -200,6 +202,20 @@ def test_of_many_only_the_fullest_and_some_are_kept(scenes):
     assert len(found.crowds) == table.MOST_CROWDS
     kinds = [each.kind for each in found.taken]
     assert (kinds.count("connected"), kinds.count("time_wait")) == (1, table.MOST_TAKEN)
+
+
+def test_listeners_that_do_not_come_first(monkeypatch, tmp_path):
+    """In the tables of other kernels than Linux that have them (gVisor)."""
+    with socket.create_server(("127.78.0.3", 0)) as server:
+        near = socket.create_connection(address := server.getsockname())
+        with server.accept()[0], near:  # the client closes first: the next run finds nothing of the server's
+            for name in ("tcp", "tcp6"):
+                head, *rows = Path("/proc/thread-self/net", name).read_text().splitlines(keepends=True)
+                (tmp_path / name).write_text("".join([head, *reversed(rows)]))
+    monkeypatch.setattr(procnet, "FileIO", lambda path: FileIO(tmp_path / Path(path).name))
+    found = table.read([address[1]], PortRange(1, 65535))
+    assert address in [each.local for each in found.listeners]
+    assert (found.taken, [each for each in found.crowds if each.source == address[0]]) == ((), [])
 
 
 def test_without_ipv6(scenes):
