@@ -1,5 +1,6 @@
 """The command line of ``safedial doctor``: its arguments, exit status and help."""
 
+import errno
 import json
 import os
 import subprocess
@@ -83,6 +84,18 @@ def test_process_that_is_not_there(capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert err == f"safedial doctor can't look at process {NO_PROCESS}: there is no process {NO_PROCESS} here\n"
+
+
+def test_process_that_only_root_may_look_at(monkeypatch, capsys):
+    def denied(ports, *, pid):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(look, "look", denied)
+    assert cli.main(["doctor", "--pid", "1"]) == 2
+    assert capsys.readouterr() == (
+        "",
+        f"safedial doctor can't look at process 1: {os.strerror(errno.EPERM)} (root may)\n",
+    )
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a pipe without a reader is another error there")

@@ -63,7 +63,8 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         facts = look.look(ports, pid=arguments.pid)
     except OSError as error:  # only with --pid
-        sys.stderr.write(f"safedial doctor can't look at process {arguments.pid}: {error.strerror}\n")
+        hint = " (root may)" if isinstance(error, PermissionError) else ""
+        sys.stderr.write(f"safedial doctor can't look at process {arguments.pid}: {error.strerror}{hint}\n")
         return 2
     diagnosis = judge.judge(facts, ports)
     helps = remedies.remedies(facts, diagnosis, pid=arguments.pid)
