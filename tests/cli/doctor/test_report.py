@@ -61,6 +61,7 @@ def test_the_order_is_that_in_which_it_is_needed():
     assert titles[2].startswith("1. Reserve ports 40000")
     assert [title.partition(". ")[2] for title in titles[2:-2]] == [each.title for each in helps]
     assert lines[-1] == UNSEEN
+    assert [line for line in lines if line.startswith("From ")] == [words.crowd(diagnosis.crowds[0])]  # not the other
 
 
 def test_plain_text_has_each_fact_on_one_line_and_is_ascii():
