@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import safedial
 from safedial.cli.demo import arguments as demo
+from safedial.cli.doctor import arguments as doctor
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="safedial", description="Dial TCP safely, never connected to yourself.")
     parser.add_argument("--version", action="version", version=f"safedial {safedial.__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="command")
-    for command in (demo,):
+    for command in (demo, doctor):
         command.add(commands)
     arguments = parser.parse_args(argv)
     try:
