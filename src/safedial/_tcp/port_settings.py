@@ -53,6 +53,14 @@ def read_reserved() -> tuple[PortRange, ...] | None:
     return None
 
 
+def reserved_in(settings: PortSettings, ports: PortRange) -> set[int]:
+    """Return the reserved ones of *ports*."""
+    found: set[int] = set()
+    for low, high in settings.reserved or ():
+        found.update(range(max(low, ports.low), min(high, ports.high) + 1))
+    return found
+
+
 def _seconds(milliseconds: str) -> float | None:
     with contextlib.suppress(ValueError):
         return int(milliseconds) / 1000

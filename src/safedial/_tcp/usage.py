@@ -14,7 +14,7 @@ from safedial._forks import lock_held_across_forks
 from safedial._steps import in_event_loop
 from safedial._tcp import procnet, steering
 from safedial._tcp.namespaces import namespace_here, namespace_of
-from safedial._tcp.port_settings import PortSettings, read_settings
+from safedial._tcp.port_settings import PortSettings, read_settings, reserved_in
 from safedial._tcp.remedy import ELSEWHERE, remedy
 from safedial._tcp.settings_thread import last_look
 from safedial._tcp.steering import PortRange
@@ -86,7 +86,7 @@ def uncounted(settings: PortSettings, own: PortRange | None) -> PortUsage:
     """Return what *settings* tell of the ephemeral range, or of *own*, to which a socket narrowed it."""
     ports = _drawn_from(settings.ports, own)
     low, high = ports or (None, None)
-    reserved = None if ports is None or settings.reserved is None else len(_reserved(settings, ports))
+    reserved = None if ports is None or settings.reserved is None else len(reserved_in(settings, ports))
     own_range = ports != settings.ports
     found = PortUsage(low, high, reserved=reserved, host_time_wait=settings.time_wait, own_range=own_range)
     return replace(found, remedy=remedy(found, settings, loopback=False))
@@ -122,16 +122,9 @@ def _figures(
     live = {each.port for each in inside if each.state != procnet.IN_TIME_WAIT}
     others = None
     if settings.reserved is not None and known is not None:
-        taken = in_use | _reserved(settings, ports)
+        taken = in_use | reserved_in(settings, ports)
         if own is None:
             taken.add(reached[1])  # steering keeps the kernel off it
         others = len(set(range(ports.low, ports.high + 1)) - taken)
     found = replace(uncounted(settings, own), in_use=len(in_use), time_wait=len(in_use) - len(live), others=others)
     return replace(found, remedy=remedy(found, settings, loopback=procnet.is_loopback(reached[0])))
-
-
-def _reserved(settings: PortSettings, ports: PortRange) -> set[int]:
-    found: set[int] = set()
-    for low, high in settings.reserved or ():
-        found.update(range(max(low, ports.low), min(high, ports.high) + 1))
-    return found

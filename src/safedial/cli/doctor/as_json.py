@@ -36,7 +36,7 @@ def as_json(facts: Facts, diagnosis: Diagnosis, remedies: Iterable[Remedy]) -> s
         "sockets": None if sockets is None else sockets.count,
         "time_wait": settings.time_wait,
         "ports": [_verdict(each) for each in diagnosis.verdicts],
-        "self_connected": _sockets(diagnosis.self_connected),
+        "self_connected": None if sockets is None else _sockets(sockets.self_connected),
         "destinations": None if diagnosis.crowds is None else [_filled(each) for each in diagnosis.crowds],
         "remedies": [
             {"kind": each.kind, "title": each.title, "lines": each.lines, "notes": each.notes} for each in remedies

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
 from safedial._address import same_endpoint
-from safedial._tcp.port_settings import PortSettings
+from safedial._tcp.port_settings import PortSettings, reserved_in
 from safedial.cli.doctor.facts import Crowd, Facts, Socket, Sockets
 
 # safe: connect() never draws the port, and no socket is in the way of its server.
@@ -54,7 +54,6 @@ class Diagnosis:
 
     # By port: those that somebody listens on, those asked for, and those that have a self-connected socket.
     verdicts: tuple[Verdict, ...]
-    self_connected: tuple[Socket, ...] | None
     crowds: tuple[Filled, ...] | None  # as in the facts, the fullest first
     usable: int | None  # ports of the ephemeral range that are not reserved
     status: int  # 0: nothing is at risk; 1: something is; 2: something that decides could not be checked
@@ -74,19 +73,14 @@ def judge(facts: Facts, ports: Collection[int]) -> Diagnosis:
     verdicts = tuple(_verdict(facts, port, port in asked, by_port.get(port, nothing)) for port in named)
     usable = usable_ports(facts.settings)
     crowds = None if sockets is None else tuple(_filled(each, usable) for each in sockets.crowds)
-    self_connected = None if sockets is None else sockets.self_connected
-    return Diagnosis(verdicts, self_connected, crowds, usable, _status(facts, verdicts, crowds or (), usable))
+    return Diagnosis(verdicts, crowds, usable, _status(facts, verdicts, crowds or (), usable))
 
 
 def usable_ports(settings: PortSettings) -> int | None:
     """Count the ports that connect() may draw; None if that is not known."""
     if settings.ports is None or settings.reserved is None:
         return None
-    low, high = settings.ports
-    kept: set[int] = set()
-    for first, last in settings.reserved:
-        kept.update(range(max(first, low), min(last, high) + 1))
-    return high - low + 1 - len(kept)
+    return settings.ports.high - settings.ports.low + 1 - len(reserved_in(settings, settings.ports))
 
 
 @dataclass
