@@ -10,7 +10,7 @@ Kind: TypeAlias = Literal["listening", "connected", "time_wait"]
 
 
 class Process(NamedTuple):
-    """A process that has a socket. *name* is its command's name (/proc/PID/comm); empty if it has just ended."""
+    """A process that has a socket. *name* is its command's name, printable; empty if it has just ended."""
 
     pid: int
     name: str
@@ -22,6 +22,11 @@ class Endpoint(NamedTuple):
     host: str
     port: int
 
+    @property
+    def written(self) -> str:
+        """Both, as ss(8) writes and reads them."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
 
 class Socket(NamedTuple):
     """A TCP socket of this network namespace."""
@@ -32,6 +37,11 @@ class Socket(NamedTuple):
     # 0: the socket belongs to no process (any more), as in TIME_WAIT, or the system has no such numbers.
     inode: int
     processes: tuple[Process, ...] | None = None  # None: they could not be seen; (): there is none any more
+
+    @property
+    def is_self_connected(self) -> bool:
+        """Whether its peer is itself."""
+        return self.local == self.peer
 
 
 class Crowd(NamedTuple):

@@ -85,16 +85,16 @@ def _look(ports: Collection[int]) -> Facts:
     sockets = _sockets(ports, settings.ports, unseen)
     return Facts(
         sys.platform,
-        platform.release() or None,
-        settings,
-        steers,
-        reuse,
-        delay,
-        step_width,
-        ipv6,
-        loopback_v6,
-        sockets,
-        tuple(unseen),
+        kernel=platform.release() or None,
+        settings=settings,
+        steering=steers,
+        tw_reuse=reuse,
+        tw_reuse_delay=delay,
+        step_width=step_width,
+        ipv6=ipv6,
+        loopback_v6=loopback_v6,
+        sockets=sockets,
+        unseen=tuple(unseen),
     )
 
 

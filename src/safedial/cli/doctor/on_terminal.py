@@ -7,7 +7,7 @@ from rich.text import Text
 
 from safedial.cli.doctor import words
 from safedial.cli.doctor.judge import Diagnosis, Verdict
-from safedial.cli.doctor.report import Part
+from safedial.cli.doctor.report import Part, spelled
 from safedial.cli.terminal import BAD, GOOD, new_table, print_table, say
 
 _STYLES = {"taken": BAD, "at risk": BAD, "safe": GOOD}
@@ -32,7 +32,7 @@ def _ports(console: Console, ports: Sequence[Verdict]) -> None:
         return
     table = new_table(*words.HEADERS, left=len(words.HEADERS))
     for each in ports:
-        port, verdict, *others = (_spelled(console, cell) for cell in words.row(each))
+        port, verdict, *others = (spelled(cell, console.encoding) for cell in words.row(each))
         table.add_row(port, Text(verdict, _STYLES.get(each.verdict, "")), *map(Text, others))
     if not print_table(console, table):
         for each in ports:
@@ -40,9 +40,4 @@ def _ports(console: Console, ports: Sequence[Verdict]) -> None:
 
 
 def _say(console: Console, *lines: str, style: str = "") -> None:
-    say(console, *(_spelled(console, line) for line in lines), style=style)
-
-
-def _spelled(console: Console, text: str) -> str:
-    """Return *text* with what the terminal's encoding lacks escaped: in the names of processes."""
-    return text.encode(console.encoding, "backslashreplace").decode(console.encoding)
+    say(console, *(spelled(line, console.encoding) for line in lines), style=style)

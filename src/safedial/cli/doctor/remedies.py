@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from safedial._tcp.port_settings import PortSettings
 from safedial._tcp.procnet import is_loopback
 from safedial._tcp.steering import PortRange
-from safedial.cli.doctor.facts import Endpoint, Facts, Socket
+from safedial.cli.doctor.facts import Facts, Socket
 from safedial.cli.doctor.judge import Diagnosis, Filled, Verdict, usable_ports
 from safedial.errors import TIME_WAIT
 
@@ -138,18 +138,18 @@ def _free(facts: Facts, verdicts: Iterable[Verdict], there: str) -> Iterator[Rem
         lines: tuple[str, ...] = ()
         notes: list[str] = []
         if facts.system == "linux":
-            lines = tuple(f"{there}ss -K -t src '{_written(each.local)}' dst '{_written(each.peer)}'" for each in alive)
+            lines = tuple(f"{there}ss -K -t src '{each.local.written}' dst '{each.peer.written}'" for each in alive)
             if waiting:
                 lines += (f"{there}ss -K -t state time-wait 'sport = :{verdict.port}'",)
             notes.append("As root. It needs a kernel with CONFIG_INET_DIAG_DESTROY. Then a server can bind the port.")
-        healthy = [each for each in alive if not _is_self_connected(each)]
+        healthy = [each for each in alive if not each.is_self_connected]
         if healthy:
             notes.append("This breaks a connection that works: its program and its peer get an error.")
         if alive:
             notes.append(f"{_end(alive)} The port may then stay in TIME_WAIT for {TIME_WAIT:g} s.")
         else:
             notes.append(f"Or wait: TIME_WAIT lasts {TIME_WAIT:g} s at most.")
-            if not any(map(_is_self_connected, verdict.taken_by)):
+            if not any(each.is_self_connected for each in verdict.taken_by):
                 notes.append("If a server had accepted the connection, one with SO_REUSEADDR can bind the port now.")
         yield Remedy("free", f"Free port {verdict.port}: {_taken(alive, healthy)}.", lines, tuple(notes))
 
@@ -177,14 +177,6 @@ def _end(alive: Iterable[Socket]) -> str:
         return f"Or end the program: kill {' '.join(map(str, pids))}."
     # Such as a connection that is closing.
     return "Or wait: no process has it any more." if None not in owners else "Or end the program that has it."
-
-
-def _is_self_connected(socket: Socket) -> bool:
-    return socket.local == socket.peer
-
-
-def _written(endpoint: Endpoint) -> str:
-    return f"[{endpoint.host}]:{endpoint.port}" if ":" in endpoint.host else f"{endpoint.host}:{endpoint.port}"
 
 
 def _move(facts: Facts, ports: Collection[int], *, can_reserve: bool) -> Iterator[Remedy]:
@@ -222,7 +214,7 @@ def _crowded(facts: Facts, diagnosis: Diagnosis, drawn: Collection[int], there: 
 
 def _pool(settings: PortSettings, filled: Filled) -> Remedy:
     source, destination, live, time_wait = filled.crowd
-    to = f"{_written(destination)} from {source}"
+    to = f"{destination.written} from {source}"
     if live >= time_wait:
         title = f"Share connections to {to} (a pool): {live:,} are open."
         return Remedy("pool", title)

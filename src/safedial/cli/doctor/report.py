@@ -94,10 +94,14 @@ def plain(diagnosis: Diagnosis, parts: Sequence[Part]) -> str:
 
 
 def write(text: str) -> None:
-    """Write *text* to standard output. The name of a process may have characters that its encoding lacks."""
-    encoding = sys.stdout.encoding or "utf-8"  # a StringIO has none
+    """Write *text* to standard output."""
     try:
-        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        sys.stdout.write(spelled(text, sys.stdout.encoding or "utf-8") + "\n")  # a StringIO has no encoding
         sys.stdout.flush()
     except BrokenPipeError:  # such as of `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again when it exits
+
+
+def spelled(text: str, encoding: str) -> str:
+    """Return *text* with what *encoding* lacks escaped, such as in the names of processes."""
+    return text.encode(encoding, "backslashreplace").decode(encoding)

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from safedial._address import describe, printable
+from safedial._address import describe
 from safedial._tcp.steering import PortRange
 from safedial.cli.doctor.facts import Facts, Socket
 from safedial.cli.doctor.judge import Diagnosis, Filled, Level, Verdict
@@ -81,7 +81,7 @@ def more(rest: Sequence[Verdict]) -> str:
 def crowd(each: Filled) -> str:
     """Say how many local ports the connections to a destination have."""
     source, destination, live, time_wait = each.crowd
-    said = f"From {printable(source)} to {describe(*destination)}: {_count(live + time_wait, 'local port')}"
+    said = f"From {source} to {describe(*destination)}: {_count(live + time_wait, 'local port')}"
     if time_wait:
         said += f", {time_wait:,} of them in TIME_WAIT"
     if each.share is None:
@@ -104,7 +104,7 @@ def details(facts: Facts) -> list[str]:
         f"TIME_WAIT: {_time_wait(facts)}",
         f"IPv6: {_ipv6(facts)}",
         f"TCP sockets: {_sockets(facts)}",
-        f"System: {_SYSTEMS.get(facts.system, facts.system)} {printable(facts.kernel or '')}".rstrip(),
+        f"System: {_SYSTEMS.get(facts.system, facts.system)} {facts.kernel or ''}".rstrip(),
     ]
 
 
@@ -154,10 +154,9 @@ def _sockets(facts: Facts) -> str:
 
 def _taker(sock: Socket) -> str:
     """Say which socket that is no server's has a port."""
-    itself = sock.local == sock.peer
+    peer = "itself" if sock.is_self_connected else describe(*sock.peer)
     if sock.kind == "time_wait":
-        return f"by TIME_WAIT after a {'self-connect' if itself else f'connection to {describe(*sock.peer)}'}"
-    peer = "itself" if itself else describe(*sock.peer)
+        return "by TIME_WAIT after a " + ("self-connect" if sock.is_self_connected else f"connection to {peer}")
     if sock.processes == ():
         return f"by a connection to {peer} that is still closing"
     return f"by a socket of {_processes([sock])} that is connected to {peer}"
@@ -167,10 +166,7 @@ def _in_short(sock: Socket) -> str:
     if sock.kind == "listening":
         return _processes([sock])
     who = "TIME_WAIT" if sock.kind == "time_wait" else _processes([sock])
-    host, port = sock.peer
-    return (
-        f"{who}, to {'itself' if sock.local == sock.peer else f'[{host}]:{port}' if ':' in host else f'{host}:{port}'}"
-    )
+    return f"{who}, to {'itself' if sock.is_self_connected else sock.peer.written}"
 
 
 def _listening(listeners: Sequence[Socket] | None) -> str:
@@ -178,7 +174,7 @@ def _listening(listeners: Sequence[Socket] | None) -> str:
         return f"who listens was {NOT_CHECKED}"
     if not listeners:
         return "nobody listens"
-    hosts = dict.fromkeys(printable(each.local.host) for each in listeners)
+    hosts = dict.fromkeys(each.local.host for each in listeners)
     names = {process.name for each in listeners for process in each.processes or ()}
     return f"{_processes(listeners)} listen{'s' * (len(names) < 2)} on {_listed(hosts, _MOST_NAMES)}"
 
@@ -191,7 +187,7 @@ def _processes(sockets: Iterable[Socket]) -> str:
         if not each.processes:
             others["an unseen process" if each.processes is None else "no process"] = None
         for process in each.processes or ():
-            pids.setdefault(printable(process.name) or "process", set()).add(process.pid)
+            pids.setdefault(process.name or "process", set()).add(process.pid)
     names = [f"{name} (pid {_listed(map(str, sorted(numbers)), _MOST_NAMES)})" for name, numbers in pids.items()]
     return _listed([*names, *others], _MOST_NAMES)
 
