@@ -8,8 +8,8 @@ import pytest
 from safedial.cli.doctor.as_json import SCHEMA, as_json
 from safedial.cli.doctor.facts import Facts, Kind
 from safedial.cli.doctor.judge import Level, Word, judge
-from safedial.cli.doctor.remedies import Kind as KindOfRemedy
 from safedial.cli.doctor.remedies import remedies
+from safedial.cli.doctor.remedy import Kind as KindOfRemedy
 from tests.cli.doctor.made import connection, crowd, facts, listener, ranges, self_connected
 
 DOCS = (Path(__file__).parents[3] / "docs" / "command-line.md").read_text()

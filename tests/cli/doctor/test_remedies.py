@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from safedial._tcp.port_settings import read_reserved
 from safedial._tcp.steering import PortRange
 from safedial.cli.doctor.judge import judge
-from safedial.cli.doctor.remedies import as_value, merged, remedies
+from safedial.cli.doctor.remedies import remedies
+from safedial.cli.doctor.remedy import as_value, merged
 from tests.cli.doctor.made import connection, crowd, facts, listener, ranges, self_connected
 from tests.support import namespace
 
@@ -93,11 +94,18 @@ def test_what_is_reserved_then_is_safe_and_what_was_reserved_stays(span, reserve
 def test_each_way_to_reserve_has_the_merged_list(reserved, listened, value):
     seen = facts(reserved=reserved, listeners=tuple(map(listener, listened)))
     assert one("reserve", seen).lines == (f"{RESERVE}{value}",)
-    (line,) = one("persist", seen).lines
-    assert f"'net.ipv4.ip_local_reserved_ports = {value}' > /etc/sysctl.d/" in line
-    assert one("kubernetes", seen).lines[-1] == f'      value: "{value}"'
-    assert one("docker", seen).lines == (f"docker run --sysctl net.ipv4.ip_local_reserved_ports={value} IMAGE",)
+    assert one("persist", seen).lines == (
+        f"echo 'net.ipv4.ip_local_reserved_ports = {value}' > /etc/sysctl.d/90-reserved-ports.conf",
+        f"docker run --sysctl net.ipv4.ip_local_reserved_ports={value} IMAGE",
+        f'securityContext: {{sysctls: [{{name: net.ipv4.ip_local_reserved_ports, value: "{value}"}}]}}',
+    )
     assert ("replaces the present one" in said(one("reserve", seen))) == bool(reserved)
+
+
+def test_a_port_that_a_server_may_have_drawn_is_told_of():
+    told = "Leave out the port of a server that binds port 0"
+    assert told in said(one("reserve", facts(listeners=(listener(PORT),))))
+    assert told not in said(one("reserve", facts(listeners=(listener(22),)), [PORT]))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +126,7 @@ def test_no_remedy_without_a_cause(seen, ports):
 
 def test_first_reserve_then_free():
     seen = facts(self_connected=(self_connected(PORT),))
-    assert kinds(seen) == ["reserve", "free", "persist", "kubernetes", "docker", "move"]
+    assert kinds(seen) == ["reserve", "free", "persist", "move"]
 
 
 def test_what_is_taken_but_never_drawn_is_only_freed():
@@ -131,7 +139,7 @@ def test_what_is_taken_but_never_drawn_is_only_freed():
         (
             [self_connected(PORT)],
             ["ss -K -t src '127.0.0.1:40000' dst '127.0.0.1:40000'"],
-            ["a self-connected socket has it", "kill 123.", "TIME_WAIT for 60 s"],
+            ["it is taken by a self-connected socket", "kill 123.", "TIME_WAIT for 60 s"],
         ),
         (
             [self_connected(PORT, "::1", pids=(5, 4)), self_connected(PORT)],
@@ -139,7 +147,7 @@ def test_what_is_taken_but_never_drawn_is_only_freed():
                 "ss -K -t src '[::1]:40000' dst '[::1]:40000'",
                 "ss -K -t src '127.0.0.1:40000' dst '127.0.0.1:40000'",
             ],
-            ["2 self-connected sockets have it", "kill 4 5 123."],
+            ["it is taken by 2 self-connected sockets", "kill 4 5 123."],
         ),
         (
             [self_connected(PORT, kind="time_wait")],
@@ -154,7 +162,7 @@ def test_what_is_taken_but_never_drawn_is_only_freed():
         (
             [connection(PORT), connection(PORT, 5433, kind="time_wait")],
             ["ss -K -t src '127.0.0.1:40000' dst '127.0.0.1:5432'", "ss -K -t state time-wait 'sport = :40000'"],
-            ["an ordinary connection has it", "breaks a connection that works"],
+            ["it is taken by an ordinary connection", "breaks a connection that works"],
         ),
         ([self_connected(PORT, pids=())], None, ["Or wait: no process has it any more."]),
         ([self_connected(PORT)._replace(processes=None)], None, ["Or end the program that has it."]),
@@ -168,11 +176,24 @@ def test_how_a_port_is_freed(taken, lines, words):
 
 def test_how_a_port_is_freed_that_is_only_bound():
     free = one("free", facts(bound=(22,)), [22])
-    assert free.title == "Free port 22: end the program that has bound it."
+    assert free.title == "Free port 22: it is bound by a program."
     assert free.lines == ("ss -tanp --bound-inactive 'sport = :22'",)
-    assert len(free.notes) == 1
+    assert free.notes[0].startswith("End that program. As root, ss shows it")
     elsewhere = one("free", facts(bound=(22,), system="darwin"), [22])
-    assert (elsewhere.title, elsewhere.lines, elsewhere.notes) == (free.title, (), ())
+    assert (elsewhere.title, elsewhere.lines, elsewhere.notes) == (free.title, (), ("End that program.",))
+
+
+def test_ports_that_are_freed_alike_are_one_remedy():
+    waiting = tuple(self_connected(port, kind="time_wait") for port in (PORT, 40004))
+    alive = (self_connected(50000, pids=(5,)), self_connected(50002, pids=(5,)), self_connected(50004, pids=(6,)))
+    seen = facts(self_connected=(*waiting, *alive), taken=(connection(40002, kind="time_wait"),))
+    frees = [(each.title, len(each.lines)) for each in found(seen, [40002]) if each.kind == "free"]
+    assert frees == [
+        ("Free ports 40000, 40004: each is in TIME_WAIT.", 2),
+        ("Free port 40002: it is in TIME_WAIT.", 1),  # a server with SO_REUSEADDR may bind it
+        ("Free ports 50000, 50002: each is taken by a self-connected socket.", 2),
+        ("Free port 50004: it is taken by a self-connected socket.", 1),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -202,7 +223,8 @@ def test_lines_for_another_process_s_namespace_are_run_there():
     assert len(commands) == 4
     assert all(line.startswith("nsenter -t 42 -n ") for line in commands)
     # The host's file says nothing of it.
-    assert "persist" not in kinds(seen, pid=42)
+    assert [line.split()[0] for line in one("persist", seen, pid=42).lines] == ["docker", "securityContext:"]
+    assert "until the network namespace ends" in said(one("reserve", seen, pid=42))
 
 
 @pytest.mark.parametrize(
@@ -210,14 +232,17 @@ def test_lines_for_another_process_s_namespace_are_run_there():
     [
         ((32768, 60999), "a port below 32768,"),
         ((1024, 60999), "a port above 60999,"),
-        ((1024, 65535), "a port below 1024, for which most systems ask for a privilege"),
+        ((1024, 65535), "a port below 1024 (most systems ask for a privilege there),"),
     ],
 )
 def test_where_to_move_a_server(span, where):
-    assert (
-        f"If you can't reserve ports, give the server of port 40000 {where}"
-        in one("move", facts(ports=span), [PORT]).title
-    )
+    title = f"If you can't reserve ports, move the server of port 40000 to {where} which connect() never draws."
+    assert one("move", facts(ports=span), [PORT]).title == title
+
+
+def test_where_to_move_servers():
+    move = "move the servers of ports 40000, 40002 to ports below 32768, which connect() never draws."
+    assert move in one("move", facts(), [PORT, 40002]).title
 
 
 def test_no_port_is_outside_the_range():
@@ -227,8 +252,7 @@ def test_no_port_is_outside_the_range():
 @pytest.mark.parametrize(("reserved", "left"), [((1, 2), 9), ((40006, 40009), 5), ((40005, 40009), 4)])
 def test_how_many_ports_the_list_leaves(reserved, left):
     text = said(one("reserve", facts(ports=(40000, 40009), reserved=ranges(reserved)), [40001]))
-    assert f" {left} of the 10 ports of the range are left." in text
-    assert ("That is few" in text) == (left < 5)
+    assert (f"Only {left} of the 10 ports of the range are then left" in text) == (left < 5)
 
 
 def test_the_last_port_is_not_reserved():
@@ -265,6 +289,12 @@ def test_reserve_fewer():
     seen = facts(ports=(40000, 49999), reserved=ranges((40000, 45999)), crowds=(crowd(4000),))
     assert one("unreserve", seen).title == "Reserve fewer ports: 6,000 of the 10,000 ports of the range are reserved."
     assert "unreserve" not in kinds(facts(crowds=(crowd(28000),)))
+
+
+def test_if_no_port_is_left_no_pool_helps():
+    full = {"ports": (40000, 49999), "reserved": ranges((40000, 49999))}
+    assert kinds(facts(**full, crowds=(crowd(40),))) == ["unreserve", "widen"]
+    assert kinds(facts(**full, sockets=False)) == ["unreserve"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import pytest
 from safedial.cli.doctor import report, words
 from safedial.cli.doctor.facts import Process
 from safedial.cli.doctor.judge import judge
-from safedial.cli.doctor.remedies import Remedy, remedies
+from safedial.cli.doctor.remedies import remedies
+from safedial.cli.doctor.remedy import Remedy
 from tests.cli.doctor.made import connection, crowd, facts, listener, self_connected
 
 UNSEEN = "The process of 1 socket could not be seen."
@@ -90,6 +91,18 @@ def test_many_remedies_of_one_kind_are_cut():
     titles = [part.title for part in parts]
     assert titles == ["1. Move it.", "2. Free it.", "3. Free it.", "4. Free it.", "Details"]
     assert parts[3].lines == ["The same for 6 more: --json has the lines."]
+
+
+def test_many_lines_of_a_remedy_are_cut():
+    lines = tuple(map(str, range(12)))
+    part, _ = report.compose(facts(), judge(facts(), ()), [Remedy("free", "Free them.", lines, ("As root.",))])
+    assert part.paste == lines[:10]
+    assert part.lines == ["The same for 2 more: --json has the lines.", "- As root."]
+
+
+def test_one_port_at_risk_is_told_in_few_lines():
+    diagnosis, parts, _ = read(FEW)
+    assert len(report.plain(diagnosis, parts).splitlines()) <= 30
 
 
 def test_a_safe_host_has_a_short_report():

@@ -255,7 +255,7 @@ def test_another_namespace():
     assert here[0] == 0
     assert (there[0], there[1].splitlines()[0]) == (1, "At risk: port 40002.")
     assert f"; {name} listens on 127.0.0.1." in there[1]
-    assert "\nEphemeral range: 40000 to 40009, 10 ports\n" in there[1]
+    assert "\nEphemeral range: 40000 to 40009, 10 ports; drawn first: even ones\n" in there[1]
     assert pasted[0] == 0
 
 

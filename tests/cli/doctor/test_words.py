@@ -31,6 +31,10 @@ def only(port=40000, **fields):
         (diagnose(40002, listeners=(listener(40000),)), "At risk: ports 40000, 40002."),
         (diagnose(40000, self_connected=(self_connected(5432),)), "Taken now: port 5432. At risk: port 40000."),
         (diagnose(ports=None), "Not checked: see below."),
+        (
+            diagnose(reserved=ranges((1, 65535)), crowds=(crowd(1),)),
+            "No port is left to connect from: all are reserved.",
+        ),
         (diagnose(5432, ports=None), "Not checked: port 5432."),
         (diagnose(crowds=(crowd(28000), crowd(15000, host="10.0.0.3"))), "Local ports run out: to 10.0.0.2 port 5432."),
         (
@@ -152,14 +156,12 @@ def test_a_destination_without_a_known_range():
 
 def test_details():
     assert words.details(facts()) == [
-        "Ephemeral range: 32768 to 60999, 28,232 ports",
+        "Ephemeral range: 32768 to 60999, 28,232 ports; drawn first: even ones",
         "Reserved ports: none",
-        "Drawn first: even ports, then odd ones",
-        "Steering: works (IP_LOCAL_PORT_RANGE): safedial keeps the kernel off the port that it dials",
-        "TIME_WAIT: keeps a port for 60 s, towards loopback for 1 s",
+        "Steering: works (IP_LOCAL_PORT_RANGE)",
+        "TIME_WAIT: keeps a port for 60 s, towards loopback for 1 s (tcp_tw_reuse = 2)",
         "IPv6: on, with ::1",
-        "TCP sockets: 100, 5 of them in TIME_WAIT",
-        "System: Linux 6.18.5",
+        "System: Linux 6.18.5; 100 TCP sockets, 5 in TIME_WAIT",
     ]
 
 
@@ -170,8 +172,11 @@ def with_settings(**changes):
 @pytest.mark.parametrize(
     ("seen", "said"),
     [
-        (facts((1025, 65535)), "Drawn first: odd ports, then even ones"),
-        (facts(step_width=4), "Drawn first: by steps of 4 (net.ipv4.ip_local_port_step_width)"),
+        (facts((1025, 65535)), "Ephemeral range: 1025 to 65535, 64,511 ports; drawn first: odd ones"),
+        (
+            facts(step_width=4),
+            "Ephemeral range: 32768 to 60999, 28,232 ports; drawn in steps of 4 (net.ipv4.ip_local_port_step_width)",
+        ),
         (facts(reserved=ranges((80, 80), (8080, 8090))), "Reserved ports: 80, 8080-8090"),
         (
             facts(reserved=ranges(*((low, low + 1) for low in range(1, 100, 3)))),
@@ -179,10 +184,10 @@ def with_settings(**changes):
         ),
         (
             replace(facts(), steering=False),
-            "Steering: does not work here (IP_LOCAL_PORT_RANGE is missing): safedial releases self-connected sockets",
+            "Steering: does not work here (no IP_LOCAL_PORT_RANGE): safedial releases self-connected sockets",
         ),
-        (with_settings(wait_on_loopback=60.0), "TIME_WAIT: keeps a port for 60 s"),
-        (with_settings(time_wait=None), "TCP sockets: 100"),
+        (with_settings(wait_on_loopback=60.0), "TIME_WAIT: keeps a port for 60 s (tcp_tw_reuse = 2)"),
+        (with_settings(time_wait=None), "System: Linux 6.18.5; 100 TCP sockets"),
         (replace(facts(), ipv6=False), "IPv6: off"),
         (replace(facts(), loopback_v6=False), "IPv6: on, but without ::1"),
         (replace(facts(), loopback_v6=None), "IPv6: on, ::1 not checked"),
@@ -194,7 +199,7 @@ def test_a_detail(seen, said):
 
 def test_what_was_not_looked_at_is_not_checked():
     said = [line.partition(": ")[2] for line in words.details(Facts("freebsd14"))]
-    assert said == [*["not checked"] * 7, "freebsd14"]
+    assert said == [*["not checked"] * 5, "freebsd14; TCP sockets not checked"]
 
 
 def test_ports_that_the_report_leaves_out_are_counted():

@@ -7,7 +7,7 @@ from typing import Any
 from safedial._tcp.steering import PortRange
 from safedial.cli.doctor.facts import Endpoint, Facts, Socket
 from safedial.cli.doctor.judge import Diagnosis, Filled, Verdict
-from safedial.cli.doctor.remedies import Remedy
+from safedial.cli.doctor.remedy import Remedy
 
 # It changes if a field goes away or changes its meaning. New fields may come without.
 SCHEMA = 1

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from safedial.cli.doctor import words
 from safedial.cli.doctor.facts import Facts
 from safedial.cli.doctor.judge import Diagnosis, Verdict
-from safedial.cli.doctor.remedies import Remedy
+from safedial.cli.doctor.remedy import Remedy
 
 # The worst first.
 _ORDER = ("taken", "at risk", "not checked", "safe")
 # So many ports that nobody asked for are shown.
 _MOST_PORTS = 15
-# So many remedies of one kind are shown: how to free a port, say.
-_MOST_ALIKE = 3
+# So many remedies of one kind are shown, such as how to free a port, and so many lines of one.
+_MOST_ALIKE, _MOST_LINES = 3, 10
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,13 @@ def _remedies(remedies: Sequence[Remedy]) -> Iterator[Part]:
         if (rest := seen[remedy.kind] - _MOST_ALIKE) > 0:
             continue
         notes = [f"- {note}" for note in remedy.notes]
+        paste = remedy.lines[:_MOST_LINES]
+        if more := len(remedy.lines) - len(paste):
+            notes.insert(0, words.more_remedies(more))
         if rest == 0 and every[remedy.kind] > _MOST_ALIKE:
             notes.append(words.more_remedies(every[remedy.kind] - _MOST_ALIKE))
         number += 1
-        yield Part(f"{number}. {remedy.title}", paste=remedy.lines, lines=notes)
+        yield Part(f"{number}. {remedy.title}", paste=paste, lines=notes)
 
 
 def plain(diagnosis: Diagnosis, parts: Sequence[Part]) -> str:

@@ -9,7 +9,7 @@ from safedial.cli.doctor.facts import Facts, Socket
 from safedial.cli.doctor.judge import Diagnosis, Filled, Level, Verdict
 
 AT_RISK = (
-    "A port at risk may be drawn by connect() while nobody listens on it. Then its server can't start, or a client is "
+    "connect() may draw a port at risk while nobody listens on it. Then its server can't start, or a client is "
     "connected to itself."
 )
 HEADERS = ("port", "verdict", "in range", "reserved", "drawn", "who has it")
@@ -20,8 +20,8 @@ _MOST_PORTS, _MOST_NAMES = 10, 3
 _BOUND = "by a socket that is bound, and neither listens nor is connected. No table shows its process"
 _SYSTEMS = {"linux": "Linux", "darwin": "macOS", "win32": "Windows"}
 _STEERING = {
-    True: "works (IP_LOCAL_PORT_RANGE): safedial keeps the kernel off the port that it dials",
-    False: "does not work here (IP_LOCAL_PORT_RANGE is missing): safedial releases self-connected sockets",
+    True: "works (IP_LOCAL_PORT_RANGE)",
+    False: "does not work here (no IP_LOCAL_PORT_RANGE): safedial releases self-connected sockets",
     None: NOT_CHECKED,
 }
 _LEVELS: dict[Level | None, str] = {
@@ -35,10 +35,12 @@ _LEVELS: dict[Level | None, str] = {
 def verdict(diagnosis: Diagnosis) -> str:
     """Say in one line what matters most."""
     full = [each.crowd.destination for each in diagnosis.crowds or () if each.level in ("near the end", "used up")]
+    full_text = "" if diagnosis.usable == 0 else _listed([f"to {describe(*place)}" for place in full], _MOST_NAMES)
     findings = (
+        ("No port is left to connect from", "all are reserved" if diagnosis.usable == 0 else ""),
         ("Taken now", _ports(diagnosis.ports("taken"))),
         ("At risk", _ports(diagnosis.ports("at risk"))),
-        ("Local ports run out", _listed([f"to {describe(*place)}" for place in full], _MOST_NAMES)),
+        ("Local ports run out", full_text),
         ("Not checked", _ports(diagnosis.ports("not checked"))),
     )
     said = " ".join(f"{title}: {which}." for title, which in findings if which)
@@ -90,36 +92,30 @@ def crowd(each: Filled) -> str:
 
 
 def more_remedies(number: int) -> str:
-    """Say that the report leaves out *number* remedies that are like the one before."""
+    """Say that the report leaves out *number* lines or remedies that are like the one before."""
     return f"The same for {number:,} more: --json has the lines."
 
 
 def details(facts: Facts) -> list[str]:
     """Say what was read of the system, one fact a line."""
     return [
-        f"Ephemeral range: {_range(facts.settings.ports)}",
+        f"Ephemeral range: {_range(facts)}",
         f"Reserved ports: {_reserved(facts.settings.reserved)}",
-        f"Drawn first: {_drawn_first(facts)}",
         f"Steering: {_STEERING[facts.steering]}",
         f"TIME_WAIT: {_time_wait(facts)}",
         f"IPv6: {_ipv6(facts)}",
-        f"TCP sockets: {_sockets(facts)}",
-        f"System: {_SYSTEMS.get(facts.system, facts.system)} {facts.kernel or ''}".rstrip(),
+        f"System: {_SYSTEMS.get(facts.system, facts.system)} {facts.kernel or ''}".rstrip() + f"; {_sockets(facts)}",
     ]
 
 
-def _range(ports: PortRange | None) -> str:
+def _range(facts: Facts) -> str:
+    ports = facts.settings.ports
     if ports is None:
         return NOT_CHECKED
-    return f"{ports.low} to {ports.high}, {_count(ports.high - ports.low + 1, 'port')}"
-
-
-def _drawn_first(facts: Facts) -> str:
-    if facts.settings.ports is None:
-        return NOT_CHECKED
+    drawn = f"drawn first: {'odd' if ports.low % 2 else 'even'} ones"
     if facts.step_width:
-        return f"by steps of {facts.step_width} (net.ipv4.ip_local_port_step_width)"
-    return "odd ports, then even ones" if facts.settings.ports.low % 2 else "even ports, then odd ones"
+        drawn = f"drawn in steps of {facts.step_width} (net.ipv4.ip_local_port_step_width)"
+    return f"{ports.low} to {ports.high}, {_count(ports.high - ports.low + 1, 'port')}; {drawn}"
 
 
 def _reserved(reserved: Sequence[PortRange] | None) -> str:
@@ -134,7 +130,9 @@ def _time_wait(facts: Facts) -> str:
     if here is None or elsewhere is None:
         return NOT_CHECKED
     said = f"keeps a port for {elsewhere:g} s"
-    return said if here == elsewhere else f"{said}, towards loopback for {here:g} s"
+    if here != elsewhere:
+        said += f", towards loopback for {here:g} s"
+    return said if facts.tw_reuse is None else f"{said} (tcp_tw_reuse = {facts.tw_reuse})"
 
 
 def _ipv6(facts: Facts) -> str:
@@ -147,9 +145,10 @@ def _ipv6(facts: Facts) -> str:
 
 def _sockets(facts: Facts) -> str:
     if facts.sockets is None:
-        return NOT_CHECKED
+        return f"TCP sockets {NOT_CHECKED}"
+    said = _count(facts.sockets.count, "TCP socket")
     time_wait = facts.settings.time_wait
-    return f"{facts.sockets.count:,}" + ("" if time_wait is None else f", {time_wait:,} of them in TIME_WAIT")
+    return said if time_wait is None else f"{said}, {time_wait:,} in TIME_WAIT"
 
 
 def _taker(sock: Socket) -> str:
