@@ -167,6 +167,7 @@ def test_level_is_unknown_without_the_range(machine):
         (facts(sockets=False), [PORT], 1),
         (facts(ports=None), [], 2),
         (facts(ports=None), [PORT], 2),
+        (facts(reserved=ranges((1, 65535))), [], 1),
         (facts(reserved=None), [], 0),
         (facts(reserved=None), [22], 0),
         (facts(reserved=None), [PORT], 2),

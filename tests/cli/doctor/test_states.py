@@ -1,6 +1,7 @@
 """The doctor in network namespaces with prepared states. What it says to paste makes them safe."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -121,13 +122,19 @@ def test_ports():
             "Taken now: port 40006.",
             "40006: taken by TIME_WAIT after a connection to 127.0.0.1 port 5000.",
         ),
+        (
+            "all reserved",
+            1,
+            "No port is left to connect from: all are reserved.",
+            "5000: safe, outside the ephemeral range; nobody listens.",
+        ),
         ("without IPv6", 0, "Nothing is at risk.", "5000: safe, outside the ephemeral range; nobody listens."),
     ]:
         found, text = said.pop(state)
         assert (found, text.splitlines()[0]) == (status, verdict), state
         assert f"Port {port}" in text.splitlines(), state
         assert ("IPv6: off" in text.splitlines()) == (state == "without IPv6")
-    assert said == {"list": "40001-40003"}
+    assert said == {"list": "40001-40003", "connects": errno.EADDRNOTAVAIL}
 
 
 def ports():
@@ -140,6 +147,10 @@ def ports():
     with socket.socket() as bound:
         bound.bind((HERE, OTHER))
         said["bound"] = doctor(OTHER)
+    RESERVED.write_text("40000-40009")
+    said["all reserved"] = doctor(OTHER)
+    with socket.socket() as dialing:
+        said["connects"] = dialing.connect_ex((HERE, OTHER))
     RESERVED.write_text("40001,40003")
     with faults.listener(HERE, 40002):
         said["served"] = doctor()

@@ -172,7 +172,7 @@ def _filled(crowd: Crowd, usable: int | None) -> Filled:
 
 def _status(facts: Facts, verdicts: Collection[Verdict], crowds: Collection[Filled], usable: int | None) -> int:
     words = {each.verdict for each in verdicts}
-    if words & {"at risk", "taken"} or any(each.level in _ENDING for each in crowds):
+    if words & {"at risk", "taken"} or usable == 0 or any(each.level in _ENDING for each in crowds):
         return 1
     unknown = facts.sockets is None or facts.settings.ports is None or (crowds and usable is None)
     return 2 if unknown or "not checked" in words else 0
