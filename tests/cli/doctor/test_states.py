@@ -218,7 +218,7 @@ def test_destinations():
             10,
             1,
             "Local ports run out: to 127.0.0.1 port 5000.",
-            "100 % of the usable ones, used up, so connect() fails.",
+            "100 % of the usable ones, used up, so connect() fails until one is free again.",
         ),
         ("pasted", 0, "Nothing is at risk.", None),
     ]:

@@ -23,7 +23,6 @@ _LEVELS: tuple[tuple[float, Level], ...] = (
     (0.5, "past half"),
     (0.4, "near half"),
 )
-_ENDING: tuple[Level, ...] = ("near the end", "used up")
 
 
 class Verdict(NamedTuple):
@@ -46,6 +45,11 @@ class Filled(NamedTuple):
     crowd: Crowd
     share: float | None  # live ports and those in TIME_WAIT, of the usable ones
     level: Level | None
+
+    @property
+    def runs_out(self) -> bool:
+        """Whether hardly a port is left, or none."""
+        return self.level in ("near the end", "used up")
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,7 @@ def _filled(crowd: Crowd, usable: int | None) -> Filled:
 
 def _status(facts: Facts, verdicts: Collection[Verdict], crowds: Collection[Filled], usable: int | None) -> int:
     words = {each.verdict for each in verdicts}
-    if words & {"at risk", "taken"} or usable == 0 or any(each.level in _ENDING for each in crowds):
+    if words & {"at risk", "taken"} or usable == 0 or any(each.runs_out for each in crowds):
         return 1
     unknown = facts.sockets is None or facts.settings.ports is None or (crowds and usable is None)
     return 2 if unknown or "not checked" in words else 0

@@ -113,11 +113,11 @@ def _move(facts: Facts, ports: Collection[int], *, can_reserve: bool) -> Iterato
 
 
 def _crowded(facts: Facts, diagnosis: Diagnosis, drawn: Collection[int], there: str) -> Iterator[Remedy]:
-    crowds = [each for each in diagnosis.crowds or () if each.level in ("past half", "near the end", "used up")]
+    crowds = [each for each in diagnosis.crowds or () if each.level == "past half" or each.runs_out]
     if diagnosis.usable:  # if none is, no pool helps
         for filled in crowds:
             yield _pool(facts.settings, filled)
-    if diagnosis.usable != 0 and not any(each.level in ("near the end", "used up") for each in crowds):
+    if diagnosis.usable != 0 and not any(each.runs_out for each in crowds):
         return
     size = _size(facts.settings)
     if diagnosis.usable is not None and 2 * diagnosis.usable < size:

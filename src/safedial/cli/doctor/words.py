@@ -28,19 +28,19 @@ _LEVELS: dict[Level | None, str] = {
     "near half": "near half, from where on connect() takes much longer",
     "past half": "past half, so connect() takes much longer",
     "near the end": "near the end, where connect() fails",
-    "used up": "used up, so connect() fails",
+    "used up": "used up, so connect() fails until one is free again",
 }
 
 
 def verdict(diagnosis: Diagnosis) -> str:
     """Say in one line what matters most."""
-    full = [each.crowd.destination for each in diagnosis.crowds or () if each.level in ("near the end", "used up")]
-    full_text = "" if diagnosis.usable == 0 else _listed([f"to {describe(*place)}" for place in full], _MOST_NAMES)
+    none_left = diagnosis.usable == 0
+    full = [each.crowd.destination for each in diagnosis.crowds or () if each.runs_out and not none_left]
     findings = (
-        ("No port is left to connect from", "all are reserved" if diagnosis.usable == 0 else ""),
+        ("No port is left to connect from", "all are reserved" if none_left else ""),
         ("Taken now", _ports(diagnosis.ports("taken"))),
         ("At risk", _ports(diagnosis.ports("at risk"))),
-        ("Local ports run out", full_text),
+        ("Local ports run out", _listed([f"to {describe(*place)}" for place in full], _MOST_NAMES)),
         ("Not checked", _ports(diagnosis.ports("not checked"))),
     )
     said = " ".join(f"{title}: {which}." for title, which in findings if which)
