@@ -2,7 +2,7 @@
 
 from safedial._tcp.port_settings import PortSettings
 from safedial._tcp.steering import PortRange
-from safedial.cli.doctor.facts import Crowd, Endpoint, Facts, Process, Socket, Sockets
+from safedial.cli.doctor.facts import Destination, Endpoint, Facts, Process, Socket, Sockets
 
 RANGE = PortRange(32768, 60999)
 
@@ -20,8 +20,8 @@ def self_connected(port, host="127.0.0.1", kind="connected", pids=(123,)):
     return connection(port, port, host, kind, pids)
 
 
-def crowd(live, time_wait=0, host="10.0.0.2"):
-    return Crowd("10.0.0.1", Endpoint(host, 5432), live, time_wait)
+def destination(live, time_wait=0, host="10.0.0.2"):
+    return Destination("10.0.0.1", Endpoint(host, 5432), live, time_wait)
 
 
 def ranges(*bounds):

@@ -16,15 +16,15 @@ from safedial.cli.doctor import look
 found = look.look([5432]).sockets
 cpu = time.process_time()
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps([found.count, [crowd.time_wait for crowd in found.crowds], peak, cpu]))
+print(json.dumps([found.count, [destination.time_wait for destination in found.destinations], peak, cpu]))
 """
 
 
 def look(sockets):
     """Leave *sockets* in TIME_WAIT: half of them towards eight destinations, each other one towards its own.
 
-    Return how many there were before and after the look; the rows that it saw, the TIME_WAIT in each crowd, its peak of
-    memory in megabytes and its CPU time in seconds, imports included.
+    Return how many there were before and after the look; the rows that it saw, the TIME_WAIT towards each destination,
+    its peak of memory in megabytes and its CPU time in seconds, imports included.
     """
     Path("/proc/sys/net/ipv4/tcp_max_tw_buckets").write_text(str(2 * sockets))
     Path("/proc/sys/net/ipv4/tcp_tw_reuse").write_text("0")  # else a connect may draw the port of one of them

@@ -10,7 +10,7 @@ from safedial.cli.doctor.facts import Facts, Kind
 from safedial.cli.doctor.judge import Level, Word, judge
 from safedial.cli.doctor.remedies import remedies
 from safedial.cli.doctor.remedy import Kind as KindOfRemedy
-from tests.cli.doctor.made import connection, crowd, facts, listener, ranges, self_connected
+from tests.cli.doctor.made import connection, destination, facts, listener, ranges, self_connected
 
 DOCS = (Path(__file__).parents[3] / "docs" / "command-line.md").read_text()
 SECTION = DOCS.partition("<!-- doctor's fields -->")[2].partition("<!-- /doctor's fields -->")[0]
@@ -30,7 +30,7 @@ FULL = facts(
     listeners=(listener(22), listener(40000)),
     self_connected=(self_connected(41000),),
     taken=(connection(42000, kind="time_wait"),),
-    crowds=(crowd(28000, 1), crowd(5)),
+    destinations=(destination(28000, 1), destination(5)),
 )
 
 
@@ -67,7 +67,9 @@ def test_the_docs_have_the_fields_that_are_written():
     assert sorted(set(written)) == sorted(DOCUMENTED)
 
 
-@pytest.mark.parametrize("seen", [FULL, Facts("win32"), facts(sockets=False), facts(ports=None, crowds=(crowd(1),))])
+@pytest.mark.parametrize(
+    "seen", [FULL, Facts("win32"), facts(sockets=False), facts(ports=None, destinations=(destination(1),))]
+)
 def test_the_types_are_as_documented(seen):
     for name, value in fields(report(seen, [42000])):
         types, or_null = re.subn(r",? or null$", "", DOCUMENTED[name][0])
@@ -104,7 +106,7 @@ def test_what_was_not_seen_is_null_and_never_empty():
     seen = report(Facts("win32", unseen=("Why.",)), [5432])
     nulls = {name for name, value in fields(seen) if value is None}
     assert nulls >= {"settings.range", "settings.reserved", "sockets", "self_connected", "destinations"}
-    assert report(facts(ports=None, crowds=(crowd(1),)))["destinations"][0]["level"] is None
+    assert report(facts(ports=None, destinations=(destination(1),)))["destinations"][0]["level"] is None
     assert nulls >= {"ports[].inside", "ports[].reserved", "ports[].preferred", "ports[].listeners", "ports[].taken_by"}
     assert (seen["status"], seen["not_checked"]) == (2, ["Why."])
 

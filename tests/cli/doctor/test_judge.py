@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safedial.cli.doctor.judge import judge, usable_ports
-from tests.cli.doctor.made import RANGE, connection, crowd, facts, listener, ranges, self_connected
+from tests.cli.doctor.made import RANGE, connection, destination, facts, listener, ranges, self_connected
 
 PORT = 40000
 
@@ -134,22 +134,22 @@ def test_preferred_is_the_parity_of_the_low_end(seen, preferred):
     ],
 )
 def test_level_is_of_the_usable_ports(live, time_wait, level):
-    seen = facts(ports=(40000, 40199), reserved=ranges((40100, 50000)), crowds=(crowd(live, time_wait),))
+    seen = facts(ports=(40000, 40199), reserved=ranges((40100, 50000)), destinations=(destination(live, time_wait),))
     found = judge(seen, ())
-    (filled,) = found.crowds
+    (filled,) = found.destinations
     assert (found.usable, filled.share, filled.level) == (100, (live + time_wait) / 100, level)
     assert found.status == (1 if level in ("near the end", "used up") else 0)
 
 
 def test_all_ports_reserved_is_used_up():
-    found = judge(facts(ports=(40000, 40009), reserved=ranges((40000, 40009)), crowds=(crowd(0, 0),)), ())
-    assert [each.level for each in found.crowds] == ["used up"]
+    found = judge(facts(ports=(40000, 40009), reserved=ranges((40000, 40009)), destinations=(destination(0, 0),)), ())
+    assert [each.level for each in found.destinations] == ["used up"]
 
 
 @pytest.mark.parametrize("machine", [{"ports": None}, {"reserved": None}])
 def test_level_is_unknown_without_the_range(machine):
-    found = judge(facts(**machine, crowds=(crowd(30000),)), ())
-    assert [(each.share, each.level) for each in found.crowds] == [(None, None)]
+    found = judge(facts(**machine, destinations=(destination(30000),)), ())
+    assert [(each.share, each.level) for each in found.destinations] == [(None, None)]
     assert found.status == 2
 
 
@@ -181,7 +181,7 @@ def test_status(seen, ports, status):
 def test_nothing_was_seen():
     found = judge(facts(ports=None, reserved=None, sockets=False), [PORT])
     (only,) = found.verdicts
-    assert (found.crowds, found.usable, found.status) == (None, None, 2)
+    assert (found.destinations, found.usable, found.status) == (None, None, 2)
     assert only._replace(port=0) == (0, True, None, None, None, "not checked", None, None)
 
 

@@ -177,7 +177,7 @@ class TestUnseen:
         (tmp_path / "tcp_tw_reuse").write_text("")
         found = namespace.call(look_at_nonsense, str(tmp_path))
         assert (found.settings.ports, found.settings.reserved, found.tw_reuse) == (None, None, None)
-        assert found.sockets.crowds == ()
+        assert found.sockets.destinations == ()
         assert found.unseen == (_NO_SETTINGS,)
 
     def test_no_proc_at_all(self):

@@ -15,7 +15,7 @@ def test_counts_and_memory():
     before, after, count, waiting, peak, _ = namespace.call(many.look, SOCKETS, port_range=many.PORT_RANGE)
     assert after <= count <= before + 1, "the listener, and what has not ended: TIME_WAIT lasts a minute"
     assert after > SOCKETS / 2, "this machine is too slow"
-    assert len(waiting) == table.MOST_CROWDS
-    assert waiting[8:] == [1] * (table.MOST_CROWDS - 8)
+    assert len(waiting) == table.MOST_DESTINATIONS
+    assert waiting[8:] == [1] * (table.MOST_DESTINATIONS - 8)
     assert (count - 1) * 0.4 < sum(waiting[:8]) < (count - 1) * 0.6
     assert peak < MEGABYTES

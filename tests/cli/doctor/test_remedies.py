@@ -18,7 +18,7 @@ from safedial._tcp.steering import PortRange
 from safedial.cli.doctor.judge import judge
 from safedial.cli.doctor.remedies import remedies
 from safedial.cli.doctor.remedy import as_value, merged
-from tests.cli.doctor.made import connection, crowd, facts, listener, ranges, self_connected
+from tests.cli.doctor.made import connection, destination, facts, listener, ranges, self_connected
 from tests.support import namespace
 
 PORT = 40000
@@ -117,7 +117,7 @@ def test_a_port_that_a_server_may_have_drawn_is_told_of():
         # To write a list without what is reserved already would do harm.
         (facts(reserved=None), [PORT]),
         (facts(sockets=False), [22]),
-        (facts(crowds=(crowd(100), crowd(13000))), ()),
+        (facts(destinations=(destination(100), destination(13000))), ()),
     ],
 )
 def test_no_remedy_without_a_cause(seen, ports):
@@ -217,7 +217,7 @@ def test_no_lines_of_linux_elsewhere():
 
 
 def test_lines_for_another_process_s_namespace_are_run_there():
-    seen = facts(self_connected=(self_connected(PORT),), crowds=(crowd(28000),))
+    seen = facts(self_connected=(self_connected(PORT),), destinations=(destination(28000),))
     lines = [line for each in found(seen, pid=42) for line in each.lines]
     commands = [line for line in lines if "sysctl -w" in line or "ss -K" in line]
     assert len(commands) == 4
@@ -274,26 +274,26 @@ def test_a_list_that_linux_cuts_off_is_no_line():
 @pytest.mark.parametrize(
     ("full", "words"),
     [
-        (crowd(16000), ["Share connections to 10.0.0.2:5432 from 10.0.0.1", "16,000 are open"]),
-        (crowd(1, 16000), ["Reuse connections to", "16,000 closed ones", "again after 60 s."]),
-        (crowd(1, 16000, "127.0.0.1"), ["again after 1 s (net.ipv4.tcp_tw_reuse)."]),
-        (crowd(16000, host="2001:db8::1"), ["[2001:db8::1]:5432"]),
+        (destination(16000), ["Share connections to 10.0.0.2:5432 from 10.0.0.1", "16,000 are open"]),
+        (destination(1, 16000), ["Reuse connections to", "16,000 closed ones", "again after 60 s."]),
+        (destination(1, 16000, "127.0.0.1"), ["again after 1 s (net.ipv4.tcp_tw_reuse)."]),
+        (destination(16000, host="2001:db8::1"), ["[2001:db8::1]:5432"]),
     ],
 )
 def test_pool(full, words):
-    text = said(one("pool", facts(crowds=(full,))))
+    text = said(one("pool", facts(destinations=(full,))))
     assert [word for word in words if word not in text] == []
 
 
 def test_reserve_fewer():
-    seen = facts(ports=(40000, 49999), reserved=ranges((40000, 45999)), crowds=(crowd(4000),))
+    seen = facts(ports=(40000, 49999), reserved=ranges((40000, 45999)), destinations=(destination(4000),))
     assert one("unreserve", seen).title == "Reserve fewer ports: 6,000 of the 10,000 ports of the range are reserved."
-    assert "unreserve" not in kinds(facts(crowds=(crowd(28000),)))
+    assert "unreserve" not in kinds(facts(destinations=(destination(28000),)))
 
 
 def test_if_no_port_is_left_no_pool_helps():
     full = {"ports": (40000, 49999), "reserved": ranges((40000, 49999))}
-    assert kinds(facts(**full, crowds=(crowd(40),))) == ["unreserve", "widen"]
+    assert kinds(facts(**full, destinations=(destination(40),))) == ["unreserve", "widen"]
     assert kinds(facts(**full, sockets=False)) == ["unreserve"]
 
 
@@ -309,21 +309,21 @@ def test_if_no_port_is_left_no_pool_helps():
     ],
 )
 def test_the_range_is_widened_only_after_what_this_puts_at_risk_is_reserved(reserved, listened, lines, words):
-    seen = facts(reserved=reserved, listeners=tuple(map(listener, listened)), crowds=(crowd(28000),))
+    seen = facts(reserved=reserved, listeners=tuple(map(listener, listened)), destinations=(destination(28000),))
     remedy = one("widen", seen)
     assert list(remedy.lines) == [*lines, "sysctl -w net.ipv4.ip_local_port_range='16384 65535'"]
     assert words in said(remedy)
 
 
 def test_widening_reserves_a_port_that_was_asked_for():
-    assert one("widen", facts(crowds=(crowd(28000),)), [20000, 5432]).lines[0] == f"{RESERVE}20000"
+    assert one("widen", facts(destinations=(destination(28000),)), [20000, 5432]).lines[0] == f"{RESERVE}20000"
 
 
 @settings(max_examples=50)
 @given(bounds, st.lists(bounds, max_size=3), st.lists(ports, max_size=10))
 def test_widening_puts_no_listening_port_at_risk(span, reserved, listened):
     seen = facts(ports=span, reserved=ranges(*reserved), listeners=tuple(map(listener, listened)))
-    seen = replace(seen, sockets=replace(seen.sockets, crowds=(crowd(65535),)))
+    seen = replace(seen, sockets=replace(seen.sockets, destinations=(destination(65535),)))
     for remedy in found(seen):
         if remedy.kind != "widen":
             continue
@@ -342,7 +342,7 @@ def test_widening_puts_no_listening_port_at_risk(span, reserved, listened):
     "changed", [{"ports": None}, {"reserved": None}, {"system": "darwin"}, {"ports": (10000, 65535)}]
 )
 def test_no_widening_if_something_is_unknown_or_nothing_is_wider(changed):
-    assert "widen" not in kinds(facts(**changed, crowds=(crowd(65535),)))
+    assert "widen" not in kinds(facts(**changed, destinations=(destination(65535),)))
 
 
 # Root, because a command that is not root's loses what its parent may do in a user namespace.

@@ -13,14 +13,14 @@ from safedial.cli.doctor.facts import Process
 from safedial.cli.doctor.judge import judge
 from safedial.cli.doctor.remedies import remedies
 from safedial.cli.doctor.remedy import Remedy
-from tests.cli.doctor.made import connection, crowd, facts, listener, self_connected
+from tests.cli.doctor.made import connection, destination, facts, listener, self_connected
 
 UNSEEN = "The process of 1 socket could not be seen."
 ALL = {
     "listeners": (listener(22), listener(40000), *(listener(port, "::1") for port in range(41000, 41100))),
     "self_connected": (self_connected(40002), self_connected(40004, kind="time_wait")),
     "taken": (connection(40006)._replace(processes=None),),
-    "crowds": (crowd(28000), crowd(1)),
+    "destinations": (destination(28000), destination(1)),
 }
 FEW = {"listeners": (listener(22), listener(40000))}
 SAFE = {"listeners": (listener(22),)}
@@ -62,7 +62,9 @@ def test_the_order_is_that_in_which_it_is_needed():
     assert titles[2].startswith("1. Reserve ports 40000")
     assert [title.partition(". ")[2] for title in titles[2:-2]] == [each.title for each in helps]
     assert lines[-1] == UNSEEN
-    assert [line for line in lines if line.startswith("From ")] == [words.crowd(diagnosis.crowds[0])]  # not the other
+    assert [line for line in lines if line.startswith("From ")] == [
+        words.destination(diagnosis.destinations[0])
+    ]  # not the other
 
 
 def test_plain_text_has_each_fact_on_one_line_and_is_ascii():

@@ -10,7 +10,7 @@ import pytest
 from safedial._tcp import procnet
 from safedial._tcp.steering import PortRange
 from safedial.cli.doctor import table
-from safedial.cli.doctor.facts import Crowd, Endpoint
+from safedial.cli.doctor.facts import Destination, Endpoint
 from tests.cli.doctor import states
 from tests.cli.doctor.states import RANGE
 from tests.support import namespace
@@ -65,7 +65,7 @@ def test_listeners_of_each_family(scenes):
     assert {(each.kind, each.peer.port) for each in found.listeners} == {("listening", 0)}
     assert {each.peer.host for each in found.listeners} == {"0.0.0.0", "::"}
     assert len({each.inode for each in found.listeners}) == 7
-    assert (found.taken, found.self_connected, found.crowds, found.count) == ((), (), (), 7)
+    assert (found.taken, found.self_connected, found.destinations, found.count) == ((), (), (), 7)
 
 
 def self_connects(stack):
@@ -97,7 +97,7 @@ def test_self_connects_alive_and_in_time_wait(scenes):
     assert short(found.self_connected) == [(*each, *each[1:]) for each in expected]
     assert [bool(each.inode) for each in found.self_connected] == [each[0] == "connected" for each in expected]
     assert [each.local.port for each in found.taken] == [40010, 40021], "on 40030 a server listens"
-    assert found.crowds == (), "a self-connect takes its port from no other destination"
+    assert found.destinations == (), "a self-connect takes its port from no other destination"
 
 
 def connections(stack):
@@ -128,8 +128,8 @@ def test_ordinary_connections_in_each_state(scenes):
         ("connected", "127.0.0.1", 40056, "127.0.0.1", 20100),
     ]
     assert [each.local.port for each in found.taken if not each.inode] == [40052, 40055]
-    assert found.crowds[0] == Crowd("127.0.0.1", Endpoint("127.0.0.1", 20000), live=5, time_wait=1)
-    assert [crowd.destination.port for crowd in found.crowds] == [20000, 20100]
+    assert found.destinations[0] == Destination("127.0.0.1", Endpoint("127.0.0.1", 20000), live=5, time_wait=1)
+    assert [destination.peer.port for destination in found.destinations] == [20000, 20100]
 
 
 def accepted(stack):
@@ -148,7 +148,7 @@ def accepted(stack):
 
 def test_what_a_listener_accepts_takes_nothing(scenes):
     found = scenes["accepted"][0]
-    assert (found.taken, found.crowds) == ((), ())
+    assert (found.taken, found.destinations) == ((), ())
     assert found.count == 3 + 3 * 7
 
 
@@ -163,7 +163,7 @@ def test_accepted_connections_outlive_their_listener(scenes):
     assert short(found.taken) == [("connected", "127.0.0.1", 40040, "127.0.0.1", 20001)]
 
 
-def crowds(stack):
+def destinations(stack):
     server = stack.enter_context(states.server("127.0.0.1", 20000))
     stack.enter_context(states.server("::1", 20000))
     stack.enter_context(states.client("127.0.0.1", 20000, 40001, source="127.0.0.5"))
@@ -176,18 +176,18 @@ def crowds(stack):
         stack.enter_context(states.client(host, 20000, local))
 
 
-def test_crowds_are_by_source_and_destination(scenes):
+def test_destinations_are_by_source_and_destination(scenes):
     v4, v6 = Endpoint("127.0.0.1", 20000), Endpoint("::1", 20000)
-    whole, narrow, none = (each.crowds for each in scenes["crowds"])
-    assert whole[0] == Crowd("127.0.0.1", v4, live=2, time_wait=1), "the fullest comes first"
-    assert sorted(whole[1:]) == [Crowd("127.0.0.5", v4, 1, 0), Crowd("::1", v6, 1, 0)]
-    assert sorted(narrow) == [Crowd("127.0.0.1", v4, 1, 0), Crowd("::1", v6, 1, 0)]
+    whole, narrow, none = (each.destinations for each in scenes["destinations"])
+    assert whole[0] == Destination("127.0.0.1", v4, live=2, time_wait=1), "the fullest comes first"
+    assert sorted(whole[1:]) == [Destination("127.0.0.5", v4, 1, 0), Destination("::1", v6, 1, 0)]
+    assert sorted(narrow) == [Destination("127.0.0.1", v4, 1, 0), Destination("::1", v6, 1, 0)]
     assert none == (), "without a range, nobody knows which ports were drawn"
 
 
 def many(stack):
     server = stack.enter_context(states.server("127.0.0.1", 20000))
-    for number in range(table.MOST_CROWDS + 5):
+    for number in range(table.MOST_DESTINATIONS + 5):
         host = f"127.0.1.{number}"
         near = stack.enter_context(states.client("127.0.0.1", 20000, 40000 + number % 100, source=host))
         stack.enter_context(server.accept()[0])
@@ -199,7 +199,7 @@ def many(stack):
 
 def test_of_many_only_the_fullest_and_some_are_kept(scenes):
     found = scenes["many"][0]
-    assert len(found.crowds) == table.MOST_CROWDS
+    assert len(found.destinations) == table.MOST_DESTINATIONS
     kinds = [each.kind for each in found.taken]
     assert (kinds.count("connected"), kinds.count("time_wait")) == (1, table.MOST_TAKEN)
 
@@ -215,7 +215,7 @@ def test_listeners_that_do_not_come_first(monkeypatch, tmp_path):
     monkeypatch.setattr(procnet, "FileIO", lambda path: FileIO(tmp_path / Path(path).name))
     found = table.read([address[1]], PortRange(1, 65535))
     assert address in [each.local for each in found.listeners]
-    assert (found.taken, [each for each in found.crowds if each.source == address[0]]) == ((), [])
+    assert (found.taken, [each for each in found.destinations if each.source == address[0]]) == ((), [])
 
 
 def test_without_ipv6(scenes):
@@ -237,5 +237,5 @@ SCENES = {
     servers_that_ended: [40040],
     many: [40050],
     v4_only: [40010],
-    crowds: (),
+    destinations: (),
 }

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from safedial.cli.doctor import words
-from safedial.cli.doctor.facts import Crowd, Endpoint, Facts, Process
+from safedial.cli.doctor.facts import Destination, Endpoint, Facts, Process
 from safedial.cli.doctor.judge import Filled, judge
-from tests.cli.doctor.made import connection, crowd, facts, listener, ranges, self_connected
+from tests.cli.doctor.made import connection, destination, facts, listener, ranges, self_connected
 
 SERVER, CLIENT = Process(7, "server"), Process(123, "client")
 RISKY = "at risk, inside the ephemeral range, not reserved"
@@ -32,11 +32,14 @@ def only(port=40000, **fields):
         (diagnose(40000, self_connected=(self_connected(5432),)), "Taken now: port 5432. At risk: port 40000."),
         (diagnose(ports=None), "Not checked: see below."),
         (
-            diagnose(reserved=ranges((1, 65535)), crowds=(crowd(1),)),
+            diagnose(reserved=ranges((1, 65535)), destinations=(destination(1),)),
             "No port is left to connect from: all are reserved.",
         ),
         (diagnose(5432, ports=None), "Not checked: port 5432."),
-        (diagnose(crowds=(crowd(28000), crowd(15000, host="10.0.0.3"))), "Local ports run out: to 10.0.0.2 port 5432."),
+        (
+            diagnose(destinations=(destination(28000), destination(15000, host="10.0.0.3"))),
+            "Local ports run out: to 10.0.0.2 port 5432.",
+        ),
         (
             diagnose(*range(40002, 42026, 2)),
             "At risk: ports 40002, 40004, 40006, 40008, 40010, 40012, 40014, 40016, 40018, 40020 and 1,002 more.",
@@ -145,13 +148,13 @@ def test_processes_are_named(processes, named):
     ],
 )
 def test_a_destination_is_a_line(live, time_wait, said):
-    (filled,) = diagnose(crowds=(crowd(live, time_wait),)).crowds
-    assert words.crowd(filled).startswith(f"From 10.0.0.1 to 10.0.0.2 port 5432: {said}")
+    (filled,) = diagnose(destinations=(destination(live, time_wait),)).destinations
+    assert words.destination(filled).startswith(f"From 10.0.0.1 to 10.0.0.2 port 5432: {said}")
 
 
 def test_a_destination_without_a_known_range():
-    filled = Filled(Crowd("10.0.0.9", Endpoint("10.0.0.5", 5432), 2, 0), None, None)
-    assert words.crowd(filled) == "From 10.0.0.9 to 10.0.0.5 port 5432: 2 local ports."
+    filled = Filled(Destination("10.0.0.9", Endpoint("10.0.0.5", 5432), 2, 0), None, None)
+    assert words.destination(filled) == "From 10.0.0.9 to 10.0.0.5 port 5432: 2 local ports."
 
 
 def test_details():

@@ -37,7 +37,7 @@ def as_json(facts: Facts, diagnosis: Diagnosis, remedies: Iterable[Remedy]) -> s
         "time_wait": settings.time_wait,
         "ports": [_verdict(each) for each in diagnosis.verdicts],
         "self_connected": None if sockets is None else _sockets(sockets.self_connected),
-        "destinations": None if diagnosis.crowds is None else [_filled(each) for each in diagnosis.crowds],
+        "destinations": None if diagnosis.destinations is None else [_filled(each) for each in diagnosis.destinations],
         "remedies": [
             {"kind": each.kind, "title": each.title, "lines": each.lines, "notes": each.notes} for each in remedies
         ],
@@ -85,10 +85,10 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
 
 def _filled(filled: Filled) -> dict[str, Any]:
     return {
-        "source": filled.crowd.source,
-        "destination": _endpoint(filled.crowd.destination),
-        "live": filled.crowd.live,
-        "time_wait": filled.crowd.time_wait,
+        "source": filled.destination.source,
+        "destination": _endpoint(filled.destination.peer),
+        "live": filled.destination.live,
+        "time_wait": filled.destination.time_wait,
         "share": filled.share,
         # null would mean that it was not checked.
         "level": "low" if filled.level is None and filled.share is not None else filled.level,

@@ -44,11 +44,11 @@ class Socket(NamedTuple):
         return self.local == self.peer
 
 
-class Crowd(NamedTuple):
+class Destination(NamedTuple):
     """The connections from one local address to one destination, by local ports inside the ephemeral range."""
 
     source: str
-    destination: Endpoint
+    peer: Endpoint
     live: int  # local ports
     time_wait: int
 
@@ -64,7 +64,7 @@ class Sockets:
     # Self-connected sockets, alive and in TIME_WAIT, on any port.
     self_connected: tuple[Socket, ...] = ()
     # The fullest destinations, the fullest first.
-    crowds: tuple[Crowd, ...] = ()
+    destinations: tuple[Destination, ...] = ()
     count: int = 0  # rows
     # The PORTs that a socket of no table has: a bound one, that neither listens nor is connected.
     bound: tuple[int, ...] = ()

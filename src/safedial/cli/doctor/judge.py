@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from safedial._address import same_endpoint
 from safedial._tcp.port_settings import PortSettings, reserved_in
-from safedial.cli.doctor.facts import Crowd, Facts, Socket, Sockets
+from safedial.cli.doctor.facts import Destination, Facts, Socket, Sockets
 
 # safe: connect() never draws the port, and no socket is in the way of its server.
 # at risk: connect() may draw it while nobody listens there.
@@ -42,7 +42,7 @@ class Verdict(NamedTuple):
 class Filled(NamedTuple):
     """How full the usable ports are towards a destination. *share* and *level* are None if the range is not known."""
 
-    crowd: Crowd
+    destination: Destination
     share: float | None  # live ports and those in TIME_WAIT, of the usable ones
     level: Level | None
 
@@ -58,7 +58,7 @@ class Diagnosis:
 
     # By port: those that somebody listens on, those asked for, and those that have a self-connected socket.
     verdicts: tuple[Verdict, ...]
-    crowds: tuple[Filled, ...] | None  # as in the facts, the fullest first
+    destinations: tuple[Filled, ...] | None  # as in the facts, the fullest first
     usable: int | None  # ports of the ephemeral range that are not reserved
     status: int  # 0: nothing is at risk; 1: something is; 2: something that decides could not be checked
 
@@ -76,8 +76,8 @@ def judge(facts: Facts, ports: Collection[int]) -> Diagnosis:
     nothing = None if sockets is None else _Here()
     verdicts = tuple(_verdict(facts, port, port in asked, by_port.get(port, nothing)) for port in named)
     usable = usable_ports(facts.settings)
-    crowds = None if sockets is None else tuple(_filled(each, usable) for each in sockets.crowds)
-    return Diagnosis(verdicts, crowds, usable, _status(facts, verdicts, crowds or (), usable))
+    destinations = None if sockets is None else tuple(_filled(each, usable) for each in sockets.destinations)
+    return Diagnosis(verdicts, destinations, usable, _status(facts, verdicts, destinations or (), usable))
 
 
 def usable_ports(settings: PortSettings) -> int | None:
@@ -166,17 +166,17 @@ def _accepts(listener: Socket, connection: Socket) -> bool:
     return same_endpoint(listener.local, connection.local)
 
 
-def _filled(crowd: Crowd, usable: int | None) -> Filled:
+def _filled(destination: Destination, usable: int | None) -> Filled:
     if usable is None:
-        return Filled(crowd, None, None)
+        return Filled(destination, None, None)
     # With each port reserved, none is left for this destination, whoever bound the ports that it has.
-    share = (crowd.live + crowd.time_wait) / usable if usable else 1.0
-    return Filled(crowd, share, next((level for least, level in _LEVELS if share >= least), None))
+    share = (destination.live + destination.time_wait) / usable if usable else 1.0
+    return Filled(destination, share, next((level for least, level in _LEVELS if share >= least), None))
 
 
-def _status(facts: Facts, verdicts: Collection[Verdict], crowds: Collection[Filled], usable: int | None) -> int:
+def _status(facts: Facts, verdicts: Collection[Verdict], destinations: Collection[Filled], usable: int | None) -> int:
     words = {each.verdict for each in verdicts}
-    if words & {"at risk", "taken"} or usable == 0 or any(each.runs_out for each in crowds):
+    if words & {"at risk", "taken"} or usable == 0 or any(each.runs_out for each in destinations):
         return 1
-    unknown = facts.sockets is None or facts.settings.ports is None or (crowds and usable is None)
+    unknown = facts.sockets is None or facts.settings.ports is None or (destinations and usable is None)
     return 2 if unknown or "not checked" in words else 0

@@ -40,7 +40,7 @@ def remedies(facts: Facts, diagnosis: Diagnosis, *, pid: int | None = None) -> t
         *free(facts, verdicts, there),
         *reserve[1:],
         *_move(facts, drawn, can_reserve=bool(reserve)),
-        *_crowded(facts, diagnosis, drawn, there),
+        *_destinations(facts, diagnosis, drawn, there),
     )
 
 
@@ -112,12 +112,12 @@ def _move(facts: Facts, ports: Collection[int], *, can_reserve: bool) -> Iterato
     yield Remedy("move", f"If you can't reserve ports, m{move}" if can_reserve else f"M{move}", (), tuple(notes))
 
 
-def _crowded(facts: Facts, diagnosis: Diagnosis, drawn: Collection[int], there: str) -> Iterator[Remedy]:
-    crowds = [each for each in diagnosis.crowds or () if each.level == "past half" or each.runs_out]
+def _destinations(facts: Facts, diagnosis: Diagnosis, drawn: Collection[int], there: str) -> Iterator[Remedy]:
+    destinations = [each for each in diagnosis.destinations or () if each.level == "past half" or each.runs_out]
     if diagnosis.usable:  # if none is, no pool helps
-        for filled in crowds:
+        for filled in destinations:
             yield _pool(facts.settings, filled)
-    if diagnosis.usable != 0 and not any(each.runs_out for each in crowds):
+    if diagnosis.usable != 0 and not any(each.runs_out for each in destinations):
         return
     size = _size(facts.settings)
     if diagnosis.usable is not None and 2 * diagnosis.usable < size:
@@ -127,13 +127,13 @@ def _crowded(facts: Facts, diagnosis: Diagnosis, drawn: Collection[int], there: 
 
 
 def _pool(settings: PortSettings, filled: Filled) -> Remedy:
-    source, destination, live, time_wait = filled.crowd
-    to = f"{destination.written} from {source}"
+    source, peer, live, time_wait = filled.destination
+    to = f"{peer.written} from {source}"
     if live >= time_wait:
         title = f"Share connections to {to} (a pool): {live:,} are open."
         return Remedy("pool", title)
     title = f"Reuse connections to {to} (a pool): {time_wait:,} closed ones keep their ports in TIME_WAIT."
-    seconds = settings.wait_on_loopback if is_loopback(destination.host) else settings.wait
+    seconds = settings.wait_on_loopback if is_loopback(peer.host) else settings.wait
     notes: tuple[str, ...] = ()
     if seconds is not None:
         why = f" ({settings.wait_setting})" if seconds < TIME_WAIT else ""

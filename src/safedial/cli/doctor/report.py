@@ -62,8 +62,8 @@ def compose(facts: Facts, diagnosis: Diagnosis, remedies: Sequence[Remedy]) -> I
         if diagnosis.ports("at risk"):
             lines.append(words.AT_RISK)
         yield Part("Ports", [each for each in ranked if each.port not in left_out], lines=lines)
-    if crowds := [words.crowd(each) for each in diagnosis.crowds or () if each.level]:
-        yield Part("Destinations", lines=crowds)
+    if destinations := [words.destination(each) for each in diagnosis.destinations or () if each.level]:
+        yield Part("Destinations", lines=destinations)
     yield from _remedies(remedies)
     yield Part("Details", lines=words.details(facts))
     if facts.unseen:

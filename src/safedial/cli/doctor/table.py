@@ -13,16 +13,19 @@ from itertools import chain, takewhile
 from safedial._tcp import procnet
 from safedial._tcp.procnet import Row
 from safedial._tcp.steering import PortRange
-from safedial.cli.doctor.facts import Crowd, Endpoint, Kind, Socket, Sockets
+from safedial.cli.doctor.facts import Destination, Endpoint, Kind, Socket, Sockets
 
-# Crowds to report, and sockets of each kind on each port asked for: a server that has just ended may leave 100,000.
-MOST_CROWDS, MOST_TAKEN = 100, 20
+# Destinations to report, and sockets of each kind on each port asked for: a server that has just ended may leave
+# 100,000.
+MOST_DESTINATIONS, MOST_TAKEN = 100, 20
 
 _KINDS: dict[bytes, Kind] = {procnet.LISTENING: "listening", procnet.IN_TIME_WAIT: "time_wait"}
 
 
 def read(ports: Collection[int], ephemeral: PortRange | None) -> Sockets:
-    """Read the kernel's tables. *ports* were asked for; *ephemeral* is the range, without which no crowd is counted.
+    """Read the kernel's tables.
+
+    *ports* were asked for; *ephemeral* is the range, without which no connections are counted.
 
     Raises:
         OSError: a table can't be read.
@@ -82,12 +85,12 @@ def gather(
             in_use[key] += 1
             if state == procnet.IN_TIME_WAIT:
                 waiting[key] += 1
-    fullest = heapq.nlargest(MOST_CROWDS, in_use, key=lambda key: (in_use[key], key))
+    fullest = heapq.nlargest(MOST_DESTINATIONS, in_use, key=lambda key: (in_use[key], key))
     return Sockets(
         _sockets(listening),
         _sockets(row for those in taken.values() for row in those),
         _sockets(self_connected),
-        tuple(_crowd(key, in_use[key], waiting.get(key, 0)) for key in fullest),
+        tuple(_destination(key, in_use[key], waiting.get(key, 0)) for key in fullest),
         count,
     )
 
@@ -105,9 +108,9 @@ def _kind(state: bytes) -> Kind:
     return _KINDS.get(state, "connected")
 
 
-def _crowd(key: bytes, in_use: int, waiting: int) -> Crowd:
+def _destination(key: bytes, in_use: int, waiting: int) -> Destination:
     source, _, peer = key.partition(b":")
-    return Crowd(procnet.read(source + b":0")[0], Endpoint(*procnet.read(peer)), in_use - waiting, waiting)
+    return Destination(procnet.read(source + b":0")[0], Endpoint(*procnet.read(peer)), in_use - waiting, waiting)
 
 
 def changed(found: Sockets, change: Callable[[Socket], Socket]) -> Sockets:

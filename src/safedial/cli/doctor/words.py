@@ -35,7 +35,7 @@ _LEVELS: dict[Level | None, str] = {
 def verdict(diagnosis: Diagnosis) -> str:
     """Say in one line what matters most."""
     none_left = diagnosis.usable == 0
-    full = [each.crowd.destination for each in diagnosis.crowds or () if each.runs_out and not none_left]
+    full = [each.destination.peer for each in diagnosis.destinations or () if each.runs_out and not none_left]
     findings = (
         ("No port is left to connect from", "all are reserved" if none_left else ""),
         ("Taken now", _ports(diagnosis.ports("taken"))),
@@ -80,10 +80,10 @@ def more(rest: Sequence[Verdict]) -> str:
     return f"Other ports: {said}. --json has them all."
 
 
-def crowd(each: Filled) -> str:
+def destination(each: Filled) -> str:
     """Say how many local ports the connections to a destination have."""
-    source, destination, live, time_wait = each.crowd
-    said = f"From {source} to {describe(*destination)}: {_count(live + time_wait, 'local port')}"
+    source, peer, live, time_wait = each.destination
+    said = f"From {source} to {describe(*peer)}: {_count(live + time_wait, 'local port')}"
     if time_wait:
         said += f", {time_wait:,} of them in TIME_WAIT"
     if each.share is None:
