@@ -32,9 +32,9 @@ def remedies(facts: Facts, diagnosis: Diagnosis, *, pid: int | None = None) -> t
     """
     there = "" if pid is None else f"nsenter -t {pid} -n "
     verdicts = diagnosis.verdicts
-    drawn = [each.port for each in verdicts if each.inside and each.reserved is False]
-    served = any(each.listeners for each in verdicts if each.port in drawn)
-    reserve = _reserve(facts, drawn, there, served=served)
+    at_risk = [each for each in verdicts if each.inside and each.reserved is False]
+    drawn = [each.port for each in at_risk]
+    reserve = _reserve(facts, drawn, there, served=any(each.listeners for each in at_risk))
     return (
         *reserve[:1],
         *free(facts, verdicts, there),
