@@ -32,9 +32,9 @@ def remedies(facts: Facts, diagnosis: Diagnosis, *, pid: int | None = None) -> t
     """
     there = "" if pid is None else f"nsenter -t {pid} -n "
     verdicts = diagnosis.verdicts
-    at_risk = [each for each in verdicts if each.inside and each.reserved is False]
-    drawn = [each.port for each in at_risk]
-    reserve = _reserve(facts, drawn, there, served=any(each.listeners for each in at_risk))
+    drawable = [each for each in verdicts if each.inside and each.reserved is False]
+    drawn = [each.port for each in drawable]
+    reserve = _reserve(facts, drawn, there, served=any(each.listeners for each in drawable))
     return (
         *reserve[:1],
         *free(facts, verdicts, there),
@@ -108,8 +108,9 @@ def _move(facts: Facts, ports: Collection[int], *, can_reserve: bool) -> Iterato
     if not can_reserve and facts.system == "linux":
         notes.insert(0, f"Don't reserve {them(ports)}: no port to connect from would be left.")
     servers, place = ("server", "a port") if len(ports) == 1 else ("servers", "ports")
-    move = f"ove the {servers} of {named(ports)} to {place} {where}, which connect() never draws."
-    yield Remedy("move", f"If you can't reserve ports, m{move}" if can_reserve else f"M{move}", (), tuple(notes))
+    move = "If you can't reserve ports, move" if can_reserve else "Move"
+    title = f"{move} the {servers} of {named(ports)} to {place} {where}, which connect() never draws."
+    yield Remedy("move", title, (), tuple(notes))
 
 
 def _destinations(facts: Facts, diagnosis: Diagnosis, drawn: Collection[int], there: str) -> Iterator[Remedy]:
