@@ -14,45 +14,8 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from safedial._address import printable
+from safedial.cli.wait.schemes import HTTP, PORTS, POSTGRES, SERVERLESS, TLS
 
-# The default ports of URLs. Behind a "+" the name of a driver may follow, which changes nothing.
-_PORTS = {
-    scheme: port
-    for port, schemes in {
-        5432: "postgresql postgres postgis",
-        26257: "cockroachdb",
-        3306: "mysql mariadb",
-        1433: "mssql sqlserver",
-        1521: "oracle",
-        9000: "clickhouse",
-        9042: "cassandra",
-        27017: "mongodb",
-        6379: "redis rediss valkey valkeys",
-        11211: "memcached memcache",
-        5672: "amqp pyamqp",
-        5671: "amqps",
-        1883: "mqtt",
-        8883: "mqtts",
-        4222: "nats",
-        9092: "kafka",
-        80: "http ws",
-        443: "https wss",
-        389: "ldap",
-        636: "ldaps",
-        25: "smtp",
-        465: "smtps",
-        21: "ftp",
-        22: "ssh sftp",
-    }.items()
-    for scheme in schemes.split()
-}
-_POSTGRES = frozenset({"postgresql", "postgres", "postgis", "cockroachdb"})
-_TLS = frozenset({"https", "wss", "rediss", "valkeys", "amqps", "mqtts", "ldaps", "smtps", "tls", "ssl"})
-_HTTP = frozenset({"http", "https"})
-_SERVERLESS = {
-    **dict.fromkeys(("sqlite", "sqlite3", "duckdb", "file"), "it has no server, so there is nothing to wait for"),
-    "udp": "UDP has no connections, so nothing can be waited for",
-}
 # What the query of a URL may say about the address: libpq's names, and the MySQL drivers' for a Unix socket.
 _ASKED = frozenset({"host", "hostaddr", "port", "unix_socket"})
 
@@ -140,7 +103,7 @@ def _without_login(text: str) -> str:
         return text
     scheme, place, path, query, fragment = match[1], match[2], match[3], match[4] or "", match[5] or ""
     _, at, place = place.rpartition("@")
-    is_http = scheme.lower().partition("+")[0] in _HTTP
+    is_http = scheme.lower().partition("+")[0] in HTTP
     # A password with a "/" in it would end the host there.
     stray = fragment if is_http and not at else path + query + fragment
     if place.endswith(":") and path.startswith("//"):
@@ -166,15 +129,15 @@ def _url(text: str) -> _Url | None:
 
 def _of_url(url: _Url, environ: Mapping[str, str]) -> Target:
     scheme, driver, place, path, query = url
-    if scheme in _SERVERLESS:
-        raise ValueError(_SERVERLESS[scheme])
+    if scheme in SERVERLESS:
+        raise ValueError(SERVERLESS[scheme])
     if driver == "srv":
         raise ValueError("its hosts are in the DNS (SRV): give each host as a target of its own")
     asked = {name: unquote(value) for name, _, value in (part.partition("=") for part in query.split("&")) if value}
-    if "," in place or (scheme not in _HTTP and any("," in value for value in asked.values())):
+    if "," in place or (scheme not in HTTP and any("," in value for value in asked.values())):
         raise ValueError(_LIST)
     if scheme == "unix" or driver in ("unix", "socket"):  # redis-py's, kombu's, and requests-unixsocket's
-        if scheme in _HTTP:
+        if scheme in HTTP:
             return _unix(unquote(place), _request(path, query))
         if place:
             raise ValueError(f"the path of a Unix socket begins with a slash: write {scheme}:///path")
@@ -183,8 +146,8 @@ def _of_url(url: _Url, environ: Mapping[str, str]) -> Target:
         return _unix(asked["unix_socket"])
     host, port = _split(place)
     host = unquote(host)
-    number = _PORTS.get(scheme, 0)
-    if scheme in _POSTGRES:  # https://www.postgresql.org/docs/current/libpq-connect.html
+    number = PORTS.get(scheme, 0)
+    if scheme in POSTGRES:  # https://www.postgresql.org/docs/current/libpq-connect.html
         host = asked.get("hostaddr") or asked.get("host") or host or environ.get("PGHOST", "")
         port = asked.get("port") or port or environ.get("PGPORT", "")
         if not host:
@@ -197,9 +160,9 @@ def _of_url(url: _Url, environ: Mapping[str, str]) -> Target:
         raise ValueError("it has no port, and safedial knows none for such a URL")
     number = _port(port) if port else number
     host = _host(host or "localhost")
-    request = _request(path, query) if scheme in _HTTP else None
+    request = _request(path, query) if scheme in HTTP else None
     name = f"{scheme}://{_pair(host, number)}" + (request or "").partition("?")[0]
-    return Target(printable(name), host, number, tls=scheme in _TLS, http=request)
+    return Target(printable(name), host, number, tls=scheme in TLS, http=request)
 
 
 def _request(path: str, query: str) -> str:
