@@ -4,6 +4,7 @@ Pure functions. Each fact has a line of its own that begins with the target, so 
 words, without secrets and control characters.
 """
 
+import os
 import re
 import signal
 import socket
@@ -107,6 +108,8 @@ def said(error: Exception) -> str:
     if isinstance(error, PortsExhaustedError):
         return "no local port is free to reach it"
     text = getattr(error, "strerror", None) or one_line(error)
+    if type(error).__module__ == "builtins" and isinstance(error, OSError) and error.errno:
+        text = os.strerror(error.errno)  # asyncio has words of its own: "Connect call failed ('127.0.0.1', 5432)"
     if isinstance(error, TimeoutError) and not str(error):  # asyncio's
         text = "timed out"
     elif isinstance(error, socket.gaierror):
