@@ -36,7 +36,7 @@ def in_place(command: Sequence[str]) -> int:
         # Python only notes a signal, and handles it later. From here on there is no later.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        os.execvpe(command[0], command, _environment())  # noqa: S606  # no shell, on purpose
+        os.execvpe(command[0], list(command), _environment())  # noqa: S606  # no shell, on purpose
     except OSError as error:
         return _failed(command[0], error)
 
@@ -50,7 +50,7 @@ def as_child(command: Sequence[str]) -> int:
             while True:
                 try:
                     return child.wait()
-                except KeyboardInterrupt:  # noqa: PERF203
+                except KeyboardInterrupt:
                     continue  # the console tells the child, too: it says whether to end
     except OSError as error:
         return _failed(name, error)
