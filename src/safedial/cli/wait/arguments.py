@@ -107,16 +107,16 @@ def _run(namespace: argparse.Namespace) -> int:
     targets = mistakes.parse_targets(namespace)
     mistakes.refuse_contradictions(namespace, targets)
     # Only now: asyncio comes with them, which a wrong argument does not need.
-    from safedial.cli.wait import as_json, command, run, show, words
+    from safedial.cli.wait import as_json, command, run, show
     from safedial.cli.wait.progress import Progress
 
-    look, gone, timeout = _look(namespace), namespace.gone, namespace.timeout or None
+    look, any_of, gone = _look(namespace), namespace.any, namespace.gone
+    timeout = namespace.timeout or None
     progresses = [Progress(target) for target in targets]
-    opening = words.opening(targets, any_of=namespace.any, gone=gone, timeout=timeout)
-    began = time.monotonic()
     quiet = contextlib.nullcontext(lambda: None)
-    with quiet if namespace.quiet else show.showing(progresses, opening, gone=gone) as changed:
-        outcome = run.wait(progresses, look, any_of=namespace.any, timeout=timeout, changed=changed)
+    began = time.monotonic()
+    with quiet if namespace.quiet else show.showing(progresses, any_of=any_of, gone=gone, timeout=timeout) as changed:
+        outcome = run.wait(progresses, look, any_of=any_of, timeout=timeout, changed=changed)
     after = time.monotonic() - began
     if namespace.json:
         sys.stdout.write(f"{as_json.as_json(progresses, outcome, after, gone=gone)}\n")

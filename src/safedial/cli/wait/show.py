@@ -25,22 +25,32 @@ _STYLES = {"ready": "green", "failed": "red"}
 
 
 @contextlib.contextmanager
-def showing(progresses: Sequence[Progress], opening: str, *, gone: bool) -> Generator[Callable[[], object]]:
+def showing(
+    progresses: Sequence[Progress], *, any_of: bool, gone: bool, timeout: float | None
+) -> Generator[Callable[[], object]]:
     """Show *progresses* in this block. Yield a function that is to be called after each change."""
     console = _terminal()
     if console is None:
-        _write(opening)
+        _write(words.opening([each.target for each in progresses], any_of=any_of, gone=gone, timeout=timeout))
         yield Lines(progresses, _write, gone=gone).changed
     else:
-        with _live(progresses, console, gone=gone):
+        with _live(progresses, console, gone=gone, timeout=timeout):
             yield lambda: None  # they are drawn again all the time
 
 
 def failure(progresses: Sequence[Progress], outcome: Outcome, after: float, *, gone: bool) -> None:
     """Say how a wait ended that failed. Who ended it with a signal is told no more than that."""
     lines = words.outcome(progresses, outcome, after=after, gone=gone)
-    for line in lines[:1] if isinstance(outcome, signal.Signals) else lines:
-        _write(line)
+    if isinstance(outcome, signal.Signals):
+        lines = lines[:1]
+    if (console := _terminal()) is None:
+        for line in lines:
+            _write(line)
+    else:
+        from rich.text import Text
+
+        # Wrapped at words; a str would have emoji in place of ":100:", and colours of rich's own choice.
+        console.print(*map(Text, lines), sep="\n")
 
 
 class Lines:
@@ -92,15 +102,17 @@ def _terminal() -> "Console | None":
 
 
 @contextlib.contextmanager
-def _live(progresses: Sequence[Progress], console: "Console", *, gone: bool) -> Generator[None]:
+def _live(progresses: Sequence[Progress], console: "Console", *, gone: bool, timeout: float | None) -> Generator[None]:
     from rich.console import Group
     from rich.live import Live
 
     began, over = time.monotonic(), False
+    limit = "" if timeout is None else f"/{timeout:g}"
 
     def lines() -> Group:
-        seconds = None if over else time.monotonic() - began
-        return Group(*(_line(each, words.state(each, gone=gone), seconds) for each in progresses))
+        seconds = time.monotonic() - began
+        moves = "" if over else f"{_SPINNER[int(seconds * _DRAWN) % len(_SPINNER)]} {seconds:.0f}{limit} s  "
+        return Group(*(_line(each, moves, gone=gone) for each in progresses))
 
     # Nobody else writes meanwhile.
     with Live(
@@ -112,13 +124,12 @@ def _live(progresses: Sequence[Progress], console: "Console", *, gone: bool) -> 
             over = True  # the lines stay on the screen
 
 
-def _line(progress: Progress, says: str, seconds: float | None) -> "Text":
-    """Return the line of one target. *seconds* have passed; None: the wait is over."""
+def _line(progress: Progress, moves: str, *, gone: bool) -> "Text":
+    """Return the line of one target, which begins with *moves* for as long as it is waited for."""
     from rich.text import Text
 
-    moves = ""
-    if progress.state == "waiting" and seconds is not None:
-        moves = f"{_SPINNER[int(seconds * _DRAWN) % len(_SPINNER)]} {seconds:.0f} s"
+    name, error, waits = progress.target.name, progress.error, progress.state == "waiting"
+    says = f"{name}: {words.said(error)}" if waits and error else words.state(progress, gone=gone)
     # Cropped: rich's ellipsis is no ASCII, and a line that wraps would move all others.
-    line = Text(f"{moves:7} ", no_wrap=True, overflow="crop")
+    line = Text(moves if waits else " " * len(moves), no_wrap=True, overflow="crop")
     return line.append(says, _STYLES.get(progress.state, ""))
