@@ -10,22 +10,23 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from safedial.cli.wait import mistakes, values
+from safedial.cli.wait.progress import Progress
 
 if TYPE_CHECKING:
     from safedial.cli.wait.progress import Outcome
     from safedial.cli.wait.run import Look
 
 _DESCRIPTION = """\
-Wait until each TARGET accepts connections, and then run COMMAND in the place of
-this process. A connection to itself is never taken for a server.
+Wait until each TARGET accepts connections, and then run COMMAND in the place
+of this process. A connection to itself is never taken for a server.
 
 a TARGET is one of:
   db:5432  [::1]:8080           host and port
   :8080                         a port of localhost
-  postgresql://user:pw@db/app   a URL; user, password and path are never looked at
-  https://web/health            an HTTP URL: it must be answered with 2xx or 3xx
+  postgresql://user:pw@db/app   a URL, of which only host and port count
+  https://web/health            an HTTP URL: the answer must be 2xx or 3xx
   unix:/run/app.sock            a Unix socket
-  '$DATABASE_URL'               a variable that has one of these (no shell needed)
+  '$DATABASE_URL'               a variable that has one of these
 """
 _EPILOG = """\
 A DURATION is in seconds, or has a unit: 60, 500ms, 1.5s, 2m, 1h.
@@ -106,9 +107,8 @@ def _run(namespace: argparse.Namespace) -> int:
     mistakes.refuse_foreign(namespace)
     targets = mistakes.parse_targets(namespace)
     mistakes.refuse_contradictions(namespace, targets)
-    # Only now: asyncio comes with them, which a wrong argument does not need.
-    from safedial.cli.wait import as_json, command, run, show
-    from safedial.cli.wait.progress import Progress
+    # Each as late as can be: in a container somebody waits for every import.
+    from safedial.cli.wait import command, run, show
 
     look, any_of, gone = _look(namespace), namespace.any, namespace.gone
     timeout = namespace.timeout or None
@@ -117,21 +117,25 @@ def _run(namespace: argparse.Namespace) -> int:
     began = time.monotonic()
     with quiet if namespace.quiet else show.showing(progresses, any_of=any_of, gone=gone, timeout=timeout) as changed:
         outcome = run.wait(progresses, look, any_of=any_of, timeout=timeout, changed=changed)
-    after = time.monotonic() - began
+    after, status = time.monotonic() - began, _status(outcome)
     if namespace.json:
-        sys.stdout.write(f"{as_json.as_json(progresses, outcome, after, gone=gone)}\n")
+        from safedial.cli.wait import as_json
+
+        sys.stdout.write(f"{as_json.as_json(progresses, outcome, status, after, gone=gone)}\n")
     if outcome != "ready":
         show.failure(progresses, outcome, after, gone=gone)
-        return _status(outcome)
+        return status
     return command.run(namespace.command[1:]) if namespace.command else 0
 
 
 def _look(namespace: argparse.Namespace) -> "Look":
     """Return what looks at a target, as the options say."""
-    from safedial.cli.wait import gone, probe
-
     if namespace.gone:
+        from safedial.cli.wait import gone
+
         return gone.look
+    from safedial.cli.wait import probe
+
     asked = probe.Asked(
         tls=namespace.tls,
         insecure=namespace.insecure,

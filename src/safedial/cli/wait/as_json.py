@@ -12,11 +12,12 @@ from safedial.cli.wait.progress import Outcome, Progress
 _SCHEMA = 1
 
 
-def as_json(progresses: Sequence[Progress], outcome: Outcome, after: float, *, gone: bool) -> str:
+def as_json(progresses: Sequence[Progress], outcome: Outcome, status: int, after: float, *, gone: bool) -> str:
     """Return the object, on one line."""
     return json.dumps(
         {
             "schema": _SCHEMA,
+            "status": status,
             "outcome": f"ended by {outcome.name}" if isinstance(outcome, signal.Signals) else outcome,
             "seconds": round(after, 3),
             "targets": [_target(each, gone=gone) for each in progresses],
