@@ -12,16 +12,12 @@ from hypothesis import strategies as st
 
 import safedial
 from safedial.cli.wait import words
-from safedial.cli.wait.progress import Progress
+from safedial.cli.wait.progress import NotReady, Progress
 from safedial.cli.wait.targets import Target, parse
 
 DB, LOCAL, FILE = (parse(text, {}) for text in ("db:5432", "localhost:5432", "unix:/run/x.sock"))
 REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
 UNKNOWN_NAME = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-
-class NotReady(OSError):
-    """As `probe` and `gone` raise it."""
 
 
 def numbered(number):
@@ -107,6 +103,7 @@ HTTP = "The server is up"
         (NotReady("HTTP status 503"), DB, "says that it is not ready"),
         (NotReady("HTTP status 101"), DB, "--status 101"),
         (NotReady(errno.ETIMEDOUT, "no answer in HTTP within 10 s"), DB, "still starting"),
+        (NotReady(errno.ETIMEDOUT, "no answer yet"), DB, "has come back yet"),
         (NotReady("no answer in HTTP: SSH-2.0"), DB, "https:// or --tls"),
         (NotReady("it sent 'x', not 'SSH'"), DB, "Another server"),
         (NotReady("it sent nothing, not 'SSH'"), DB, "waits for the client"),
