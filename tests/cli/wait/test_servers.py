@@ -105,7 +105,7 @@ def test_mariadb_that_boots_by_its_banner(mariadb_command):  # noqa: F811
     outage = Outage(mariadb_command, within=20)
     try:
         waits_for(outage, "--expect=MariaDB")
-        with Waiting(f"{HOST}:{outage.port}", "--expect=PostgreSQL", "--timeout=1s") as waiting:
+        with Waiting(f"{HOST}:{outage.port}", "--expect=PostgreSQL", "--timeout=4s") as waiting:
             assert waiting.end() == (124, "")
         assert "not 'PostgreSQL'" in waiting.said
     finally:
