@@ -94,10 +94,10 @@ async def _connected(
     """Connect, with TLS if *tls* is given. An error or a cancellation drops the connection at once."""
     options: dict[str, Any] = {}
     if tls is not None:
-        name = target.host or "localhost"
         options = {
             "ssl": tls,
-            "server_hostname": name,
+            # Without what only the resolver needs: the dot of an absolute name (RFC 6066 section 3), a scope.
+            "server_hostname": target.host.partition("%")[0].rstrip(".") or "localhost",
             "ssl_handshake_timeout": _ANSWER,
             "ssl_shutdown_timeout": _CLOSE,
         }
