@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from safedial import cli
 from safedial.testing import Outage, dead_port
 from safedial.testing.holders import holders
 from tests.support import faults, namespace, redis_server
@@ -88,6 +89,22 @@ def test_redis_that_boots(tmp_path, steer):
     assert "of%3Fall" not in said
 
 
+@pytest.mark.parametrize("place", [f"{HOST}:{{port}}", "no.such.invalid", f"{HOST}:0", f"{HOST},b", f"{HOST}/@"])
+@pytest.mark.parametrize("given", ["$URL", "{url}"])
+def test_no_output_has_a_password(dead_port, capfd, monkeypatch, given, place):
+    """Neither of a wait that fails, nor of a URL that is none."""
+    url = f"redis://app:s3cret$s3cret@{place.format(port=dead_port)}?password=s3cret"
+    monkeypatch.setenv("URL", url)
+    try:
+        status = cli.main(["wait", given.format(url=url), "--timeout=50ms", "--json"])
+    except SystemExit as end:
+        status = end.code
+    printed = "".join(capfd.readouterr())
+    assert status in (2, 124), printed
+    assert "redis://" in printed or "$URL" in printed
+    assert "s3cret" not in printed
+
+
 @pytest.mark.storm
 def test_postgresql_that_boots(postgres_command):  # noqa: F811
     outage = Outage(postgres_command, within=20)
@@ -98,6 +115,21 @@ def test_postgresql_that_boots(postgres_command):  # noqa: F811
         outage.stop()  # its processes are not one group
     assert f"postgresql://{HOST}:{outage.port}: ready after" in said
     assert "s3cret" not in said
+
+
+@pytest.mark.storm
+def test_postgresql_that_boots_on_a_unix_socket(postgres_command):  # noqa: F811
+    data = postgres_command[postgres_command.index("-D") + 1]
+    outage = Outage([*postgres_command, "-k", data], within=20)
+    target = f"postgresql://app@localhost/app?host={data}&port={outage.port}"
+    with Waiting(target, f"--timeout={LIMIT}", "--stays=300ms", *COMMAND) as waiting:
+        try:
+            waiting.until("No such file or directory")
+            outage.start()
+            assert waiting.end() == (0, "started\n")
+        finally:
+            outage.stop()
+    assert f"unix:{data}/.s.PGSQL.{outage.port}: ready after" in waiting.said
 
 
 @pytest.mark.storm
