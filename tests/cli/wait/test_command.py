@@ -119,7 +119,7 @@ def test_as_child_that_does_not_exist(capsys):
 @posix
 def test_as_child_it_decides_what_an_interrupt_does():
     """On Windows, too, the console tells parent and child."""
-    child = "import sys, time\nprint('waits', flush=True)\ntry: time.sleep(60)\nexcept KeyboardInterrupt: sys.exit(7)"
+    child = "import sys, time\ntry: print('waits', flush=True); time.sleep(60)\nexcept KeyboardInterrupt: sys.exit(7)"
     wait = f"[sys.executable, '-c', {child!r}]"
     code = f"import sys\nfrom safedial.cli.wait import command\nsys.exit(command.as_child({wait}))"
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored

@@ -123,7 +123,7 @@ ENVIRONMENT = {
         ("redis://$USER:$PASSWORD@$PGHOST", tcp("db", 6379, "redis://db:6379")),
         ("redis://$USER:$MISSING@$PGHOST", tcp("db", 6379, "redis://db:6379")),  # only the address is read
         ("redis://db?password=$MISSING", tcp("db", 6379, "redis://db:6379")),
-        ("redis://u:pa$$w${rd@db", tcp("db", 6379, "redis://db:6379")),
+        (" redis://u:pa$$w${rd@db", tcp("db", 6379, "redis://db:6379")),
         ("http://$PGHOST/health?token=$TOKEN", tcp("db", 80, "http://db:80/health", http="/health?token=t")),
         ("postgresql:///app", tcp("db", 5433, "postgresql://db:5433")),
     ],

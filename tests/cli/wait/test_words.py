@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import safedial
 from safedial.cli.wait import words
-from safedial.cli.wait.progress import Progress
+from safedial.cli.wait.progress import NotReady, Progress
 from safedial.cli.wait.targets import Target, parse
 
 DB, LOCAL, FILE = (parse(text, {}) for text in ("db:5432", "localhost:5432", "unix:/run/x.sock"))
@@ -20,8 +20,8 @@ REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFU
 UNKNOWN_NAME = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
 
-def numbered(number, text=None):
-    return OSError(number, text or os.strerror(number))
+def numbered(number):
+    return OSError(number, os.strerror(number))
 
 
 def untrusted(code=19, message="self-signed certificate"):
@@ -44,6 +44,7 @@ def no_tls():
     ("error", "said"),
     [
         (REFUSED, "Connection refused"),
+        (OSError(errno.ECONNREFUSED, "Connect call failed ('127.0.0.1', 5432)"), "Connection refused"),  # asyncio's
         (safedial.SelfConnectError.at("127.0.0.1", 40000), "Connection refused (the kernel connected the socket to it"),
         (safedial.PortsExhaustedError.at("127.0.0.1", 40000), "no local port is free to reach it"),
         (TimeoutError("timed out"), "timed out"),
@@ -51,9 +52,9 @@ def no_tls():
         (UNKNOWN_NAME, "the name does not resolve: Name or service not known"),
         (untrusted(), "its certificate is not accepted: self-signed certificate"),
         (no_tls(), "TLS failed: wrong version number"),
-        (OSError("HTTP status 503"), "HTTP status 503"),
-        (OSError(errno.EADDRINUSE, "taken: LISTEN,\nprocess 7 (db\x1b[2J)"), "taken: LISTEN, process 7 (db\\x1b[2J)"),
-        (OSError("it sent '" + "x" * 500), "it sent 'xxx"),
+        (NotReady("HTTP status 503"), "HTTP status 503"),
+        (NotReady(errno.EADDRINUSE, "taken: LISTEN,\nprocess 7 (db\x1b[2J)"), "taken: LISTEN, process 7 (db\\x1b[2J)"),
+        (NotReady("it sent '" + "x" * 500), "it sent 'xxx"),
         (ValueError("no such URL: redis://me:secret@db/?password=secret"), "no such URL: redis://…@db/?…"),
     ],
 )
@@ -65,7 +66,7 @@ def test_error_in_a_few_words(error, said):
 
 @given(st.text())
 def test_whatever_an_error_says_is_one_line(text):
-    error = OSError(errno.EPROTO, text)
+    error = NotReady(errno.EPROTO, text)
     assert words.said(error).isprintable()
     assert words.state(Progress(DB, error=error)).isprintable()
 
@@ -90,21 +91,22 @@ HTTP = "The server is up"
         (numbered(errno.ENETUNREACH), DB, "no route"),
         (numbered(errno.EADDRNOTAVAIL), DB, "IPv6 switched off"),
         (numbered(errno.ECONNRESET), DB, "docker's forwarder"),
-        (OSError("it accepted the connection, and closed it again"), DB, "docker's forwarder"),
+        (NotReady("it accepted the connection, and closed it again"), DB, "docker's forwarder"),
         (UNKNOWN_NAME, DB, "getent hosts db"),
         (untrusted(), DB, "--ca FILE"),
         (untrusted(62, "Hostname mismatch, certificate is not valid for 'db'."), DB, "other names than db"),
         (untrusted(62, "mismatch"), FILE, "other names than localhost"),
         (untrusted(10, "certificate has expired"), DB, "set the clock"),
         (no_tls(), DB, "PostgreSQL and MySQL do not"),
-        (OSError("HTTP status 401"), DB, "is --status 401 enough?"),
-        (OSError("HTTP status 404"), DB, "has no such path"),
-        (OSError("HTTP status 503"), DB, "says that it is not ready"),
-        (OSError("HTTP status 101"), DB, "--status 101"),
-        (OSError(errno.ETIMEDOUT, "no answer in HTTP within 10 s"), DB, "still starting"),
-        (OSError("no answer in HTTP: SSH-2.0"), DB, "https:// or --tls"),
-        (OSError("it sent 'x', not 'SSH'"), DB, "Another server"),
-        (OSError("it sent nothing, not 'SSH'"), DB, "waits for the client"),
+        (NotReady("HTTP status 401"), DB, "is --status 401 enough?"),
+        (NotReady("HTTP status 404"), DB, "has no such path"),
+        (NotReady("HTTP status 503"), DB, "says that it is not ready"),
+        (NotReady("HTTP status 101"), DB, "--status 101"),
+        (NotReady(errno.ETIMEDOUT, "no answer in HTTP within 10 s"), DB, "still starting"),
+        (NotReady(errno.ETIMEDOUT, "no answer yet"), DB, "has come back yet"),
+        (NotReady("no answer in HTTP: SSH-2.0"), DB, "https:// or --tls"),
+        (NotReady("it sent 'x', not 'SSH'"), DB, "Another server"),
+        (NotReady("it sent nothing, not 'SSH'"), DB, "waits for the client"),
         (numbered(errno.EACCES), FILE, "see the rights of /run/x.sock"),
         (numbered(errno.ENOENT), FILE, "shared with its container?"),
         (numbered(errno.EAGAIN), FILE, "does not accept"),
@@ -162,7 +164,7 @@ def test_state(progress, says):
 
 
 def test_states_of_a_port_that_is_to_be_free():
-    taken = Progress(DB, rounds=1, error=numbered(errno.EADDRINUSE, "taken: LISTEN"))
+    taken = Progress(DB, rounds=1, error=NotReady(errno.EADDRINUSE, "taken: LISTEN"))
     assert words.state(taken, gone=True) == "db:5432: not free yet: taken: LISTEN"
     assert words.state(Progress(DB, "ready", 1, None, 0.0), gone=True) == "db:5432: free after 0 s"
 

@@ -25,6 +25,9 @@ _CONNECT = 3.0
 # Seconds for each of these: a TLS handshake, a banner, an answer in HTTP. A server that starts may take long for its
 # first answer, but one that was accepted by a forwarder, and forgotten, never comes.
 _ANSWER = 10.0
+# Seconds after a part of a banner, or of a body, for the next. A server that says something else is so looked at again
+# soon: another one may have its port by then.
+_PAUSE = 2.0
 # Seconds for the end of a TLS connection.
 _CLOSE = 1.0
 # Bytes of the banner, or the body, that are searched.
@@ -91,10 +94,10 @@ async def _connected(
     """Connect, with TLS if *tls* is given. An error or a cancellation drops the connection at once."""
     options: dict[str, Any] = {}
     if tls is not None:
-        name = target.host or "localhost"
         options = {
             "ssl": tls,
-            "server_hostname": name,
+            # Without what only the resolver needs: the dot of an absolute name (RFC 6066 section 3), a scope.
+            "server_hostname": target.host.partition("%")[0].rstrip(".") or "localhost",
             "ssl_handshake_timeout": _ANSWER,
             "ssl_shutdown_timeout": _CLOSE,
         }
@@ -120,7 +123,8 @@ async def _answers(target: Target, tls: ssl.SSLContext | None, path: str, asked:
         try:
             async with limit:
                 host = target.host or "localhost"
-                status = await http.status(reader, writer, host, target.port, path, tls=tls is not None)
+                port = target.port or (80 if tls is None else 443)  # a Unix socket has none
+                status = await http.status(reader, writer, host, port, path, tls=tls is not None)
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -134,7 +138,9 @@ async def _answers(target: Target, tls: ssl.SSLContext | None, path: str, asked:
 async def _sends(reader: asyncio.StreamReader, text: str) -> None:
     """Return as soon as *text* is in what the server sends."""
     wanted, data = text.encode(), b""
-    limit = asyncio.timeout(_ANSWER)
+    loop = asyncio.get_running_loop()
+    end = loop.time() + _ANSWER
+    limit = asyncio.timeout_at(end)
     try:
         async with limit:
             while wanted not in data:
@@ -142,6 +148,7 @@ async def _sends(reader: asyncio.StreamReader, text: str) -> None:
                 data += more
                 if not more:
                     break
+                limit.reschedule(min(end, loop.time() + _PAUSE))
             else:
                 return
     except TimeoutError:

@@ -62,7 +62,7 @@ def parse(text: str, environ: Mapping[str, str]) -> Target:
     text = text.strip()
     try:
         # Once before the variables are read, because a password may have a "$", and once for what they have.
-        expanded = _without_login(_expanded(_without_login(text), environ).strip()).strip()
+        expanded = _without_login(_expanded(_without_login(text), environ).strip())
         if not expanded.isprintable():
             raise ValueError("it has a line break or another control character")
         if expanded.startswith("unix:") and not expanded.startswith("unix://"):
@@ -134,7 +134,7 @@ def _of_url(url: _Url, environ: Mapping[str, str]) -> Target:
     if driver == "srv":
         raise ValueError("its hosts are in the DNS (SRV): give each host as a target of its own")
     asked = {name: unquote(value) for name, _, value in (part.partition("=") for part in query.split("&")) if value}
-    if "," in place or (scheme not in HTTP and any("," in value for value in asked.values())):
+    if "," in place:
         raise ValueError(_LIST)
     if scheme == "unix" or driver in ("unix", "socket"):  # redis-py's, kombu's, and requests-unixsocket's
         if scheme in HTTP:
@@ -177,7 +177,7 @@ def _plain(text: str) -> Target:
         raise ValueError("a user is only in a URL, such as redis://user@host:6379")
     if text.startswith("/"):
         raise ValueError("a Unix socket is written unix:/path")
-    if text.isascii() and text.isdigit():
+    if text.isdigit():
         return _tcp("localhost", text)
     host, port = _split(text)
     if not port:

@@ -4,6 +4,7 @@ Pure functions. Each fact has a line of its own that begins with the target, so 
 words, without secrets and control characters.
 """
 
+import os
 import re
 import signal
 import socket
@@ -44,7 +45,7 @@ _UNIX_HINTS = {
     "ENOENT": "No such file is there: has the server started, and is the directory shared with its container?",
     "EAGAIN": "A server listens, but does not accept: it is busy, or it hangs.",
 }
-# What a server answered, by the words of `probe`.
+# By the words of `probe`, `gone` and `run`.
 _ANSWERS = (
     (r"HTTP status (401|403)", "The server is up, and wants a login: is --status {status} enough?"),
     (r"HTTP status 404", "The server is up, but has no such path."),
@@ -52,6 +53,7 @@ _ANSWERS = (
     (r"HTTP status", "The server is up. If that answer is enough: --status {status}"),
     (r"no answer in HTTP within", "The server accepts, but does not answer: it is still starting, or it hangs."),
     (r"no answer in HTTP", "Does it speak HTTP on this port? If it is HTTPS: https:// or --tls"),
+    (r"no answer yet", "Nothing has come back yet: the host, its name server or the server is silent, or slow."),
     (r"it sent", "Another server may be at this port, or one that first waits for the client."),
     (r"no address of this host", "Only on the host of the server it can be seen whether its port is free."),
     (r".*closed", _BEHIND),
@@ -107,6 +109,8 @@ def said(error: Exception) -> str:
     if isinstance(error, PortsExhaustedError):
         return "no local port is free to reach it"
     text = getattr(error, "strerror", None) or one_line(error)
+    if type(error).__module__ == "builtins" and isinstance(error, OSError) and error.errno:
+        text = os.strerror(error.errno)  # asyncio has words of its own: "Connect call failed ('127.0.0.1', 5432)"
     if isinstance(error, TimeoutError) and not str(error):  # asyncio's
         text = "timed out"
     elif isinstance(error, socket.gaierror):
