@@ -27,8 +27,8 @@ def refuse_foreign(namespace: argparse.Namespace) -> None:
     ours = [f"{host or 'HOST'}:{port or 'PORT'}"] if host or port else []
     ours += [f"--timeout {seconds or 'DURATION'}"] if "-t" in given else []
     ours += ["--quiet"] if "-q" in given else []
-    instead = f"write {' '.join(ours)}" if ours else "leave it out: COMMAND runs only if all is ready"
-    namespace.parser.error(f"{' '.join(given)} is wait-for-it's: {instead}")
+    instead = f"write {' '.join(ours)}" if ours else "leave it out, COMMAND always runs only if all is ready"
+    namespace.parser.error(f"wait-for-it's {' '.join(given)}: {instead}")
 
 
 def parse_targets(namespace: argparse.Namespace) -> list[Target]:
