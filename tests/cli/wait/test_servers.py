@@ -89,6 +89,23 @@ def test_redis_that_boots(tmp_path, steer):
     assert "of%3Fall" not in said
 
 
+@pytest.mark.storm
+def test_redis_with_tls(tmp_path):
+    outage, ca = redis_server.tls_server(tmp_path)
+    try:
+        outage.stop()
+        url = f"rediss://localhost:{outage.port}"
+        waits_for(outage, f"--ca={ca}", target=url)
+        with Waiting(url, "--insecure") as waiting:
+            assert waiting.end() == (0, "")
+        with Waiting(url, "--timeout=1s") as waiting:
+            assert waiting.end() == (124, "")
+        assert f"{url}: not ready: its certificate is not accepted" in waiting.said
+        assert "--ca FILE" in waiting.said
+    finally:
+        outage.kill()
+
+
 @pytest.mark.parametrize("place", [f"{HOST}:{{port}}", "no.such.invalid", f"{HOST}:0", f"{HOST},b", f"{HOST}/@"])
 @pytest.mark.parametrize("given", ["$URL", "{url}"])
 def test_no_output_has_a_password(dead_port, capfd, monkeypatch, given, place):
@@ -237,7 +254,7 @@ def test_a_forwarder_whose_server_is_down():
             assert waiting.end() == (0, "started\n")
         with Waiting(f"{HOST}:{port}", "--stays=200ms", "--timeout=1s", *COMMAND) as waiting:
             assert waiting.end() == (124, "")
-    assert f"{HOST}:{port}: hint: Something accepts for a server that is not up" in waiting.said
+    assert f"{HOST}:{port}: hint: A forwarder, such as docker's, or a proxy accepts" in waiting.said
 
 
 @pytest.mark.storm

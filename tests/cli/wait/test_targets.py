@@ -1,6 +1,7 @@
 """What to wait for: the forms of a target, and the mistakes, which show no password."""
 
 import re
+import socket
 from urllib.parse import quote
 
 import pytest
@@ -205,6 +206,12 @@ def test_mistakes(text, says):
     assert str(raised.value).isprintable()
     assert raised.value.__cause__ is None
     assert raised.value.__suppress_context__
+
+
+def test_system_without_unix_sockets(monkeypatch):
+    monkeypatch.delattr(socket, "AF_UNIX")
+    with pytest.raises(ValueError, match="no Unix sockets on this system"):
+        parse("unix:/run/x.sock", {})
 
 
 @pytest.mark.parametrize("name", ["PGHOST", "PGPORT"])

@@ -77,11 +77,11 @@ HTTP = "The server is up"
 @pytest.mark.parametrize(
     ("error", "target", "says"),
     [
-        (REFUSED, DB, "does it listen not only on localhost?"),
+        (REFUSED, DB, "on more than its own localhost?"),
         (REFUSED, LOCAL, "In a container, localhost is the container"),
         (REFUSED, parse("127.0.0.2:80", {}), "In a container, localhost is the container"),
         (REFUSED, parse("[::1]:80", {}), "In a container, localhost is the container"),
-        (REFUSED, FILE, "it may be left of a server that has ended"),
+        (REFUSED, FILE, "it may be left over from one that has ended"),
         (safedial.SelfConnectError.at("127.0.0.1", 5432), DB, "safedial doctor 5432"),
         (safedial.PortsExhaustedError.at("127.0.0.1", 5432), DB, "uses the local ports up: safedial doctor 5432"),
         (numbered(errno.EADDRINUSE), DB, "who has the port: safedial doctor 5432"),
@@ -90,8 +90,8 @@ HTTP = "The server is up"
         (numbered(errno.EHOSTUNREACH), DB, "no route"),
         (numbered(errno.ENETUNREACH), DB, "no route"),
         (numbered(errno.EADDRNOTAVAIL), DB, "IPv6 switched off"),
-        (numbered(errno.ECONNRESET), DB, "docker's forwarder"),
-        (NotReady("it accepted the connection, and closed it again"), DB, "docker's forwarder"),
+        (numbered(errno.ECONNRESET), DB, "A forwarder, such as docker's"),
+        (NotReady("it accepted the connection, and closed it again"), DB, "A forwarder, such as docker's"),
         (UNKNOWN_NAME, DB, "getent hosts db"),
         (untrusted(), DB, "--ca FILE"),
         (untrusted(62, "Hostname mismatch, certificate is not valid for 'db'."), DB, "other names than db"),
@@ -112,7 +112,7 @@ HTTP = "The server is up"
         (numbered(errno.EAGAIN), FILE, "does not accept"),
         (numbered(errno.EPERM), DB, "forbids the connection"),
         (numbered(errno.EMFILE), DB, "ulimit -n"),
-        (ValueError("no address of this host: Cannot assign requested address"), DB, "Only on the host of the server"),
+        (ValueError("no address of this host: Cannot assign requested address"), DB, "only be seen on its own host"),
     ],
 )
 def test_hints(error, target, says):

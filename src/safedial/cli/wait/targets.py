@@ -191,6 +191,8 @@ def _tcp(host: str, port: str) -> Target:
 
 
 def _unix(path: str, request: str | None = None) -> Target:
+    if not hasattr(socket, "AF_UNIX"):
+        raise ValueError("Python has no Unix sockets on this system")
     if path.startswith("@"):
         raise ValueError("an abstract Unix socket can't be waited for")
     if not path or not path.isprintable():

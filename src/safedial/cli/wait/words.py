@@ -23,7 +23,7 @@ _LOCAL = re.compile(r"localhost\.?|127\..*|::1")
 # Of x509_vfy.h: what is wrong with a certificate that --ca does not mend.
 _WRONG_TIME, _WRONG_NAME = (9, 10), (62, 63, 64)
 
-_BEHIND = "Something accepts for a server that is not up, such as docker's forwarder or a proxy: see the server's log."
+_BEHIND = "A forwarder, such as docker's, or a proxy accepts, but the server behind it is not up: see the server's log."
 _ROUTE = "There is no route to this host: is its network up, and are both on the same one?"
 _SILENT = "The host is down, or a firewall or network policy drops the packets."
 # By OpenTelemetry's error.type, as `safedial._retry.kinds` has it.
@@ -40,7 +40,7 @@ _HINTS = {
     "address_not_available": "This host has no address of that kind: is IPv6 switched off?",
 }
 _UNIX_HINTS = {
-    "connection_refused": "A file is there, but no server listens on it: it may be left of a server that has ended.",
+    "connection_refused": "A file is there, but no server listens on it: it may be left over from one that has ended.",
     "permission_denied": "This user may not use the socket: see the rights of {path} and of its directories.",
     "ENOENT": "No such file is there: has the server started, and is the directory shared with its container?",
     "EAGAIN": "A server listens, but does not accept: it is busy, or it hangs.",
@@ -55,7 +55,7 @@ _ANSWERS = (
     (r"no answer in HTTP", "Does it speak HTTP on this port? If it is HTTPS: https:// or --tls"),
     (r"no answer yet", "Nothing has come back yet: the host, its name server or the server is silent, or slow."),
     (r"it sent", "Another server may be at this port, or one that first waits for the client."),
-    (r"no address of this host", "Only on the host of the server it can be seen whether its port is free."),
+    (r"no address of this host", "Whether a port is free can only be seen on its own host."),
     (r".*closed", _BEHIND),
 )
 
@@ -152,8 +152,10 @@ def hint(error: Exception, target: Target, *, gone: bool = False) -> str:
 
 def _refused(target: Target) -> str:
     if _LOCAL.fullmatch(target.host):
-        return "Nobody listens on that port. In a container, localhost is the container: give the server's own name."
-    return "The host is up, but nobody listens there: has the server started, and does it listen not only on localhost?"
+        return "Nobody listens on that port. In a container, localhost is the container itself: give the server's name."
+    return (
+        "The host is up, but nobody listens on that port: has the server started, and on more than its own localhost?"
+    )
 
 
 def _certificate(error: Exception, target: Target) -> str:
