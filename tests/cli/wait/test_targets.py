@@ -142,8 +142,8 @@ def test_variables(text, target):
         ("$(PGHOST):5432", "only $NAME and ${NAME} are read"),  # Kubernetes leaves it if it knows no such name
         ("http://api/?a=$secret", "http://...: a variable in its query is not set"),
         ("db", "db: it has no port: write HOST:PORT, such as db:5432"),
-        ("", "it has no port"),
-        (":", "it has no port"),
+        ("", "a target: it has no host and no port"),
+        (":", ":: it has no host and no port"),
         ("db 5432", "it has no port"),
         ("db:", "it has no port"),
         ("db:postgresql", "db:postgresql: the port must be a number"),

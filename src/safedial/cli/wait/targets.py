@@ -180,6 +180,8 @@ def _plain(text: str) -> Target:
     if text.isdigit():
         return _tcp("localhost", text)
     host, port = _split(text)
+    if not host and not port:
+        raise ValueError("it has no host and no port: is a variable of the shell not set?")
     if not port:
         raise ValueError("it has no port: write HOST:PORT, such as db:5432")
     return _tcp(host or "localhost", port)
