@@ -55,6 +55,12 @@ def test_taken_whatever_the_settings(machine, seen):
     assert len(found.taken_by) == 1
 
 
+def test_a_port_that_only_a_bound_socket_has_is_taken():
+    seen = facts(bound=(22,))
+    assert (verdict(seen, 22).verdict, verdict(seen, 22).taken_by, judge(seen, [22]).status) == ("taken", (), 1)
+    assert judge(seen, []).verdicts == ()
+
+
 def test_a_self_connected_socket_is_named_once():
     both = (self_connected(PORT),)
     assert verdict(facts(self_connected=both, taken=both)).taken_by == both

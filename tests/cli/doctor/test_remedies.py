@@ -1,6 +1,7 @@
 import contextlib
 import itertools
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -163,6 +164,25 @@ def test_how_a_port_is_freed(taken, lines, words):
     remedy = one("free", facts(taken=tuple(taken)), [PORT])
     assert lines is None or list(remedy.lines) == lines
     assert [word for word in words if word not in said(remedy)] == []
+
+
+def test_how_a_port_is_freed_that_is_only_bound():
+    free = one("free", facts(bound=(22,)), [22])
+    assert free.title == "Free port 22: end the program that has bound it."
+    assert free.lines == ("ss -tanp --bound-inactive 'sport = :22'",)
+    assert len(free.notes) == 1
+    elsewhere = one("free", facts(bound=(22,), system="darwin"), [22])
+    assert (elsewhere.title, elsewhere.lines, elsewhere.notes) == (free.title, (), ())
+
+
+@pytest.mark.parametrize(
+    ("many", "named"), [(10, "Reserve ports 40000, 40002, .*, 40018: "), (11, "Reserve 11 ports: ")]
+)
+def test_a_sentence_names_few_ports(many, named):
+    asked = range(40000, 40000 + 2 * many, 2)
+    reserve = one("reserve", facts(), asked)
+    assert re.match(named, reserve.title)
+    assert reserve.lines == (RESERVE + ",".join(map(str, asked)),)
 
 
 def test_so_reuseaddr_does_not_help_against_a_self_connect():

@@ -1,12 +1,13 @@
 """What the doctor's facts mean: verdicts on ports, how full the destinations are, the exit status. Pure functions."""
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
 from safedial._address import same_endpoint
 from safedial._tcp.port_settings import PortSettings
-from safedial.cli.doctor.facts import Crowd, Facts, Socket
+from safedial.cli.doctor.facts import Crowd, Facts, Socket, Sockets
 
 # safe: connect() never draws the port, and no socket is in the way of its server.
 # at risk: connect() may draw it while nobody listens there.
@@ -35,6 +36,7 @@ class Verdict(NamedTuple):
     preferred: bool | None  # connect() draws it before the ports of the other parity
     verdict: Word
     listeners: tuple[Socket, ...] | None
+    # () if it is taken: by a socket of no table, a bound one that neither listens nor is connected.
     taken_by: tuple[Socket, ...] | None
 
 
@@ -65,10 +67,11 @@ class Diagnosis:
 def judge(facts: Facts, ports: Collection[int]) -> Diagnosis:
     """Say what *facts* mean for this machine, and for the *ports* that the user named."""
     sockets = facts.sockets
-    named = set(ports)
-    if sockets is not None:
-        named.update(each.local.port for each in (*sockets.listeners, *sockets.self_connected))
-    verdicts = tuple(_verdict(facts, port, port in ports) for port in sorted(named))
+    asked = set(ports)
+    by_port = {} if sockets is None else _by_port(sockets)
+    named = sorted(asked.union(port for port, here in by_port.items() if here.listeners or here.self_connected))
+    nothing = None if sockets is None else _Here()
+    verdicts = tuple(_verdict(facts, port, port in asked, by_port.get(port, nothing)) for port in named)
     usable = usable_ports(facts.settings)
     crowds = None if sockets is None else tuple(_filled(each, usable) for each in sockets.crowds)
     self_connected = None if sockets is None else sockets.self_connected
@@ -86,17 +89,39 @@ def usable_ports(settings: PortSettings) -> int | None:
     return high - low + 1 - len(kept)
 
 
-def _verdict(facts: Facts, port: int, asked: bool) -> Verdict:
+@dataclass
+class _Here:
+    """The sockets on one port."""
+
+    listeners: list[Socket] = field(default_factory=list)
+    taken: list[Socket] = field(default_factory=list)
+    self_connected: list[Socket] = field(default_factory=list)
+    bound: bool = False
+
+
+def _by_port(sockets: Sockets) -> dict[int, _Here]:
+    found: dict[int, _Here] = defaultdict(_Here)
+    for each in sockets.listeners:
+        found[each.local.port].listeners.append(each)
+    for each in sockets.taken:
+        found[each.local.port].taken.append(each)
+    for each in sockets.self_connected:
+        found[each.local.port].self_connected.append(each)
+    for port in sockets.bound:
+        found[port].bound = True
+    return found
+
+
+def _verdict(facts: Facts, port: int, asked: bool, here: _Here | None) -> Verdict:
     settings = facts.settings
     inside = None if settings.ports is None else settings.ports.low <= port <= settings.ports.high
     reserved = None if settings.reserved is None else any(low <= port <= high for low, high in settings.reserved)
     listeners = taken_by = None
-    if facts.sockets is not None:
-        listeners = tuple(each for each in facts.sockets.listeners if each.local.port == port)
-        taken_by = tuple(_takers(facts, port, listeners))
+    if here is not None:
+        listeners, taken_by = tuple(here.listeners), tuple(_takers(here))
     drawn = _all_true(inside, None if reserved is None else not reserved)
     word: Word
-    if taken_by:
+    if taken_by or (here is not None and here.bound):
         word = "taken"
     elif drawn:
         word = "at risk"
@@ -125,17 +150,12 @@ def _preferred(facts: Facts, port: int, drawn: bool | None) -> bool | None:
     return None if facts.step_width else (port - facts.settings.ports.low) % 2 == 0
 
 
-def _takers(facts: Facts, port: int, listeners: tuple[Socket, ...]) -> Iterable[Socket]:
-    """Yield the sockets that have *port*, without listeners and the connections that they accepted."""
-    if facts.sockets is None:
-        return
-    self_connected = [each for each in facts.sockets.self_connected if each.local.port == port]
-    yield from self_connected
-    seen = {(each.local, each.peer) for each in self_connected}
-    for each in facts.sockets.taken:
-        if each.local.port != port or (each.local, each.peer) in seen:
-            continue
-        if not any(_accepts(listener, each) for listener in listeners):
+def _takers(here: _Here) -> Iterable[Socket]:
+    """Yield the sockets that have a port, without listeners and the connections that they accepted."""
+    yield from here.self_connected
+    seen = {(each.local, each.peer) for each in here.self_connected}
+    for each in here.taken:
+        if (each.local, each.peer) not in seen and not any(_accepts(listener, each) for listener in here.listeners):
             yield each
 
 

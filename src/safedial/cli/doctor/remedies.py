@@ -21,6 +21,8 @@ _RANGE = "net.ipv4.ip_local_port_range"
 # Characters of the list. Linux takes a page in one write, and drops the rest without an error (proc_do_large_bitmap,
 # kernel/sysctl.c): of 4,095 characters, and the line's end, the last port was missing.
 _LONGEST = 4094
+# Ports, or ranges of them, that a sentence names.
+_MOST_NAMED = 10
 # The doctor widens the range to this. Few servers have a fixed port in what is added. The bounds differ in parity, for
 # which the kernel asks.
 _WIDER = PortRange(16384, 65535)
@@ -127,6 +129,8 @@ def _free(facts: Facts, verdicts: Iterable[Verdict], there: str) -> Iterator[Rem
     leaves its port in TIME_WAIT. A smaller tcp_max_tw_buckets frees nothing that is there.
     """
     for verdict in verdicts:
+        if verdict.verdict == "taken" and not verdict.taken_by:
+            yield _unbind(facts, verdict.port, there)
         if not verdict.taken_by:
             continue
         alive = [each for each in verdict.taken_by if each.kind != "time_wait"]
@@ -148,6 +152,14 @@ def _free(facts: Facts, verdicts: Iterable[Verdict], there: str) -> Iterator[Rem
             if not any(map(_is_self_connected, verdict.taken_by)):
                 notes.append("If a server had accepted the connection, one with SO_REUSEADDR can bind the port now.")
         yield Remedy("free", f"Free port {verdict.port}: {_taken(alive, healthy)}.", lines, tuple(notes))
+
+
+def _unbind(facts: Facts, port: int, there: str) -> Remedy:
+    title = f"Free port {port}: end the program that has bound it."
+    if facts.system != "linux":
+        return Remedy("free", title)
+    note = "As root. It shows the program, where ss and Linux are new enough (2024)."
+    return Remedy("free", title, (f"{there}ss -tanp --bound-inactive 'sport = :{port}'",), (note,))
 
 
 def _taken(alive: list[Socket], healthy: list[Socket]) -> str:
@@ -259,7 +271,10 @@ def _size(settings: PortSettings) -> int:
 
 
 def _named(ports: Collection[int]) -> str:
-    return f"port{'s' * (len(ports) > 1)} {', '.join(as_value(merged((), ports)).split(','))}"
+    spans = as_value(merged((), ports)).split(",")
+    if len(spans) > _MOST_NAMED:
+        return f"{len(ports):,} ports"
+    return f"port{'s' * (len(ports) > 1)} {', '.join(spans)}"
 
 
 def _them(ports: Collection[int]) -> str:
