@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import safedial
 from safedial.cli.demo import arguments as demo
+from safedial.cli.doctor import arguments as doctor
 from safedial.cli.wait import arguments as wait
 
 
@@ -19,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="safedial", description="Dial TCP safely, never connected to yourself.")
     parser.add_argument("--version", action="version", version=f"safedial {safedial.__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="command")
-    for command in (demo, wait):
+    for command in (demo, doctor, wait):
         command.add(commands)
     # What follows "--" is another program's, and each version of argparse would look at it in its own way.
     words = list(sys.argv[1:] if argv is None else argv)

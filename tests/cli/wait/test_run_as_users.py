@@ -11,7 +11,6 @@ import struct
 import subprocess
 import sys
 import termios
-import threading
 
 import pytest
 
@@ -150,3 +149,118 @@ def test_signal_that_is_ignored_stays_ignored(nobody):
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
     assert process.returncode == 124
+
+
+def on_terminal(*arguments, columns=80, when="", do=None, **extra):
+    """Run the command on a terminal of its own. Call *do*, with our side of it, when *when* is read.
+
+    Return the exit status and all that was read.
+    """
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+    env = environment(**{"TERM": "xterm", **extra})
+    del env["COLUMNS"]
+
+    def take() -> None:
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)  # so that Ctrl-C is a signal
+
+    try:
+        streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+        command = [*WAIT, *map(str, arguments)]
+        with subprocess.Popen(command, env=env, start_new_session=True, preexec_fn=take, **streams) as process:
+            os.close(theirs)
+            printed = b""
+            with contextlib.suppress(OSError):  # EIO: the last process has closed the terminal
+                while data := os.read(ours, 65536):
+                    printed += data
+                    if do is not None and when.encode() in printed:
+                        do(ours)
+                        do = None
+        return process.returncode, printed.decode("ascii")
+    finally:
+        os.close(ours)
+
+
+def lines_of(printed):
+    """Return each line that was ever drawn, without the sequences that move and colour."""
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", printed))
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+LONG_NAME = "unix:/run/postgresql/in/a/long/name/.s.PGSQL.5432"  # more than 50 columns
+
+
+@posix
+@pytest.mark.parametrize(("columns", "extra"), [(80, {}), (50, {"NO_COLOR": "1", **ASCII})], ids=["80", "50, plain"])
+def test_live_lines_on_a_terminal(server, nobody, columns, extra):
+    pytest.importorskip("rich")
+    arguments = (server, nobody, LONG_NAME, "--timeout", "1s")
+    status, printed = on_terminal(*arguments, columns=columns, **extra)
+    assert status == 124
+    lines = lines_of(printed)
+    assert all(len(line) <= columns for line in lines)
+    assert any(re.fullmatch(rf"[-\\|/] [01]/1 s  {nobody}: Connection refused", line) for line in lines)
+    # What stays on the screen, and what comes after: wrapped, and whole.
+    (over,) = (place for place, line in enumerate(lines) if re.fullmatch(r"Timed out after [\d.]+ s\.", line))
+    stay = [f"{server}: ready after", f"{nobody}: Connection refused", f"{LONG_NAME}: No such file"]
+    for line, begins in zip(lines[over - 3 : over], stay, strict=True):
+        assert line.startswith(begins[:columns])
+    assert f"{nobody}: not ready: Connection refused" in " ".join(lines[over:])
+    assert ("\x1b[32m" in printed) is ("NO_COLOR" not in extra)
+    assert printed.rindex("\x1b[?25h") > printed.rindex("\x1b[?25l"), "the cursor is hidden"
+
+
+@posix
+def test_command_gets_the_terminal_and_what_was_typed_meanwhile():
+    port = dead_port()
+    target, servers = f"127.0.0.1:{port}", []
+
+    def type_and_serve(terminal):
+        os.write(terminal, b"typed\n")
+        servers.append(socket.create_server(("127.0.0.1", port)))
+
+    try:
+        status, printed = on_terminal(
+            target, "--", "sh", "-c", 'read word; echo "read $word"; exit 7', when="refused", do=type_and_serve
+        )
+    finally:
+        for listening in servers:
+            listening.close()
+    assert status == 7
+    assert lines_of(printed)[-1] == "read typed"
+    assert printed.rindex("\x1b[?25h") < printed.rindex("read typed")
+
+
+@posix
+def test_ctrl_c_on_a_terminal_ends_it_with_one_line(nobody):
+    status, printed = on_terminal(nobody, when="refused", do=lambda terminal: os.write(terminal, b"\x03"))
+    assert status == 130
+    refused, over = lines_of(printed)[-2:]
+    assert refused == f"{nobody}: Connection refused"
+    assert re.fullmatch(r"Ended by SIGINT after [\d.]+ s\.", over)
+    assert printed.endswith("\r\n")
+
+
+@posix
+@pytest.mark.storm
+@pytest.mark.parametrize("why", ["no rich", "dumb"])
+def test_terminal_without_live_lines_has_those_of_a_log(nobody, tmp_path, why):
+    extra = {"TERM": "dumb"}
+    if why == "no rich":
+        (tmp_path / "rich.py").write_text("raise ImportError('not installed')\n")
+        path = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+        extra = {"PYTHONPATH": os.pathsep.join(path)}
+    status, printed = on_terminal(nobody, "--timeout", "300ms", **extra)
+    assert status == 124
+    assert "\x1b" not in printed
+    assert [line.split()[1] for line in lines_of(printed)][:3] == ["Waiting", f"{nobody}:", "Timed"]
+
+
+@pytest.mark.storm
+def test_loads_no_rich_unless_it_is_on_a_terminal(server):
+    """In a container's entrypoint, each import is waited for."""
+    command = [sys.executable, "-X", "importtime", *WAIT[1:], server, "--quiet", "--", "true"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=environment())
+    loaded = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
+    assert "safedial.cli.wait.run" in loaded
+    assert not loaded & {"rich", "safedial.testing", "safedial.cli.wait.gone", "safedial.cli.wait.as_json"}

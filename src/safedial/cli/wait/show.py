@@ -21,7 +21,6 @@ _STILL = 60.0
 _DRAWN = 8
 # ASCII, as all that is written here: a container's terminal may have no more.
 _SPINNER = "-\\|/"
-_STYLES = {"ready": "green", "failed": "red"}
 
 
 @contextlib.contextmanager
@@ -47,10 +46,9 @@ def failure(progresses: Sequence[Progress], outcome: Outcome, after: float, *, g
         for line in lines:
             _write(line)
     else:
-        from rich.text import Text
+        from safedial.cli.terminal import say
 
-        # Wrapped at words; a str would have emoji in place of ":100:", and colours of rich's own choice.
-        console.print(*map(Text, lines), sep="\n")
+        say(console, *lines)
 
 
 class Lines:
@@ -128,8 +126,10 @@ def _line(progress: Progress, moves: str, *, gone: bool) -> "Text":
     """Return the line of one target, which begins with *moves* for as long as it is waited for."""
     from rich.text import Text
 
+    from safedial.cli.terminal import BAD, GOOD
+
     name, error, waits = progress.target.name, progress.error, progress.state == "waiting"
     says = f"{name}: {words.said(error)}" if waits and error else words.state(progress, gone=gone)
     # Cropped: rich's ellipsis is no ASCII, and a line that wraps would move all others.
     line = Text(moves if waits else " " * len(moves), no_wrap=True, overflow="crop")
-    return line.append(says, _STYLES.get(progress.state, ""))
+    return line.append(says, {"ready": GOOD, "failed": BAD}.get(progress.state, ""))
