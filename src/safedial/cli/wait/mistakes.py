@@ -7,6 +7,7 @@ import argparse
 import itertools
 import os
 
+from safedial._address import printable, worded
 from safedial.cli.wait import targets
 from safedial.cli.wait.targets import Target
 
@@ -23,7 +24,7 @@ def refuse_foreign(namespace: argparse.Namespace) -> None:
     if given == {"-h": ""}:
         namespace.parser.print_help()
         namespace.parser.exit()
-    host, port, seconds = (given.get(flag, "") for flag in ("-h", "-p", "-t"))
+    host, port, seconds = (worded(given[flag]) if given.get(flag) else "" for flag in ("-h", "-p", "-t"))
     ours = [f"{host or 'HOST'}:{port or 'PORT'}"] if host or port else []
     ours += [f"--timeout {seconds or 'DURATION'}"] if "-t" in given else []
     ours += ["--quiet"] if "-q" in given else []
@@ -43,12 +44,12 @@ def parse_targets(namespace: argparse.Namespace) -> list[Target]:
         except ValueError as error:
             why = str(error)
             if after.isdigit() and ":" not in word:
-                why = f"{word} {after}: write {word}:{after}"
+                why = f"{worded(word)} {after}: write {worded(word)}:{after}"
             elif found and not namespace.command:
                 why = f"{why}. If it begins the COMMAND, write -- before it"
             namespace.parser.error(why)
     if options:  # later than the targets: it may be an option of a COMMAND without "--"
-        namespace.parser.error(f"unrecognized arguments: {' '.join(options)}")
+        namespace.parser.error(f"unrecognized arguments: {printable(' '.join(options))}")
     if not found:
         namespace.parser.error("a TARGET is required, such as db:5432")
     if namespace.command[:1] and not namespace.command[1:]:
