@@ -11,7 +11,8 @@ from safedial.cli.wait import as_json, show
 from safedial.cli.wait.progress import Progress
 from safedial.cli.wait.targets import Target
 
-DOCS = Path(__file__).parents[3] / "docs" / "command-line.md"
+DOCS = (Path(__file__).parents[3] / "docs" / "command-line.md").read_text()
+FIELDS = DOCS.partition("<!-- wait's fields -->")[2].partition("<!-- /wait's fields -->")[0]
 
 
 class Log:
@@ -110,9 +111,7 @@ def test_json_tells_how_it_ended(ended, told):
 
 
 def test_docs_describe_each_field():
-    described = re.findall(
-        r"^\| `([\w.\[\]]+)` \|", DOCS.read_text().partition("<!-- wait's fields -->")[2], re.MULTILINE
-    )
+    described = re.findall(r"^\| `([\w.\[\]]+)` \|", FIELDS, re.MULTILINE)
     found = json.loads(as_json.as_json(RESULT, "timed out", 124, 60.0, gone=False))
     fields = [*found, *(f"targets[].{name}" for name in found["targets"][0])]
     assert sorted(described) == sorted(fields)
