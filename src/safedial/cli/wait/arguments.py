@@ -49,7 +49,7 @@ examples:
 """
 
 
-def add(commands: "argparse._SubParsersAction[Any]") -> None:
+def add(commands: "argparse._SubParsersAction[Any]") -> None:  # pyright: ignore[reportPrivateUsage]  # it has no other
     """Add the command to *commands*."""
     wait = commands.add_parser(
         "wait",

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 # A shell's statuses for a command that does not exist, and for one that can't be executed.
@@ -71,7 +71,7 @@ def _failed(name: str, error: OSError) -> int:
     return status
 
 
-def _environment() -> "os._Environ[str] | dict[str, str]":
+def _environment() -> Mapping[str, str]:
     """Return the environment that this process was started with.
 
     In the C locale Python adds LC_CTYPE to its own (PEP 538), and a program in its place would inherit that.
