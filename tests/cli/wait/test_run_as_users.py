@@ -1,7 +1,6 @@
 """``safedial wait`` as users run it: a process, its output and its exit status."""
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -10,7 +9,6 @@ import socket
 import struct
 import subprocess
 import sys
-import termios
 
 import pytest
 
@@ -156,6 +154,9 @@ def on_terminal(*arguments, columns=80, when="", do=None, **extra):
 
     Return the exit status and all that was read.
     """
+    import fcntl
+    import termios
+
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
     env = environment(**{"TERM": "xterm", **extra})
