@@ -23,8 +23,8 @@ def server():
 
 
 @contextlib.contextmanager
-def sending(data):
-    """A server that sends *data* to each client, and reads until it leaves."""
+def sending(data, *, hangs_up=False):
+    """A server that sends *data* to each client, and reads until it leaves, or hangs up."""
 
     def serve():
         with contextlib.suppress(OSError):
@@ -32,7 +32,8 @@ def sending(data):
                 client, _ = listening.accept()
                 with client:
                     client.sendall(data)
-                    client.recv(1 << 16)
+                    if not hangs_up:
+                        client.recv(1 << 16)
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=serve)
@@ -167,6 +168,12 @@ def test_options_of_a_banner_get_there(capsys):
         assert wait(server, "--quiet", "--expect", "SSH-2.0", "--stays", "10ms") == 0
         assert wait(server, "--quiet", "--tls", "--insecure", "--timeout", "200ms") == 124
     assert "TLS" in capsys.readouterr().err
+
+
+def test_stays_refuses_a_server_that_closes_again(capsys):
+    with sending(b"", hangs_up=True) as server:
+        assert wait(server, "--quiet", "--stays", "20s", "--timeout", "200ms") == 124
+    assert "closed it again" in capsys.readouterr().err
 
 
 def test_permanent_error_is_status_1(capsys):

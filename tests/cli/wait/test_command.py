@@ -16,6 +16,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="this system has no exec t
 
 def in_place(*arguments, code="", **options):
     """Replace a Python process, after *code*, by the command *arguments*."""
+    options.setdefault("env", {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"})
     start = (
         f"import signal, sys\nfrom safedial.cli.wait import command\n{code}\nsys.exit(command.in_place({arguments}))"
     )
