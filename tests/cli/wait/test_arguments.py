@@ -166,6 +166,7 @@ def test_options_of_http_get_there(capsys):
 def test_options_of_a_banner_get_there(capsys):
     with sending(b"SSH-2.0-x\r\n") as server:
         assert wait(server, "--quiet", "--expect", "SSH-2.0", "--stays", "10ms") == 0
+        assert wait(server, "--quiet", "--expect", "MySQL", "--timeout", "100ms") == 124
         assert wait(server, "--quiet", "--tls", "--insecure", "--timeout", "200ms") == 124
     assert "TLS" in capsys.readouterr().err
 

@@ -260,7 +260,7 @@ def test_terminal_without_live_lines_has_those_of_a_log(nobody, tmp_path, why):
 @pytest.mark.storm
 def test_loads_no_rich_unless_it_is_on_a_terminal(server):
     """In a container's entrypoint, each import is waited for."""
-    command = [sys.executable, "-X", "importtime", *WAIT[1:], server, "--quiet", "--", "true"]
+    command = [sys.executable, "-X", "importtime", *WAIT[1:], server, "--", "true"]
     ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=environment())
     loaded = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
     assert "safedial.cli.wait.run" in loaded
