@@ -10,7 +10,7 @@ import pytest
 from safedial import cli
 from safedial.cli.wait import mistakes
 from safedial.testing import refused_port
-from tests.support import faults
+from tests.support import faults, handlers
 
 HTTP_503 = b"HTTP/1.1 503 Busy\r\nContent-Length: 7\r\n\r\nloading"
 
@@ -161,6 +161,13 @@ def test_options_of_http_get_there(capsys):
         assert wait(server, "--quiet", "--http", "/health", "--status", "503", "--expect", "loading") == 0
         assert wait(f"http://{server}", "--quiet", "--timeout", "200ms") == 124
     assert "HTTP status 503" in capsys.readouterr().err
+
+
+def test_path_is_encoded_as_that_of_a_url():
+    requests = []
+    with handlers.serving(handlers.answer(b"HTTP/1.1 200 OK\r\n\r\n", requests=requests)) as port:
+        assert wait(f":{port}", "--quiet", "--http", "/ä b%20?c=d") == 0
+    assert requests[0].startswith(b"GET /%C3%A4%20b%20?c=d HTTP/1.1\r\n")
 
 
 def test_options_of_a_banner_get_there(capsys):

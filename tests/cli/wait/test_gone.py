@@ -128,3 +128,15 @@ def test_unix_socket(tmp_path):
         with pytest.raises(NotReady, match="a server accepts connections"):
             asyncio.run(gone.look(target))
     asyncio.run(gone.look(target))
+
+
+@unix
+@pytest.mark.skipif("sys.platform != 'linux'", reason="Linux's answer of a full backlog is EAGAIN")
+def test_unix_socket_whose_server_does_not_accept(tmp_path):
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        server.bind(path)
+        server.listen(0)
+        client.connect(path)
+        with pytest.raises(NotReady, match="its backlog is full"):
+            asyncio.run(gone.look(Target("", path=path)))

@@ -26,7 +26,7 @@ def look(target, **asked):
     """Look once, with every task and transport closed at the end: the loop reports those that are not."""
     if isinstance(target, int):
         target = Target("", "127.0.0.1", target)
-    asyncio.run(probe.probe(target, probe.Asked(**asked)), debug=True)
+    asyncio.run(asyncio.wait_for(probe.probe(target, probe.Asked(**asked)), 30), debug=True)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_self_connect_is_not_ready(means, dead_port, steering):
 
 
 def test_silent_address(black_hole, impatient):
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match="timed out"):
         look(black_hole.getsockname()[1])
 
 
@@ -277,9 +277,9 @@ def test_unix_socket_with_http(tmp_path):
 @unix
 def test_unix_socket_with_tls(tmp_path, certificates):
     there, ca = certificates
-    path = str(tmp_path / "s")
-    here, far = socket.socketpair()
-    with unix_server(path) as server, here, far:
+    path, names = str(tmp_path / "s"), []
+    there.sni_callback = lambda _, name, *__: names.append(name)
+    with unix_server(path) as server:
 
         async def both():
             looking = asyncio.create_task(probe.probe(Target("", path=path), probe.Asked(tls=True, ca=ca)))
@@ -288,6 +288,7 @@ def test_unix_socket_with_tls(tmp_path, certificates):
             await looking
 
         asyncio.run(both())
+    assert names == ["localhost"]
 
 
 @unix

@@ -1,5 +1,6 @@
 """The wait: its ends, and that nothing is left behind."""
 
+import asyncio
 import contextlib
 import errno
 import functools
@@ -7,10 +8,12 @@ import gc
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 
 import pytest
+import trustme
 
 import safedial
 from safedial import testing
@@ -121,10 +124,6 @@ def test_http_server_that_says_503_first():
 
 def test_certificate_may_be_another_one_later(tmp_path):
     """Such as that of an ingress or a proxy, until it has fetched its own."""
-    import ssl
-
-    import trustme
-
     authority, contexts = trustme.CA(), []
     for signer in (authority, trustme.CA()):
         contexts.append(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
@@ -210,8 +209,6 @@ def test_cancelled_while_an_error_is_handled(server):
 
 
 async def _ask_who_it_is(target):
-    import asyncio
-
     try:
         raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
     except OSError:
@@ -229,12 +226,18 @@ def test_signal(number, dead_port, black_hole):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a signal is sent")
-def test_signal_wakes_the_wait(black_hole):
+def test_signal_wakes_the_wait():
+    awake = []
+
+    async def look(_):
+        asyncio.get_running_loop().call_later(5, awake.append, "by itself")
+        await asyncio.Event().wait()
+
     timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()
-    outcome, (waited,) = wait(black_hole.getsockname()[1], timeout=None)
+    outcome, _ = wait(1, look=look, timeout=None)
     timer.join()
-    assert (outcome, waited.rounds) == (signal.SIGTERM, 0)
+    assert (outcome, awake) == (signal.SIGTERM, [])
 
 
 def test_signal_that_is_ignored_stays_ignored(dead_port):

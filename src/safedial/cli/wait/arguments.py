@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from safedial.cli.wait import mistakes, values
 from safedial.cli.wait.progress import Progress
+from safedial.cli.wait.targets import request
 
 if TYPE_CHECKING:
     from safedial.cli.wait.progress import Outcome
@@ -140,7 +141,7 @@ def _look(namespace: argparse.Namespace) -> "Look":
         tls=namespace.tls,
         insecure=namespace.insecure,
         ca=namespace.ca,
-        http=namespace.http,
+        http=None if namespace.http is None else request(namespace.http),
         expect=namespace.expect,
         stays=namespace.stays or 0.0,
     )

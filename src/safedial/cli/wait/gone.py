@@ -52,8 +52,6 @@ async def look(target: Target) -> None:
 
 def _bind(family: int, sockaddr: SockAddr) -> None:
     with socket.socket(family, socket.SOCK_STREAM) as sock:
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # each address has its own look
         if os.name == "posix":  # on Windows it would take the port from its owner
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(sockaddr)

@@ -138,7 +138,7 @@ def _of_url(url: _Url, environ: Mapping[str, str]) -> Target:
         raise ValueError(_LIST)
     if scheme == "unix" or driver in ("unix", "socket"):  # redis-py's, kombu's, and requests-unixsocket's
         if scheme in HTTP:
-            return _unix(unquote(place), _request(path, query))
+            return _unix(unquote(place), request(path, query))
         if place:
             raise ValueError(f"the path of a Unix socket begins with a slash: write {scheme}:///path")
         return _unix(unquote(path))
@@ -160,12 +160,12 @@ def _of_url(url: _Url, environ: Mapping[str, str]) -> Target:
         raise ValueError("it has no port, and safedial knows none for such a URL")
     number = _port(port) if port else number
     host = _host(host or "localhost")
-    request = _request(path, query) if scheme in HTTP else None
-    name = f"{scheme}://{_pair(host, number)}" + (request or "").partition("?")[0]
-    return Target(printable(name), host, number, tls=scheme in TLS, http=request)
+    http = request(path, query) if scheme in HTTP else None
+    name = f"{scheme}://{_pair(host, number)}" + (http or "").partition("?")[0]
+    return Target(printable(name), host, number, tls=scheme in TLS, http=http)
 
 
-def _request(path: str, query: str) -> str:
+def request(path: str, query: str = "") -> str:
     """Return *path* and *query* as a request has them: printable ASCII, without spaces."""
     return quote((path or "/") + (f"?{query}" if query else ""), safe=string.punctuation)
 
@@ -192,14 +192,14 @@ def _tcp(host: str, port: str) -> Target:
     return Target(_pair(host, number), host, number)
 
 
-def _unix(path: str, request: str | None = None) -> Target:
+def _unix(path: str, http: str | None = None) -> Target:
     if not hasattr(socket, "AF_UNIX"):
         raise ValueError("Python has no Unix sockets on this system")
     if path.startswith("@"):
         raise ValueError("an abstract Unix socket can't be waited for")
     if not path or not path.isprintable():
         raise ValueError("a Unix socket is written unix:/path, in printable characters")
-    return Target(f"unix:{path}", path=path, http=request)
+    return Target(f"unix:{path}", path=path, http=http)
 
 
 def _split(place: str) -> tuple[str, str]:
