@@ -43,6 +43,7 @@ bench: $(VENV)/test.stamp
 	$(BIN)/python -m bench.happy_eyeballs
 	$(BIN)/python -m bench.check
 	$(BIN)/python -m bench.in_the_way
+	$(BIN)/python -m bench.doctor
 
 clean:
 	rm -rf $(VENV)

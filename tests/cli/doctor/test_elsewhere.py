@@ -1,12 +1,16 @@
 """What the doctor sees by psutil, compared with the kernel's table, and without it."""
 
 import contextlib
+import socket
 import sys
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 
 from safedial._tcp.steering import PortRange
 from safedial.cli.doctor import elsewhere, look, table
+from safedial.cli.doctor.facts import Process
 from tests.cli.doctor import states, test_table
 from tests.support import namespace
 
@@ -39,6 +43,64 @@ def look_both_ways():
         return each._replace(inode=0, processes=each.processes or None)
 
     return table.changed(expected, comparable), table.changed(found, comparable), unseen
+
+
+class Psutil:
+    """What psutil says on macOS: a line for each process of a socket, and sockets that are only bound."""
+
+    Error = RuntimeError
+
+    def __init__(self, *lines):
+        self._lines = lines
+
+    def net_connections(self, kind):
+        if not self._lines:
+            raise self.Error
+        return [Line(*line) for line in self._lines]
+
+    def Process(self, pid):  # noqa: N802  # psutil's name
+        if pid > 2:
+            raise self.Error
+        return SimpleNamespace(name=lambda: f"server\033{pid}")
+
+
+class Address(NamedTuple):
+    ip: str
+    port: int
+
+
+class Line(NamedTuple):
+    status: str
+    laddr: Address
+    raddr: Address | tuple[()] = ()
+    pid: int | None = None
+    family: int = socket.AF_INET
+
+
+HERE, THERE = Address("127.0.0.1", 40000), Address("127.0.0.1", 40001)
+
+
+def test_processes_that_share_a_socket():
+    psutil = Psutil(("LISTEN", HERE, (), 2), ("LISTEN", HERE, (), 1), ("LISTEN", THERE), ("LISTEN", THERE, (), 3))
+    first, second = elsewhere.sockets(psutil, (), None, []).listeners
+    assert first.processes == (Process(1, r"server\x1b1"), Process(2, r"server\x1b2"))
+    assert (first.inode, second.inode, second.processes) == (0, 0, (Process(3, ""),))
+
+
+def test_sockets_of_unknown_processes():
+    psutil = Psutil(("TIME_WAIT", HERE, HERE), ("ESTABLISHED", THERE, THERE), ("CLOSE", HERE, (), 1))
+    found = elsewhere.sockets(psutil, (40000, 40001), None, [])
+    assert [(each.kind, each.local, each.processes) for each in found.taken] == [
+        ("time_wait", HERE, ()),
+        ("connected", THERE, None),
+    ]
+    assert found.count == 2, "a socket that is only bound is in no table"
+
+
+def test_no_sockets_without_root():
+    unseen = []
+    assert elsewhere.sockets(Psutil(), (), None, unseen) is None
+    assert unseen == ["Sockets could not be looked at: access denied. Root may."]
 
 
 def test_without_psutil(monkeypatch):

@@ -1,8 +1,10 @@
 """The doctor's look at a network namespace, this one or another process's, and what it says of what it can't see."""
 
 import contextlib
+import fcntl
 import os
 import socket
+import struct
 import threading
 from pathlib import Path
 
@@ -16,6 +18,11 @@ from tests.cli.doctor import states
 from tests.support import faults, libc, namespace, sandbox
 
 _SYSCTL = Path("/proc/sys/net/ipv4")
+_NO_SETTINGS = (
+    "Settings that could not be read in /proc/sys/net: net.ipv4.ip_local_port_range, "
+    "net.ipv4.ip_local_reserved_ports, net.ipv4.tcp_tw_reuse."
+)
+_SIOCSIFADDR, _SIOCDIFADDR = 0x8916, 0x8936  # linux/sockios.h
 _CLONE_NEWNS, _MS_BIND, _MS_REC, _MS_PRIVATE = 0x20000, 4096, 16384, 1 << 18  # linux/sched.h, linux/mount.h
 
 
@@ -33,7 +40,10 @@ def test_settings_as_they_are():
     assert (found.tw_reuse, found.tw_reuse_delay, found.step_width) == (reuse, delay, step_width)
     assert (found.ipv6, found.loopback_v6, found.unseen) == (True, True, ())
     assert found.steering == faults.kernel_steers()
-    assert [each.local.port for each in found.sockets.taken] == [40010]
+    assert [(each.local.port, each.processes) for each in found.sockets.taken[1:]] == [(40012, ())]
+    (process,) = found.sockets.taken[0].processes
+    assert found.sockets.taken[0].local.port == 40010
+    assert process.name
 
 
 def look_at_settings():
@@ -45,13 +55,27 @@ def look_at_settings():
         if exists:
             (_SYSCTL / name).write_text(str(value))
         found.append(value if exists else None)
+    states.itself("127.0.0.1", 40012).close()
     with states.itself("127.0.0.1", 40010):
-        return look.look([40010]), *found
+        return look.look([40010, 40012]), *found
 
 
 def test_without_ipv6():
     found = namespace.call(look.look, (), ipv6=False)
     assert (found.ipv6, found.loopback_v6, found.unseen) == (False, False, ())
+
+
+def test_ipv6_without_its_loopback_address():
+    found = namespace.call(look_without_loopback_v6)
+    assert (found.ipv6, found.loopback_v6, found.unseen) == (True, False, ())
+
+
+def look_without_loopback_v6():
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        for request, address in ((_SIOCSIFADDR, "fd00::1"), (_SIOCDIFADDR, "::1")):
+            packed = socket.inet_pton(socket.AF_INET6, address)
+            fcntl.ioctl(sock, request, struct.pack("16sIi", packed, 128, socket.if_nametoindex("lo")))
+    return look.look(())
 
 
 def test_bound_socket_that_the_table_lacks():
@@ -154,14 +178,13 @@ class TestUnseen:
         found = namespace.call(look_at_nonsense, str(tmp_path))
         assert (found.settings.ports, found.settings.reserved, found.tw_reuse) == (None, None, None)
         assert found.sockets.crowds == ()
-        names = "net.ipv4.ip_local_port_range, net.ipv4.ip_local_reserved_ports, net.ipv4.tcp_tw_reuse"
-        assert found.unseen == (f"Settings that could not be read in /proc/sys/net: {names}.",)
+        assert found.unseen == (_NO_SETTINGS,)
 
     def test_no_proc_at_all(self):
         found, error = namespace.call(look_without_proc)
         assert (found.sockets, found.ipv6, found.loopback_v6, found.settings.ports) == (None, None, None, None)
-        assert [each.split(":")[0] for each in found.unseen] == [
-            "Settings that could not be read in /proc/sys/net",
+        assert found.unseen[0] == _NO_SETTINGS, "what older kernels lack, this one may lack too"
+        assert [each.split(":")[0] for each in found.unseen[1:]] == [
             "Whether there is IPv6 could not be read",
             "Sockets could not be read in /proc/thread-self/net/tcp",
         ]

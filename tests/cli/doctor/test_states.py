@@ -235,22 +235,18 @@ def destinations():
 
 def test_the_command_as_an_ordinary_user_says_what_it_could_not_see():
     namespace.require()
-    (status, text), (status_of_json, as_json) = namespace.call(by_another_process, port_range=RANGE)
+    status, text = namespace.call(by_another_process, port_range=RANGE)
     assert (status, text.splitlines()[0]) == (1, "At risk: port 40000.")
     assert re.search("^Port 40000: at risk, .*; an unseen process listens on 127.0.0.1.$", text, re.MULTILINE)
     assert re.search("^Not checked\n.*process.* 1 socket .*not be seen", text, re.MULTILINE)
-    assert status_of_json == 1
-    found = json.loads(as_json)
-    assert found["ports"][0]["listeners"][0]["processes"] is None
-    assert len(found["not_checked"]) == 1
 
 
 def by_another_process():
     # This process changed its user namespace: others may not look at its descriptors (commit_creds, kernel/cred.c).
     with faults.listener(HERE, 40000):
-        commands = ([sys.executable, "-m", "safedial", "doctor", *options] for options in ([], ["--json"]))
-        done = [subprocess.run(each, capture_output=True, text=True, check=False) for each in commands]
-    return [(each.returncode, each.stdout) for each in done]
+        command = [sys.executable, "-m", "safedial", "doctor"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout
 
 
 def test_another_namespace():

@@ -127,7 +127,8 @@ def test_a_port_is_a_row(verdict, cells):
 )
 def test_processes_are_named(processes, named):
     verdict = only(5432, listeners=(listener(5432)._replace(processes=processes),))
-    assert f"; {named} listens on 127.0.0.1." in words.port(verdict)
+    verb = "listen" if CLIENT in (processes or ()) else "listens"
+    assert f"; {named} {verb} on 127.0.0.1." in words.port(verdict)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 """``safedial doctor``: is this machine at risk, and what should be done?
 
-`look`, `table` and `processes` read what the system says, as the records of `facts`. `judge` and `remedies` decide, and
-know no I/O. `words`, `report` and `as_json` show it.
+`look`, `table` and `processes` read what the system says, as the records of `facts`; `elsewhere` does so without Linux.
+`judge` and `remedies` decide, and know no I/O. `words`, `report`, `on_terminal` and `as_json` show it.
 """

@@ -93,9 +93,9 @@ def usable_ports(settings: PortSettings) -> int | None:
 class _Here:
     """The sockets on one port."""
 
-    listeners: list[Socket] = field(default_factory=list)
-    taken: list[Socket] = field(default_factory=list)
-    self_connected: list[Socket] = field(default_factory=list)
+    listeners: list[Socket] = field(default_factory=list[Socket])
+    taken: list[Socket] = field(default_factory=list[Socket])
+    self_connected: list[Socket] = field(default_factory=list[Socket])
     bound: bool = False
 
 

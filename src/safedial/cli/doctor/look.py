@@ -113,7 +113,7 @@ def _number(name: str, missing: list[str], *, since: str = "") -> int | None:
     if text is not None:
         with contextlib.suppress(ValueError):
             return int(text)
-    if text is not None or not since or os.path.exists(f"/proc/sys/net/ipv4/{name}"):
+    if not since or os.path.exists(f"/proc/sys/net/ipv4/{name}"):
         missing.append(f"net.ipv4.{name}")
     return None
 

@@ -18,7 +18,11 @@ def find(inodes: Collection[int]) -> tuple[dict[int, tuple[Process, ...]], bool]
     wanted = {f"socket:[{inode}]": inode for inode in inodes}
     found: dict[int, list[Process]] = defaultdict(list)
     all_seen = True
-    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()) if wanted else ():
+    try:
+        pids = sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()) if wanted else []
+    except OSError:  # a sandbox shows only parts of /proc
+        return {}, False
+    for pid in pids:
         try:
             held = {wanted[link] for link in _links(pid) if link in wanted}
         except PermissionError:

@@ -179,7 +179,8 @@ def _listening(listeners: Sequence[Socket] | None) -> str:
     if not listeners:
         return "nobody listens"
     hosts = dict.fromkeys(printable(each.local.host) for each in listeners)
-    return f"{_processes(listeners)} listens on {_listed(hosts, _MOST_NAMES)}"
+    names = {process.name for each in listeners for process in each.processes or ()}
+    return f"{_processes(listeners)} listen{'s' * (len(names) < 2)} on {_listed(hosts, _MOST_NAMES)}"
 
 
 def _processes(sockets: Iterable[Socket]) -> str:
