@@ -113,6 +113,20 @@ def test_command_that_is_not_there(server):
     assert ended.stderr == "safedial: can't run no-such-command: not found\n"
 
 
+@posix
+@pytest.mark.storm
+def test_stderr_that_nobody_reads_is_not_in_the_way(server):
+    """Neither one that is closed (``2>&-``), nor a pipe whose reader has ended."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        for options in ({"stderr": writer}, {"stderr": None, "preexec_fn": lambda: os.close(2)}):
+            with start(server, "--", "sh", "-c", "exit 7", **options) as process:
+                assert process.wait(60) == 7
+    finally:
+        os.close(writer)
+
+
 def test_server_that_comes_late():
     """Its port is at risk: an unguarded dial may connect to itself, and keep the server from starting."""
     address = "127.0.0.1", dead_port()

@@ -27,11 +27,12 @@ def as_json(progresses: Sequence[Progress], outcome: Outcome, status: int, after
 
 def _target(progress: Progress, *, gone: bool) -> dict[str, Any]:
     error, after = progress.error, progress.ready_after
+    hint = words.hint(error, progress.target, gone=gone) if error and progress.state in ("waiting", "failed") else ""
     return {
         "target": progress.target.name,
         "state": progress.state,
         "seconds": None if after is None else round(after, 3),
         "rounds": progress.rounds,
         "error": words.said(error) if error else None,
-        "hint": (words.hint(error, progress.target, gone=gone) or None) if error and after is None else None,
+        "hint": hint or None,
     }

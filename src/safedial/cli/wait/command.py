@@ -10,6 +10,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from safedial.cli.wait import show
+
 # A shell's statuses for a command that does not exist, and for one that can't be executed.
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 # What Python ignores from its start on, which a program that takes its place would inherit. Others are as they were: of
@@ -27,7 +29,7 @@ def run(command: Sequence[str]) -> int:
 
 def in_place(command: Sequence[str]) -> int:
     """Replace this process."""
-    with contextlib.suppress(OSError):  # nobody reads it any more: the command's own affair
+    with contextlib.suppress(AttributeError, OSError):  # it is closed, or nobody reads it: the command's own affair
         sys.stdout.flush()
     for name in _IGNORED:
         if number := getattr(signal, name, None):
@@ -67,7 +69,7 @@ def _failed(name: str, error: OSError) -> int:
             why, status = "not found", _NOT_FOUND
     elif error.errno == errno.ENOEXEC:
         why = f'{why} (a script needs a first line such as "#!/bin/sh")'
-    sys.stderr.write(f"safedial: can't run {name}: {why}\n")
+    show.log(f"can't run {name}: {why}")
     return status
 
 

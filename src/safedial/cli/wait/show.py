@@ -23,6 +23,13 @@ _DRAWN = 8
 _SPINNER = "-\\|/"
 
 
+def log(line: str) -> None:
+    """Write *line* to stderr, if that is open and somebody reads it: the wait goes on without."""
+    with contextlib.suppress(AttributeError, OSError):  # AttributeError: sys.stderr is None
+        sys.stderr.write(f"safedial: {line}\n")
+        sys.stderr.flush()
+
+
 @contextlib.contextmanager
 def showing(
     progresses: Sequence[Progress], *, any_of: bool, gone: bool, timeout: float | None
@@ -30,8 +37,8 @@ def showing(
     """Show *progresses* in this block. Yield a function that is to be called after each change."""
     console = _terminal()
     if console is None:
-        _write(words.opening([each.target for each in progresses], any_of=any_of, gone=gone, timeout=timeout))
-        yield Lines(progresses, _write, gone=gone).changed
+        log(words.opening([each.target for each in progresses], any_of=any_of, gone=gone, timeout=timeout))
+        yield Lines(progresses, log, gone=gone).changed
     else:
         with _live(progresses, console, gone=gone, timeout=timeout):
             yield lambda: None  # they are drawn again all the time
@@ -44,7 +51,7 @@ def failure(progresses: Sequence[Progress], outcome: Outcome, after: float, *, g
         lines = lines[:1]
     if (console := _terminal()) is None:
         for line in lines:
-            _write(line)
+            log(line)
     else:
         from safedial.cli.terminal import say
 
@@ -80,18 +87,13 @@ class Lines:
             self._said[place] = says, now
 
 
-def _write(line: str) -> None:
-    sys.stderr.write(f"safedial: {line}\n")
-    sys.stderr.flush()
-
-
 def _terminal() -> "Console | None":
     """Return rich's console on stderr, if that is a terminal where lines can be drawn again, and rich is installed."""
-    if not sys.stderr.isatty():
-        return None
     try:
+        if not sys.stderr.isatty():
+            return None
         importlib.import_module("rich")  # by itself: an ImportError in our own modules is a bug
-    except ImportError:
+    except (AttributeError, ImportError):  # AttributeError: sys.stderr is None
         return None
     from rich.console import Console
 
