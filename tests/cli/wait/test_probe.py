@@ -18,6 +18,7 @@ from safedial.cli.wait.progress import NotReady
 from safedial.cli.wait.targets import Target
 from tests.support import faults, handlers
 from tests.support.handlers import serving
+from tests.support.plain import eventually
 
 unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this system has no Unix sockets")
 
@@ -128,6 +129,23 @@ def test_tls(certificates):
         look(port, tls=True, insecure=True)
         with pytest.raises(ssl.SSLCertVerificationError):
             look(port, tls=True)
+
+
+def test_tls_has_an_end(certificates):
+    there, ca = certificates
+    read = []
+
+    def handler(sock):
+        with there.wrap_socket(sock, server_side=True, suppress_ragged_eofs=False) as inner:
+            try:
+                read.append(inner.recv(1))
+            except OSError as error:
+                read.append(error)
+
+    with serving(handler) as port:
+        look(port, tls=True, ca=ca)
+        assert eventually(lambda: read)
+    assert read == [b""]
 
 
 def test_server_that_speaks_no_tls():

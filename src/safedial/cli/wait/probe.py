@@ -25,8 +25,6 @@ _CONNECT = 3.0
 # Seconds for each of these: a TLS handshake, a banner, an answer in HTTP. A server that starts may take long for its
 # first answer, but one that was accepted by a forwarder, and forgotten, never comes.
 _ANSWER = 10.0
-# Seconds for the end of a TLS connection.
-_CLOSE = 1.0
 # Bytes of the banner, or the body, that are searched.
 _SEARCHED = 4096
 
@@ -92,12 +90,7 @@ async def _connected(
     options: dict[str, Any] = {}
     if tls is not None:
         name = target.host or "localhost"
-        options = {
-            "ssl": tls,
-            "server_hostname": name,
-            "ssl_handshake_timeout": _ANSWER,
-            "ssl_shutdown_timeout": _CLOSE,
-        }
+        options = {"ssl": tls, "server_hostname": name, "ssl_handshake_timeout": _ANSWER}
     if target.path:
         options["sock"] = unix.connect(target.path)
     else:
@@ -106,12 +99,9 @@ async def _connected(
     reader, writer = await safedial.open_connection(**options)
     try:
         yield reader, writer
-    except BaseException:
-        writer.transport.abort()
-        raise
-    writer.close()
-    with contextlib.suppress(OSError):  # it was lost meanwhile
-        await writer.wait_closed()
+        writer.close()  # in TLS it says so to the server
+    finally:
+        writer.transport.abort()  # nobody waits for what the server says to that
 
 
 async def _answers(target: Target, tls: ssl.SSLContext | None, path: str, asked: Asked) -> None:
