@@ -99,6 +99,18 @@ def test_stays(handler):
         look(port, stays=0.05)
 
 
+def test_connection_that_the_kernel_gave_up():
+    """Its error is a TimeoutError, as that of a time limit is."""
+
+    async def read():
+        reader = asyncio.StreamReader()
+        reader.set_exception(OSError(errno.ETIMEDOUT, "Connection timed out"))  # as a transport does
+        await probe._stays(reader, 20)
+
+    with pytest.raises(TimeoutError, match="Connection timed out"):
+        asyncio.run(read())
+
+
 def test_expect():
     with serving(handlers.say(b"SSH-2", b".0-Open", b"SSH_9.2\r\n")) as port:
         look(port, expect="SSH-2.0-")

@@ -106,15 +106,11 @@ async def _connected(
 
 async def _answers(target: Target, tls: ssl.SSLContext | None, path: str, asked: Asked) -> None:
     async with _connected(target, tls) as (reader, writer):
-        limit = asyncio.timeout(_ANSWER)
-        try:
-            async with limit:
-                host = target.host or "localhost"
-                status = await http.status(reader, writer, host, target.port, path, tls=tls is not None)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise NotReady(errno.ETIMEDOUT, f"no answer in HTTP within {_ANSWER:g} s") from None
+        async with _at_most(_ANSWER) as limit:
+            host = target.host or "localhost"
+            status = await http.status(reader, writer, host, target.port, path, tls=tls is not None)
+        if limit.expired():
+            raise NotReady(errno.ETIMEDOUT, f"no answer in HTTP within {_ANSWER:g} s")
         if status not in asked.statuses:
             raise NotReady(f"HTTP status {status}")
         if asked.expect is not None:
@@ -124,33 +120,30 @@ async def _answers(target: Target, tls: ssl.SSLContext | None, path: str, asked:
 async def _sends(reader: asyncio.StreamReader, text: str) -> None:
     """Return as soon as *text* is in what the server sends."""
     wanted, data = text.encode(), b""
-    limit = asyncio.timeout(_ANSWER)
-    try:
-        async with limit:
-            while wanted not in data:
-                more = await reader.read(_SEARCHED - len(data))  # of 0 bytes: b""
-                data += more
-                if not more:
-                    break
-            else:
-                return
-    except TimeoutError:
-        if not limit.expired():
-            raise
-    if not data:
-        raise NotReady(f"it sent nothing, not '{printable(text)}'")
-    raise NotReady(f"it sent '{printable(data[:60].decode(errors='replace'))}', not '{printable(text)}'")
+    async with _at_most(_ANSWER):
+        while wanted not in data and (more := await reader.read(_SEARCHED - len(data))):  # of 0 bytes: b""
+            data += more
+    if wanted not in data:
+        sent = f"'{printable(data[:60].decode(errors='replace'))}'" if data else "nothing"
+        raise NotReady(f"it sent {sent}, not '{printable(text)}'")
 
 
 async def _stays(reader: asyncio.StreamReader, seconds: float) -> None:
     """Return if the server does not close the connection for so long. What it sends is dropped."""
+    async with _at_most(seconds) as limit:
+        while await reader.read(1 << 16):
+            pass
+    if not limit.expired():
+        raise NotReady("it accepted the connection, and closed it again")
+
+
+@contextlib.asynccontextmanager
+async def _at_most(seconds: float) -> AsyncGenerator[asyncio.Timeout]:
+    """End the block after so many seconds, without an error. The kernel has time-outs too: these come out."""
     limit = asyncio.timeout(seconds)
     try:
         async with limit:
-            while await reader.read(1 << 16):
-                pass
+            yield limit
     except TimeoutError:
-        if limit.expired():
-            return
-        raise
-    raise NotReady("it accepted the connection, and closed it again")
+        if not limit.expired():
+            raise
