@@ -16,14 +16,15 @@ from pathlib import Path
 import pytest
 
 from safedial.testing import assert_resilient, refused_port
-from tests.support import matrix, namespace
+from tests.support import faults, matrix, namespace
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+COMMAND_LINE = (ROOT / "docs" / "command-line.md").read_text()
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(language, text=README):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def run_blocks(codes):
@@ -160,6 +161,35 @@ def test_readme_names_the_commands_of_the_makefile():
     makefile = (ROOT / "Makefile").read_text()
     for command in re.findall(r"make (\w+)", "".join(blocks("sh")) + "make bench"):
         assert re.search(rf"^{command}:", makefile, re.MULTILINE), command
+
+
+def test_readme_and_docs_show_the_report_of_the_doctor():
+    namespace.require()
+    faults.require_option()  # a line says that it works
+    printed = without_what_varies(namespace.call(call_the_doctor))
+    assert printed in map(without_what_varies, blocks("text", COMMAND_LINE))
+    (shown,) = (text for text in blocks("text") if text.startswith("Taken now"))
+    assert printed.startswith(without_what_varies(shown.removesuffix("...\n")))
+
+
+def without_what_varies(text):
+    return re.sub(r"^System: .*", "", re.sub(r"\b(pid|kill) \d+", r"\1 N", text), flags=re.MULTILINE)
+
+
+def call_the_doctor():
+    """Call it while one server runs, and a client is connected to itself on the port of another."""
+    opened = {
+        "mysqld": "socket.create_server(('127.0.0.1', 33060))",
+        "worker": "socket.create_connection(('127.0.0.1', 50051), source_address=('127.0.0.1', 50051))",
+    }
+    with contextlib.ExitStack() as processes:
+        for name, sock in opened.items():
+            code = f"import socket, sys; open('/proc/self/comm', 'w').write('{name}')\n"
+            code += f"with {sock}: print(flush=True); sys.stdin.read()"
+            process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            processes.enter_context(process).stdout.readline()
+        command = [sys.executable, "-m", "safedial", "doctor", "50051"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 def test_test_file_of_the_readme_is_the_example():

@@ -1,6 +1,7 @@
 """The public exceptions."""
 
 import asyncio
+import dataclasses
 import errno
 import pickle
 
@@ -30,7 +31,7 @@ def used(in_use, time_wait, *, reserved=0, others=0, **fields):
     return safedial.PortUsage(1, 10, in_use, time_wait, reserved=reserved, others=others, **fields)
 
 
-WIDEN = "widen net.ipv4.ip_local_port_range"
+WIDEN = "widen net.ipv4.ip_local_port_range (safedial doctor shows what that puts at risk)"
 MINUTE = PortSettings(wait_on_loopback=0.5, wait=60.0)
 
 
@@ -39,7 +40,11 @@ MINUTE = PortSettings(wait_on_loopback=0.5, wait=60.0)
     [
         (safedial.PortUsage(), "the ephemeral range could not be read", WIDEN),
         (safedial.PortUsage(1, 10), "the ephemeral range is 1 to 10", WIDEN),
-        (safedial.PortUsage(1, 10, own_range=True), "the socket's own range (IP_LOCAL_PORT_RANGE) is 1 to 10", "own"),
+        (
+            safedial.PortUsage(1, 10, own_range=True),
+            "the socket's own range (IP_LOCAL_PORT_RANGE) is 1 to 10",
+            "widen the own IP_LOCAL_PORT_RANGE",
+        ),
         (safedial.PortUsage(1, 10, reserved=9, host_time_wait=3), ", 9 of its ports reserved, 3 sockets of", WIDEN),
         (
             safedial.PortUsage(1, 10, host_time_wait=1),
@@ -62,6 +67,7 @@ MINUTE = PortSettings(wait_on_loopback=0.5, wait=60.0)
 def test_usage_says_what_has_most_of_the_ports(usage, text, helps):
     assert text in str(usage)
     assert helps in remedy(usage, MINUTE, loopback=False).replace("socket's", "own")
+    assert "doctor" not in remedy(dataclasses.replace(usage, own_range=True), MINUTE, loopback=False)
 
 
 @pytest.mark.parametrize(

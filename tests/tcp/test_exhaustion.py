@@ -108,7 +108,7 @@ def bound_ports(ports):
 )
 def test_how_long_a_closed_connection_keeps_its_port(monkeypatch, sysctls, on_loopback, elsewhere):
     """As the kernel's documentation of the settings says; the test above asks the kernel."""
-    monkeypatch.setattr(port_settings, "_sysctl", sysctls.get)
+    monkeypatch.setattr(port_settings, "sysctl", sysctls.get)
     for host, seconds in {"127.9.9.9": on_loopback, "::1": on_loopback, "192.0.2.1": elsewhere}.items():
         settings = port_settings.read_settings()
         loopback = procnet.is_loopback(host)

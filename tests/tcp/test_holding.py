@@ -260,7 +260,7 @@ class TestRisk:
         }
 
     def test_unreadable_settings(self, monkeypatch, tmp_path):
-        monkeypatch.setattr(port_settings, "_sysctl", lambda name: None)
+        monkeypatch.setattr(port_settings, "sysctl", lambda name: None)
         assert holding.may_be_drawn(steering.read_range().low)
         monkeypatch.setattr(steering, "_RANGE_FILE", str(tmp_path / "none"))
         assert holding.may_be_drawn(5432)

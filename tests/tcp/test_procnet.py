@@ -1,5 +1,6 @@
 """Connections counted in /proc/net/tcp, compared with ss."""
 
+import os
 import shutil
 import socket
 from io import FileIO
@@ -47,6 +48,28 @@ def test_row_that_comes_twice_is_one_socket(monkeypatch, tmp_path):
     assert len(procnet.connections_to(address)) == 1
     rows = list(procnet.sockets_on(address[1]))
     assert len(rows) == len(set(rows)) == 2, "the listener and the accepted connection"
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "255.0.1.2", "0.0.0.0", "::1", "fe80::1:2:3:ff", "::", "2001:db8::ffff:1"]
+)
+def test_addresses_are_spelled_and_read(host):
+    assert procnet.read(procnet.spell(host, 40000)) == (host, 40000)
+
+
+def test_mapped_addresses_are_spelled_as_ipv4():
+    assert procnet.spell("::ffff:127.0.0.5", 80) == procnet.spell("127.0.0.5", 80)
+    with (
+        socket.create_server(("127.78.0.2", 0)) as server,
+        socket.socket(socket.AF_INET6) as client,
+    ):
+        port = server.getsockname()[1]
+        client.connect(("::ffff:127.78.0.2", port))
+        local, peer = client.getsockname()[:2], procnet.spell("127.78.0.2", port)
+        assert [row.local for row in procnet.rows("tcp6") if row.peer == peer] == [procnet.spell(*local)]
+        assert [row.inode for row in procnet.rows("tcp", procnet.LISTENING) if row.local == peer] == [
+            b"%d" % os.fstat(server.fileno()).st_ino
+        ]
 
 
 def test_time_wait_is_counted():

@@ -28,8 +28,8 @@ class PortSettings(NamedTuple):
 
 def read_settings() -> PortSettings:
     """Read the settings."""
-    reuse, delay = map(_sysctl, ("tcp_tw_reuse", "tcp_tw_reuse_delay"))
-    if _sysctl("tcp_timestamps") == "0":
+    reuse, delay = map(sysctl, ("tcp_tw_reuse", "tcp_tw_reuse_delay"))
+    if sysctl("tcp_timestamps") == "0":
         reuse = "0"  # tcp_twsk_unique() (net/ipv4/tcp_ipv4.c) asks for a timestamp
     soon = _REUSE_DELAY if delay is None else _seconds(delay)
     return PortSettings(
@@ -44,7 +44,7 @@ def read_settings() -> PortSettings:
 
 def read_reserved() -> tuple[PortRange, ...] | None:
     """Read which ports are never drawn; None if that can't be read."""
-    text = _sysctl("ip_local_reserved_ports")
+    text = sysctl("ip_local_reserved_ports")
     if text is None:
         return None
     bounds = [part.partition("-") for part in text.split(",") if part]
@@ -59,7 +59,8 @@ def _seconds(milliseconds: str) -> float | None:
     return None
 
 
-def _sysctl(name: str) -> str | None:
+def sysctl(name: str) -> str | None:
+    """Read net.ipv4.*name*; None if that can't be read."""
     with contextlib.suppress(OSError), FileIO(f"/proc/sys/net/ipv4/{name}") as file:
         return file.read().decode(errors="replace").strip()
     return None

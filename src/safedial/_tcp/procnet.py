@@ -12,8 +12,12 @@ from safedial._address import V4_MAPPED, SockAddr
 
 # Bytes. While one block is searched, no other thread of Python runs.
 _BLOCK = 1 << 16
-# include/net/tcp_states.h: TCP_TIME_WAIT.
-IN_TIME_WAIT = b"06"
+# include/net/tcp_states.h: TCP_ESTABLISHED, TCP_TIME_WAIT, TCP_LISTEN.
+ESTABLISHED, IN_TIME_WAIT, LISTENING = b"01", b"06", b"0A"
+TABLES = ("tcp", "tcp6")
+# Local address, peer, state; from there to the inode: 40 characters of queues and timers, the user, a timeout.
+_ROW = rb": (%s) (\w+:\w{4}) (%s) .{40} *\d+ +\d+ (\d+)"
+_ANY_ADDRESS, _ANY_STATE = rb"\w+:\w{4}", rb".."
 _LOOPBACK_V6 = bytes(15) + b"\1"
 
 
@@ -39,7 +43,7 @@ def connections_to(sockaddr: SockAddr, local: str | None = None) -> list[Connect
     With *local* only those from that numeric address: those from another one take no port from a dial.
     """
     connections: list[Connection] | None = None
-    for table in ("tcp", "tcp6"):
+    for table in TABLES:
         with contextlib.suppress(OSError):
             source = rb"\w+" if local is None else _words(table, local)
             peer = b"%s:%04X" % (_words(table, sockaddr[0]), sockaddr[1])
@@ -51,11 +55,38 @@ def connections_to(sockaddr: SockAddr, local: str | None = None) -> list[Connect
 
 def sockets_on(port: int) -> Iterator[Row]:
     """Yield this host's TCP sockets whose local port is *port*."""
-    # From the state to the inode: 40 characters of queues and timers, the user, a timeout.
-    pattern = rb": (\w+:%04X) (\w+:\w{4}) (..) .{40} *\d+ +\d+ (\d+)" % port
-    for table in ("tcp", "tcp6"):
+    pattern = _ROW % (rb"\w+:%04X" % port, _ANY_STATE)
+    for table in TABLES:
         with contextlib.suppress(OSError):
-            yield from dict.fromkeys(Row(*columns) for columns in _find(table, pattern))
+            yield from dict.fromkeys(map(Row._make, _find(table, pattern)))
+
+
+def rows(table: str, state: bytes = _ANY_STATE) -> Iterator[Row]:
+    """Yield the sockets of *table*, those in *state* if it is given. One may come twice, as `_find` says.
+
+    IPv4-mapped addresses are spelled as those of IPv4.
+
+    Raises:
+        OSError: the table can't be read; FileNotFoundError for that of IPv6 if the kernel has none.
+    """
+    found = map(Row._make, _find(table, _ROW % (_ANY_ADDRESS, state)))
+    if table == "tcp":
+        return found
+    mapped = _spelled(V4_MAPPED)
+    return (Row(row.local.removeprefix(mapped), row.peer.removeprefix(mapped), *row[2:]) for row in found)
+
+
+def spell(host: str, port: int) -> bytes:
+    """Spell an address as `rows` does."""
+    packed = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+    return b"%s:%04X" % (_spelled(packed.removeprefix(V4_MAPPED)), port)
+
+
+def read(column: bytes) -> tuple[str, int]:
+    """Return the numeric host and the port that `rows` spells as *column*."""
+    words, _, port = column.partition(b":")
+    packed = struct.pack(f"={len(words) // 8}I", *(int(words[at : at + 8], 16) for at in range(0, len(words), 8)))
+    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed), int(port, 16)
 
 
 def _find(table: str, pattern: bytes) -> Iterator[tuple[bytes, ...]]:
@@ -75,6 +106,10 @@ def _words(table: str, host: str) -> bytes:
     packed = _packed(host)
     if table == "tcp6" and len(packed) == 4:
         packed = V4_MAPPED + packed
+    return _spelled(packed)
+
+
+def _spelled(packed: bytes) -> bytes:
     words = struct.unpack(f"={len(packed) // 4}I", packed)
     return b"".join(b"%08X" % word for word in words)
 

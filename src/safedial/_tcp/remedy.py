@@ -8,7 +8,9 @@ ELSEWHERE = "This thread is in another network namespace than the socket: read t
 
 def remedy(usage: PortUsage, settings: PortSettings, *, loopback: bool) -> str:
     """Say what helps against that which has most of the ports. *loopback*: the destination is such an address."""
-    widen = "the socket's IP_LOCAL_PORT_RANGE" if usage.own_range else "net.ipv4.ip_local_port_range"
+    widen = "net.ipv4.ip_local_port_range (safedial doctor shows what that puts at risk)"
+    if usage.own_range:
+        widen = "the socket's IP_LOCAL_PORT_RANGE"
     reserved, time_wait = usage.reserved or 0, usage.time_wait or 0
     fewer_reserved = f"Reserve fewer ports (net.ipv4.ip_local_reserved_ports), or widen {widen}"
     if usage.in_use is None or usage.others is None:

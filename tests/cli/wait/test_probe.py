@@ -133,6 +133,12 @@ def test_expected_text_is_not_sent(sent, says, closes, impatient):
         look(port, expect="SSH-")
 
 
+def test_server_that_says_something_else_is_not_listened_to_for_long(monkeypatch):
+    monkeypatch.setattr(probe, "_PAUSE", 0.01)
+    with serving(handlers.say(b"220 mail\r\n")) as port, pytest.raises(NotReady, match="it sent '220 mail"):
+        look(port, expect="SSH-")
+
+
 def test_tls(certificates):
     there, ca = certificates
     with serving(handlers.tls(there, handlers.say(b"+OK"))) as port:
@@ -158,6 +164,17 @@ def test_tls_has_an_end(certificates):
         look(port, tls=True, ca=ca)
         assert eventually(lambda: read)
     assert read == [b""]
+
+
+@pytest.mark.parametrize("host", ["localhost.", "::1%lo"])
+def test_tls_knows_no_trailing_dot_and_no_scope(tmp_path, monkeypatch, host):
+    authority, there = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost", "::1").configure_cert(there)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    with serving(handlers.tls(there, handlers.wait)) as port:
+        # Not each resolver knows these names.
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [faults.tcp("127.0.0.1", port)])
+        look(Target("", host, port), tls=True, ca=str(tmp_path / "ca.pem"))
 
 
 def test_server_that_speaks_no_tls():
@@ -269,6 +286,22 @@ def test_unix_socket(tmp_path):
         look(Target("", path=path), stays=0.01)
     with pytest.raises(ConnectionRefusedError):  # the file is still there
         look(Target("", path=path))
+
+
+@unix
+def test_unix_socket_with_http(tmp_path):
+    path, requests = str(tmp_path / "s"), []
+    with unix_server(path) as server:
+
+        def serve():
+            with server.accept()[0] as accepted:
+                handlers.answer(b"HTTP/1.1 200 OK\r\n\r\n", requests=requests)(accepted)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        look(Target("", path=path, http="/info"))
+        thread.join()
+    assert requests[0].startswith(b"GET /info HTTP/1.1\r\nHost: localhost\r\n")
 
 
 @unix

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 
-def add(commands: "argparse._SubParsersAction[Any]") -> None:
+def add(commands: "argparse._SubParsersAction[Any]") -> None:  # pyright: ignore[reportPrivateUsage]  # it has no other
     """Add the command to *commands*."""
     demo = commands.add_parser(
         "demo",

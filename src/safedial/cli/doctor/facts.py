@@ -10,7 +10,7 @@ Kind: TypeAlias = Literal["listening", "connected", "time_wait"]
 
 
 class Process(NamedTuple):
-    """A process that has a socket. *name* is its command's name (/proc/PID/comm)."""
+    """A process that has a socket. *name* is its command's name (/proc/PID/comm); empty if it has just ended."""
 
     pid: int
     name: str
@@ -29,7 +29,8 @@ class Socket(NamedTuple):
     kind: Kind
     local: Endpoint
     peer: Endpoint  # of a listener: all zeros
-    inode: int  # 0 in TIME_WAIT, which belongs to no process
+    # 0: the socket belongs to no process (any more), as in TIME_WAIT, or the system has no such numbers.
+    inode: int
     processes: tuple[Process, ...] | None = None  # None: they could not be seen; (): there is none any more
 
 
@@ -47,14 +48,16 @@ class Sockets:
     """What is of interest in the table of sockets. One pass over the table makes it."""
 
     listeners: tuple[Socket, ...] = ()
-    # Sockets that have a local port P of the ephemeral range, or of the PORTs asked for, on which nobody listens: only
-    # those whose P was asked for.
+    # Sockets that have one of the PORTs asked for, on which nobody listens; self-connected ones too. Of many on one
+    # port, some of each kind.
     taken: tuple[Socket, ...] = ()
     # Self-connected sockets, alive and in TIME_WAIT, on any port.
     self_connected: tuple[Socket, ...] = ()
     # The fullest destinations, the fullest first.
     crowds: tuple[Crowd, ...] = ()
     count: int = 0  # rows
+    # The PORTs that a socket of no table has: a bound one, that neither listens nor is connected.
+    bound: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

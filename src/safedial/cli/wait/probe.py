@@ -25,6 +25,9 @@ _CONNECT = 3.0
 # Seconds for each of these: a TLS handshake, a banner, an answer in HTTP. A server that starts may take long for its
 # first answer, but one that was accepted by a forwarder, and forgotten, never comes.
 _ANSWER = 10.0
+# Seconds after a part of a banner, or of a body, for the next. A server that says something else is so looked at again
+# soon: another one may have its port by then.
+_PAUSE = 2.0
 # Bytes of the banner, or the body, that are searched.
 _SEARCHED = 4096
 
@@ -89,7 +92,8 @@ async def _connected(
     """Connect, with TLS if *tls* is given. An error or a cancellation drops the connection at once."""
     options: dict[str, Any] = {}
     if tls is not None:
-        name = target.host or "localhost"
+        # Without what only the resolver needs: the dot of an absolute name (RFC 6066 section 3), a scope.
+        name = target.host.partition("%")[0].rstrip(".") or "localhost"
         options = {"ssl": tls, "server_hostname": name, "ssl_handshake_timeout": _ANSWER}
     if target.path:
         options["sock"] = unix.connect(target.path)
@@ -108,7 +112,8 @@ async def _answers(target: Target, tls: ssl.SSLContext | None, path: str, asked:
     async with _connected(target, tls) as (reader, writer):
         async with _at_most(_ANSWER) as limit:
             host = target.host or "localhost"
-            status = await http.status(reader, writer, host, target.port, path, tls=tls is not None)
+            port = target.port or (80 if tls is None else 443)  # a Unix socket has none
+            status = await http.status(reader, writer, host, port, path, tls=tls is not None)
         if limit.expired():
             raise NotReady(errno.ETIMEDOUT, f"no answer in HTTP within {_ANSWER:g} s")
         if status not in asked.statuses:
@@ -120,9 +125,12 @@ async def _answers(target: Target, tls: ssl.SSLContext | None, path: str, asked:
 async def _sends(reader: asyncio.StreamReader, text: str) -> None:
     """Return as soon as *text* is in what the server sends."""
     wanted, data = text.encode(), b""
-    async with _at_most(_ANSWER):
+    loop = asyncio.get_running_loop()
+    end = loop.time() + _ANSWER
+    async with _at_most(_ANSWER) as limit:
         while wanted not in data and (more := await reader.read(_SEARCHED - len(data))):  # of 0 bytes: b""
             data += more
+            limit.reschedule(min(end, loop.time() + _PAUSE))
     if wanted not in data:
         sent = f"'{printable(data[:60].decode(errors='replace'))}'" if data else "nothing"
         raise NotReady(f"it sent {sent}, not '{printable(text)}'")

@@ -1,0 +1,103 @@
+"""The report of the doctor: the sentences of `words`, in the order in which a person needs them.
+
+It is plain text, which rich shows if it is installed and a terminal is there.
+"""
+
+import importlib
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from safedial.cli.doctor import words
+from safedial.cli.doctor.facts import Facts
+from safedial.cli.doctor.judge import Diagnosis, Verdict
+from safedial.cli.doctor.remedies import Remedy
+
+# The worst first.
+_ORDER = ("taken", "at risk", "not checked", "safe")
+# So many ports that nobody asked for are shown.
+_MOST_PORTS = 15
+# So many remedies of one kind are shown: how to free a port, say.
+_MOST_ALIKE = 3
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the report."""
+
+    title: str
+    ports: Sequence[Verdict] = ()  # a table, or a line for each
+    paste: Sequence[str] = ()  # lines to paste: each is printed whole
+    lines: Sequence[str] = ()
+
+
+def run(facts: Facts, diagnosis: Diagnosis, remedies: Sequence[Remedy]) -> None:
+    """Print the report."""
+    parts = list(compose(facts, diagnosis, remedies))
+    if sys.stdout.isatty() and _has_rich():
+        from safedial.cli.doctor import on_terminal
+
+        on_terminal.show(diagnosis, parts)
+    else:
+        write(plain(diagnosis, parts))
+
+
+def _has_rich() -> bool:
+    try:
+        importlib.import_module("rich")  # by itself: an ImportError in our own modules is a bug
+    except ImportError:
+        return False
+    return True
+
+
+def compose(facts: Facts, diagnosis: Diagnosis, remedies: Sequence[Remedy]) -> Iterator[Part]:
+    """Yield what follows the verdict."""
+    ranked = sorted(diagnosis.verdicts, key=lambda each: (_ORDER.index(each.verdict), each.port))
+    rest = [each for each in ranked if not each.asked][_MOST_PORTS:]
+    left_out = {each.port for each in rest}
+    if ranked:
+        lines = [words.more(rest)] if rest else []
+        if diagnosis.ports("at risk"):
+            lines.append(words.AT_RISK)
+        yield Part("Ports", [each for each in ranked if each.port not in left_out], lines=lines)
+    if crowds := [words.crowd(each) for each in diagnosis.crowds or () if each.level]:
+        yield Part("Destinations", lines=crowds)
+    yield from _remedies(remedies)
+    yield Part("Details", lines=words.details(facts))
+    if facts.unseen:
+        yield Part("Not checked", lines=facts.unseen)
+
+
+def _remedies(remedies: Sequence[Remedy]) -> Iterator[Part]:
+    every = Counter(remedy.kind for remedy in remedies)
+    seen: Counter[str] = Counter()
+    number = 0
+    for remedy in remedies:
+        seen[remedy.kind] += 1
+        if (rest := seen[remedy.kind] - _MOST_ALIKE) > 0:
+            continue
+        notes = [f"- {note}" for note in remedy.notes]
+        if rest == 0 and every[remedy.kind] > _MOST_ALIKE:
+            notes.append(words.more_remedies(every[remedy.kind] - _MOST_ALIKE))
+        number += 1
+        yield Part(f"{number}. {remedy.title}", paste=remedy.lines, lines=notes)
+
+
+def plain(diagnosis: Diagnosis, parts: Sequence[Part]) -> str:
+    """Return the report as plain text, each fact on one line."""
+    lines = [words.verdict(diagnosis)]
+    for part in parts:
+        lines += ["", part.title, *map(words.port, part.ports), *part.paste, *part.lines]
+    return "\n".join(lines)
+
+
+def write(text: str) -> None:
+    """Write *text* to standard output. The name of a process may have characters that its encoding lacks."""
+    encoding = sys.stdout.encoding or "utf-8"  # a StringIO has none
+    try:
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # such as of `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again when it exits

@@ -1,0 +1,216 @@
+"""The sentences of the report. Pure functions of what was seen and what was judged."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from safedial._address import describe, printable
+from safedial._tcp.steering import PortRange
+from safedial.cli.doctor.facts import Facts, Socket
+from safedial.cli.doctor.judge import Diagnosis, Filled, Level, Verdict
+
+AT_RISK = (
+    "A port at risk may be drawn by connect() while nobody listens on it. Then its server can't start, or a client is "
+    "connected to itself."
+)
+HEADERS = ("port", "verdict", "in range", "reserved", "drawn", "who has it")
+NOT_CHECKED = "not checked"
+# So many are named; the rest is counted.
+_MOST_PORTS, _MOST_NAMES = 10, 3
+
+_BOUND = "by a socket that is bound, and neither listens nor is connected. No table shows its process"
+_SYSTEMS = {"linux": "Linux", "darwin": "macOS", "win32": "Windows"}
+_STEERING = {
+    True: "works (IP_LOCAL_PORT_RANGE): safedial keeps the kernel off the port that it dials",
+    False: "does not work here (IP_LOCAL_PORT_RANGE is missing): safedial releases self-connected sockets",
+    None: NOT_CHECKED,
+}
+_LEVELS: dict[Level | None, str] = {
+    "near half": "near half, from where on connect() takes much longer",
+    "past half": "past half, so connect() takes much longer",
+    "near the end": "near the end, where connect() fails",
+    "used up": "used up, so connect() fails",
+}
+
+
+def verdict(diagnosis: Diagnosis) -> str:
+    """Say in one line what matters most."""
+    full = [each.crowd.destination for each in diagnosis.crowds or () if each.level in ("near the end", "used up")]
+    findings = (
+        ("Taken now", _ports(diagnosis.ports("taken"))),
+        ("At risk", _ports(diagnosis.ports("at risk"))),
+        ("Local ports run out", _listed([f"to {describe(*place)}" for place in full], _MOST_NAMES)),
+        ("Not checked", _ports(diagnosis.ports("not checked"))),
+    )
+    said = " ".join(f"{title}: {which}." for title, which in findings if which)
+    return said or ("Not checked: see below." if diagnosis.status else "Nothing is at risk.")
+
+
+def port(each: Verdict) -> str:
+    """Say what is known of a port."""
+    if each.verdict == "taken":
+        return f"Port {each.port}: taken {_listed(map(_taker, each.taken_by or ()), _MOST_NAMES) or _BOUND}."
+    causes: list[str] = [each.verdict]
+    if each.inside is not None:
+        causes.append(f"{'inside' if each.inside else 'outside'} the ephemeral range")
+    if each.inside and each.reserved is not None:
+        causes.append("reserved" if each.reserved else "not reserved")
+    if each.verdict == "at risk" and each.preferred is not None:
+        causes.append(f"{'first' if each.preferred else 'last'} to be drawn")
+    return f"Port {each.port}: {', '.join(causes)}; {_listening(each.listeners)}."
+
+
+def row(each: Verdict) -> tuple[str, ...]:
+    """Return what is known of a port as cells, below `HEADERS`."""
+    drawn = {True: "first", False: "last", None: NOT_CHECKED}[each.preferred] if each.verdict == "at risk" else ""
+    if each.listeners is None:
+        who = NOT_CHECKED
+    else:
+        sockets = (*(each.taken_by or ()), *each.listeners)
+        who = _listed(dict.fromkeys(map(_in_short, sockets)), 1)
+        who = who or ("a bound socket" if each.verdict == "taken" else "nobody")
+    return str(each.port), each.verdict, _yes(each.inside), _yes(each.reserved), drawn, who
+
+
+def more(rest: Sequence[Verdict]) -> str:
+    """Say how many ports the report leaves out."""
+    counts = Counter(each.verdict for each in rest)
+    said = ", ".join(f"{number:,} {name}" for name, number in counts.items())
+    return f"Other ports: {said}. --json has them all."
+
+
+def crowd(each: Filled) -> str:
+    """Say how many local ports the connections to a destination have."""
+    source, destination, live, time_wait = each.crowd
+    said = f"From {printable(source)} to {describe(*destination)}: {_count(live + time_wait, 'local port')}"
+    if time_wait:
+        said += f", {time_wait:,} of them in TIME_WAIT"
+    if each.share is None:
+        return f"{said}."
+    return f"{said}; {100 * each.share:.0f} % of the usable ones" + (f", {_LEVELS[each.level]}." if each.level else ".")
+
+
+def more_remedies(number: int) -> str:
+    """Say that the report leaves out *number* remedies that are like the one before."""
+    return f"The same for {number:,} more: --json has the lines."
+
+
+def details(facts: Facts) -> list[str]:
+    """Say what was read of the system, one fact a line."""
+    return [
+        f"Ephemeral range: {_range(facts.settings.ports)}",
+        f"Reserved ports: {_reserved(facts.settings.reserved)}",
+        f"Drawn first: {_drawn_first(facts)}",
+        f"Steering: {_STEERING[facts.steering]}",
+        f"TIME_WAIT: {_time_wait(facts)}",
+        f"IPv6: {_ipv6(facts)}",
+        f"TCP sockets: {_sockets(facts)}",
+        f"System: {_SYSTEMS.get(facts.system, facts.system)} {printable(facts.kernel or '')}".rstrip(),
+    ]
+
+
+def _range(ports: PortRange | None) -> str:
+    if ports is None:
+        return NOT_CHECKED
+    return f"{ports.low} to {ports.high}, {_count(ports.high - ports.low + 1, 'port')}"
+
+
+def _drawn_first(facts: Facts) -> str:
+    if facts.settings.ports is None:
+        return NOT_CHECKED
+    if facts.step_width:
+        return f"by steps of {facts.step_width} (net.ipv4.ip_local_port_step_width)"
+    return "odd ports, then even ones" if facts.settings.ports.low % 2 else "even ports, then odd ones"
+
+
+def _reserved(reserved: Sequence[PortRange] | None) -> str:
+    if reserved is None:
+        return NOT_CHECKED
+    spelled = (str(low) if low == high else f"{low}-{high}" for low, high in reserved)
+    return _listed(spelled, _MOST_PORTS) or "none"
+
+
+def _time_wait(facts: Facts) -> str:
+    here, elsewhere = facts.settings.wait_on_loopback, facts.settings.wait
+    if here is None or elsewhere is None:
+        return NOT_CHECKED
+    said = f"keeps a port for {elsewhere:g} s"
+    return said if here == elsewhere else f"{said}, towards loopback for {here:g} s"
+
+
+def _ipv6(facts: Facts) -> str:
+    if facts.ipv6 is None:
+        return NOT_CHECKED
+    if not facts.ipv6:
+        return "off"
+    return {True: "on, with ::1", False: "on, but without ::1", None: f"on, ::1 {NOT_CHECKED}"}[facts.loopback_v6]
+
+
+def _sockets(facts: Facts) -> str:
+    if facts.sockets is None:
+        return NOT_CHECKED
+    time_wait = facts.settings.time_wait
+    return f"{facts.sockets.count:,}" + ("" if time_wait is None else f", {time_wait:,} of them in TIME_WAIT")
+
+
+def _taker(sock: Socket) -> str:
+    """Say which socket that is no server's has a port."""
+    itself = sock.local == sock.peer
+    if sock.kind == "time_wait":
+        return f"by TIME_WAIT after a {'self-connect' if itself else f'connection to {describe(*sock.peer)}'}"
+    peer = "itself" if itself else describe(*sock.peer)
+    if sock.processes == ():
+        return f"by a connection to {peer} that is still closing"
+    return f"by a socket of {_processes([sock])} that is connected to {peer}"
+
+
+def _in_short(sock: Socket) -> str:
+    if sock.kind == "listening":
+        return _processes([sock])
+    who = "TIME_WAIT" if sock.kind == "time_wait" else _processes([sock])
+    host, port = sock.peer
+    return (
+        f"{who}, to {'itself' if sock.local == sock.peer else f'[{host}]:{port}' if ':' in host else f'{host}:{port}'}"
+    )
+
+
+def _listening(listeners: Sequence[Socket] | None) -> str:
+    if listeners is None:
+        return f"who listens was {NOT_CHECKED}"
+    if not listeners:
+        return "nobody listens"
+    hosts = dict.fromkeys(printable(each.local.host) for each in listeners)
+    return f"{_processes(listeners)} listens on {_listed(hosts, _MOST_NAMES)}"
+
+
+def _processes(sockets: Iterable[Socket]) -> str:
+    """Name the processes that have one of *sockets*."""
+    pids: dict[str, set[int]] = {}
+    others: dict[str, None] = {}
+    for each in sockets:
+        if not each.processes:
+            others["an unseen process" if each.processes is None else "no process"] = None
+        for process in each.processes or ():
+            pids.setdefault(printable(process.name) or "process", set()).add(process.pid)
+    names = [f"{name} (pid {_listed(map(str, sorted(numbers)), _MOST_NAMES)})" for name, numbers in pids.items()]
+    return _listed([*names, *others], _MOST_NAMES)
+
+
+def _ports(ports: Sequence[int]) -> str:
+    if not ports:
+        return ""
+    return f"port{'s' if len(ports) > 1 else ''} {_listed(map(str, ports), _MOST_PORTS)}"
+
+
+def _listed(items: Iterable[str], most: int) -> str:
+    """Join *items* by commas: so many of them, and the number of the others."""
+    every = list(items)
+    shown, rest = every[:most], len(every) - most
+    return ", ".join(shown) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def _yes(fact: bool | None) -> str:
+    return {True: "yes", False: "no", None: NOT_CHECKED}[fact]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

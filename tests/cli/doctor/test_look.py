@@ -1,0 +1,235 @@
+"""The doctor's look at a network namespace, this one or another process's, and what it says of what it can't see."""
+
+import contextlib
+import os
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from safedial._tcp import steering
+from safedial._tcp.steering import PortRange
+from safedial.cli.doctor import look
+from safedial.testing.namespace import _CLONE_NEWUSER, _unshare
+from tests.cli.doctor import states
+from tests.support import faults, libc, namespace, sandbox
+
+_SYSCTL = Path("/proc/sys/net/ipv4")
+_CLONE_NEWNS, _MS_BIND, _MS_REC, _MS_PRIVATE = 0x20000, 4096, 16384, 1 << 18  # linux/sched.h, linux/mount.h
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _possible():
+    namespace.require()
+
+
+def test_settings_as_they_are():
+    found, reuse, delay, step_width = namespace.call(look_at_settings, port_range=states.RANGE)
+    assert found.system == "linux"
+    assert found.kernel == os.uname().release
+    assert found.settings.ports == PortRange(*states.RANGE)
+    assert found.settings.reserved == (PortRange(40010, 40010), PortRange(40020, 40022))
+    assert (found.tw_reuse, found.tw_reuse_delay, found.step_width) == (reuse, delay, step_width)
+    assert (found.ipv6, found.loopback_v6, found.unseen) == (True, True, ())
+    assert found.steering == faults.kernel_steers()
+    assert [each.local.port for each in found.sockets.taken] == [40010]
+
+
+def look_at_settings():
+    (_SYSCTL / "ip_local_reserved_ports").write_text("40010,40020-40022")
+    (_SYSCTL / "tcp_tw_reuse").write_text("1")
+    found = [1]
+    for name, value in (("tcp_tw_reuse_delay", 1234), ("ip_local_port_step_width", 7)):
+        exists = (_SYSCTL / name).exists()
+        if exists:
+            (_SYSCTL / name).write_text(str(value))
+        found.append(value if exists else None)
+    with states.itself("127.0.0.1", 40010):
+        return look.look([40010]), *found
+
+
+def test_without_ipv6():
+    found = namespace.call(look.look, (), ipv6=False)
+    assert (found.ipv6, found.loopback_v6, found.unseen) == (False, False, ())
+
+
+def test_bound_socket_that_the_table_lacks():
+    found = namespace.call(look_at_bound_sockets, port_range=states.RANGE)
+    assert (found.sockets.taken, found.sockets.bound) == ((), (40001, 40002))
+
+
+def look_at_bound_sockets():
+    with contextlib.ExitStack() as stack:
+        for host, port in (("127.0.0.1", 40001), ("::1", 40002), ("127.0.0.1", 40003)):
+            sock = stack.enter_context(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET))
+            if port == 40003:  # as hold() does: a server with this option too can bind
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((host, port))
+        stack.enter_context(states.server(port=40004))
+        return look.look(range(40001, 40006))
+
+
+class TestPid:
+    """The network namespace of another process."""
+
+    def test_is_looked_at_and_left_again(self):
+        found, before, after, threads = namespace.call(look_at_another, port_range=states.RANGE)
+        assert found.settings.ports == PortRange(50000, 50009)
+        assert [each.local.port for each in found.sockets.listeners] == [50000]
+        assert [each.local.port for each in found.sockets.taken] == [50001]
+        assert found.unseen == ()
+        assert before == after == (PortRange(*states.RANGE), 1, 0)
+        assert threads == 1
+
+    def test_is_closed_to_an_ordinary_user(self):
+        """Also if that process is the user's own, in a user namespace, as a container without root is."""
+        assert namespace.call_outside(look_as_ordinary_user) == "PermissionError"
+
+    def test_of_no_process(self):
+        with pytest.raises(ProcessLookupError, match="there is no process 4194305 here"):
+            look.look((), pid=2**22 + 1)  # more than there can be
+
+
+def here():
+    found = look.look([40000])
+    return found.settings.ports, len(found.sockets.listeners), len(found.sockets.taken)
+
+
+@contextlib.contextmanager
+def process(enter):
+    """Yield the id of a process that called *enter*, and what that returned; in the end it goes."""
+    ready, tell = os.pipe()
+    end, keep = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            os.close(keep)
+            kept = enter()
+            os.write(tell, b"!")
+            os.read(end, 1)
+            del kept
+        finally:
+            os._exit(0)
+    os.close(tell)
+    os.close(end)
+    try:
+        assert os.read(ready, 1)
+        yield pid
+    finally:
+        os.close(keep)
+        os.close(ready)
+        os.waitpid(pid, 0)
+
+
+def look_at_another():
+    with states.server(port=40000), process(serve_elsewhere) as pid:
+        before = here()
+        found = look.look([50001], pid=pid)
+        return found, before, here(), threading.active_count()
+
+
+def serve_elsewhere():
+    namespace.enter_network((50000, 50009))
+    return socket.create_server(("127.0.0.1", 50000)), states.itself("127.0.0.1", 50001)
+
+
+def look_as_ordinary_user():
+    with process(lambda: (_unshare(_CLONE_NEWUSER), namespace.enter_network())) as pid:
+        with contextlib.suppress(PermissionError):  # only root can, and needs it
+            os.setuid(65534)
+        try:
+            look.look((), pid=pid)
+        except OSError as error:
+            return type(error).__name__
+
+
+class TestUnseen:
+    """What can't be looked at is None, and a sentence says so."""
+
+    def test_settings_that_make_no_sense(self, tmp_path):
+        (tmp_path / "ip_local_port_range").write_text("all\n")
+        (tmp_path / "ip_local_reserved_ports").write_text("40000-none\n")
+        (tmp_path / "tcp_tw_reuse").write_text("")
+        found = namespace.call(look_at_nonsense, str(tmp_path))
+        assert (found.settings.ports, found.settings.reserved, found.tw_reuse) == (None, None, None)
+        assert found.sockets.crowds == ()
+        names = "net.ipv4.ip_local_port_range, net.ipv4.ip_local_reserved_ports, net.ipv4.tcp_tw_reuse"
+        assert found.unseen == (f"Settings that could not be read in /proc/sys/net: {names}.",)
+
+    def test_no_proc_at_all(self):
+        found, error = namespace.call(look_without_proc)
+        assert (found.sockets, found.ipv6, found.loopback_v6, found.settings.ports) == (None, None, None, None)
+        assert [each.split(":")[0] for each in found.unseen] == [
+            "Settings that could not be read in /proc/sys/net",
+            "Whether there is IPv6 could not be read",
+            "Sockets could not be read in /proc/thread-self/net/tcp",
+        ]
+        assert error == "FileNotFoundError", "of a --pid, nothing is claimed"
+
+    def test_steering_in_a_sandbox(self):
+        sandbox.require_seccomp()
+        found = namespace.call(look_in_sandbox)
+        assert found.steering is None
+        assert found.unseen == (
+            "Whether steering works (IP_LOCAL_PORT_RANGE) could not be tried: Operation not permitted.",
+        )
+
+    def test_process_that_nobody_sees(self):
+        """A socket on its way from one process to another has none."""
+        found = namespace.call(look_at_socket_on_its_way)
+        assert [each.processes for each in found.sockets.listeners] == [None]
+        assert "The process of 1 socket could not be seen." in found.unseen[0]
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+    def test_processes_of_other_users(self):
+        found = namespace.call_outside(look_at_roots_socket_as_nobody)
+        assert [each.processes for each in found.sockets.listeners] == [None]
+        assert found.unseen == (
+            "The process of 1 socket could not be seen. It is another user's, or in another container.",
+        )
+
+
+def mount(*args):
+    libc.call("mount", *(each.encode() if isinstance(each, str) else each for each in args), None)
+
+
+def own_mounts():
+    _unshare(_CLONE_NEWNS)
+    mount("none", "/", None, _MS_REC | _MS_PRIVATE)
+
+
+def look_at_nonsense(folder):
+    own_mounts()
+    for file in Path(folder).iterdir():
+        mount(str(file), str(_SYSCTL / file.name), None, _MS_BIND)
+    return look.look(())
+
+
+def look_without_proc():
+    own_mounts()
+    mount("none", "/proc", "tmpfs", 0)
+    try:
+        look.look((), pid=1)
+    except OSError as error:
+        return look.look(()), type(error).__name__
+
+
+def look_in_sandbox():
+    sandbox.forbid("setsockopt", socket.IPPROTO_IP, steering.IP_LOCAL_PORT_RANGE)
+    return look.look(())
+
+
+def look_at_socket_on_its_way():
+    near, far = socket.socketpair()
+    with near, far:
+        with states.server() as server:
+            socket.send_fds(near, [b"!"], [server.fileno()])
+        return look.look(())
+
+
+def look_at_roots_socket_as_nobody():
+    namespace.enter_network()
+    with process(states.server().__enter__):
+        os.setuid(65534)
+        return look.look(())

@@ -1,0 +1,203 @@
+"""The sentences of the report, of facts made by hand."""
+
+from dataclasses import replace
+
+import pytest
+
+from safedial.cli.doctor import words
+from safedial.cli.doctor.facts import Crowd, Endpoint, Facts, Process
+from safedial.cli.doctor.judge import Filled, judge
+from tests.cli.doctor.made import connection, crowd, facts, listener, ranges, self_connected
+
+SERVER, CLIENT = Process(7, "server"), Process(123, "client")
+RISKY = "at risk, inside the ephemeral range, not reserved"
+
+
+def diagnose(*ports, **fields):
+    return judge(facts(**fields), ports)
+
+
+def only(port=40000, **fields):
+    """Return the one verdict, on a *port* that was asked for."""
+    (verdict,) = diagnose(port, **fields).verdicts
+    return verdict
+
+
+@pytest.mark.parametrize(
+    ("diagnosis", "said"),
+    [
+        (diagnose(5432), "Nothing is at risk."),
+        (diagnose(40000), "At risk: port 40000."),
+        (diagnose(40002, listeners=(listener(40000),)), "At risk: ports 40000, 40002."),
+        (diagnose(40000, self_connected=(self_connected(5432),)), "Taken now: port 5432. At risk: port 40000."),
+        (diagnose(ports=None), "Not checked: see below."),
+        (diagnose(5432, ports=None), "Not checked: port 5432."),
+        (diagnose(crowds=(crowd(28000), crowd(15000, host="10.0.0.3"))), "Local ports run out: to 10.0.0.2 port 5432."),
+        (
+            diagnose(*range(40002, 42026, 2)),
+            "At risk: ports 40002, 40004, 40006, 40008, 40010, 40012, 40014, 40016, 40018, 40020 and 1,002 more.",
+        ),
+    ],
+)
+def test_the_verdict_is_one_line(diagnosis, said):
+    assert words.verdict(diagnosis) == said
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        (only(40000), f"Port 40000: {RISKY}, first to be drawn; nobody listens."),
+        (only(40001), f"Port 40001: {RISKY}, last to be drawn; nobody listens."),
+        (only(step_width=4), f"Port 40000: {RISKY}; nobody listens."),
+        (
+            only(reserved=ranges((40000, 40000))),
+            "Port 40000: safe, inside the ephemeral range, reserved; nobody listens.",
+        ),
+        (
+            only(22, listeners=(listener(22), listener(22, "::"))),
+            "Port 22: safe, outside the ephemeral range; server (pid 7) listens on 127.0.0.1, ::.",
+        ),
+        (only(reserved=None), "Port 40000: not checked, inside the ephemeral range; nobody listens."),
+        (only(ports=None, sockets=False), "Port 40000: not checked; who listens was not checked."),
+        (
+            only(self_connected=(self_connected(40000),)),
+            "Port 40000: taken by a socket of client (pid 123) that is connected to itself.",
+        ),
+        (
+            only(self_connected=(self_connected(40000, kind="time_wait"),)),
+            "Port 40000: taken by TIME_WAIT after a self-connect.",
+        ),
+        (
+            only(taken=(connection(40000, pids=()),)),
+            "Port 40000: taken by a connection to 127.0.0.1 port 5432 that is still closing.",
+        ),
+        (
+            only(22, bound=(22,)),
+            "Port 22: taken by a socket that is bound, and neither listens nor is connected. "
+            "No table shows its process.",
+        ),
+        (
+            only(
+                taken=(
+                    connection(40000, host="::1")._replace(processes=None),
+                    connection(40000, kind="time_wait"),
+                )
+            ),
+            "Port 40000: taken by a socket of an unseen process that is connected to ::1 port 5432, "
+            "by TIME_WAIT after a connection to 127.0.0.1 port 5432.",
+        ),
+    ],
+)
+def test_a_port_is_a_line(verdict, said):
+    assert words.port(verdict) == said
+
+
+@pytest.mark.parametrize(
+    ("verdict", "cells"),
+    [
+        (only(), ("at risk", "yes", "no", "first", "nobody")),
+        (only(listeners=(listener(40000),)), ("at risk", "yes", "no", "first", "server (pid 7)")),
+        (only(step_width=4), ("at risk", "yes", "no", "not checked", "nobody")),
+        (only(reserved=ranges((40000, 40000))), ("safe", "yes", "yes", "", "nobody")),
+        (only(ports=None, reserved=None, sockets=False), (*["not checked"] * 3, "", "not checked")),
+        (only(self_connected=(self_connected(40000),)), ("taken", "yes", "no", "", "client (pid 123), to itself")),
+        (only(bound=(40000,)), ("taken", "yes", "no", "", "a bound socket")),
+        (
+            only(taken=(connection(40000, host="::1", kind="time_wait"), connection(40000))),
+            ("taken", "yes", "no", "", "TIME_WAIT, to [::1]:5432 and 1 more"),
+        ),
+    ],
+)
+def test_a_port_is_a_row(verdict, cells):
+    assert words.row(verdict) == ("40000", *cells)
+    assert len(words.row(verdict)) == len(words.HEADERS)
+
+
+@pytest.mark.parametrize(
+    ("processes", "named"),
+    [
+        ((SERVER,), "server (pid 7)"),
+        ((SERVER, Process(5, "server"), CLIENT), "server (pid 5, 7), client (pid 123)"),
+        (tuple(Process(pid, "nginx") for pid in range(1, 21)), "nginx (pid 1, 2, 3 and 17 more)"),
+        ((Process(9, "\x1b[2Jfake\n"),), "\\x1b[2Jfake\\n (pid 9)"),  # anybody can name a process
+        ((Process(9, ""),), "process (pid 9)"),
+        (None, "an unseen process"),
+        ((), "no process"),
+    ],
+)
+def test_processes_are_named(processes, named):
+    verdict = only(5432, listeners=(listener(5432)._replace(processes=processes),))
+    assert f"; {named} listens on 127.0.0.1." in words.port(verdict)
+
+
+@pytest.mark.parametrize(
+    ("live", "time_wait", "said"),
+    [
+        (1, 0, "1 local port; 0 % of the usable ones."),
+        (10000, 2000, "12,000 local ports, 2,000 of them in TIME_WAIT; 43 % of the usable ones, near half"),
+        (20000, 0, "20,000 local ports; 71 % of the usable ones, past half"),
+        (0, 28000, "28,000 local ports, 28,000 of them in TIME_WAIT; 99 % of the usable ones, near the end"),
+        (28232, 0, "28,232 local ports; 100 % of the usable ones, used up"),
+    ],
+)
+def test_a_destination_is_a_line(live, time_wait, said):
+    (filled,) = diagnose(crowds=(crowd(live, time_wait),)).crowds
+    assert words.crowd(filled).startswith(f"From 10.0.0.1 to 10.0.0.2 port 5432: {said}")
+
+
+def test_a_destination_without_a_known_range():
+    filled = Filled(Crowd("10.0.0.9", Endpoint("10.0.0.5", 5432), 2, 0), None, None)
+    assert words.crowd(filled) == "From 10.0.0.9 to 10.0.0.5 port 5432: 2 local ports."
+
+
+def test_details():
+    assert words.details(facts()) == [
+        "Ephemeral range: 32768 to 60999, 28,232 ports",
+        "Reserved ports: none",
+        "Drawn first: even ports, then odd ones",
+        "Steering: works (IP_LOCAL_PORT_RANGE): safedial keeps the kernel off the port that it dials",
+        "TIME_WAIT: keeps a port for 60 s, towards loopback for 1 s",
+        "IPv6: on, with ::1",
+        "TCP sockets: 100, 5 of them in TIME_WAIT",
+        "System: Linux 6.18.5",
+    ]
+
+
+def with_settings(**changes):
+    return replace(facts(), settings=facts().settings._replace(**changes))
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        (facts((1025, 65535)), "Drawn first: odd ports, then even ones"),
+        (facts(step_width=4), "Drawn first: by steps of 4 (net.ipv4.ip_local_port_step_width)"),
+        (facts(reserved=ranges((80, 80), (8080, 8090))), "Reserved ports: 80, 8080-8090"),
+        (
+            facts(reserved=ranges(*((low, low + 1) for low in range(1, 100, 3)))),
+            "Reserved ports: 1-2, 4-5, 7-8, 10-11, 13-14, 16-17, 19-20, 22-23, 25-26, 28-29 and 23 more",
+        ),
+        (
+            replace(facts(), steering=False),
+            "Steering: does not work here (IP_LOCAL_PORT_RANGE is missing): safedial releases self-connected sockets",
+        ),
+        (with_settings(wait_on_loopback=60.0), "TIME_WAIT: keeps a port for 60 s"),
+        (with_settings(time_wait=None), "TCP sockets: 100"),
+        (replace(facts(), ipv6=False), "IPv6: off"),
+        (replace(facts(), loopback_v6=False), "IPv6: on, but without ::1"),
+        (replace(facts(), loopback_v6=None), "IPv6: on, ::1 not checked"),
+    ],
+)
+def test_a_detail(seen, said):
+    assert said in words.details(seen)
+
+
+def test_what_was_not_looked_at_is_not_checked():
+    said = [line.partition(": ")[2] for line in words.details(Facts("freebsd14"))]
+    assert said == [*["not checked"] * 7, "freebsd14"]
+
+
+def test_ports_that_the_report_leaves_out_are_counted():
+    rest = diagnose(listeners=(listener(22), listener(40000), *map(listener, range(2000, 2100)))).verdicts
+    said = "Other ports: 101 safe, 1 at risk. --json has them all."
+    assert words.more(rest) == said
