@@ -18,6 +18,7 @@ from safedial.cli.wait.progress import NotReady
 from safedial.cli.wait.targets import Target
 from tests.support import faults, handlers
 from tests.support.handlers import serving
+from tests.support.plain import eventually
 
 unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this system has no Unix sockets")
 
@@ -98,6 +99,18 @@ def test_stays(handler):
         look(port, stays=0.05)
 
 
+def test_connection_that_the_kernel_gave_up():
+    """Its error is a TimeoutError, as that of a time limit is."""
+
+    async def read():
+        reader = asyncio.StreamReader()
+        reader.set_exception(OSError(errno.ETIMEDOUT, "Connection timed out"))  # as a transport does
+        await probe._stays(reader, 20)
+
+    with pytest.raises(TimeoutError, match="Connection timed out"):
+        asyncio.run(read())
+
+
 def test_expect():
     with serving(handlers.say(b"SSH-2", b".0-Open", b"SSH_9.2\r\n")) as port:
         look(port, expect="SSH-2.0-")
@@ -134,6 +147,23 @@ def test_tls(certificates):
         look(port, tls=True, insecure=True)
         with pytest.raises(ssl.SSLCertVerificationError):
             look(port, tls=True)
+
+
+def test_tls_has_an_end(certificates):
+    there, ca = certificates
+    read = []
+
+    def handler(sock):
+        with there.wrap_socket(sock, server_side=True, suppress_ragged_eofs=False) as inner:
+            try:
+                read.append(inner.recv(1))
+            except OSError as error:
+                read.append(error)
+
+    with serving(handler) as port:
+        look(port, tls=True, ca=ca)
+        assert eventually(lambda: read)
+    assert read == [b""]
 
 
 @pytest.mark.parametrize("host", ["localhost.", "::1%lo"])

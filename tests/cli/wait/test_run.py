@@ -98,7 +98,7 @@ def test_self_connects_are_never_ready(means, dead_port, steering):
 def test_log_does_not_spill_over_the_report(capfd):
     """Where no logging is set up, Python prints warnings, such as that of a self-connect, on standard error."""
     assert namespace.call_outside(_connect_to_itself) == ("timed out", "SelfConnectError", [])
-    assert capfd.readouterr().err == ""
+    assert "self-connect" not in capfd.readouterr().err
 
 
 def _connect_to_itself():

@@ -28,8 +28,6 @@ _ANSWER = 10.0
 # Seconds after a part of a banner, or of a body, for the next. A server that says something else is so looked at again
 # soon: another one may have its port by then.
 _PAUSE = 2.0
-# Seconds for the end of a TLS connection.
-_CLOSE = 1.0
 # Bytes of the banner, or the body, that are searched.
 _SEARCHED = 4096
 
@@ -94,13 +92,9 @@ async def _connected(
     """Connect, with TLS if *tls* is given. An error or a cancellation drops the connection at once."""
     options: dict[str, Any] = {}
     if tls is not None:
-        options = {
-            "ssl": tls,
-            # Without what only the resolver needs: the dot of an absolute name (RFC 6066 section 3), a scope.
-            "server_hostname": target.host.partition("%")[0].rstrip(".") or "localhost",
-            "ssl_handshake_timeout": _ANSWER,
-            "ssl_shutdown_timeout": _CLOSE,
-        }
+        # Without what only the resolver needs: the dot of an absolute name (RFC 6066 section 3), a scope.
+        name = target.host.partition("%")[0].rstrip(".") or "localhost"
+        options = {"ssl": tls, "server_hostname": name, "ssl_handshake_timeout": _ANSWER}
     if target.path:
         options["sock"] = unix.connect(target.path)
     else:
@@ -109,26 +103,19 @@ async def _connected(
     reader, writer = await safedial.open_connection(**options)
     try:
         yield reader, writer
-    except BaseException:
-        writer.transport.abort()
-        raise
-    writer.close()
-    with contextlib.suppress(OSError):  # it was lost meanwhile
-        await writer.wait_closed()
+        writer.close()  # in TLS it says so to the server
+    finally:
+        writer.transport.abort()  # nobody waits for what the server says to that
 
 
 async def _answers(target: Target, tls: ssl.SSLContext | None, path: str, asked: Asked) -> None:
     async with _connected(target, tls) as (reader, writer):
-        limit = asyncio.timeout(_ANSWER)
-        try:
-            async with limit:
-                host = target.host or "localhost"
-                port = target.port or (80 if tls is None else 443)  # a Unix socket has none
-                status = await http.status(reader, writer, host, port, path, tls=tls is not None)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise NotReady(errno.ETIMEDOUT, f"no answer in HTTP within {_ANSWER:g} s") from None
+        async with _at_most(_ANSWER) as limit:
+            host = target.host or "localhost"
+            port = target.port or (80 if tls is None else 443)  # a Unix socket has none
+            status = await http.status(reader, writer, host, port, path, tls=tls is not None)
+        if limit.expired():
+            raise NotReady(errno.ETIMEDOUT, f"no answer in HTTP within {_ANSWER:g} s")
         if status not in asked.statuses:
             raise NotReady(f"HTTP status {status}")
         if asked.expect is not None:
@@ -140,34 +127,31 @@ async def _sends(reader: asyncio.StreamReader, text: str) -> None:
     wanted, data = text.encode(), b""
     loop = asyncio.get_running_loop()
     end = loop.time() + _ANSWER
-    limit = asyncio.timeout_at(end)
-    try:
-        async with limit:
-            while wanted not in data:
-                more = await reader.read(_SEARCHED - len(data))  # of 0 bytes: b""
-                data += more
-                if not more:
-                    break
-                limit.reschedule(min(end, loop.time() + _PAUSE))
-            else:
-                return
-    except TimeoutError:
-        if not limit.expired():
-            raise
-    if not data:
-        raise NotReady(f"it sent nothing, not '{printable(text)}'")
-    raise NotReady(f"it sent '{printable(data[:60].decode(errors='replace'))}', not '{printable(text)}'")
+    async with _at_most(_ANSWER) as limit:
+        while wanted not in data and (more := await reader.read(_SEARCHED - len(data))):  # of 0 bytes: b""
+            data += more
+            limit.reschedule(min(end, loop.time() + _PAUSE))
+    if wanted not in data:
+        sent = f"'{printable(data[:60].decode(errors='replace'))}'" if data else "nothing"
+        raise NotReady(f"it sent {sent}, not '{printable(text)}'")
 
 
 async def _stays(reader: asyncio.StreamReader, seconds: float) -> None:
     """Return if the server does not close the connection for so long. What it sends is dropped."""
+    async with _at_most(seconds) as limit:
+        while await reader.read(1 << 16):
+            pass
+    if not limit.expired():
+        raise NotReady("it accepted the connection, and closed it again")
+
+
+@contextlib.asynccontextmanager
+async def _at_most(seconds: float) -> AsyncGenerator[asyncio.Timeout]:
+    """End the block after so many seconds, without an error. The kernel has time-outs too: these come out."""
     limit = asyncio.timeout(seconds)
     try:
         async with limit:
-            while await reader.read(1 << 16):
-                pass
+            yield limit
     except TimeoutError:
-        if limit.expired():
-            return
-        raise
-    raise NotReady("it accepted the connection, and closed it again")
+        if not limit.expired():
+            raise
