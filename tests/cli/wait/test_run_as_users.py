@@ -278,4 +278,10 @@ def test_loads_no_rich_unless_it_is_on_a_terminal(server):
     ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=environment())
     loaded = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
     assert "safedial.cli.wait.run" in loaded
-    assert not loaded & {"rich", "safedial.testing", "safedial.cli.wait.gone", "safedial.cli.wait.as_json"}
+    assert not loaded & {
+        "rich",
+        "http.client",
+        "safedial.testing",
+        "safedial.cli.wait.gone",
+        "safedial.cli.wait.as_json",
+    }

@@ -15,7 +15,7 @@ from typing import Any
 
 import safedial
 from safedial._address import printable
-from safedial.cli.wait import http, threads, unix
+from safedial.cli.wait import threads, unix
 from safedial.cli.wait.progress import NotReady
 from safedial.cli.wait.targets import Target
 
@@ -109,6 +109,8 @@ async def _connected(
 
 
 async def _answers(target: Target, tls: ssl.SSLContext | None, path: str, asked: Asked) -> None:
+    from safedial.cli.wait import http  # late: http.client and email behind it take 9 ms to import
+
     async with _connected(target, tls) as (reader, writer):
         async with _at_most(_ANSWER) as limit:
             host = target.host or "localhost"
