@@ -159,7 +159,7 @@ def test_gone(server):
 def test_options_of_http_get_there(capsys):
     with sending(HTTP_503) as server:
         assert wait(server, "--quiet", "--http", "/health", "--status", "503", "--expect", "loading") == 0
-        assert wait(f"http://{server}", "--quiet", "--timeout", "200ms") == 124
+        assert wait(f"http://{server}", "--quiet", "--timeout", "500ms") == 124
     assert "HTTP status 503" in capsys.readouterr().err
 
 
@@ -174,13 +174,13 @@ def test_options_of_a_banner_get_there(capsys):
     with sending(b"SSH-2.0-x\r\n") as server:
         assert wait(server, "--quiet", "--expect", "SSH-2.0", "--stays", "10ms") == 0
         assert wait(server, "--quiet", "--expect", "MySQL", "--timeout", "100ms") == 124
-        assert wait(server, "--quiet", "--tls", "--insecure", "--timeout", "200ms") == 124
+        assert wait(server, "--quiet", "--tls", "--insecure", "--timeout", "500ms") == 124
     assert "TLS" in capsys.readouterr().err
 
 
 def test_stays_refuses_a_server_that_closes_again(capsys):
     with sending(b"", hangs_up=True) as server:
-        assert wait(server, "--quiet", "--stays", "20s", "--timeout", "200ms") == 124
+        assert wait(server, "--quiet", "--stays", "20s", "--timeout", "500ms") == 124
     assert "closed it again" in capsys.readouterr().err
 
 
