@@ -138,7 +138,7 @@ def test_no_hint_is_better_than_a_wrong_one():
         ({"timeout": None}, "Waiting for db:5432, localhost:5432, without a time limit."),
         ({"timeout": 0.5}, "Waiting for db:5432, localhost:5432, for at most 0.5 s."),
         ({"any_of": True}, "Waiting for one of db:5432, localhost:5432, for at most 60 s."),
-        ({"gone": True}, "Waiting until a server could bind db:5432, localhost:5432, for at most 60 s."),
+        ({"gone": True}, "Waiting until a server can bind db:5432, localhost:5432, for at most 60 s."),
     ],
 )
 def test_opening(options, says):

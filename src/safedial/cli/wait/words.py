@@ -64,7 +64,7 @@ def opening(targets: Sequence[Target], *, any_of: bool, gone: bool, timeout: flo
     """Say what is waited for, and how long."""
     names = ", ".join(target.name for target in targets)
     which = f"one of {names}" if any_of and len(targets) > 1 else names
-    what = f"Waiting until a server could bind {which}" if gone else f"Waiting for {which}"
+    what = f"Waiting until a server can bind {which}" if gone else f"Waiting for {which}"
     return f"{what}, {'without a time limit' if timeout is None else f'for at most {_seconds(timeout)}'}."
 
 
