@@ -83,10 +83,10 @@ def _said(error: BaseException | None) -> str:
     )
     if mistake or (kind == "ProgrammingError" and type(error).__module__.startswith("psycopg")):  # quotes the DSN
         return kind
-    text = _line(error)
+    text = one_line(error)
     if isinstance(error, PortsExhaustedError):
         return text  # it has all that is known, and its own error says less
-    if (cause := _line(_root(error))) not in text:
+    if (cause := one_line(_root(error))) not in text:
         text += f" ({cause})"
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
 
@@ -99,7 +99,8 @@ def _named(error: BaseException | None) -> str:
     return f"({kind.__qualname__ if kind.__module__ == 'builtins' else f'{kind.__module__}.{kind.__qualname__}'},)"
 
 
-def _line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """Return the message of *error* in one line, without the secrets of URLs; the name of its class if it has none."""
     try:
         text = " ".join(for_log(error).split())
     except Exception:  # of a library

@@ -1,5 +1,6 @@
 """The policies `redial` and `reconnect`: the errors that they retry, and their waits."""
 
+import asyncio
 import contextlib
 import errno
 import random
@@ -42,6 +43,34 @@ def test_default_policy_dials_again_after_a_self_connect(dial, force, steer, dea
     notes = "\n".join(caught.value.__notes__)
     assert "3 rounds" in notes
     assert "self-connect" in notes
+
+
+@pytest.mark.parametrize("end", [asyncio.CancelledError, KeyboardInterrupt], ids=lambda end: end.__name__)
+@pytest.mark.parametrize(
+    "retry",
+    [
+        safedial.retry_if_spurious,
+        safedial.retry_if_transient,
+        safedial.reconnect().retry,
+        safedial.reconnect(also=ConnectionRefusedError).retry,
+    ],
+    ids=["spurious", "transient", "reconnect", "also"],
+)
+def test_an_end_from_outside_is_never_retried(retry, end):
+    """tenacity asks about it, and the error that was just being handled is linked to it."""
+
+    @tenacity.retry(retry=retry, reraise=True, stop=tenacity.stop_after_attempt(2))
+    def dial():
+        rounds.append(1)
+        try:
+            raise safedial.SelfConnectError.at("127.0.0.1", 1)
+        except OSError:
+            raise end  # noqa: B904  # as a cancellation while the error is handled
+
+    rounds = []
+    with pytest.raises(end):
+        dial()
+    assert rounds == [1]
 
 
 def test_predicates_work_in_a_users_decorator(dead_port):

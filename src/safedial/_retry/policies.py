@@ -130,7 +130,7 @@ class RetryWhileDown(retry_base):
 
     def __call__(self, retry_state: RetryCallState) -> bool:
         error = retry_state.outcome.exception() if retry_state.outcome else None
-        return error is not None and (is_transient(error, names=self._names) or bool(self.added(error)))
+        return isinstance(error, Exception) and (is_transient(error, names=self._names) or bool(self.added(error)))
 
 
 def _predicate(also: Any) -> Callable[[BaseException], bool]:

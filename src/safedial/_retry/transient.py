@@ -33,6 +33,8 @@ def is_transient(error: BaseException, *, names: bool = False) -> bool:
     If *names* is set, so may a name that does not resolve, and a source address that this host does not have.
     Otherwise they count only if they are known to have been there (`mark_as_known`).
     """
+    if not isinstance(error, Exception):
+        return False  # a cancellation or Ctrl-C, whatever was just being handled: tenacity asks about these too
     found = verdict(error)
     if found is Verdict.ABSENT:
         return names or any(attribute(each, "_was_there") is True for each in errors_of(error))
@@ -55,6 +57,8 @@ def is_spurious(error: BaseException) -> bool:
         return False  # the most frequent failure: each refused dial asks
     if _stands_alone(error):
         return isinstance(error, SelfConnectError | PortsExhaustedError)
+    if not isinstance(error, Exception):
+        return False  # as in `is_transient`
     return any(map(judge.is_spurious, errors_of(error))) and verdict(error) is not Verdict.PERMANENT
 
 

@@ -5,11 +5,14 @@ module works without the extra ``cli``.
 """
 
 import argparse
+import shlex
+import sys
 from collections.abc import Sequence
 
 import safedial
 from safedial.cli.demo import arguments as demo
 from safedial.cli.doctor import arguments as doctor
+from safedial.cli.wait import arguments as wait
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,9 +20,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="safedial", description="Dial TCP safely, never connected to yourself.")
     parser.add_argument("--version", action="version", version=f"safedial {safedial.__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="command")
-    for command in (demo, doctor):
+    for command in (demo, doctor, wait):
         command.add(commands)
-    arguments = parser.parse_args(argv)
+    # What follows "--" is another program's, and each version of argparse would look at it in its own way.
+    words = list(sys.argv[1:] if argv is None else argv)
+    end = words.index("--") if "--" in words else len(words)
+    arguments, unknown = parser.parse_known_args(words[:end])
+    if "command" in arguments:  # it takes one, and judges what is unknown
+        arguments.command, arguments.unknown = words[end:], unknown
+    elif unknown or words[end:]:
+        parser.error(f"unrecognized arguments: {shlex.join([*unknown, *words[end:]])}")
     try:
         return int(arguments.run(arguments))
     except KeyboardInterrupt:

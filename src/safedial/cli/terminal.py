@@ -16,7 +16,8 @@ GOOD, BAD = "green", "red"
 def say(console: Console, *lines: str, style: str | None = None) -> None:
     """Print each of *lines*. A terminal wraps at words; a file gets each on one line, where grep finds it."""
     for line in lines:
-        console.print(line, style=style, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+        # emoji=False: ":100:" may be the end of an address, and the beginning of what is wrong there.
+        console.print(line, style=style, markup=False, emoji=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
 def new_table(*headers: str, left: int = 1) -> Table:

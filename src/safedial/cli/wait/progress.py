@@ -1,5 +1,6 @@
-"""How far the wait is: a record for each target, which `run` changes and `show` shows."""
+"""How far the wait is: a record for each target, which `run` changes and `show` shows; how the wait ended."""
 
+import signal
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -8,6 +9,12 @@ from safedial.cli.wait.targets import Target
 # waiting: asked again and again. ready: all that was asked for is true. failed: it can't become true by itself (a
 # permanent error); the wait ends. not needed: another target was enough (--any).
 State: TypeAlias = Literal["waiting", "ready", "failed", "not needed"]
+# The last is the signal that ended the wait.
+Outcome: TypeAlias = Literal["ready", "timed out", "failed"] | signal.Signals
+
+
+class NotReady(OSError):  # noqa: N818  # it is no error of anybody
+    """What was asked for is not true yet, and may become true. Its errno is None if it has nothing to do with one."""
 
 
 @dataclass

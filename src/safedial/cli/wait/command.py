@@ -1,0 +1,87 @@
+"""The command that follows the wait. It takes the place of this process: its pid, descriptors, terminal and signals."""
+
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from safedial.cli.wait import show
+
+# A shell's statuses for a command that does not exist, and for one that can't be executed.
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126
+# What Python ignores from its start on, which a program that takes its place would inherit. Others are as they were: of
+# those that Python or asyncio handle, exec resets each to its default.
+_IGNORED = ("SIGPIPE", "SIGXFSZ", "SIGXFZ")
+
+
+def run(command: Sequence[str]) -> int:
+    """Run *command* in the place of this process, and return only if that failed: the status, after a word of why.
+
+    Windows has no such thing: there it runs as a child, whose status is returned.
+    """
+    return in_place(command) if os.name == "posix" else as_child(command)
+
+
+def in_place(command: Sequence[str]) -> int:
+    """Replace this process."""
+    with contextlib.suppress(AttributeError, OSError):  # it is closed, or nobody reads it: the command's own affair
+        sys.stdout.flush()
+    for name in _IGNORED:
+        if number := getattr(signal, name, None):
+            signal.signal(number, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Python only notes a signal, and handles it later. From here on there is no later.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        os.execvpe(command[0], list(command), _environment())  # noqa: S606  # no shell, on purpose
+    except OSError as error:
+        return _failed(command[0], error)
+
+
+def as_child(command: Sequence[str]) -> int:
+    """Run *command* as a child of this process."""
+    name, *arguments = command
+    try:
+        # which(): Windows finds a .cmd or .bat only by its whole name.
+        with subprocess.Popen([shutil.which(name) or name, *arguments]) as child:  # noqa: S603  # as the user typed it
+            while True:
+                try:
+                    return child.wait()
+                except KeyboardInterrupt:
+                    continue  # the console tells the child, too: it says whether to end
+    except OSError as error:
+        return _failed(name, error)
+
+
+def _failed(name: str, error: OSError) -> int:
+    why, status = error.strerror or str(error), _NOT_EXECUTABLE
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        if shutil.which(name):
+            why = (
+                "it was found, but not the interpreter that its first line names (a line end of Windows hides it, too)"
+            )
+        else:
+            why, status = "not found", _NOT_FOUND
+    elif error.errno == errno.ENOEXEC:
+        why = f'{why} (a script needs a first line such as "#!/bin/sh")'
+    show.log(f"can't run {name}: {why}")
+    return status
+
+
+def _environment() -> Mapping[str, str]:
+    """Return the environment that this process was started with.
+
+    In the C locale Python adds LC_CTYPE to its own (PEP 538), and a program in its place would inherit that.
+    """
+    try:
+        began = Path("/proc/self/environ").read_bytes().split(b"\0")
+    except OSError:  # not Linux
+        return os.environ
+    return {
+        name: value for name, value in os.environ.items() if name != "LC_CTYPE" or f"LC_CTYPE={value}".encode() in began
+    }

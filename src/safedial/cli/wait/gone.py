@@ -1,0 +1,75 @@
+"""One look at a port that is to become free: a server could bind it.
+
+That nobody listens is not enough: a connection that has the port as its own, even one to itself, keeps a server away.
+"""
+
+import errno
+import os
+import socket
+
+from safedial._address import SockAddr
+from safedial._tcp import procnet
+from safedial.cli.wait import threads, unix
+from safedial.cli.wait.progress import NotReady
+from safedial.cli.wait.targets import Target
+from safedial.testing.holders import LISTEN, described
+
+_NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+async def look(target: Target) -> None:
+    """Return if a server could bind each address of *target*, or raise why not.
+
+    As servers do, the socket sets SO_REUSEADDR: connections in TIME_WAIT are not in the way of such a server. It is
+    closed at once and never listens. A Unix socket is gone if there is no such file, or nobody listens.
+
+    Raises:
+        NotReady: somebody has the port.
+        PermissionError: this user may not bind such a port, so that nothing is known.
+        ValueError: no address of the target is of this host.
+        OSError: others, the kernel's or the resolver's.
+    """
+    if target.path:
+        _look_at_path(target.path)
+        return
+    infos = await threads.resolve(target.host, target.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    missing: OSError | None = None
+    found = 0
+    for family, _, _, _, sockaddr in infos:
+        try:
+            _bind(family, sockaddr)
+            found += 1
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                holder = await threads.call(_holder, target.port)
+                raise NotReady(error.errno, f"taken: {holder}" if holder else error.strerror) from None
+            if error.errno not in _NO_SUCH_ADDRESS:
+                raise
+            missing = error
+    if not found and missing is not None:
+        raise ValueError(f"no address of this host: {missing.strerror}")
+
+
+def _bind(family: int, sockaddr: SockAddr) -> None:
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        if os.name == "posix":  # on Windows it would take the port from its owner
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(sockaddr)
+
+
+def _holder(port: int) -> str:
+    """Describe the socket that has *port*: the one that listens, if there is one. Empty if that can't be known."""
+    rows = sorted(procnet.sockets_on(port), key=lambda row: (row.state != LISTEN, row.state == procnet.IN_TIME_WAIT))
+    return described(rows[0]) if rows else ""
+
+
+def _look_at_path(path: str) -> None:
+    try:
+        unix.connect(path).close()
+    except ConnectionRefusedError:
+        return
+    except NotReady as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return
+    raise NotReady("taken: a server accepts connections")

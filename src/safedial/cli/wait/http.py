@@ -1,0 +1,74 @@
+"""One request and the status of its answer, over streams. `http.client` writes the one and reads the other."""
+
+import asyncio
+import http.client
+import io
+import re
+from typing import Any
+
+from safedial._address import printable
+from safedial.cli.wait.progress import NotReady
+
+# Bytes. http.client takes no longer line.
+_MOST = 1 << 16
+# An answer of which another head is the real one, such as 103 Early Hints (RFC 9110 section 15.2).
+_INTERIM = re.compile(rb"HTTP/1\.\d 1(?!01)")
+
+
+class _Wire:
+    """Takes the place of a socket in `http.client`."""
+
+    def __init__(self) -> None:
+        self.sent, self.head = b"", b""
+
+    def sendall(self, data: bytes) -> None:
+        self.sent += data
+
+    def makefile(self, _mode: str) -> io.BytesIO:
+        return io.BytesIO(self.head)
+
+    def close(self) -> None:
+        pass
+
+
+async def status(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, port: int, path: str, *, tls: bool
+) -> int:
+    """Send a GET for *path*, and return the status of the answer. Its body is still to be read.
+
+    Raises:
+        NotReady: it is no answer in HTTP.
+        ValueError: *path* can't stand in a request.
+        OSError: the connection was lost.
+    """
+    wire: Any = _Wire()
+    connection = http.client.HTTPConnection(host, port)
+    connection.default_port = 443 if tls else 80  # which the Host header leaves out
+    connection.sock = wire
+    try:
+        connection.request("GET", path, headers={"User-Agent": "safedial", "Accept": "*/*", "Connection": "close"})
+    except http.client.InvalidURL as error:
+        raise ValueError(str(error)) from None
+    writer.write(wire.sent)
+    wire.head = await _head(reader)
+    while _INTERIM.match(wire.head):
+        wire.head = await _head(reader)
+    try:
+        return connection.getresponse().status
+    except http.client.RemoteDisconnected:
+        raise NotReady("it closed the connection without an answer") from None
+    except http.client.HTTPException:
+        raise NotReady(f"no answer in HTTP: {printable(wire.head[:60].decode(errors='replace'))}") from None
+
+
+async def _head(reader: asyncio.StreamReader) -> bytes:
+    """Return the lines until an empty one, or the end of the connection."""
+    head = b""
+    try:
+        while (line := await reader.readline()).strip():
+            head += line
+            if len(head) > _MOST:
+                raise ValueError
+    except ValueError:  # readline()'s for a line that is too long
+        raise NotReady("the head of its answer is larger than 64 KiB") from None
+    return head + line

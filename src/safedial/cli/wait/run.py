@@ -1,0 +1,124 @@
+"""Looks at each target again and again, until they are ready, time is up, or a signal comes. Leaves nothing behind."""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import signal
+import ssl
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from types import FrameType
+from typing import Literal, TypeAlias, cast
+
+from tenacity import AsyncRetrying, RetryCallState
+
+import safedial
+from safedial.cli.wait.progress import NotReady, Outcome, Progress
+from safedial.cli.wait.targets import Target
+from safedial.events import logger
+
+# Returns if the target is as it should be, else raises.
+Look: TypeAlias = Callable[[Target], Awaitable[None]]
+
+# Seconds. Somebody waits: a server must not be ready for longer than that without being noticed.
+_LONGEST_PAUSE = 1.0
+# reconnect's verdicts, but for TLS: a server may have another certificate, or none, until it has fetched its own.
+_policy = safedial.reconnect(within=None, cap=_LONGEST_PAUSE, also=(NotReady, ssl.SSLError))
+
+
+def wait(
+    targets: Sequence[Progress], look: Look, *, any_of: bool, timeout: float | None, changed: Callable[[], object]
+) -> Outcome:
+    """Wait until *look* finds all *targets* ready, one of them with *any_of*. Return how that ended.
+
+    Must be called in the main thread, which gets the signals. SIGINT and SIGTERM end the wait, unless they are ignored.
+
+    Args:
+        targets: their state and last error are kept up to date.
+        look: raises OSError or ValueError if a target is not ready. What `safedial.reconnect` does not dial again after
+            ends the wait; with *any_of* if that happened to all targets.
+        any_of: whether one ready target is enough.
+        timeout: seconds for the whole wait. None: no limit.
+        changed: called after each look.
+    """
+    return asyncio.run(_wait(targets, look, any_of, timeout, changed))
+
+
+async def _wait(
+    targets: Sequence[Progress], look: Look, any_of: bool, seconds: float | None, changed: Callable[[], object]
+) -> Outcome:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    over = asyncio.Event()
+
+    async def watch(progress: Progress) -> None:
+        def waits(state: RetryCallState) -> None:
+            progress.rounds += 1
+            progress.error = cast("Exception", state.outcome and state.outcome.exception())
+            changed()
+
+        retrying = AsyncRetrying(retry=_policy.retry, wait=_policy.wait, before_sleep=waits, reraise=True)
+        try:
+            await retrying(look, progress.target)
+            progress.state, progress.ready_after = "ready", loop.time() - began
+        except (OSError, ValueError) as error:
+            progress.state, progress.error = "failed", error
+        progress.rounds += 1
+        changed()
+        if _decided(targets, any_of=any_of):
+            over.set()
+
+    with _quiet(), _signals(loop, over) as received:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(watch(each)) for each in targets]
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await over.wait()
+            for task in tasks:
+                task.cancel()
+    outcome = _decided(targets, any_of=any_of) or (received[0] if received else "timed out")
+    for each in targets:
+        if each.state == "waiting":
+            each.error = each.error or NotReady(errno.ETIMEDOUT, "no answer yet")  # its first look was cut short
+            if any_of and outcome == "ready":
+                each.state = "not needed"
+    return outcome
+
+
+def _decided(targets: Sequence[Progress], *, any_of: bool) -> Literal["ready", "failed"] | None:
+    """Return how the wait ends by the states of *targets*, None if it goes on."""
+    states = [each.state for each in targets]
+    if any_of:
+        return "ready" if "ready" in states else "failed" if set(states) == {"failed"} else None
+    return "failed" if "failed" in states else "ready" if set(states) == {"ready"} else None
+
+
+@contextlib.contextmanager
+def _signals(loop: asyncio.AbstractEventLoop, over: asyncio.Event) -> Generator[list[signal.Signals]]:
+    """Set *over* at SIGINT or SIGTERM; yield the list of those that came. A signal that is ignored stays ignored."""
+    received: list[signal.Signals] = []
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        received.append(signal.Signals(number))
+        loop.call_soon_threadsafe(over.set)  # which wakes the loop
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:  # a shell's background job, nohup
+                signal.signal(number, handle)
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _quiet() -> Generator[None]:
+    """Keep warnings of the log, such as of a self-connect, from standard error: the report tells of each error."""
+    handler = logging.NullHandler()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)

@@ -1,0 +1,137 @@
+"""How the wait goes, on stderr: a live line for each target on a terminal, else a line when something changes."""
+
+import contextlib
+import importlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING
+
+from safedial.cli.wait import words
+from safedial.cli.wait.progress import Outcome, Progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+# Seconds after which a log says again what is waited for, though nothing has changed.
+_STILL = 60.0
+# How often the live lines are drawn, in a second.
+_DRAWN = 8
+# ASCII, as all that is written here: a container's terminal may have no more.
+_SPINNER = "-\\|/"
+
+
+def log(line: str) -> None:
+    """Write *line* to stderr, if that is open and somebody reads it: the wait goes on without."""
+    with contextlib.suppress(AttributeError, OSError):  # AttributeError: sys.stderr is None
+        sys.stderr.write(f"safedial: {line}\n")
+        sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def showing(
+    progresses: Sequence[Progress], *, any_of: bool, gone: bool, timeout: float | None
+) -> Generator[Callable[[], object]]:
+    """Show *progresses* in this block. Yield a function that is to be called after each change."""
+    console = _terminal()
+    if console is None:
+        log(words.opening([each.target for each in progresses], any_of=any_of, gone=gone, timeout=timeout))
+        yield Lines(progresses, log, gone=gone).changed
+    else:
+        with _live(progresses, console, gone=gone, timeout=timeout):
+            yield lambda: None  # they are drawn again all the time
+
+
+def failure(progresses: Sequence[Progress], outcome: Outcome, after: float, *, gone: bool) -> None:
+    """Say how a wait ended that failed. Who ended it with a signal is told no more than that."""
+    lines = words.outcome(progresses, outcome, after=after, gone=gone)
+    if isinstance(outcome, signal.Signals):
+        lines = lines[:1]
+    if (console := _terminal()) is None:
+        for line in lines:
+            log(line)
+    else:
+        from safedial.cli.terminal import say
+
+        say(console, *lines)
+
+
+class Lines:
+    """The lines of a log, which *write* gets: one for each target whose state or error changes, and each minute."""
+
+    def __init__(
+        self,
+        progresses: Sequence[Progress],
+        write: Callable[[str], object],
+        *,
+        gone: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._write, self._gone, self._clock, self._began = write, gone, clock, clock()
+        self._said = [(words.state(each, gone=gone), self._began) for each in progresses]
+        self._progresses = progresses
+
+    def changed(self) -> None:
+        """Write what has changed since the last call."""
+        now = self._clock()
+        for place, progress in enumerate(self._progresses):
+            says, (said, at) = words.state(progress, gone=self._gone), self._said[place]
+            if says != said:
+                self._write(says)
+            elif progress.state == "waiting" and now - at >= _STILL:
+                self._write(f"{says} ({now - self._began:.0f} s so far)")
+            else:
+                continue
+            self._said[place] = says, now
+
+
+def _terminal() -> "Console | None":
+    """Return rich's console on stderr, if that is a terminal where lines can be drawn again, and rich is installed."""
+    try:
+        if not sys.stderr.isatty():
+            return None
+        importlib.import_module("rich")  # by itself: an ImportError in our own modules is a bug
+    except (AttributeError, ImportError):  # AttributeError: sys.stderr is None
+        return None
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    return console if console.is_interactive else None
+
+
+@contextlib.contextmanager
+def _live(progresses: Sequence[Progress], console: "Console", *, gone: bool, timeout: float | None) -> Generator[None]:
+    from rich.console import Group
+    from rich.live import Live
+
+    began, over = time.monotonic(), False
+    limit = "" if timeout is None else f"/{timeout:g}"
+
+    def lines() -> Group:
+        seconds = time.monotonic() - began
+        moves = "" if over else f"{_SPINNER[int(seconds * _DRAWN) % len(_SPINNER)]} {seconds:.0f}{limit} s  "
+        return Group(*(_line(each, moves, gone=gone) for each in progresses))
+
+    # Nobody else writes meanwhile.
+    with Live(
+        console=console, get_renderable=lines, refresh_per_second=_DRAWN, redirect_stdout=False, redirect_stderr=False
+    ):
+        try:
+            yield
+        finally:
+            over = True  # the lines stay on the screen
+
+
+def _line(progress: Progress, moves: str, *, gone: bool) -> "Text":
+    """Return the line of one target, which begins with *moves* for as long as it is waited for."""
+    from rich.text import Text
+
+    from safedial.cli.terminal import BAD, GOOD
+
+    name, error, waits = progress.target.name, progress.error, progress.state == "waiting"
+    says = f"{name}: {words.said(error)}" if waits and error else words.state(progress, gone=gone)
+    # Cropped: rich's ellipsis is no ASCII, and a line that wraps would move all others.
+    line = Text(moves if waits else " " * len(moves), no_wrap=True, overflow="crop")
+    return line.append(says, {"ready": GOOD, "failed": BAD}.get(progress.state, ""))

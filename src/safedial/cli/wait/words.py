@@ -1,0 +1,181 @@
+"""The sentences of the wait: what is waited for, the last error of each target, and what to do about it.
+
+Pure functions. Each fact has a line of its own that begins with the target, so that grep finds it. Errors are in a few
+words, without secrets and control characters.
+"""
+
+import os
+import re
+import signal
+import socket
+from collections.abc import Sequence
+
+from safedial._address import printable
+from safedial._retry.transient import error_type
+from safedial._sentences import one_line
+from safedial.cli.wait.progress import Progress
+from safedial.cli.wait.targets import Target
+from safedial.errors import PortsExhaustedError, SelfConnectError
+
+# An error is cut after so many characters: it may have what a server sent.
+_LONGEST = 200
+_LOCAL = re.compile(r"localhost\.?|127\..*|::1")
+# Of x509_vfy.h: what is wrong with a certificate that --ca does not mend.
+_WRONG_TIME, _WRONG_NAME = (9, 10), (62, 63, 64)
+
+_BEHIND = "A forwarder, such as docker's, or a proxy accepts, but the server behind it is not up: see the server's log."
+_ROUTE = "There is no route to this host: is its network up, and are both on the same one?"
+_SILENT = "The host is down, or a firewall or network policy drops the packets."
+# By OpenTelemetry's error.type, as `safedial._retry.kinds` has it.
+_HINTS = {
+    "timed_out": _SILENT,
+    "host_unreachable": _ROUTE,
+    "network_unreachable": _ROUTE,
+    "connection_reset": _BEHIND,
+    "connection_closed": _BEHIND,
+    "connection_aborted": _BEHIND,
+    "broken_pipe": _BEHIND,
+    "tls_error": "Does it speak TLS on this port from the first byte on? PostgreSQL and MySQL do not: leave --tls out.",
+    "too_many_open_files": "This process may open more files with a higher ulimit -n.",
+    "address_not_available": "This host has no address of that kind: is IPv6 switched off?",
+}
+_UNIX_HINTS = {
+    "connection_refused": "A file is there, but no server listens on it: it may be left over from one that has ended.",
+    "permission_denied": "This user may not use the socket: see the rights of {path} and of its directories.",
+    "ENOENT": "No such file is there: has the server started, and is the directory shared with its container?",
+    "EAGAIN": "A server listens, but does not accept: it is busy, or it hangs.",
+}
+# By the words of `probe`, `gone` and `run`.
+_ANSWERS = (
+    (r"HTTP status (401|403)", "The server is up, and wants a login: is --status {status} enough?"),
+    (r"HTTP status 404", "The server is up, but has no such path."),
+    (r"HTTP status 5", "The server is up, and says that it is not ready: see its log."),
+    (r"HTTP status", "The server is up. If that answer is enough: --status {status}"),
+    (r"no answer in HTTP within", "The server accepts, but does not answer: it is still starting, or it hangs."),
+    (r"no answer in HTTP", "Does it speak HTTP on this port? If it is HTTPS: https:// or --tls"),
+    (r"no answer yet", "Nothing has come back yet: the host, its name server or the server is silent, or slow."),
+    (r"it sent", "Another server may be at this port, or one that first waits for the client."),
+    (r"no address of this host", "Whether a port is free can only be seen on its own host."),
+    (r".*closed", _BEHIND),
+)
+
+
+def opening(targets: Sequence[Target], *, any_of: bool, gone: bool, timeout: float | None) -> str:
+    """Say what is waited for, and how long."""
+    names = ", ".join(target.name for target in targets)
+    which = f"one of {names}" if any_of and len(targets) > 1 else names
+    what = f"Waiting until a server can bind {which}" if gone else f"Waiting for {which}"
+    return f"{what}, {'without a time limit' if timeout is None else f'for at most {_seconds(timeout)}'}."
+
+
+def state(progress: Progress, *, gone: bool = False) -> str:
+    """Say how far the wait for one target is."""
+    wanted = "free" if gone else "ready"
+    name, error = progress.target.name, progress.error
+    if progress.state == "ready":
+        return f"{name}: {wanted} after {_seconds(progress.ready_after or 0.0)}"
+    if progress.state == "not needed":
+        return f"{name}: not needed"
+    what = "failed" if progress.state == "failed" else f"not {wanted} yet" if error else "waiting"
+    return f"{name}: {what}" + (f": {said(error)}" if error else "")
+
+
+def outcome(
+    targets: Sequence[Progress], ended: str | signal.Signals, *, after: float, gone: bool = False
+) -> tuple[str, ...]:
+    """Say how the wait *ended*, `ready`, `timed out`, `failed` or by a signal, *after* so many seconds: a line each.
+
+    If not all is well, lines follow for each target that is not ready: its last error, and a hint.
+    """
+    wanted = "free" if gone else "ready"
+    if ended == "ready":
+        return (f"{wanted.capitalize()} after {_seconds(after)}.",)
+    how = f"Ended by {ended.name}" if isinstance(ended, signal.Signals) else ended.capitalize()
+    lines = [f"{how} after {_seconds(after)}{': waiting does not help' if ended == 'failed' else ''}."]
+    for each in targets:
+        if each.state in ("waiting", "failed"):
+            name, what = each.target.name, "failed" if each.state == "failed" else f"not {wanted}"
+            rounds = f" ({each.rounds} {'round' if each.rounds == 1 else 'rounds'})"
+            lines.append(f"{name}: {what}: {said(each.error) if each.error else 'no answer yet'}{rounds}")
+            if each.error and (help_ := hint(each.error, each.target, gone=gone)):
+                lines.append(f"{name}: hint: {help_}")
+    return tuple(lines)
+
+
+def said(error: Exception) -> str:
+    """Return *error* in a few words."""
+    if isinstance(error, SelfConnectError):
+        return "Connection refused (the kernel connected the socket to itself; it was released)"
+    if isinstance(error, PortsExhaustedError):
+        return "no local port is free to reach it"
+    text = getattr(error, "strerror", None) or one_line(error)
+    if type(error).__module__ == "builtins" and isinstance(error, OSError) and error.errno:
+        text = os.strerror(error.errno)  # asyncio has words of its own: "Connect call failed ('127.0.0.1', 5432)"
+    if isinstance(error, TimeoutError) and not str(error):  # asyncio's
+        text = "timed out"
+    elif isinstance(error, socket.gaierror):
+        text = f"the name does not resolve: {text}"
+    # By attribute, because importing ssl takes longer than the rest of safedial.
+    elif verify := getattr(error, "verify_message", None):
+        text = f"its certificate is not accepted: {verify}"
+    elif reason := getattr(error, "reason", None):
+        text = f"TLS failed: {str(reason).replace('_', ' ').lower()}"
+    text = printable(" ".join(str(text).split()))
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def hint(error: Exception, target: Target, *, gone: bool = False) -> str:
+    """Return what may be wrong, or what to look at, in one sentence; empty if nothing is known."""
+    kind = error_type(error)
+    if target.path and kind in _UNIX_HINTS:
+        return _UNIX_HINTS[kind].format(path=printable(target.path))
+    if isinstance(error, PortsExhaustedError):
+        return f"To see what uses the local ports up: safedial doctor {target.port}"
+    if kind == "address_in_use":
+        return f"To see who has the port: safedial doctor {target.port}"
+    if kind == "self_connect":
+        return f"Nobody listens there, and the kernel may draw this port: safedial doctor {target.port}"
+    if kind == "connection_refused":
+        return _refused(target)
+    if kind == "name_resolution_error":
+        return (
+            f"Is the name right, its server started, and on the same network? To look it up: getent hosts {target.host}"
+        )
+    if kind == "certificate_error":
+        return _certificate(error, target)
+    if kind == "permission_denied" and gone:
+        return f"Only root may bind ports such as {target.port}: net.ipv4.ip_unprivileged_port_start"
+    if kind == "permission_denied":
+        return "A firewall, a sandbox or a policy of this host forbids the connection."
+    return _answered(said(error)) or _HINTS.get(kind, "")
+
+
+def _refused(target: Target) -> str:
+    if _LOCAL.fullmatch(target.host):
+        return "Nobody listens on that port. In a container, localhost is the container itself: give the server's name."
+    return (
+        "The host is up, but nobody listens on that port: has the server started, and on more than its own localhost?"
+    )
+
+
+def _certificate(error: Exception, target: Target) -> str:
+    code = getattr(error, "verify_code", None)
+    if code in _WRONG_NAME:
+        name = target.host or "localhost"
+        return f"The certificate is for other names than {name}: wait for one of these, or --insecure"
+    if code in _WRONG_TIME:
+        return "The certificate is not valid now: renew it, or set the clock. To wait without checking it: --insecure"
+    return "If an authority of your own has signed it: --ca FILE. To wait without checking it: --insecure"
+
+
+def _answered(text: str) -> str:
+    status = text.rpartition(" ")[2]
+    for pattern, help_ in _ANSWERS:
+        if re.match(pattern, text):
+            return help_.format(status=status)
+    return ""
+
+
+def _seconds(number: float) -> str:
+    """Return *number* of seconds as a person reads it: one decimal, if there is one."""
+    return f"{round(number, 1):g} s" if number < 1e6 else f"{number:.0f} s"

@@ -1,0 +1,194 @@
+"""Arguments of ``safedial wait``: what each is refused with, and that each gets where it belongs."""
+
+import contextlib
+import json
+import socket
+import threading
+
+import pytest
+
+from safedial import cli
+from safedial.cli.wait import mistakes
+from safedial.testing import refused_port
+from tests.support import faults, handlers
+
+HTTP_503 = b"HTTP/1.1 503 Busy\r\nContent-Length: 7\r\n\r\nloading"
+
+
+@pytest.fixture
+def server():
+    """The address of a server that accepts, as a target."""
+    with faults.listener() as listening:
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def sending(data, *, hangs_up=False):
+    """A server that sends *data* to each client, and reads until it leaves, or hangs up."""
+
+    def serve():
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listening.accept()
+                with client:
+                    client.sendall(data)
+                    if not hangs_up:
+                        client.recv(1 << 16)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def wait(*arguments):
+    return cli.main(["wait", *arguments])
+
+
+def refused(capsys, *arguments):
+    """Return the line that tells what is wrong."""
+    with pytest.raises(SystemExit) as ended:
+        wait(*arguments)
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    usage, line = said.err.splitlines()
+    assert usage.startswith("usage: safedial")
+    return line.partition("error: ")[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("", "a TARGET is required, such as db:5432"),
+        ("db:5432 --", "a COMMAND is required after --"),
+        ("-- true", "a TARGET is required, such as db:5432"),
+        ("db", "db: it has no port: write HOST:PORT, such as db:5432"),
+        ("db 5432", "db 5432: write db:5432"),
+        ("cache:6379 db 5432", "db 5432: write db:5432"),
+        ("db:5432 gunicorn", "write -- before it"),
+        ("db:5432 python -m app", "write -- before it"),
+        ("db:5432 -m app", "app: it has no port"),
+        ("db:5432 --retries=3", "unrecognized arguments: --retries"),
+        ("db:5432 --time 3", "unrecognized arguments: --time"),
+        ("--timeout soon db:5432", "argument --timeout: a duration is a number and ms, s, m or h"),
+        ("db:5432 --timeout", "argument --timeout: expected one argument"),
+        ("db:5432 --status 600 --http /", "argument --status: statuses are numbers"),
+        ("-h db -p 5432", "wait-for-it's -h -p: write db:5432"),
+        ("-h db -p 5432 -t 30 -q", "wait-for-it's -h -p -t -q: write db:5432 --timeout 30 --quiet"),
+        ("-h db", "wait-for-it's -h: write db:PORT"),
+        ("-h redis://me:secret@db\x1b -p 5432\x1b", "wait-for-it's -h -p: write …@db\\x1b:5432\\x1b"),
+        ("db\x1b 5432", "db\\x1b 5432: write db\\x1b:5432"),
+        ("db:5432 --what\x1b=secret", "unrecognized arguments: --what\\x1b"),
+        ("db:5432 -t 30 -- true", "wait-for-it's -t: write --timeout 30"),
+        ("db:5432 -s -- true", "wait-for-it's -s: leave it out"),
+        ("db:5432 --gone --stays 1s", "--stays asks a server, and --gone waits until there is none"),
+        ("db:5432 --gone --tls", "--tls asks a server"),
+        ("db:5432 --gone --http /", "--http asks a server"),
+        ("db:5432 --gone --expect x", "--expect asks a server"),
+        ("db:5432 --insecure", "--insecure needs --tls, or a TARGET with TLS"),
+        ("db:5432 --ca ca.pem", "--ca needs --tls, or a TARGET with TLS"),
+        ("https://db --ca ca.pem --insecure", "--insecure does not check what --ca is for"),
+        ("https://db --ca no-such-file.pem", "--ca no-such-file.pem: No such file or directory"),
+        ("db:5432 --status 200", "--status needs --http PATH, or a TARGET with HTTP"),
+        ("db:5432 --http health", 'PATH begins with "/"'),
+    ],
+)
+def test_what_can_not_be_meant_is_refused_in_one_line(capsys, arguments, says):
+    assert says in refused(capsys, *arguments.split())
+
+
+def test_refusals_show_no_password(capsys):
+    for arguments in (
+        "postgresql://me:secret@db:x",
+        "a:1 postgresql://me:secret@db:x --foo=secret",
+        "a:1 --foo=secret",
+    ):
+        assert "secret" not in refused(capsys, *arguments.split())
+
+
+def test_other_commands_take_no_command(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["demo", "--", "ls", "-l"])
+    assert "unrecognized arguments: -- ls -l" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help(capsys, monkeypatch, flag):
+    """It fits in 80 columns, and shows no option that is not meant to be used."""
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit, match="0"):
+        wait("db:5432", flag)
+    said = capsys.readouterr().out
+    assert all(len(line) < 80 for line in said.splitlines())
+    assert said.isascii()
+    assert "==SUPPRESS==" not in said
+    assert not [flag for flag in mistakes.FOREIGN if f" {flag} " in said]
+    assert "124  timed out" in said
+
+
+def test_targets_may_stand_before_and_after_options(capsys, server):
+    assert wait(server, "--timeout", "20", server, "--json", server, "--quiet") == 0
+    assert [each["target"] for each in json.loads(capsys.readouterr().out)["targets"]] == [server] * 3
+
+
+def test_target_in_a_variable(monkeypatch, capsys, server):
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://me:secret@{server}/app")
+    assert wait("$DATABASE_URL", "--json") == 0
+    said = capsys.readouterr()
+    assert f"postgresql://{server}" in said.out
+    assert "secret" not in said.out + said.err
+
+
+def test_any(server):
+    with refused_port() as port:
+        assert wait("--quiet", "--any", server, f"127.0.0.1:{port}") == 0
+
+
+def test_gone(server):
+    with refused_port() as port:
+        taken = f"127.0.0.1:{port}"
+        assert wait("--quiet", "--gone", "--timeout", "100ms", taken) == 124
+    assert wait("--quiet", "--gone", taken) == 0
+
+
+def test_options_of_http_get_there(capsys):
+    with sending(HTTP_503) as server:
+        assert wait(server, "--quiet", "--http", "/health", "--status", "503", "--expect", "loading") == 0
+        assert wait(f"http://{server}", "--quiet", "--timeout", "500ms") == 124
+    assert "HTTP status 503" in capsys.readouterr().err
+
+
+def test_path_is_encoded_as_that_of_a_url():
+    requests = []
+    with handlers.serving(handlers.answer(b"HTTP/1.1 200 OK\r\n\r\n", requests=requests)) as port:
+        assert wait(f":{port}", "--quiet", "--http", "/ä b%20?c=d") == 0
+    assert requests[0].startswith(b"GET /%C3%A4%20b%20?c=d HTTP/1.1\r\n")
+
+
+def test_options_of_a_banner_get_there(capsys):
+    with sending(b"SSH-2.0-x\r\n") as server:
+        assert wait(server, "--quiet", "--expect", "SSH-2.0", "--stays", "10ms") == 0
+        assert wait(server, "--quiet", "--expect", "MySQL", "--timeout", "100ms") == 124
+        assert wait(server, "--quiet", "--tls", "--insecure", "--timeout", "500ms") == 124
+    assert "TLS" in capsys.readouterr().err
+
+
+def test_stays_refuses_a_server_that_closes_again(capsys):
+    with sending(b"", hangs_up=True) as server:
+        assert wait(server, "--quiet", "--stays", "20s", "--timeout", "500ms") == 124
+    assert "closed it again" in capsys.readouterr().err
+
+
+def test_permanent_error_is_status_1(capsys):
+    assert wait("192.0.2.1:80", "--gone") == 1
+    assert "192.0.2.1:80: failed" in capsys.readouterr().err
+
+
+def test_timeout_of_0_has_no_end(capsys, server):
+    assert wait(server, "--timeout", "0") == 0
+    assert "without a time limit" in capsys.readouterr().err

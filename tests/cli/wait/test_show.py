@@ -1,0 +1,117 @@
+"""What is told of the wait, by hand-made records. How it looks on a terminal: `test_run_as_users`."""
+
+import json
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from safedial.cli.wait import as_json, show
+from safedial.cli.wait.progress import Progress
+from safedial.cli.wait.targets import Target
+
+DOCS = (Path(__file__).parents[3] / "docs" / "command-line.md").read_text()
+FIELDS = DOCS.partition("<!-- wait's fields -->")[2].partition("<!-- /wait's fields -->")[0]
+
+
+class Log:
+    """A log with a clock that goes on by itself only as far as it is told."""
+
+    def __init__(self, progresses, **options):
+        self.now, self.lines = 0.0, []
+        self._lines = show.Lines(progresses, self.lines.append, clock=lambda: self.now, **options)
+
+    def at(self, seconds):
+        """Return the lines that are written then."""
+        self.now = seconds
+        self.lines.clear()
+        self._lines.changed()
+        return self.lines
+
+
+def refused():
+    return ConnectionRefusedError(111, "Connection refused")
+
+
+def test_log_has_a_line_when_something_changes_and_each_minute():
+    db, cache = (Progress(Target(name, name, 1)) for name in ("db:1", "cache:2"))
+    log = Log([db, cache])
+    assert log.at(0.1) == []  # the opening has said that they are waited for
+    db.error = refused()
+    assert log.at(0.2) == ["db:1: not ready yet: Connection refused"]
+    db.error = refused()
+    assert log.at(59) == []
+    cache.state, cache.ready_after = "ready", 59.5
+    assert log.at(60) == ["cache:2: ready after 59.5 s"]
+    assert log.at(60.2) == ["db:1: not ready yet: Connection refused (60 s so far)"]
+    assert log.at(120.1) == []
+    assert log.at(130) == ["db:1: not ready yet: Connection refused (130 s so far)"]
+    db.error = TimeoutError(110, "Connection timed out")
+    assert log.at(131) == ["db:1: not ready yet: Connection timed out"]
+    db.state = "failed"
+    assert log.at(132) == ["db:1: failed: Connection timed out"]
+    assert log.at(300) == []
+
+
+def test_log_says_what_is_waited_for_if_nothing_is_known_for_a_minute():
+    assert Log([Progress(Target("db:1", "db", 1))]).at(60) == ["db:1: waiting (60 s so far)"]
+
+
+def test_log_of_a_port_that_is_to_become_free():
+    progress = Progress(Target("db:1", "db", 1), "ready", ready_after=1.0)
+    waiting = Progress(Target("db:2", "db", 2))
+    log = Log([waiting], gone=True)
+    waiting.state, waiting.ready_after = progress.state, progress.ready_after
+    assert log.at(1) == ["db:2: free after 1 s"]
+
+
+def test_failure_has_each_last_error_and_a_hint(capsys):
+    progresses = [
+        Progress(Target("db:1", "db", 1), rounds=3, error=refused()),
+        Progress(Target("cache:2", "cache", 2), "ready", ready_after=0.1),
+    ]
+    show.failure(progresses, "timed out", 60.0, gone=False)
+    head, error, hint = capsys.readouterr().err.splitlines()
+    assert head == "safedial: Timed out after 60 s."
+    assert error.startswith("safedial: db:1: not ready: Connection refused")
+    assert hint.startswith("safedial: db:1: hint: ")
+
+
+def test_failure_by_a_signal_is_one_line(capsys):
+    show.failure([Progress(Target("db:1", "db", 1), error=refused())], signal.SIGTERM, 1.0, gone=False)
+    assert capsys.readouterr().err == "safedial: Ended by SIGTERM after 1 s.\n"
+
+
+RESULT = [
+    Progress(Target("db:1", "db", 1), "waiting", 3, refused()),
+    Progress(Target("cache:2", "cache", 2), "ready", 1, refused(), 0.1234),
+    Progress(Target("other:3", "other", 3), "not needed"),
+]
+
+
+def test_json_is_one_object_on_one_line():
+    text = as_json.as_json(RESULT, "timed out", 124, 60.0004, gone=False)
+    assert "\n" not in text
+    assert text.isascii()
+    found = json.loads(text)
+    db, cache, other = found.pop("targets")
+    assert found == {"schema": 1, "status": 124, "outcome": "timed out", "seconds": 60.0}
+    assert isinstance(db.pop("hint"), str)
+    assert db == {
+        "target": "db:1", "state": "waiting", "seconds": None, "rounds": 3, "error": "Connection refused"
+    }  # fmt: skip
+    assert (cache["seconds"], cache["error"], cache["hint"]) == (0.123, "Connection refused", None)
+    assert (other["state"], other["rounds"], other["error"], other["hint"]) == ("not needed", 0, None, None)
+
+
+@pytest.mark.parametrize(("ended", "told"), [("ready", "ready"), (signal.SIGINT, "ended by SIGINT")])
+def test_json_tells_how_it_ended(ended, told):
+    assert json.loads(as_json.as_json([], ended, 0, 1.0, gone=False))["outcome"] == told
+
+
+def test_docs_describe_each_field():
+    described = re.findall(r"^\| `([\w.\[\]]+)` \|", FIELDS, re.MULTILINE)
+    found = json.loads(as_json.as_json(RESULT, "timed out", 124, 60.0, gone=False))
+    fields = [*found, *(f"targets[].{name}" for name in found["targets"][0])]
+    assert sorted(described) == sorted(fields)
