@@ -107,6 +107,7 @@ def test_command_has_the_pid_and_gets_the_signal_itself(server):
         assert (stdout, stderr, process.returncode) == ("ended\n", "", 7)
 
 
+@pytest.mark.storm
 def test_command_that_is_not_there(server):
     ended = run(server, "--quiet", "--", "no-such-command")
     assert (ended.returncode, ended.stdout) == (127, "")
@@ -153,6 +154,7 @@ def test_signal_ends_it_with_one_line(nobody, number):
 
 
 @posix
+@pytest.mark.storm
 def test_signal_that_is_ignored_stays_ignored(nobody):
     """A shell's background job has SIGINT ignored, and so has its command."""
     ignore = lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)  # noqa: E731
