@@ -15,7 +15,7 @@ from typing import Any
 
 import safedial
 from safedial._address import printable
-from safedial.cli.wait import threads, unix
+from safedial.cli.wait import threads, unix, words
 from safedial.cli.wait.progress import NotReady
 from safedial.cli.wait.targets import Target
 
@@ -117,9 +117,10 @@ async def _answers(target: Target, tls: ssl.SSLContext | None, path: str, asked:
             port = target.port or (80 if tls is None else 443)  # a Unix socket has none
             status = await http.status(reader, writer, host, port, path, tls=tls is not None)
         if limit.expired():
-            raise NotReady(errno.ETIMEDOUT, f"no answer in HTTP within {_ANSWER:g} s")
+            hint = "The server accepts, but does not answer: it is still starting, or it hangs."
+            raise NotReady(errno.ETIMEDOUT, f"no answer in HTTP within {_ANSWER:g} s", hint=hint)
         if status not in asked.statuses:
-            raise NotReady(f"HTTP status {status}")
+            raise NotReady(f"HTTP status {status}", hint=words.hint_for_status(status))
         if asked.expect is not None:
             await _sends(reader, asked.expect)
 
@@ -135,7 +136,8 @@ async def _sends(reader: asyncio.StreamReader, text: str) -> None:
             limit.reschedule(min(end, loop.time() + _PAUSE))
     if wanted not in data:
         sent = f"'{printable(data[:60].decode(errors='replace'))}'" if data else "nothing"
-        raise NotReady(f"it sent {sent}, not '{printable(text)}'")
+        hint = "Another server may be at this port, or one that first waits for the client."
+        raise NotReady(f"it sent {sent}, not '{printable(text)}'", hint=hint)
 
 
 async def _stays(reader: asyncio.StreamReader, seconds: float) -> None:
@@ -144,7 +146,7 @@ async def _stays(reader: asyncio.StreamReader, seconds: float) -> None:
         while await reader.read(1 << 16):
             pass
     if not limit.expired():
-        raise NotReady("it accepted the connection, and closed it again")
+        raise NotReady("it accepted the connection, and closed it again", hint=words.BEHIND)
 
 
 @contextlib.asynccontextmanager
