@@ -115,14 +115,16 @@ def test_command_that_is_not_there(server):
 
 @posix
 @pytest.mark.storm
-def test_stderr_that_nobody_reads_is_not_in_the_way(server):
+@pytest.mark.parametrize(("stream", "number"), [("stdout", 1), ("stderr", 2)])
+@pytest.mark.parametrize(("command", "status"), [(("--", "sh", "-c", "exit 7"), 7), ((), 0)], ids=["command", "none"])
+def test_stream_that_nobody_reads_is_not_in_the_way(server, stream, number, command, status):
     """Neither one that is closed (``2>&-``), nor a pipe whose reader has ended."""
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        for options in ({"stderr": writer}, {"stderr": None, "preexec_fn": lambda: os.close(2)}):
-            with start(server, "--", "sh", "-c", "exit 7", **options) as process:
-                assert process.wait(60) == 7
+        for options in ({stream: writer}, {stream: None, "preexec_fn": lambda: os.close(number)}):
+            with start(server, "--json", *command, **options) as process:
+                assert process.wait(60) == status
     finally:
         os.close(writer)
 

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import functools
 import signal
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -122,7 +121,7 @@ def _run(namespace: argparse.Namespace) -> int:
     if namespace.json:
         from safedial.cli.wait import as_json
 
-        sys.stdout.write(f"{as_json.as_json(progresses, outcome, status, after, gone=gone)}\n")
+        show.result(as_json.as_json(progresses, outcome, status, after, gone=gone))
     if outcome != "ready":
         show.failure(progresses, outcome, after, gone=gone)
         return status
