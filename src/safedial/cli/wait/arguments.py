@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import dataclasses
 import functools
 import signal
 import time
@@ -141,11 +140,10 @@ def _look(namespace: argparse.Namespace) -> "Look":
         insecure=namespace.insecure,
         ca=namespace.ca,
         http=None if namespace.http is None else request(namespace.http),
+        statuses=namespace.status or probe.SUCCESS,
         expect=namespace.expect,
         stays=namespace.stays or 0.0,
     )
-    if namespace.status is not None:
-        asked = dataclasses.replace(asked, statuses=namespace.status)
     if asked.ca is not None:
         try:
             probe.context(insecure=False, ca=asked.ca)

@@ -28,6 +28,8 @@ _ANSWER = 10.0
 # Seconds after a part of a banner, or of a body, for the next. A server that says something else is so looked at again
 # soon: another one may have its port by then.
 _PAUSE = 2.0
+# RFC 9110, section 15: all went well, or the answer is elsewhere.
+SUCCESS = range(200, 400)
 # Bytes of the banner, or the body, that are searched.
 _SEARCHED = 4096
 
@@ -40,7 +42,7 @@ class Asked:
     insecure: bool = False  # do not verify the certificate
     ca: str | None = None  # a file of certificates to trust, in place of the system's
     http: str | None = None  # the path and query of a GET
-    statuses: Container[int] = range(200, 400)
+    statuses: Container[int] = SUCCESS
     expect: str | None = None  # a text in the first 4096 bytes that the server sends, or of the HTTP answer's body
     stays: float = 0.0  # seconds for which the server must not close the connection
 
