@@ -9,7 +9,6 @@ import socket
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from safedial._address import printable
@@ -20,7 +19,8 @@ from safedial.cli.wait.schemes import HTTP, PORTS, POSTGRES, SERVERLESS, TLS
 _ASKED = frozenset({"host", "hostaddr", "port", "unix_socket"})
 
 _LIST = "it has several hosts: give each host as a target of its own, with --any if one of them is enough"
-# RFC 3986, appendix B. urlsplit() quotes passwords in its errors.
+# Scheme, host and port, path, query, fragment with its "#" (RFC 3986, appendix B). urlsplit() would quote passwords in
+# its errors.
 _URL = re.compile(r"(?:jdbc:)?([\w${}+.-]+)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?", re.DOTALL)
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|([A-Za-z_]\w*))", re.ASCII)
 # What an error may show of a target that is no URL.
@@ -40,14 +40,6 @@ class Target:
     http: str | None = None  # the path and query of a GET
 
 
-class _Url(NamedTuple):
-    scheme: str  # in lower case, without the driver
-    driver: str
-    place: str  # host and port
-    path: str
-    query: str  # only what may be looked at
-
-
 def parse(text: str, environ: Mapping[str, str]) -> Target:
     """Return the target that *text* means. ``$NAME`` and ``${NAME}`` are read from *environ*.
 
@@ -64,7 +56,7 @@ def parse(text: str, environ: Mapping[str, str]) -> Target:
             raise ValueError("it has a line break or another control character")
         if expanded.startswith("unix:") and not expanded.startswith("unix://"):
             return _unix(expanded.removeprefix("unix:").partition("?")[0])
-        if (url := _url(expanded)) is not None:
+        if (url := _URL.fullmatch(expanded)) is not None:
             return _of_url(url, environ)
         return _plain(expanded)
     except ValueError as error:
@@ -106,7 +98,7 @@ def _without_login(text: str) -> str:
     if place.endswith(":") and path.startswith("//"):
         raise ValueError(_LIST)  # such as http://a,http://b
     if scheme.lower() == "sqlserver" and ";" in text:
-        raise ValueError('what a ";" divides is not read: write HOST:PORT')
+        raise ValueError('what follows a ";" is not read: write HOST:PORT')
     if "@" in stray:
         raise ValueError(
             "it has an @ behind its host. In a user or password, write @ as %40, / as %2F, ? as %3F and # as %23"
@@ -116,16 +108,9 @@ def _without_login(text: str) -> str:
     return f"{scheme}://{place}{path}" + (f"?{query}" if query else "")
 
 
-def _url(text: str) -> _Url | None:
-    match = _URL.fullmatch(text)
-    if match is None:
-        return None
-    scheme, _, driver = match[1].lower().partition("+")
-    return _Url(scheme, driver, match[2], match[3], match[4] or "")
-
-
-def _of_url(url: _Url, environ: Mapping[str, str]) -> Target:
-    scheme, driver, place, path, query = url
+def _of_url(url: re.Match[str], environ: Mapping[str, str]) -> Target:
+    scheme, _, driver = url[1].lower().partition("+")
+    place, path, query = url[2], url[3], url[4] or ""
     if scheme in SERVERLESS:
         raise ValueError(SERVERLESS[scheme])
     if driver == "srv":
@@ -148,7 +133,7 @@ def _of_url(url: _Url, environ: Mapping[str, str]) -> Target:
         host = asked.get("hostaddr") or asked.get("host") or host or environ.get("PGHOST", "")
         port = asked.get("port") or port or environ.get("PGPORT", "")
         if not host:
-            raise ValueError("it has no host, and there libpq takes one of several sockets: write localhost, or ?host=")
+            raise ValueError("it has no host, and libpq would try several Unix sockets: write localhost, or ?host=")
         if "," in host or "," in port:
             raise ValueError(_LIST)
         if host.startswith(("/", "@")):
