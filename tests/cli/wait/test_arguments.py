@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import socket
-import threading
 
 import pytest
 
@@ -23,26 +21,9 @@ def server():
 
 
 @contextlib.contextmanager
-def sending(data, *, hangs_up=False):
-    """A server that sends *data* to each client, and reads until it leaves, or hangs up."""
-
-    def serve():
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = listening.accept()
-                with client:
-                    client.sendall(data)
-                    if not hangs_up:
-                        client.recv(1 << 16)
-
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield f"127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            listening.shutdown(socket.SHUT_RDWR)
-            thread.join()
+def serving(handler):
+    with handlers.serving(handler) as port:
+        yield f"127.0.0.1:{port}"
 
 
 def wait(*arguments):
@@ -157,7 +138,7 @@ def test_gone(server):
 
 
 def test_options_of_http_get_there(capsys):
-    with sending(HTTP_503) as server:
+    with serving(handlers.answer(HTTP_503)) as server:
         assert wait(server, "--quiet", "--http", "/health", "--status", "503", "--expect", "loading") == 0
         assert wait(f"http://{server}", "--quiet", "--timeout", "500ms") == 124
     assert "HTTP status 503" in capsys.readouterr().err
@@ -171,7 +152,7 @@ def test_path_is_encoded_as_that_of_a_url():
 
 
 def test_options_of_a_banner_get_there(capsys):
-    with sending(b"SSH-2.0-x\r\n") as server:
+    with serving(handlers.say(b"SSH-2.0-x\r\n")) as server:
         assert wait(server, "--quiet", "--expect", "SSH-2.0", "--stays", "10ms") == 0
         assert wait(server, "--quiet", "--expect", "MySQL", "--timeout", "100ms") == 124
         assert wait(server, "--quiet", "--tls", "--insecure", "--timeout", "500ms") == 124
@@ -179,7 +160,7 @@ def test_options_of_a_banner_get_there(capsys):
 
 
 def test_stays_refuses_a_server_that_closes_again(capsys):
-    with sending(b"", hangs_up=True) as server:
+    with serving(handlers.close) as server:
         assert wait(server, "--quiet", "--stays", "20s", "--timeout", "500ms") == 124
     assert "closed it again" in capsys.readouterr().err
 

@@ -2,10 +2,8 @@
 
 import argparse
 import contextlib
-import dataclasses
 import functools
 import signal
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -122,7 +120,7 @@ def _run(namespace: argparse.Namespace) -> int:
     if namespace.json:
         from safedial.cli.wait import as_json
 
-        sys.stdout.write(f"{as_json.as_json(progresses, outcome, status, after, gone=gone)}\n")
+        show.result(as_json.as_json(progresses, outcome, status, after, gone=gone))
     if outcome != "ready":
         show.failure(progresses, outcome, after, gone=gone)
         return status
@@ -142,11 +140,10 @@ def _look(namespace: argparse.Namespace) -> "Look":
         insecure=namespace.insecure,
         ca=namespace.ca,
         http=None if namespace.http is None else request(namespace.http),
+        statuses=namespace.status or probe.SUCCESS,
         expect=namespace.expect,
         stays=namespace.stays or 0.0,
     )
-    if namespace.status is not None:
-        asked = dataclasses.replace(asked, statuses=namespace.status)
     if asked.ca is not None:
         try:
             probe.context(insecure=False, ca=asked.ca)

@@ -14,7 +14,14 @@ Outcome: TypeAlias = Literal["ready", "timed out", "failed"] | signal.Signals
 
 
 class NotReady(OSError):  # noqa: N818  # it is no error of anybody
-    """What was asked for is not true yet, and may become true. Its errno is None if it has nothing to do with one."""
+    """What was asked for is not true yet, and may become true. Its errno is None if it has nothing to do with one.
+
+    *hint* says what may be wrong, or what to look at, in one sentence.
+    """
+
+    def __init__(self, *args: object, hint: str = "") -> None:
+        super().__init__(*args)
+        self.hint = hint
 
 
 @dataclass

@@ -30,6 +30,15 @@ def log(line: str) -> None:
         sys.stderr.flush()
 
 
+def result(line: str) -> None:
+    """Write *line* to stdout. If that is closed, or nobody reads it, the exit status says how the wait ended."""
+    try:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except (AttributeError, OSError):
+        sys.stdout = None  # Python would flush it again at its end, and fail. COMMAND finds the descriptor as it was
+
+
 @contextlib.contextmanager
 def showing(
     progresses: Sequence[Progress], *, any_of: bool, gone: bool, timeout: float | None
