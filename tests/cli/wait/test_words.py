@@ -77,7 +77,7 @@ HTTP = "The server is up"
 @pytest.mark.parametrize(
     ("error", "target", "says"),
     [
-        (REFUSED, DB, "on more than its own localhost?"),
+        (REFUSED, DB, "not only on its localhost?"),
         (REFUSED, LOCAL, "In a container, localhost is the container"),
         (REFUSED, parse("127.0.0.2:80", {}), "In a container, localhost is the container"),
         (REFUSED, parse("[::1]:80", {}), "In a container, localhost is the container"),

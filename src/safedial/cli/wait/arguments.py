@@ -76,8 +76,8 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:  # pyright: ignore
         "--stays",
         type=values.duration,
         metavar="DURATION",
-        help="the connection is not closed again for so long: a forwarder, such as Docker's, may accept before its "
-        "server is up",
+        help="the connection stays open for so long: a forwarder, such as Docker's, may accept before its server is "
+        "up, and close it again",
     )
     group.add_argument("--tls", action="store_true", help="the TLS handshake succeeds")
     group.add_argument("--ca", metavar="FILE", help="with TLS: trust the certificates in FILE, and no others")
@@ -95,7 +95,7 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:  # pyright: ignore
     group.add_argument("--gone", action="store_true", help="the reverse: no server, and one could bind the port")
     group = wait.add_argument_group("what is printed")
     group.add_argument("--quiet", action="store_true", help="nothing, unless the wait fails")
-    group.add_argument("--json", action="store_true", help="the result, also as a JSON object on stdout")
+    group.add_argument("--json", action="store_true", help="also the result as a JSON object, on stdout")
     group.add_argument("--help", action="help", help="print this help")
     for flag in mistakes.FOREIGN:
         wait.add_argument(flag, nargs="?", const="", help=argparse.SUPPRESS)

@@ -50,13 +50,12 @@ class Asked:
 async def probe(target: Target, asked: Asked) -> None:
     """Return if *target* is ready, or raise what was wrong.
 
-    Redirects are answers, and not followed. A server may close the connection after its answer in HTTP. There,
-    *asked.stays* asks once more when that time is over.
+    Redirects are answers, and not followed. With HTTP, *asked.stays* asks once more when that time is over: a server
+    may close the connection after its answer.
 
     Raises:
         NotReady: it is not ready yet: it closed the connection, was silent, or said something else.
-        OSError: the kernel's, the resolver's or TLS's own error. What `safedial.reconnect` dials again after, and what
-            TLS says, may go away by itself.
+        OSError: the kernel's, the resolver's or TLS's own error.
         ValueError: the target can't be dialed, or *asked.ca* or *asked.http* is wrong.
     """
     tls = context(insecure=asked.insecure, ca=asked.ca) if asked.tls or target.tls else None
@@ -138,7 +137,7 @@ async def _sends(reader: asyncio.StreamReader, text: str) -> None:
             limit.reschedule(min(end, loop.time() + _PAUSE))
     if wanted not in data:
         sent = f"'{printable(data[:60].decode(errors='replace'))}'" if data else "nothing"
-        hint = "Another server may be at this port, or one that first waits for the client."
+        hint = "Another server may have this port, or the server waits for the client to speak first."
         raise NotReady(f"it sent {sent}, not '{printable(text)}'", hint=hint)
 
 

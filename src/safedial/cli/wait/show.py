@@ -1,13 +1,13 @@
 """How the wait goes, on stderr: a live line for each target on a terminal, else a line when something changes."""
 
 import contextlib
-import importlib
 import signal
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING
 
+from safedial.cli.extra import has_rich
 from safedial.cli.wait import words
 from safedial.cli.wait.progress import Outcome, Progress
 
@@ -98,11 +98,7 @@ class Lines:
 
 def _terminal() -> "Console | None":
     """Return rich's console on stderr, if that is a terminal where lines can be drawn again, and rich is installed."""
-    try:
-        if not sys.stderr.isatty():
-            return None
-        importlib.import_module("rich")  # by itself: an ImportError in our own modules is a bug
-    except (AttributeError, ImportError):  # AttributeError: sys.stderr is None
+    if not (sys.stderr and sys.stderr.isatty() and has_rich()):  # None: it is closed
         return None
     from rich.console import Console
 

@@ -24,7 +24,7 @@ _LOCAL = re.compile(r"localhost\.?|127\..*|::1")
 _WRONG_TIME, _WRONG_NAME = (9, 10), (62, 63, 64)
 
 BEHIND = "A forwarder, such as docker's, or a proxy accepts, but the server behind it is not up: see the server's log."
-_ROUTE = "There is no route to this host: is its network up, and are both on the same one?"
+_ROUTE = "There is no route to this host: is the network up, and are both hosts on it?"
 _SILENT = "The host is down, or a firewall or network policy drops the packets."
 # By OpenTelemetry's error.type, as `safedial._retry.kinds` has it. A NotReady may have a hint of its own.
 _HINTS = {
@@ -120,7 +120,7 @@ def hint(error: Exception, target: Target, *, gone: bool = False) -> str:
         return _refused(target)
     if kind == "name_resolution_error":
         return (
-            f"Is the name right, its server started, and on the same network? To look it up: getent hosts {target.host}"
+            f"Is the name right, and its server up and on the same network? To look it up: getent hosts {target.host}"
         )
     if kind == "certificate_error":
         return _certificate(error, target)
@@ -147,9 +147,7 @@ def _refused(target: Target) -> str:
         return "A file is there, but no server listens on it: it may be left over from one that has ended."
     if _LOCAL.fullmatch(target.host):
         return "Nobody listens on that port. In a container, localhost is the container itself: give the server's name."
-    return (
-        "The host is up, but nobody listens on that port: has the server started, and on more than its own localhost?"
-    )
+    return "The host is up, but nobody listens on that port: has the server started, and not only on its localhost?"
 
 
 def _certificate(error: Exception, target: Target) -> str:
