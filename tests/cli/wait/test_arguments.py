@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import re
+import socket
 
 import pytest
 
@@ -9,6 +11,9 @@ from safedial import cli
 from safedial.cli.wait import mistakes
 from safedial.testing import refused_port
 from tests.support import faults, handlers
+from tests.support.plain import connected_to_itself
+
+linux = pytest.mark.skipif("sys.platform != 'linux'", reason="/proc/net/tcp is read")
 
 HTTP_503 = b"HTTP/1.1 503 Busy\r\nContent-Length: 7\r\n\r\nloading"
 
@@ -135,6 +140,42 @@ def test_gone(server):
         taken = f"127.0.0.1:{port}"
         assert wait("--quiet", "--gone", "--timeout", "100ms", taken) == 124
     assert wait("--quiet", "--gone", taken) == 0
+
+
+@linux
+def test_port_alone_is_to_be_free_on_every_address(capsys, dead_port):
+    with faults.listener("127.0.0.5", port=dead_port):
+        assert wait(f"localhost:{dead_port}", "--quiet", "--gone") == 0
+        assert wait(f":{dead_port}", "--gone", "--timeout", "100ms") == 124
+        assert wait(str(dead_port), "--quiet", "--gone", "--timeout", "100ms") == 124
+    said = capsys.readouterr().err
+    assert f"safedial: :{dead_port}: not free: " in said
+    assert "listens on 127.0.0.5" in said
+
+
+@linux
+def test_refused_by_a_port_that_another_socket_has(capsys, dead_port):
+    """Its server can't start, for as long as it is so."""
+    with connected_to_itself(dead_port) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        assert wait(f":{dead_port}", "--json", "--timeout", "100ms") == 124
+    result, said = capsys.readouterr()
+    (target,) = json.loads(result)["targets"]
+    for error in (target["error"], said):
+        assert re.search(r"refused; taken by a socket of \S+ \(pid \d+\) that is connected to itself", error)
+    for hint in (target["hint"], said):
+        assert f"Its server can't start until the port is free: safedial doctor {dead_port}" in hint
+
+
+@linux
+def test_refused_beside_connections_of_a_server_that_has_ended(capsys):
+    """They are not in the way of a new one."""
+    with faults.listener() as server:
+        address = server.getsockname()
+        client, accepted = socket.create_connection(address), server.accept()[0]
+    with client, accepted:
+        assert wait(f":{address[1]}", "--quiet", "--timeout", "100ms") == 124
+    assert "not ready: Connection refused (" in capsys.readouterr().err
 
 
 def test_options_of_http_get_there(capsys):

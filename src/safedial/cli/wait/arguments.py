@@ -117,6 +117,10 @@ def _run(namespace: argparse.Namespace) -> int:
     with quiet if namespace.quiet else show.showing(progresses, any_of=any_of, gone=gone, timeout=timeout) as changed:
         outcome = run.wait(progresses, look, any_of=any_of, timeout=timeout, changed=changed)
     after, status = time.monotonic() - began, _status(outcome)
+    if outcome != "ready" and not gone:
+        from safedial.cli.wait import refused
+
+        refused.explain(progresses)
     if namespace.json:
         from safedial.cli.wait import as_json
 

@@ -37,10 +37,11 @@ def parse_targets(namespace: argparse.Namespace) -> list[Target]:
     # argparse takes one group of targets. Those behind an option are unknown to it.
     words = [*namespace.targets, *(word for word in namespace.unknown if not word.startswith("-"))]
     options = [word.partition("=")[0] for word in namespace.unknown if word.startswith("-")]
+    here = "" if namespace.gone else "localhost"  # the usual server binds every address
     found: list[Target] = []
     for word, after in itertools.zip_longest(words, words[1:], fillvalue=""):
         try:
-            found.append(targets.parse(word, os.environ))
+            found.append(targets.parse(word, os.environ, here=here))
         except ValueError as error:
             why = str(error)
             if after.isdigit() and ":" not in word:

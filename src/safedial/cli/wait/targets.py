@@ -29,7 +29,7 @@ _HARMLESS = re.compile(r"[\w.:\[\]%${}-]+")
 
 @dataclass(frozen=True)
 class Target:
-    """One server. Either *path* is given (AF_UNIX), or *host* and *port*."""
+    """One server. Either *path* is given (AF_UNIX), or *host* and *port*; *host* is empty for every address here."""
 
     name: str  # as the user gave it, without user, password and query: for the report
     host: str = ""
@@ -40,8 +40,10 @@ class Target:
     http: str | None = None  # the path and query of a GET
 
 
-def parse(text: str, environ: Mapping[str, str]) -> Target:
+def parse(text: str, environ: Mapping[str, str], *, here: str = "localhost") -> Target:
     """Return the target that *text* means. ``$NAME`` and ``${NAME}`` are read from *environ*.
+
+    *here* is the host of a port alone; empty for every address of this host.
 
     A program that starts without a shell, such as the ENTRYPOINT of a container image, gets them unexpanded.
 
@@ -58,7 +60,7 @@ def parse(text: str, environ: Mapping[str, str]) -> Target:
             return _unix(expanded.removeprefix("unix:").partition("?")[0])
         if (url := _URL.fullmatch(expanded)) is not None:
             return _of_url(url, environ)
-        return _plain(expanded)
+        return _plain(expanded, here)
     except ValueError as error:
         raise ValueError(f"{_label(text)}: {error}") from None
 
@@ -152,7 +154,7 @@ def request(path: str, query: str = "") -> str:
     return quote((path or "/") + (f"?{query}" if query else ""), safe=string.punctuation)
 
 
-def _plain(text: str) -> Target:
+def _plain(text: str, here: str) -> Target:
     if "," in text:
         raise ValueError(_LIST)
     if "@" in text:
@@ -160,17 +162,17 @@ def _plain(text: str) -> Target:
     if text.startswith("/"):
         raise ValueError("a Unix socket is written unix:/path")
     if text.isdigit():
-        return _tcp("localhost", text)
+        return _tcp(here, text)
     host, port = split(text)
     if not host and not port:
         raise ValueError("it has no host and no port: is a variable of the shell not set?")
     if not port:
         raise ValueError("it has no port: write HOST:PORT, such as db:5432")
-    return _tcp(host or "localhost", port)
+    return _tcp(host or here, port)
 
 
 def _tcp(host: str, port: str) -> Target:
-    host, number = checked_host(host), checked_port(port)
+    host, number = checked_host(host) if host else "", checked_port(port)
     return Target(joined(host, number), host, number)
 
 
