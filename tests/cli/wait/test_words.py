@@ -103,19 +103,24 @@ HTTP = "The server is up"
     ],
 )
 def test_hints(error, target, says):
-    hint = words.hint(error, target)
+    hint = words.hint(Progress(target, error=error))
     assert says in hint
     assert hint.isascii()
 
 
 def test_hint_for_a_port_that_only_root_may_bind():
-    hint = words.hint(numbered(errno.EACCES), parse("localhost:80", {}), gone=True)
+    hint = words.hint(Progress(parse("localhost:80", {}), error=numbered(errno.EACCES), gone=True))
     assert hint == "Only root may bind ports such as 80: net.ipv4.ip_unprivileged_port_start"
 
 
 def test_no_hint_is_better_than_a_wrong_one():
-    assert words.hint(numbered(errno.EPROTO), DB) == ""
-    assert words.hint(ValueError("what"), DB) == ""
+    assert words.hint(Progress(DB, error=numbered(errno.EPROTO))) == ""
+    assert words.hint(Progress(DB, error=ValueError("what"))) == ""
+
+
+def test_no_hint_where_nothing_is_wrong():
+    assert words.hint(Progress(DB)) == ""
+    assert words.hint(Progress(DB, "ready", error=REFUSED)) == ""
 
 
 @pytest.mark.parametrize(
@@ -125,15 +130,15 @@ def test_no_hint_is_better_than_a_wrong_one():
         ({"timeout": None}, "Waiting for db:5432, localhost:5432, without a time limit."),
         ({"timeout": 0.5}, "Waiting for db:5432, localhost:5432, for at most 0.5 s."),
         ({"any_of": True}, "Waiting for one of db:5432, localhost:5432, for at most 60 s."),
-        ({"gone": True}, "Waiting until a server can bind db:5432, localhost:5432, for at most 60 s."),
     ],
 )
 def test_opening(options, says):
-    assert words.opening([DB, LOCAL], **{"any_of": False, "gone": False, "timeout": 60.0, **options}) == says
+    targets = [Progress(DB), Progress(LOCAL)]
+    assert words.opening(targets, **{"any_of": False, "timeout": 60.0, **options}) == says
 
 
 def test_one_of_one_is_that_one():
-    assert words.opening([DB], any_of=True, gone=False, timeout=60.0) == "Waiting for db:5432, for at most 60 s."
+    assert words.opening([Progress(DB)], any_of=True, timeout=60.0) == "Waiting for db:5432, for at most 60 s."
 
 
 @pytest.mark.parametrize(
@@ -151,31 +156,31 @@ def test_state(progress, says):
 
 
 def test_states_of_a_port_that_is_to_be_free():
-    taken = Progress(DB, rounds=1, error=NotReady(errno.EADDRINUSE, "taken: LISTEN"))
-    assert words.state(taken, gone=True) == "db:5432: not free yet: taken: LISTEN"
-    assert words.state(Progress(DB, "ready", 1, None, 0.0), gone=True) == "db:5432: free after 0 s"
+    taken = Progress(DB, rounds=1, error=NotReady(errno.EADDRINUSE, "taken: LISTEN"), gone=True)
+    opening = words.opening([taken], any_of=False, timeout=60.0)
+    assert opening == "Waiting until a server can bind db:5432, for at most 60 s."
+    assert words.state(taken) == "db:5432: not free yet: taken: LISTEN"
+    assert words.failure([taken], "timed out", after=1)[1] == "db:5432: not free: taken: LISTEN (1 round)"
+    assert words.state(Progress(DB, "ready", 1, None, 0.0, gone=True)) == "db:5432: free after 0 s"
 
 
-def test_outcomes():
+def test_time_out():
     ready, late = Progress(LOCAL, "ready", 1, None, 0.1), Progress(DB, rounds=1, error=REFUSED)
-    assert words.outcome([ready], "ready", after=0.1) == ("Ready after 0.1 s.",)
-    assert words.outcome([ready], "ready", after=0.1, gone=True) == ("Free after 0.1 s.",)
-    first, last, hint = words.outcome([ready, late], "timed out", after=60.04)
+    first, last, hint = words.failure([ready, late], "timed out", after=60.04)
     assert first == "Timed out after 60 s."
     assert last == "db:5432: not ready: Connection refused (1 round)"
-    assert hint == f"db:5432: hint: {words.hint(REFUSED, DB)}"
+    assert hint == f"db:5432: hint: {words.hint(late)}"
 
 
-def test_outcome_of_a_failure():
+def test_permanent_error():
     failed = Progress(DB, "failed", 2, numbered(errno.EPROTO))
-    first, last = words.outcome([failed], "failed", after=0.2)
+    first, last = words.failure([failed], "failed", after=0.2)
     assert first == "Failed after 0.2 s: waiting does not help."
     assert last == "db:5432: failed: Protocol error (2 rounds)"
 
 
-def test_outcome_by_a_signal():
-    lines = words.outcome([Progress(DB), Progress(LOCAL, "not needed")], signal.SIGTERM, after=3)
-    assert lines == ("Ended by SIGTERM after 3 s.", "db:5432: not ready: no answer yet (0 rounds)")
+def test_signal():
+    assert words.failure([Progress(DB, error=REFUSED)], signal.SIGTERM, after=3) == ("Ended by SIGTERM after 3 s.",)
 
 
 def test_target_names_are_shown_as_they_are():

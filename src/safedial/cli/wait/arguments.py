@@ -109,12 +109,11 @@ def _run(namespace: argparse.Namespace) -> int:
     # Each as late as can be: in a container somebody waits for every import.
     from safedial.cli.wait import command, run, show
 
-    look, any_of, gone = _look(namespace), namespace.any, namespace.gone
-    timeout = namespace.timeout or None
-    progresses = [Progress(target) for target in targets]
+    look, any_of, timeout = _look(namespace), namespace.any, namespace.timeout or None
+    progresses = [Progress(target, gone=namespace.gone) for target in targets]
     quiet = contextlib.nullcontext(lambda: None)
     began = time.monotonic()
-    with quiet if namespace.quiet else show.showing(progresses, any_of=any_of, gone=gone, timeout=timeout) as changed:
+    with quiet if namespace.quiet else show.showing(progresses, any_of=any_of, timeout=timeout) as changed:
         outcome = run.wait(progresses, look, any_of=any_of, timeout=timeout, changed=changed)
     after, status = time.monotonic() - began, _status(outcome)
     if outcome != "ready" and not gone:
@@ -124,9 +123,9 @@ def _run(namespace: argparse.Namespace) -> int:
     if namespace.json:
         from safedial.cli.wait import as_json
 
-        show.result(as_json.as_json(progresses, outcome, status, after, gone=gone))
+        show.result(as_json.as_json(progresses, outcome, status, after))
     if outcome != "ready":
-        show.failure(progresses, outcome, after, gone=gone)
+        show.failure(progresses, outcome, after)
         return status
     return command.run(namespace.command[1:]) if namespace.command else 0
 

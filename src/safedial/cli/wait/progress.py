@@ -33,3 +33,4 @@ class Progress:
     rounds: int = 0  # that have ended
     error: Exception | None = None  # the last one
     ready_after: float | None = None  # seconds since the wait began
+    gone: bool = False  # whether the port is to become free; else, whether a server is to be there

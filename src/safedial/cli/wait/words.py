@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from safedial._address import printable
 from safedial._retry.transient import error_type
 from safedial._sentences import one_line
-from safedial.cli.wait.progress import NotReady, Progress
+from safedial.cli.wait.progress import NotReady, Outcome, Progress
 from safedial.cli.wait.targets import Target
 from safedial.errors import PortsExhaustedError, SelfConnectError
 
@@ -41,17 +41,17 @@ _HINTS = {
 }
 
 
-def opening(targets: Sequence[Target], *, any_of: bool, gone: bool, timeout: float | None) -> str:
+def opening(targets: Sequence[Progress], *, any_of: bool, timeout: float | None) -> str:
     """Say what is waited for, and how long."""
-    names = ", ".join(target.name for target in targets)
+    names = ", ".join(each.target.name for each in targets)
     which = f"one of {names}" if any_of and len(targets) > 1 else names
-    what = f"Waiting until a server can bind {which}" if gone else f"Waiting for {which}"
+    what = f"Waiting until a server can bind {which}" if targets[0].gone else f"Waiting for {which}"
     return f"{what}, {'without a time limit' if timeout is None else f'for at most {_seconds(timeout)}'}."
 
 
-def state(progress: Progress, *, gone: bool = False) -> str:
+def state(progress: Progress) -> str:
     """Say how far the wait for one target is."""
-    wanted = "free" if gone else "ready"
+    wanted = "free" if progress.gone else "ready"
     name, error = progress.target.name, progress.error
     if progress.state == "ready":
         return f"{name}: {wanted} after {_seconds(progress.ready_after or 0.0)}"
@@ -61,24 +61,21 @@ def state(progress: Progress, *, gone: bool = False) -> str:
     return f"{name}: {what}" + (f": {said(error)}" if error else "")
 
 
-def outcome(
-    targets: Sequence[Progress], ended: str | signal.Signals, *, after: float, gone: bool = False
-) -> tuple[str, ...]:
-    """Say how the wait *ended*, `ready`, `timed out`, `failed` or by a signal, *after* so many seconds: a line each.
+def failure(targets: Sequence[Progress], ended: Outcome, *, after: float) -> tuple[str, ...]:
+    """Say how a wait *ended* that failed, *after* so many seconds: a line each.
 
-    If not all is well, lines follow for each target that is not ready: its last error, and a hint.
+    Lines follow for each target that is not ready: its last error, and a hint. Who sent a signal needs none of these.
     """
-    wanted = "free" if gone else "ready"
-    if ended == "ready":
-        return (f"{wanted.capitalize()} after {_seconds(after)}.",)
-    how = f"Ended by {ended.name}" if isinstance(ended, signal.Signals) else ended.capitalize()
-    lines = [f"{how} after {_seconds(after)}{': waiting does not help' if ended == 'failed' else ''}."]
+    if isinstance(ended, signal.Signals):
+        return (f"Ended by {ended.name} after {_seconds(after)}.",)
+    lines = [f"{ended.capitalize()} after {_seconds(after)}{': waiting does not help' if ended == 'failed' else ''}."]
     for each in targets:
-        if each.state in ("waiting", "failed"):
-            name, what = each.target.name, "failed" if each.state == "failed" else f"not {wanted}"
-            rounds = f" ({each.rounds} {'round' if each.rounds == 1 else 'rounds'})"
-            lines.append(f"{name}: {what}: {said(each.error) if each.error else 'no answer yet'}{rounds}")
-            if each.error and (help_ := hint(each.error, each.target, gone=gone)):
+        if each.error and each.state in ("waiting", "failed"):
+            name = each.target.name
+            what = "failed" if each.state == "failed" else "not free" if each.gone else "not ready"
+            rounds = f"{each.rounds} {'round' if each.rounds == 1 else 'rounds'}"
+            lines.append(f"{name}: {what}: {said(each.error)} ({rounds})")
+            if help_ := hint(each):
                 lines.append(f"{name}: hint: {help_}")
     return tuple(lines)
 
@@ -105,8 +102,11 @@ def said(error: Exception) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
-def hint(error: Exception, target: Target, *, gone: bool = False) -> str:
-    """Return what may be wrong, or what to look at, in one sentence; empty if nothing is known."""
+def hint(progress: Progress) -> str:
+    """Return what may be wrong, or what to look at, in one sentence; empty if nothing is known, or nothing is wrong."""
+    target, error = progress.target, progress.error
+    if error is None or progress.state not in ("waiting", "failed"):
+        return ""
     if isinstance(error, NotReady) and error.hint:
         return error.hint
     kind = error_type(error)
@@ -124,7 +124,7 @@ def hint(error: Exception, target: Target, *, gone: bool = False) -> str:
         )
     if kind == "certificate_error":
         return _certificate(error, target)
-    if kind == "permission_denied" and gone:
+    if kind == "permission_denied" and progress.gone:
         return f"Only root may bind ports such as {target.port}: net.ipv4.ip_unprivileged_port_start"
     if kind == "permission_denied":
         return "A firewall, a sandbox or a policy of this host forbids the connection."
