@@ -76,6 +76,7 @@ def refused(capsys, *arguments):
         ("db:5432 --gone --tls", "--tls asks something of a server"),
         ("db:5432 --gone --http /", "--http asks something of a server"),
         ("db:5432 --gone --expect x", "--expect asks something of a server"),
+        ("db:5432 --stays 5s --timeout 5", "--stays must be shorter than --timeout"),
         ("db:5432 --insecure", "--insecure needs --tls, or a TARGET with TLS"),
         ("db:5432 --ca ca.pem", "--ca needs --tls, or a TARGET with TLS"),
         ("https://db --ca ca.pem --insecure", "--insecure does not check what --ca is for"),
@@ -202,7 +203,7 @@ def test_options_of_a_banner_get_there(capsys):
 
 def test_stays_refuses_a_server_that_closes_again(capsys):
     with serving(handlers.close) as server:
-        assert wait(server, "--quiet", "--stays", "20s", "--timeout", "500ms") == 124
+        assert wait(server, "--quiet", "--stays", "400ms", "--timeout", "500ms") == 124
     assert "closed it again" in capsys.readouterr().err
 
 

@@ -116,7 +116,7 @@ def _run(namespace: argparse.Namespace) -> int:
     with quiet if namespace.quiet else show.showing(progresses, any_of=any_of, timeout=timeout) as changed:
         outcome = run.wait(progresses, look, any_of=any_of, timeout=timeout, changed=changed)
     after, status = time.monotonic() - began, _status(outcome)
-    if outcome != "ready" and not gone:
+    if outcome != "ready":
         from safedial.cli.wait import refused
 
         refused.explain(progresses)

@@ -19,7 +19,7 @@ _KINDS: dict[bytes, Kind] = {procnet.LISTENING: "listening", procnet.IN_TIME_WAI
 _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
-async def look(target: Target) -> None:
+async def look(target: Target, _step: object = None) -> None:
     """Return if a server could bind each address of *target*, without a host every address; or raise why not.
 
     As servers do, the socket sets SO_REUSEADDR: connections in TIME_WAIT are not in the way of such a server. It is

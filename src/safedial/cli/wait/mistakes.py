@@ -67,6 +67,8 @@ def refuse_contradictions(namespace: argparse.Namespace, wanted: list[Target]) -
         for name in ("stays", "tls", "ca", "insecure", "http", "status", "expect"):
             if getattr(namespace, name) not in (None, False):
                 refuse(f"--{name} asks something of a server, but --gone waits until there is none")
+    if namespace.stays and 0 < namespace.timeout <= namespace.stays:
+        refuse("--stays must be shorter than --timeout")
     for name in ("ca", "insecure"):
         if getattr(namespace, name) and not tls:
             refuse(f"--{name} needs --tls, or a TARGET with TLS, such as https://web")

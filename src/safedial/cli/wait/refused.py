@@ -16,7 +16,7 @@ _PATIENCE = 1.0
 
 def explain(progresses: Sequence[Progress]) -> None:
     """Add who has the port to the last error of each target that refused, if it is of this host."""
-    asyncio.run(_explain([each for each in progresses if each.error and each.state == "waiting"]))
+    asyncio.run(_explain([each for each in progresses if not each.gone and each.state == "waiting"]))
 
 
 async def _explain(progresses: Sequence[Progress]) -> None:

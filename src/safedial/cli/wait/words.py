@@ -35,7 +35,6 @@ _HINTS = {
     "connection_closed": BEHIND,
     "connection_aborted": BEHIND,
     "broken_pipe": BEHIND,
-    "tls_error": "Does it speak TLS on this port from the first byte on? PostgreSQL and MySQL do not: leave --tls out.",
     "too_many_open_files": "This process may open more files with a higher ulimit -n.",
     "address_not_available": "This host has no address of that kind: is IPv6 switched off?",
 }
@@ -73,8 +72,8 @@ def failure(targets: Sequence[Progress], ended: Outcome, *, after: float) -> tup
         if each.error and each.state in ("waiting", "failed"):
             name = each.target.name
             what = "failed" if each.state == "failed" else "not free" if each.gone else "not ready"
-            rounds = f"{each.rounds} {'round' if each.rounds == 1 else 'rounds'}"
-            lines.append(f"{name}: {what}: {said(each.error)} ({rounds})")
+            rounds = f" ({each.rounds} {'round' if each.rounds == 1 else 'rounds'})" if each.rounds else ""
+            lines.append(f"{name}: {what}: {said(each.error)}{rounds}")
             if help_ := hint(each):
                 lines.append(f"{name}: hint: {help_}")
     return tuple(lines)
@@ -122,6 +121,8 @@ def hint(progress: Progress) -> str:
         return (
             f"Is the name right, and its server up and on the same network? To look it up: getent hosts {target.host}"
         )
+    if kind == "tls_error":
+        return hint_for_tls(target)
     if kind == "certificate_error":
         return _certificate(error, target)
     if kind == "permission_denied" and progress.gone:
@@ -129,6 +130,15 @@ def hint(progress: Progress) -> str:
     if kind == "permission_denied":
         return "A firewall, a sandbox or a policy of this host forbids the connection."
     return _HINTS.get(kind, "")
+
+
+def hint_for_tls(target: Target) -> str:
+    """Return the hint for a handshake that failed."""
+    if target.tls:
+        without = "If not, write a URL without TLS, such as http:// or redis://"
+    else:
+        without = "PostgreSQL and MySQL do not: leave --tls out."
+    return f"Does it speak TLS on this port from the first byte on? {without}"
 
 
 def hint_for_status(status: int) -> str:
