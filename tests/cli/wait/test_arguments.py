@@ -136,10 +136,11 @@ def test_any(server):
         assert wait("--quiet", "--any", server, f"127.0.0.1:{port}") == 0
 
 
-def test_gone(server):
+def test_gone(capsys):
     with refused_port() as port:
         taken = f"127.0.0.1:{port}"
         assert wait("--quiet", "--gone", "--timeout", "100ms", taken) == 124
+        assert f"{taken}: not free: " in capsys.readouterr().err
     assert wait("--quiet", "--gone", taken) == 0
 
 

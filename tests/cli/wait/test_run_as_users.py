@@ -117,6 +117,8 @@ def test_stream_that_nobody_reads_is_not_in_the_way(server, stream, number, comm
         for options in ({stream: writer}, {stream: None, "preexec_fn": lambda: os.close(number)}):
             with start(server, "--json", *command, **options) as process:
                 assert process.wait(60) == status
+                if stream == "stdout":
+                    assert process.stderr.read().splitlines()[-1].startswith("safedial: the result can't be written: ")
     finally:
         os.close(writer)
 

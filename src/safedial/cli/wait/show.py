@@ -34,8 +34,9 @@ def result(line: str) -> None:
     try:
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
-    except (AttributeError, OSError):
+    except (AttributeError, OSError) as error:  # AttributeError: sys.stdout is None
         sys.stdout = None  # Python would flush it again at its end, and fail. COMMAND finds the descriptor as it was
+        log(f"the result can't be written: {getattr(error, 'strerror', None) or 'stdout is closed'}")
 
 
 @contextlib.contextmanager
