@@ -56,6 +56,8 @@ def parse(text: str, environ: Mapping[str, str], *, here: str = "localhost") -> 
         expanded = _without_login(_expanded(_without_login(text), environ).strip())
         if not expanded.isprintable():
             raise ValueError("it has a line break or another control character")
+        if expanded[:1] in ('"', "'"):  # as docker's --env-file has it
+            raise ValueError("it has quotes around it, which no shell has taken away: leave them out")
         if expanded.startswith("unix:") and not expanded.startswith("unix://"):
             return _unix(expanded.removeprefix("unix:").partition("?")[0])
         if (url := _URL.fullmatch(expanded)) is not None:
@@ -81,6 +83,8 @@ def _expanded(text: str, environ: Mapping[str, str]) -> str:
         why = "empty" if name in environ else "not set"
         raise ValueError(f"a variable in its query is {why}" if in_query else f"the variable {name} is {why}")
 
+    if "$$" in text.partition("?")[0]:
+        raise ValueError("write one $ before the name: only a compose file makes one of two")
     left = _VARIABLE.sub("", text.partition("?")[0])
     if "${" in left or "$(" in left:  # Kubernetes leaves $(NAME) as it is if it knows no NAME
         raise ValueError("only $NAME and ${NAME} are read from the environment")

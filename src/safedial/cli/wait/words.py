@@ -137,14 +137,14 @@ def hint_for_tls(target: Target) -> str:
     if target.tls:
         without = "If not, write a URL without TLS, such as http:// or redis://"
     else:
-        without = "PostgreSQL and MySQL do not: leave --tls out."
+        without = "PostgreSQL and MySQL do not: leave --tls out, which holds for every TARGET."
     return f"Does it speak TLS on this port from the first byte on? {without}"
 
 
 def hint_for_status(status: int) -> str:
     """Return the hint for an HTTP *status* that is not enough."""
     if status in (401, 403):
-        return f"The server is up, and wants a login: is --status {status} enough?"
+        return f"The server is up, and wants a login, which safedial never sends: is --status {status} enough?"
     if status == 404:
         return "The server is up, but has no such path."
     if status >= 500:
