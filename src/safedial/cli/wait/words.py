@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 from collections.abc import Sequence
 
 from safedial._address import printable
@@ -92,11 +93,10 @@ def said(error: Exception) -> str:
         text = "timed out"
     elif isinstance(error, socket.gaierror):
         text = f"the name does not resolve: {text}"
-    # By attribute, because importing ssl takes longer than the rest of safedial.
-    elif verify := getattr(error, "verify_message", None):
-        text = f"its certificate is not accepted: {verify}"
-    elif reason := getattr(error, "reason", None):
-        text = f"TLS failed: {str(reason).replace('_', ' ').lower()}"
+    elif isinstance(error, ssl.SSLCertVerificationError):
+        text = f"its certificate is not accepted: {error.verify_message}"
+    elif isinstance(error, ssl.SSLError) and error.reason:
+        text = f"TLS failed: {error.reason.replace('_', ' ').lower()}"
     text = printable(" ".join(str(text).split()))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
