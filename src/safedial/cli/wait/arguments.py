@@ -21,10 +21,10 @@ of this process. A connection to itself is never taken for a server.
 
 a TARGET is one of:
   db:5432  [::1]:8080           host and port
-  :8080                         a port of localhost; with --gone of all addresses
+  :8080                         a port of localhost; for --gone, of this host
   postgresql://user:pw@db/app   a URL, of which only host and port count
-  https://web/health            an HTTP URL, whose path and query are asked for,
-                                without a login: the answer is 2xx or 3xx
+  https://web/health            an HTTP URL; its path and query are sent, but
+                                no login; the answer must be 2xx or 3xx
   unix:/run/app.sock            a Unix socket
   '$DATABASE_URL'               a variable that has one of these
 """
