@@ -64,11 +64,10 @@ def state(progress: Progress) -> str:
 def failure(targets: Sequence[Progress], ended: Outcome, *, after: float) -> tuple[str, ...]:
     """Say how a wait *ended* that failed, *after* so many seconds: a line each.
 
-    Lines follow for each target that is not ready: its last error, and a hint. Who sent a signal needs none of these.
+    Lines follow for each target that is not ready: its last error, and a hint.
     """
-    if isinstance(ended, signal.Signals):
-        return (f"Ended by {ended.name} after {_seconds(after)}.",)
-    lines = [f"{ended.capitalize()} after {_seconds(after)}{': waiting does not help' if ended == 'failed' else ''}."]
+    how = f"Ended by {ended.name}" if isinstance(ended, signal.Signals) else ended.capitalize()
+    lines = [f"{how} after {_seconds(after)}{': waiting does not help' if ended == 'failed' else ''}."]
     for each in targets:
         if each.error and each.state in ("waiting", "failed"):
             name = each.target.name
