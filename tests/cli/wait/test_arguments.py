@@ -4,12 +4,13 @@ import contextlib
 import json
 import re
 import socket
+import ssl
 
 import pytest
 
 from safedial import cli
 from safedial.testing import refused_port
-from tests.support import faults, handlers
+from tests.support import faults, handlers, web
 from tests.support.plain import connected_to_itself
 
 linux = pytest.mark.skipif("sys.platform != 'linux'", reason="/proc/net/tcp is read")
@@ -93,6 +94,12 @@ def refused(capsys, *arguments):
 )
 def test_what_can_not_be_meant_is_refused_in_one_line(capsys, arguments, says):
     assert says in refused(capsys, *arguments.split()) + "\n"
+
+
+@pytest.mark.parametrize("option", ["--expect", "--ca", "--http", "--status", "--timeout"])
+def test_empty_value_is_refused(capsys, option):
+    """A variable of the shell that is not set would ask for nothing."""
+    assert f"argument {option}: " in refused(capsys, "https://db", option, "")
 
 
 def test_refusals_show_no_password(capsys):
@@ -199,12 +206,17 @@ def test_path_is_encoded_as_that_of_a_url():
     assert requests[0].startswith(b"GET /%C3%A4%20b%20?c=d HTTP/1.1\r\n")
 
 
-def test_options_of_a_banner_get_there(capsys):
+def test_options_of_a_banner_get_there():
     with serving(handlers.say(b"SSH-2.0-x\r\n")) as server:
         assert wait(server, "--quiet", "--expect", "SSH-2.0", "--stays", "10ms") == 0
         assert wait(server, "--quiet", "--expect", "MySQL", "--timeout", "100ms") == 124
-        assert wait(server, "--quiet", "--tls", "--insecure", "--timeout", "500ms") == 124
-    assert "TLS" in capsys.readouterr().err
+
+
+def test_options_of_tls_get_there():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    web.authority().issue_cert("localhost").configure_cert(context)
+    with serving(handlers.tls(context, handlers.say(b"+OK"))) as server:
+        assert wait(server, "--quiet", "--tls", "--insecure", "--expect", "+OK") == 0
 
 
 def test_stays_refuses_a_server_that_closes_again(capsys):

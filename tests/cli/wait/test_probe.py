@@ -8,6 +8,7 @@ import re
 import socket
 import ssl
 import threading
+import time
 
 import pytest
 import trustme
@@ -139,6 +140,16 @@ def test_expected_text_is_not_sent(sent, says, closes, impatient):
     assert "Another server" in caught.value.hint
 
 
+def test_banner_that_drips_has_an_end(impatient):
+    def drip(sock):
+        while True:
+            sock.sendall(b"x")
+            time.sleep(0.01)
+
+    with serving(drip) as port, pytest.raises(NotReady, match=r"it sent 'x+', not 'SSH-'"):
+        look(port, expect="SSH-")
+
+
 def test_server_that_says_something_else_is_not_listened_to_for_long(monkeypatch):
     monkeypatch.setattr(probe, "_PAUSE", 0.01)
     with serving(handlers.say(b"220 mail\r\n")) as port, pytest.raises(NotReady, match="it sent '220 mail"):
@@ -252,6 +263,7 @@ def test_http_server_that_is_silent(impatient):
         pytest.raises(NotReady, match="no answer in HTTP within") as caught,
     ):
         look(port, http="/")
+    assert caught.value.errno == errno.ETIMEDOUT
     assert "still starting" in caught.value.hint
 
 
