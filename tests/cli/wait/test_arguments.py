@@ -9,6 +9,7 @@ import ssl
 import pytest
 
 from safedial import cli
+from safedial.cli.wait import gone
 from safedial.testing import refused_port
 from tests.support import faults, handlers, web
 from tests.support.plain import connected_to_itself
@@ -179,6 +180,14 @@ def test_refused_by_a_port_that_another_socket_has(capsys, dead_port):
         assert re.search(r"refused; taken by a socket of \S+ \(pid \d+\) that is connected to itself", error)
     for hint in (target["hint"], said):
         assert f"Its server can't start until the port is free: safedial doctor {dead_port}" in hint
+
+
+def test_refused_by_a_port_that_no_socket_has_binds_nothing(monkeypatch, dead_port):
+    """Its server may be about to bind it."""
+    bound = []
+    monkeypatch.setattr(gone, "look", bound.append)
+    assert wait(f":{dead_port}", "--quiet", "--timeout", "100ms") == 124
+    assert bound == []
 
 
 @linux
