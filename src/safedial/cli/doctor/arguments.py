@@ -27,6 +27,9 @@ examples:
   sudo safedial doctor --pid 4242  the container in which process 4242 runs
   safedial doctor --json           for a program (schema: docs/command-line.md)"""
 
+# Characters of a number, and of what an error repeats of an argument.
+_LONGEST = 20
+
 
 def add(commands: "argparse._SubParsersAction[Any]") -> None:  # pyright: ignore[reportPrivateUsage]  # it has no other
     """Add the command to *commands*."""
@@ -46,15 +49,23 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:  # pyright: ignore
 
 
 def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535, not {text!r}")
+    if not 1 <= _number(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535, not {_short(text)}")
     return int(text)
 
 
 def _pid(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) < 2**31):
-        raise argparse.ArgumentTypeError(f"a process has a number, not {text!r}")
+    if not 1 <= _number(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"a process has a number, not {_short(text)}")
     return int(text)
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _LONGEST else 0
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...")
 
 
 def _run(arguments: argparse.Namespace) -> int:
