@@ -3,6 +3,7 @@
 It is plain text, which rich shows if it is installed and a terminal is there.
 """
 
+import errno
 import importlib
 import os
 import sys
@@ -36,7 +37,7 @@ class Part:
 def run(facts: Facts, diagnosis: Diagnosis, remedies: Sequence[Remedy]) -> None:
     """Print the report."""
     parts = list(compose(facts, diagnosis, remedies))
-    if sys.stdout.isatty() and _has_rich():
+    if sys.stdout and sys.stdout.isatty() and _has_rich():
         from safedial.cli.doctor import on_terminal
 
         on_terminal.show(diagnosis, parts)
@@ -62,7 +63,7 @@ def compose(facts: Facts, diagnosis: Diagnosis, remedies: Sequence[Remedy]) -> I
         if diagnosis.ports("at risk"):
             lines.append(words.AT_RISK)
         yield Part("Ports", [each for each in ranked if each.port not in left_out], lines=lines)
-    if destinations := [words.destination(each) for each in diagnosis.destinations or () if each.level]:
+    if destinations := [words.destination(each) for each in diagnosis.destinations or () if each.is_of_note]:
         yield Part("Destinations", lines=destinations)
     yield from _remedies(remedies)
     yield Part("Details", lines=words.details(facts))
@@ -98,6 +99,8 @@ def plain(diagnosis: Diagnosis, parts: Sequence[Part]) -> str:
 
 def write(text: str) -> None:
     """Write *text* to standard output."""
+    if sys.stdout is None:  # it was closed at the start
+        raise OSError(errno.EBADF, "standard output is closed")
     try:
         sys.stdout.write(spelled(text, sys.stdout.encoding or "utf-8") + "\n")  # a StringIO has no encoding
         sys.stdout.flush()
