@@ -6,7 +6,6 @@ module works without the extra ``cli``.
 
 import argparse
 import contextlib
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -39,18 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(arguments.run(arguments))
     except KeyboardInterrupt:
         return 130  # a shell's status for a process that SIGINT ended: 128 + 2
-    except OSError as error:
-        return _failed(error)
+    except OSError as error:  # that no command expects: standard output is full, or closed
+        with contextlib.suppress(OSError, AttributeError):  # AttributeError: stderr is closed, too, and None
+            sys.stderr.write(f"safedial: {error}\n")
+        return _FAILED
     except Exception as error:
         sys.excepthook(type(error), error, error.__traceback__)
         return _FAILED
-
-
-def _failed(error: OSError) -> int:
-    """Tell of an *error* that no command expects: standard output is full, or closed."""
-    with contextlib.suppress(OSError, AttributeError):  # AttributeError: stderr is closed, too, and None
-        sys.stderr.write(f"safedial: {error}\n")
-    with contextlib.suppress(OSError, AttributeError):
-        # Python flushes it again when it exits, and would print a traceback.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return _FAILED

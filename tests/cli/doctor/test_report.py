@@ -67,6 +67,12 @@ def test_the_order_is_that_in_which_it_is_needed():
     ]  # not the other
 
 
+def test_ports_in_time_wait_that_are_drawn_again_soon_are_told_of():
+    diagnosis, parts, _ = read({"destinations": (destination(0, 28000, "127.0.0.1"), destination(0, 9, "127.0.0.2"))})
+    (told,) = (part.lines for part in parts if part.title == "Destinations")
+    assert list(told) == [words.destination(diagnosis.destinations[0])]
+
+
 def test_plain_text_has_each_fact_on_one_line_and_is_ascii():
     diagnosis, parts, helps = read(ALL, 40006)
     text = report.plain(diagnosis, parts)

@@ -13,13 +13,13 @@ the server can't start. It happens to ports that connect() draws: those of the
 ephemeral range that are not reserved.
 
 The doctor looks at each port that something here listens on, and at each PORT.
-It changes nothing, but binds a PORT that seems to be free for a moment, to try
-whether it is. What it could not look at is "not checked", never "safe"."""
+It changes nothing, but binds each PORT for a moment, to try whether a server
+can. What it could not look at is "not checked", never "safe"."""
 _EPILOG = """\
 exit status:
   0  nothing is at risk
   1  something is at risk or taken
-  2  something could not be checked, or the arguments are wrong
+  2  something could not be checked or written, or the arguments are wrong
 
 examples:
   safedial doctor                  each port that something listens on
