@@ -12,7 +12,7 @@ import pytest
 
 from safedial._tcp import steering
 from safedial._tcp.steering import PortRange
-from safedial.cli.doctor import look
+from safedial.cli.doctor import binding, look
 from safedial.testing.namespace import _CLONE_NEWUSER, _unshare
 from tests.cli.doctor import states
 from tests.support import faults, libc, namespace, sandbox
@@ -119,6 +119,11 @@ def look_beside_listeners():
         for host in ("0.0.0.0", "::"):
             stack.enter_context(states.server(host, 40006))
         return look.look(range(40001, 40007))
+
+
+def test_an_address_that_has_gone_is_in_nobody_s_way():
+    """So is IPv6 where the kernel has none."""
+    assert binding.can_bind(40000, ["127.0.0.1", "::1"], ["192.0.2.1", "2001:db8::1"])
 
 
 def test_a_server_that_has_just_ended_can_bind_again():
