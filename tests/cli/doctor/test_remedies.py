@@ -327,6 +327,11 @@ def test_reserve_fewer():
     assert "unreserve" not in kinds(facts(destinations=(destination(28000),)))
 
 
+def test_ports_that_are_listened_on_are_not_reserved_ones():
+    servers = tuple(map(listener, range(40000, 40006)))
+    assert "unreserve" not in kinds(facts(ports=(40000, 40009), listeners=servers, destinations=(destination(4),)))
+
+
 def test_if_no_port_is_left_no_pool_helps():
     full = {"ports": (40000, 49999), "reserved": ranges((40000, 49999))}
     assert kinds(facts(**full, destinations=(destination(40),))) == ["unreserve", "widen"]

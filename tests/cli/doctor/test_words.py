@@ -178,6 +178,11 @@ def test_ports_that_are_drawn_again_soon_are_a_figure():
     )
 
 
+def test_of_time_wait_that_is_not_there_nothing_is_said():
+    (filled,) = diagnose(destinations=(destination(2000, 0, "127.0.0.1"),)).destinations
+    assert words.destination(filled).endswith("2,000 local ports; 7 % of the usable ones.")
+
+
 def test_a_destination_without_a_known_range():
     filled = Filled(Destination("10.0.0.9", Endpoint("10.0.0.5", 5432), 2, 0), None, None)
     assert words.destination(filled) == "From 10.0.0.9 to 10.0.0.5 port 5432: 2 local ports."
