@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import socket
-import threading
 
 import pytest
 
@@ -23,26 +21,9 @@ def server():
 
 
 @contextlib.contextmanager
-def sending(data, *, hangs_up=False):
-    """A server that sends *data* to each client, and reads until it leaves, or hangs up."""
-
-    def serve():
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = listening.accept()
-                with client:
-                    client.sendall(data)
-                    if not hangs_up:
-                        client.recv(1 << 16)
-
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield f"127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            listening.shutdown(socket.SHUT_RDWR)
-            thread.join()
+def serving(handler):
+    with handlers.serving(handler) as port:
+        yield f"127.0.0.1:{port}"
 
 
 def wait(*arguments):
@@ -86,10 +67,10 @@ def refused(capsys, *arguments):
         ("db:5432 --what\x1b=secret", "unrecognized arguments: --what\\x1b"),
         ("db:5432 -t 30 -- true", "wait-for-it's -t: write --timeout 30"),
         ("db:5432 -s -- true", "wait-for-it's -s: leave it out"),
-        ("db:5432 --gone --stays 1s", "--stays asks a server, and --gone waits until there is none"),
-        ("db:5432 --gone --tls", "--tls asks a server"),
-        ("db:5432 --gone --http /", "--http asks a server"),
-        ("db:5432 --gone --expect x", "--expect asks a server"),
+        ("db:5432 --gone --stays 1s", "--stays asks something of a server, but --gone waits until there is none"),
+        ("db:5432 --gone --tls", "--tls asks something of a server"),
+        ("db:5432 --gone --http /", "--http asks something of a server"),
+        ("db:5432 --gone --expect x", "--expect asks something of a server"),
         ("db:5432 --insecure", "--insecure needs --tls, or a TARGET with TLS"),
         ("db:5432 --ca ca.pem", "--ca needs --tls, or a TARGET with TLS"),
         ("https://db --ca ca.pem --insecure", "--insecure does not check what --ca is for"),
@@ -149,15 +130,16 @@ def test_any(server):
         assert wait("--quiet", "--any", server, f"127.0.0.1:{port}") == 0
 
 
-def test_gone(server):
+def test_gone(capsys):
     with refused_port() as port:
         taken = f"127.0.0.1:{port}"
         assert wait("--quiet", "--gone", "--timeout", "100ms", taken) == 124
+        assert f"{taken}: not free: " in capsys.readouterr().err
     assert wait("--quiet", "--gone", taken) == 0
 
 
 def test_options_of_http_get_there(capsys):
-    with sending(HTTP_503) as server:
+    with serving(handlers.answer(HTTP_503)) as server:
         assert wait(server, "--quiet", "--http", "/health", "--status", "503", "--expect", "loading") == 0
         assert wait(f"http://{server}", "--quiet", "--timeout", "500ms") == 124
     assert "HTTP status 503" in capsys.readouterr().err
@@ -171,7 +153,7 @@ def test_path_is_encoded_as_that_of_a_url():
 
 
 def test_options_of_a_banner_get_there(capsys):
-    with sending(b"SSH-2.0-x\r\n") as server:
+    with serving(handlers.say(b"SSH-2.0-x\r\n")) as server:
         assert wait(server, "--quiet", "--expect", "SSH-2.0", "--stays", "10ms") == 0
         assert wait(server, "--quiet", "--expect", "MySQL", "--timeout", "100ms") == 124
         assert wait(server, "--quiet", "--tls", "--insecure", "--timeout", "500ms") == 124
@@ -179,7 +161,7 @@ def test_options_of_a_banner_get_there(capsys):
 
 
 def test_stays_refuses_a_server_that_closes_again(capsys):
-    with sending(b"", hangs_up=True) as server:
+    with serving(handlers.close) as server:
         assert wait(server, "--quiet", "--stays", "20s", "--timeout", "500ms") == 124
     assert "closed it again" in capsys.readouterr().err
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import safedial
 from safedial import cli
 from safedial.cli.wait import arguments, command, mistakes, run
 from tests.cli.test_command import environment
@@ -26,7 +27,8 @@ def play(scripts):
     shell = ["sh", "-c", f'safedial() {{ "{sys.executable}" -m safedial "$@"; }}; eval "$1"', "sh"]
     merged = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment()}
     with socket.create_server(("127.0.0.1", 6379)):
-        return [subprocess.run([*shell, script], check=False, timeout=60, **merged).stdout for script in scripts]
+        processes = [subprocess.Popen([*shell, script], **merged) for script in scripts]
+        return [process.communicate(timeout=60)[0] for process in processes]
 
 
 def shape(text):
@@ -86,17 +88,8 @@ def test_help_and_docs_have_the_same_exit_statuses():
     assert in_docs == re.findall(r"^  (\d+) ", HELP, re.MULTILINE)
 
 
-def wait_in_python(code):
-    import safedial
-
-    with socket.create_server(("127.0.0.1", 6379)) as server:
-        exec(code, {"safedial": safedial})
-        server.accept()[0].close()
-    return True
-
-
-def test_the_same_in_python_waits():
-    namespace.require()
-    codes = re.findall(r"^```python\n(.*?)^```", DOCS, re.MULTILINE | re.DOTALL)
-    assert codes
-    assert all(namespace.call(wait_in_python, code) for code in codes)
+def test_the_same_in_python_waits(server):
+    (code,) = re.findall(r"^```python\n(.*?)^```", DOCS, re.MULTILINE | re.DOTALL)
+    assert code.count('("localhost", 6379)') == 1
+    exec(code.replace('("localhost", 6379)', str(server.getsockname())), {"safedial": safedial})
+    server.accept()[0].close()

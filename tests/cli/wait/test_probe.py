@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 import safedial
-from safedial.cli.wait import probe, threads
+from safedial.cli.wait import probe, threads, words
 from safedial.cli.wait.progress import NotReady
 from safedial.cli.wait.targets import Target
 from tests.support import faults, handlers
@@ -84,8 +84,9 @@ def test_names_other_address_is_not_kept_waiting_by_a_silent_one(monkeypatch):
 def test_stays_sees_a_forwarder_close_again(handler):
     with serving(handler) as port:
         look(port)
-        with pytest.raises(NotReady, match="closed it again"):
+        with pytest.raises(NotReady, match="closed it again") as caught:
             look(port, stays=20)
+    assert caught.value.hint == words.BEHIND
 
 
 def test_stays_sees_a_reset():
@@ -129,8 +130,9 @@ def test_expect():
 @pytest.mark.parametrize("closes", [False, True], ids=["silent then", "closed then"])
 def test_expected_text_is_not_sent(sent, says, closes, impatient):
     handler = (lambda sock: sock.sendall(sent)) if closes else handlers.say(sent)
-    with serving(handler) as port, pytest.raises(NotReady, match=f"^{re.escape(says)}$"):
+    with serving(handler) as port, pytest.raises(NotReady, match=f"^{re.escape(says)}$") as caught:
         look(port, expect="SSH-")
+    assert "Another server" in caught.value.hint
 
 
 def test_server_that_says_something_else_is_not_listened_to_for_long(monkeypatch):
@@ -213,33 +215,38 @@ def test_http(head, asked):
 
 
 @pytest.mark.parametrize(
-    ("head", "asked", "says"),
+    ("head", "asked", "says", "hint"),
     [
-        (b"HTTP/1.1 503 Unavailable\r\n\r\n", {}, "HTTP status 503"),
-        (b"HTTP/1.1 200 OK\r\n\r\n", {"statuses": {204}}, "HTTP status 200"),
-        (b"SSH-2.0-\x1b[2J\r\n\r\n", {}, r"no answer in HTTP: SSH-2.0-\x1b[2J\r\n\r\n"),
-        (b"", {}, "it closed the connection without an answer"),
-        (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 20_000, {}, "the head of its answer is larger than 64 KiB"),
-        (b"HTTP/1.1 200 OK\r\na: " + b"b" * 200_000, {}, "the head of its answer is larger than 64 KiB"),
+        (b"HTTP/1.1 503 Unavailable\r\n\r\n", {}, "HTTP status 503", "says that it is not ready"),
+        (b"HTTP/1.1 401 Unauthorized\r\n\r\n", {}, "HTTP status 401", "is --status 401 enough?"),
+        (b"HTTP/1.1 404 Not Found\r\n\r\n", {}, "HTTP status 404", "has no such path"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", {"statuses": {204}}, "HTTP status 200", "--status 200"),
+        (b"SSH-2.0-\x1b[2J\r\n\r\n", {}, r"no answer in HTTP: SSH-2.0-\x1b[2J\r\n\r\n", "https:// or --tls"),
+        (b"", {}, "it closed the connection without an answer", words.BEHIND),
+        (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 20_000, {}, "the head of its answer is larger than 64 KiB", ""),
+        (b"HTTP/1.1 200 OK\r\na: " + b"b" * 200_000, {}, "the head of its answer is larger than 64 KiB", ""),
         (
             b'HTTP/1.1 200 OK\r\n\r\n{"status": "DOWN"}',
             {"expect": '"UP"'},
             """it sent '{"status": "DOWN"}', not '"UP"'""",
+            "Another server",
         ),
     ],
-    ids=["503", "not wanted", "no HTTP", "nothing", "many headers", "long header", "body"],
+    ids=["503", "401", "404", "not wanted", "no HTTP", "nothing", "many headers", "long header", "body"],
 )
-def test_http_answer_that_is_not_wanted(head, asked, says):
-    with serving(handlers.answer(head)) as port, pytest.raises(NotReady, match=f"^{re.escape(says)}$"):
+def test_http_answer_that_is_not_wanted(head, asked, says, hint):
+    with serving(handlers.answer(head)) as port, pytest.raises(NotReady, match=f"^{re.escape(says)}$") as caught:
         look(port, http="/", **asked)
+    assert hint in caught.value.hint
 
 
 def test_http_server_that_is_silent(impatient):
     with (
         serving(handlers.say(b"HTTP/1.1 200 OK\r\n")) as port,
-        pytest.raises(NotReady, match="no answer in HTTP within"),
+        pytest.raises(NotReady, match="no answer in HTTP within") as caught,
     ):
         look(port, http="/")
+    assert "still starting" in caught.value.hint
 
 
 def test_request():
@@ -326,6 +333,7 @@ def test_unix_socket_that_is_not_there_yet(tmp_path):
     with pytest.raises(NotReady) as caught:
         look(Target("", path=str(tmp_path / "s")))
     assert caught.value.errno == errno.ENOENT
+    assert "shared with its container?" in caught.value.hint
 
 
 @unix
@@ -343,6 +351,7 @@ def test_unix_socket_that_is_not_open_to_this_user_yet(tmp_path):
             os.seteuid(0)
     assert caught.value.errno == errno.EACCES
     assert isinstance(caught.value, NotReady)
+    assert f"see the rights of {path}" in caught.value.hint
 
 
 @unix
@@ -355,6 +364,7 @@ def test_unix_socket_with_a_full_backlog(tmp_path):
         with pytest.raises(NotReady) as caught:
             look(Target("", path=path))
     assert caught.value.errno == errno.EAGAIN
+    assert "busy" in caught.value.hint
 
 
 def test_name_that_does_not_resolve(monkeypatch):

@@ -194,6 +194,7 @@ def test_any_of_several_that_all_failed(dead_port):
 def test_first_look_that_does_not_end_in_time(black_hole):
     outcome, (waited,) = wait(black_hole.getsockname()[1], timeout=0.05)
     assert (outcome, waited.rounds, waited.error.errno) == ("timed out", 0, errno.ETIMEDOUT)
+    assert "Nothing has come back yet" in waited.error.hint
 
 
 @pytest.mark.parametrize("asked", [{"stays": LONG}, {"expect": "SSH"}, {"http": "/"}, {"tls": True}], ids=str)

@@ -18,9 +18,9 @@ FIELDS = DOCS.partition("<!-- wait's fields -->")[2].partition("<!-- /wait's fie
 class Log:
     """A log with a clock that goes on by itself only as far as it is told."""
 
-    def __init__(self, progresses, **options):
+    def __init__(self, progresses):
         self.now, self.lines = 0.0, []
-        self._lines = show.Lines(progresses, self.lines.append, clock=lambda: self.now, **options)
+        self._lines = show.Lines(progresses, self.lines.append, clock=lambda: self.now)
 
     def at(self, seconds):
         """Return the lines that are written then."""
@@ -59,10 +59,9 @@ def test_log_says_what_is_waited_for_if_nothing_is_known_for_a_minute():
 
 
 def test_log_of_a_port_that_is_to_become_free():
-    progress = Progress(Target("db:1", "db", 1), "ready", ready_after=1.0)
-    waiting = Progress(Target("db:2", "db", 2))
-    log = Log([waiting], gone=True)
-    waiting.state, waiting.ready_after = progress.state, progress.ready_after
+    waiting = Progress(Target("db:2", "db", 2), gone=True)
+    log = Log([waiting])
+    waiting.state, waiting.ready_after = "ready", 1.0
     assert log.at(1) == ["db:2: free after 1 s"]
 
 
@@ -71,7 +70,7 @@ def test_failure_has_each_last_error_and_a_hint(capsys):
         Progress(Target("db:1", "db", 1), rounds=3, error=refused()),
         Progress(Target("cache:2", "cache", 2), "ready", ready_after=0.1),
     ]
-    show.failure(progresses, "timed out", 60.0, gone=False)
+    show.failure(progresses, "timed out", 60.0)
     head, error, hint = capsys.readouterr().err.splitlines()
     assert head == "safedial: Timed out after 60 s."
     assert error.startswith("safedial: db:1: not ready: Connection refused")
@@ -79,7 +78,7 @@ def test_failure_has_each_last_error_and_a_hint(capsys):
 
 
 def test_failure_by_a_signal_is_one_line(capsys):
-    show.failure([Progress(Target("db:1", "db", 1), error=refused())], signal.SIGTERM, 1.0, gone=False)
+    show.failure([Progress(Target("db:1", "db", 1), error=refused())], signal.SIGTERM, 1.0)
     assert capsys.readouterr().err == "safedial: Ended by SIGTERM after 1 s.\n"
 
 
@@ -91,7 +90,7 @@ RESULT = [
 
 
 def test_json_is_one_object_on_one_line():
-    text = as_json.as_json(RESULT, "timed out", 124, 60.0004, gone=False)
+    text = as_json.as_json(RESULT, "timed out", 124, 60.0004)
     assert "\n" not in text
     assert text.isascii()
     found = json.loads(text)
@@ -107,11 +106,11 @@ def test_json_is_one_object_on_one_line():
 
 @pytest.mark.parametrize(("ended", "told"), [("ready", "ready"), (signal.SIGINT, "ended by SIGINT")])
 def test_json_tells_how_it_ended(ended, told):
-    assert json.loads(as_json.as_json([], ended, 0, 1.0, gone=False))["outcome"] == told
+    assert json.loads(as_json.as_json([], ended, 0, 1.0))["outcome"] == told
 
 
 def test_docs_describe_each_field():
     described = re.findall(r"^\| `([\w.\[\]]+)` \|", FIELDS, re.MULTILINE)
-    found = json.loads(as_json.as_json(RESULT, "timed out", 124, 60.0, gone=False))
+    found = json.loads(as_json.as_json(RESULT, "timed out", 124, 60.0))
     fields = [*found, *(f"targets[].{name}" for name in found["targets"][0])]
     assert sorted(described) == sorted(fields)

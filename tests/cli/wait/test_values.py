@@ -54,8 +54,6 @@ def test_each_number_with_its_unit(number, unit):
         ("200, 204", {200, 204}),
         ("2xx", set(range(200, 300))),
         ("2XX,302", {*range(200, 300), 302}),
-        ("200-203,503", {200, 201, 202, 203, 503}),
-        ("401-401", {401}),
     ],
 )
 def test_statuses(text, expected):
@@ -63,16 +61,11 @@ def test_statuses(text, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "200,", ",", "20", "2000", "6xx", "0xx", "600", "099", "2x", "ok", "200-", "-200", "٢٠٠"]
+    "text", ["", "200,", ",", "20", "2000", "6xx", "0xx", "600", "099", "2x", "ok", "200-204", "٢٠٠"]
 )
 def test_no_statuses(text):
     with pytest.raises(argparse.ArgumentTypeError, match="such as 200,204 or 2xx"):
         statuses(text)
-
-
-def test_range_the_wrong_way_round():
-    with pytest.raises(argparse.ArgumentTypeError, match="write 200-299"):
-        statuses("299-200")
 
 
 @given(st.sets(st.integers(100, 599), min_size=1))

@@ -2,10 +2,8 @@
 
 import argparse
 import contextlib
-import dataclasses
 import functools
 import signal
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -78,8 +76,8 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:  # pyright: ignore
         "--stays",
         type=values.duration,
         metavar="DURATION",
-        help="the connection is not closed again for so long: a forwarder, such as Docker's, may accept before its "
-        "server is up",
+        help="the connection stays open for so long: a forwarder, such as Docker's, may accept before its server is "
+        "up, and close it again",
     )
     group.add_argument("--tls", action="store_true", help="the TLS handshake succeeds")
     group.add_argument("--ca", metavar="FILE", help="with TLS: trust the certificates in FILE, and no others")
@@ -97,7 +95,7 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:  # pyright: ignore
     group.add_argument("--gone", action="store_true", help="the reverse: no server, and one could bind the port")
     group = wait.add_argument_group("what is printed")
     group.add_argument("--quiet", action="store_true", help="nothing, unless the wait fails")
-    group.add_argument("--json", action="store_true", help="the result, also as a JSON object on stdout")
+    group.add_argument("--json", action="store_true", help="also the result as a JSON object, on stdout")
     group.add_argument("--help", action="help", help="print this help")
     for flag in mistakes.FOREIGN:
         wait.add_argument(flag, nargs="?", const="", help=argparse.SUPPRESS)
@@ -111,20 +109,19 @@ def _run(namespace: argparse.Namespace) -> int:
     # Each as late as can be: in a container somebody waits for every import.
     from safedial.cli.wait import command, run, show
 
-    look, any_of, gone = _look(namespace), namespace.any, namespace.gone
-    timeout = namespace.timeout or None
-    progresses = [Progress(target) for target in targets]
+    look, any_of, timeout = _look(namespace), namespace.any, namespace.timeout or None
+    progresses = [Progress(target, gone=namespace.gone) for target in targets]
     quiet = contextlib.nullcontext(lambda: None)
     began = time.monotonic()
-    with quiet if namespace.quiet else show.showing(progresses, any_of=any_of, gone=gone, timeout=timeout) as changed:
+    with quiet if namespace.quiet else show.showing(progresses, any_of=any_of, timeout=timeout) as changed:
         outcome = run.wait(progresses, look, any_of=any_of, timeout=timeout, changed=changed)
     after, status = time.monotonic() - began, _status(outcome)
     if namespace.json:
         from safedial.cli.wait import as_json
 
-        sys.stdout.write(f"{as_json.as_json(progresses, outcome, status, after, gone=gone)}\n")
+        show.result(as_json.as_json(progresses, outcome, status, after))
     if outcome != "ready":
-        show.failure(progresses, outcome, after, gone=gone)
+        show.failure(progresses, outcome, after)
         return status
     return command.run(namespace.command[1:]) if namespace.command else 0
 
@@ -142,11 +139,10 @@ def _look(namespace: argparse.Namespace) -> "Look":
         insecure=namespace.insecure,
         ca=namespace.ca,
         http=None if namespace.http is None else request(namespace.http),
+        statuses=namespace.status or probe.SUCCESS,
         expect=namespace.expect,
         stays=namespace.stays or 0.0,
     )
-    if namespace.status is not None:
-        asked = dataclasses.replace(asked, statuses=namespace.status)
     if asked.ca is not None:
         try:
             probe.context(insecure=False, ca=asked.ca)

@@ -12,7 +12,7 @@ from safedial.cli.wait.progress import Outcome, Progress
 _SCHEMA = 1
 
 
-def as_json(progresses: Sequence[Progress], outcome: Outcome, status: int, after: float, *, gone: bool) -> str:
+def as_json(progresses: Sequence[Progress], outcome: Outcome, status: int, after: float) -> str:
     """Return the object, on one line."""
     return json.dumps(
         {
@@ -20,19 +20,18 @@ def as_json(progresses: Sequence[Progress], outcome: Outcome, status: int, after
             "status": status,
             "outcome": f"ended by {outcome.name}" if isinstance(outcome, signal.Signals) else outcome,
             "seconds": round(after, 3),
-            "targets": [_target(each, gone=gone) for each in progresses],
+            "targets": [_target(each) for each in progresses],
         }
     )
 
 
-def _target(progress: Progress, *, gone: bool) -> dict[str, Any]:
+def _target(progress: Progress) -> dict[str, Any]:
     error, after = progress.error, progress.ready_after
-    hint = words.hint(error, progress.target, gone=gone) if error and progress.state in ("waiting", "failed") else ""
     return {
         "target": progress.target.name,
         "state": progress.state,
         "seconds": None if after is None else round(after, 3),
         "rounds": progress.rounds,
         "error": words.said(error) if error else None,
-        "hint": hint or None,
+        "hint": words.hint(progress) or None,
     }

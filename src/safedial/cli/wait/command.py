@@ -14,8 +14,8 @@ from safedial.cli.wait import show
 
 # A shell's statuses for a command that does not exist, and for one that can't be executed.
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
-# What Python ignores from its start on, which a program that takes its place would inherit. Others are as they were: of
-# those that Python or asyncio handle, exec resets each to its default.
+# Python ignores these when it starts, and a program that takes its place would inherit that. exec resets the signals
+# that Python or asyncio handle to their default; all others are as they were.
 _IGNORED = ("SIGPIPE", "SIGXFSZ", "SIGXFZ")
 
 
@@ -63,7 +63,7 @@ def _failed(name: str, error: OSError) -> int:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         if shutil.which(name):
             why = (
-                "it was found, but not the interpreter that its first line names (a line end of Windows hides it, too)"
+                "the interpreter that its first line names is not found (line endings of Windows have the same effect)"
             )
         else:
             why, status = "not found", _NOT_FOUND

@@ -47,7 +47,8 @@ async def look(target: Target) -> None:
                 raise
             missing = error
     if not found and missing is not None:
-        raise ValueError(f"no address of this host: {missing.strerror}")
+        why = "no address of this host, and only its own host can tell whether a port is free"
+        raise ValueError(f"{why}: {missing.strerror}")
 
 
 def _bind(family: int, sockaddr: SockAddr) -> None:

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from safedial._address import printable
+from safedial.cli.wait import words
 from safedial.cli.wait.progress import NotReady
 
 # Bytes. http.client takes no longer line.
@@ -56,9 +57,11 @@ async def status(
     try:
         return connection.getresponse().status
     except http.client.RemoteDisconnected:
-        raise NotReady("it closed the connection without an answer") from None
+        raise NotReady("it closed the connection without an answer", hint=words.BEHIND) from None
     except http.client.HTTPException:
-        raise NotReady(f"no answer in HTTP: {printable(wire.head[:60].decode(errors='replace'))}") from None
+        sent = printable(wire.head[:60].decode(errors="replace"))
+        hint = "Does it speak HTTP on this port? If it is HTTPS: https:// or --tls"
+        raise NotReady(f"no answer in HTTP: {sent}", hint=hint) from None
 
 
 async def _head(reader: asyncio.StreamReader) -> bytes:

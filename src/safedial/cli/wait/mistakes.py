@@ -65,7 +65,7 @@ def refuse_contradictions(namespace: argparse.Namespace, wanted: list[Target]) -
     if namespace.gone:
         for name in ("stays", "tls", "ca", "insecure", "http", "status", "expect"):
             if getattr(namespace, name) not in (None, False):
-                refuse(f"--{name} asks a server, and --gone waits until there is none")
+                refuse(f"--{name} asks something of a server, but --gone waits until there is none")
     for name in ("ca", "insecure"):
         if getattr(namespace, name) and not tls:
             refuse(f"--{name} needs --tls, or a TARGET with TLS, such as https://web")

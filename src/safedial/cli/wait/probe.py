@@ -15,7 +15,7 @@ from typing import Any
 
 import safedial
 from safedial._address import printable
-from safedial.cli.wait import threads, unix
+from safedial.cli.wait import threads, unix, words
 from safedial.cli.wait.progress import NotReady
 from safedial.cli.wait.targets import Target
 
@@ -28,6 +28,8 @@ _ANSWER = 10.0
 # Seconds after a part of a banner, or of a body, for the next. A server that says something else is so looked at again
 # soon: another one may have its port by then.
 _PAUSE = 2.0
+# RFC 9110, section 15: all went well, or the answer is elsewhere.
+SUCCESS = range(200, 400)
 # Bytes of the banner, or the body, that are searched.
 _SEARCHED = 4096
 
@@ -40,7 +42,7 @@ class Asked:
     insecure: bool = False  # do not verify the certificate
     ca: str | None = None  # a file of certificates to trust, in place of the system's
     http: str | None = None  # the path and query of a GET
-    statuses: Container[int] = range(200, 400)
+    statuses: Container[int] = SUCCESS
     expect: str | None = None  # a text in the first 4096 bytes that the server sends, or of the HTTP answer's body
     stays: float = 0.0  # seconds for which the server must not close the connection
 
@@ -48,13 +50,12 @@ class Asked:
 async def probe(target: Target, asked: Asked) -> None:
     """Return if *target* is ready, or raise what was wrong.
 
-    Redirects are answers, and not followed. A server may close the connection after its answer in HTTP. There,
-    *asked.stays* asks once more when that time is over.
+    Redirects are answers, and not followed. With HTTP, *asked.stays* asks once more when that time is over: a server
+    may close the connection after its answer.
 
     Raises:
         NotReady: it is not ready yet: it closed the connection, was silent, or said something else.
-        OSError: the kernel's, the resolver's or TLS's own error. What `safedial.reconnect` dials again after, and what
-            TLS says, may go away by itself.
+        OSError: the kernel's, the resolver's or TLS's own error.
         ValueError: the target can't be dialed, or *asked.ca* or *asked.http* is wrong.
     """
     tls = context(insecure=asked.insecure, ca=asked.ca) if asked.tls or target.tls else None
@@ -117,9 +118,10 @@ async def _answers(target: Target, tls: ssl.SSLContext | None, path: str, asked:
             port = target.port or (80 if tls is None else 443)  # a Unix socket has none
             status = await http.status(reader, writer, host, port, path, tls=tls is not None)
         if limit.expired():
-            raise NotReady(errno.ETIMEDOUT, f"no answer in HTTP within {_ANSWER:g} s")
+            hint = "The server accepts, but does not answer: it is still starting, or it hangs."
+            raise NotReady(errno.ETIMEDOUT, f"no answer in HTTP within {_ANSWER:g} s", hint=hint)
         if status not in asked.statuses:
-            raise NotReady(f"HTTP status {status}")
+            raise NotReady(f"HTTP status {status}", hint=words.hint_for_status(status))
         if asked.expect is not None:
             await _sends(reader, asked.expect)
 
@@ -135,7 +137,8 @@ async def _sends(reader: asyncio.StreamReader, text: str) -> None:
             limit.reschedule(min(end, loop.time() + _PAUSE))
     if wanted not in data:
         sent = f"'{printable(data[:60].decode(errors='replace'))}'" if data else "nothing"
-        raise NotReady(f"it sent {sent}, not '{printable(text)}'")
+        hint = "Another server may have this port, or the server waits for the client to speak first."
+        raise NotReady(f"it sent {sent}, not '{printable(text)}'", hint=hint)
 
 
 async def _stays(reader: asyncio.StreamReader, seconds: float) -> None:
@@ -144,7 +147,7 @@ async def _stays(reader: asyncio.StreamReader, seconds: float) -> None:
         while await reader.read(1 << 16):
             pass
     if not limit.expired():
-        raise NotReady("it accepted the connection, and closed it again")
+        raise NotReady("it accepted the connection, and closed it again", hint=words.BEHIND)
 
 
 @contextlib.asynccontextmanager

@@ -14,7 +14,14 @@ Outcome: TypeAlias = Literal["ready", "timed out", "failed"] | signal.Signals
 
 
 class NotReady(OSError):  # noqa: N818  # it is no error of anybody
-    """What was asked for is not true yet, and may become true. Its errno is None if it has nothing to do with one."""
+    """What was asked for is not true yet, and may become true. Its errno is None if it has nothing to do with one.
+
+    *hint* says what may be wrong, or what to look at, in one sentence.
+    """
+
+    def __init__(self, *args: object, hint: str = "") -> None:
+        super().__init__(*args)
+        self.hint = hint
 
 
 @dataclass
@@ -26,3 +33,4 @@ class Progress:
     rounds: int = 0  # that have ended
     error: Exception | None = None  # the last one
     ready_after: float | None = None  # seconds since the wait began
+    gone: bool = False  # whether the port is to become free; else, whether a server is to be there

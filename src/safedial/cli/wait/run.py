@@ -79,7 +79,9 @@ async def _wait(
     outcome = _decided(targets, any_of=any_of) or (received[0] if received else "timed out")
     for each in targets:
         if each.state == "waiting":
-            each.error = each.error or NotReady(errno.ETIMEDOUT, "no answer yet")  # its first look was cut short
+            if each.error is None:  # its first look was cut short
+                hint = "Nothing has come back yet: the host, its name server or the server is silent, or slow."
+                each.error = NotReady(errno.ETIMEDOUT, "no answer yet", hint=hint)
             if any_of and outcome == "ready":
                 each.state = "not needed"
     return outcome

@@ -1,13 +1,12 @@
 """How the wait goes, on stderr: a live line for each target on a terminal, else a line when something changes."""
 
 import contextlib
-import importlib
-import signal
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING
 
+from safedial.cli.extra import has_rich
 from safedial.cli.wait import words
 from safedial.cli.wait.progress import Outcome, Progress
 
@@ -30,25 +29,31 @@ def log(line: str) -> None:
         sys.stderr.flush()
 
 
+def result(line: str) -> None:
+    """Write *line* to stdout. If that is closed, or nobody reads it, the exit status says how the wait ended."""
+    try:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except (AttributeError, OSError) as error:  # AttributeError: sys.stdout is None
+        sys.stdout = None  # Python would flush it again at its end, and fail. COMMAND finds the descriptor as it was
+        log(f"the result can't be written: {getattr(error, 'strerror', None) or 'stdout is closed'}")
+
+
 @contextlib.contextmanager
-def showing(
-    progresses: Sequence[Progress], *, any_of: bool, gone: bool, timeout: float | None
-) -> Generator[Callable[[], object]]:
+def showing(progresses: Sequence[Progress], *, any_of: bool, timeout: float | None) -> Generator[Callable[[], object]]:
     """Show *progresses* in this block. Yield a function that is to be called after each change."""
     console = _terminal()
     if console is None:
-        log(words.opening([each.target for each in progresses], any_of=any_of, gone=gone, timeout=timeout))
-        yield Lines(progresses, log, gone=gone).changed
+        log(words.opening(progresses, any_of=any_of, timeout=timeout))
+        yield Lines(progresses, log).changed
     else:
-        with _live(progresses, console, gone=gone, timeout=timeout):
+        with _live(progresses, console, timeout=timeout):
             yield lambda: None  # they are drawn again all the time
 
 
-def failure(progresses: Sequence[Progress], outcome: Outcome, after: float, *, gone: bool) -> None:
-    """Say how a wait ended that failed. Who ended it with a signal is told no more than that."""
-    lines = words.outcome(progresses, outcome, after=after, gone=gone)
-    if isinstance(outcome, signal.Signals):
-        lines = lines[:1]
+def failure(progresses: Sequence[Progress], outcome: Outcome, after: float) -> None:
+    """Say how a wait ended that failed."""
+    lines = words.failure(progresses, outcome, after=after)
     if (console := _terminal()) is None:
         for line in lines:
             log(line)
@@ -66,18 +71,17 @@ class Lines:
         progresses: Sequence[Progress],
         write: Callable[[str], object],
         *,
-        gone: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._write, self._gone, self._clock, self._began = write, gone, clock, clock()
-        self._said = [(words.state(each, gone=gone), self._began) for each in progresses]
+        self._write, self._clock, self._began = write, clock, clock()
+        self._said = [(words.state(each), self._began) for each in progresses]
         self._progresses = progresses
 
     def changed(self) -> None:
         """Write what has changed since the last call."""
         now = self._clock()
         for place, progress in enumerate(self._progresses):
-            says, (said, at) = words.state(progress, gone=self._gone), self._said[place]
+            says, (said, at) = words.state(progress), self._said[place]
             if says != said:
                 self._write(says)
             elif progress.state == "waiting" and now - at >= _STILL:
@@ -89,11 +93,7 @@ class Lines:
 
 def _terminal() -> "Console | None":
     """Return rich's console on stderr, if that is a terminal where lines can be drawn again, and rich is installed."""
-    try:
-        if not sys.stderr.isatty():
-            return None
-        importlib.import_module("rich")  # by itself: an ImportError in our own modules is a bug
-    except (AttributeError, ImportError):  # AttributeError: sys.stderr is None
+    if not (sys.stderr and sys.stderr.isatty() and has_rich()):  # None: it is closed
         return None
     from rich.console import Console
 
@@ -102,7 +102,7 @@ def _terminal() -> "Console | None":
 
 
 @contextlib.contextmanager
-def _live(progresses: Sequence[Progress], console: "Console", *, gone: bool, timeout: float | None) -> Generator[None]:
+def _live(progresses: Sequence[Progress], console: "Console", *, timeout: float | None) -> Generator[None]:
     from rich.console import Group
     from rich.live import Live
 
@@ -112,7 +112,7 @@ def _live(progresses: Sequence[Progress], console: "Console", *, gone: bool, tim
     def lines() -> Group:
         seconds = time.monotonic() - began
         moves = "" if over else f"{_SPINNER[int(seconds * _DRAWN) % len(_SPINNER)]} {seconds:.0f}{limit} s  "
-        return Group(*(_line(each, moves, gone=gone) for each in progresses))
+        return Group(*(_line(each, moves) for each in progresses))
 
     # Nobody else writes meanwhile.
     with Live(
@@ -124,14 +124,14 @@ def _live(progresses: Sequence[Progress], console: "Console", *, gone: bool, tim
             over = True  # the lines stay on the screen
 
 
-def _line(progress: Progress, moves: str, *, gone: bool) -> "Text":
+def _line(progress: Progress, moves: str) -> "Text":
     """Return the line of one target, which begins with *moves* for as long as it is waited for."""
     from rich.text import Text
 
     from safedial.cli.terminal import BAD, GOOD
 
     name, error, waits = progress.target.name, progress.error, progress.state == "waiting"
-    says = f"{name}: {words.said(error)}" if waits and error else words.state(progress, gone=gone)
+    says = f"{name}: {words.said(error)}" if waits and error else words.state(progress)
     # Cropped: rich's ellipsis is no ASCII, and a line that wraps would move all others.
     line = Text(moves if waits else " " * len(moves), no_wrap=True, overflow="crop")
     return line.append(says, {"ready": GOOD, "failed": BAD}.get(progress.state, ""))

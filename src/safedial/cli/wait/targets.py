@@ -4,28 +4,25 @@ Of a URL only the address counts, and of http:// the path. User, password and qu
 looked at: neither a name nor an error can show them.
 """
 
-import ipaddress
 import re
 import socket
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from safedial._address import printable
+from safedial.cli.wait.host_port import checked_host, checked_port, joined, split
 from safedial.cli.wait.schemes import HTTP, PORTS, POSTGRES, SERVERLESS, TLS
 
 # What the query of a URL may say about the address: libpq's names, and the MySQL drivers' for a Unix socket.
 _ASKED = frozenset({"host", "hostaddr", "port", "unix_socket"})
 
 _LIST = "it has several hosts: give each host as a target of its own, with --any if one of them is enough"
-_NO_HOST = "it has no valid host name"
-# RFC 3986, appendix B. urlsplit() quotes passwords in its errors.
+# Scheme, host and port, path, query, fragment with its "#" (RFC 3986, appendix B). urlsplit() would quote passwords in
+# its errors.
 _URL = re.compile(r"(?:jdbc:)?([\w${}+.-]+)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?", re.DOTALL)
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|([A-Za-z_]\w*))", re.ASCII)
-_NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?")
-_SCOPED = re.compile(r"[^%]+(%[\w.-]+)?")
 # What an error may show of a target that is no URL.
 _HARMLESS = re.compile(r"[\w.:\[\]%${}-]+")
 
@@ -41,14 +38,6 @@ class Target:
     # What the scheme of a URL asks for, beyond an accepted connection.
     tls: bool = False
     http: str | None = None  # the path and query of a GET
-
-
-class _Url(NamedTuple):
-    scheme: str  # in lower case, without the driver
-    driver: str
-    place: str  # host and port
-    path: str
-    query: str  # only what may be looked at
 
 
 def parse(text: str, environ: Mapping[str, str]) -> Target:
@@ -67,7 +56,7 @@ def parse(text: str, environ: Mapping[str, str]) -> Target:
             raise ValueError("it has a line break or another control character")
         if expanded.startswith("unix:") and not expanded.startswith("unix://"):
             return _unix(expanded.removeprefix("unix:").partition("?")[0])
-        if (url := _url(expanded)) is not None:
+        if (url := _URL.fullmatch(expanded)) is not None:
             return _of_url(url, environ)
         return _plain(expanded)
     except ValueError as error:
@@ -109,7 +98,7 @@ def _without_login(text: str) -> str:
     if place.endswith(":") and path.startswith("//"):
         raise ValueError(_LIST)  # such as http://a,http://b
     if scheme.lower() == "sqlserver" and ";" in text:
-        raise ValueError('what a ";" divides is not read: write HOST:PORT')
+        raise ValueError('what follows a ";" is not read: write HOST:PORT')
     if "@" in stray:
         raise ValueError(
             "it has an @ behind its host. In a user or password, write @ as %40, / as %2F, ? as %3F and # as %23"
@@ -119,16 +108,9 @@ def _without_login(text: str) -> str:
     return f"{scheme}://{place}{path}" + (f"?{query}" if query else "")
 
 
-def _url(text: str) -> _Url | None:
-    match = _URL.fullmatch(text)
-    if match is None:
-        return None
-    scheme, _, driver = match[1].lower().partition("+")
-    return _Url(scheme, driver, match[2], match[3], match[4] or "")
-
-
-def _of_url(url: _Url, environ: Mapping[str, str]) -> Target:
-    scheme, driver, place, path, query = url
+def _of_url(url: re.Match[str], environ: Mapping[str, str]) -> Target:
+    scheme, _, driver = url[1].lower().partition("+")
+    place, path, query = url[2], url[3], url[4] or ""
     if scheme in SERVERLESS:
         raise ValueError(SERVERLESS[scheme])
     if driver == "srv":
@@ -144,24 +126,24 @@ def _of_url(url: _Url, environ: Mapping[str, str]) -> Target:
         return _unix(unquote(path))
     if scheme in ("mysql", "mariadb") and "unix_socket" in asked:
         return _unix(asked["unix_socket"])
-    host, port = _split(place)
+    host, port = split(place)
     host = unquote(host)
     number = PORTS.get(scheme, 0)
     if scheme in POSTGRES:  # https://www.postgresql.org/docs/current/libpq-connect.html
         host = asked.get("hostaddr") or asked.get("host") or host or environ.get("PGHOST", "")
         port = asked.get("port") or port or environ.get("PGPORT", "")
         if not host:
-            raise ValueError("it has no host, and there libpq takes one of several sockets: write localhost, or ?host=")
+            raise ValueError("it has no host, and libpq would try several Unix sockets: write localhost, or ?host=")
         if "," in host or "," in port:
             raise ValueError(_LIST)
         if host.startswith(("/", "@")):
-            return _unix(f"{host}/.s.PGSQL.{_port(port) if port else number}")
+            return _unix(f"{host}/.s.PGSQL.{checked_port(port) if port else number}")
     if not port and not number:
         raise ValueError("it has no port, and safedial knows none for such a URL")
-    number = _port(port) if port else number
-    host = _host(host or "localhost")
+    number = checked_port(port) if port else number
+    host = checked_host(host or "localhost")
     http = request(path, query) if scheme in HTTP else None
-    name = f"{scheme}://{_pair(host, number)}" + (http or "").partition("?")[0]
+    name = f"{scheme}://{joined(host, number)}" + (http or "").partition("?")[0]
     return Target(printable(name), host, number, tls=scheme in TLS, http=http)
 
 
@@ -179,7 +161,7 @@ def _plain(text: str) -> Target:
         raise ValueError("a Unix socket is written unix:/path")
     if text.isdigit():
         return _tcp("localhost", text)
-    host, port = _split(text)
+    host, port = split(text)
     if not host and not port:
         raise ValueError("it has no host and no port: is a variable of the shell not set?")
     if not port:
@@ -188,8 +170,8 @@ def _plain(text: str) -> Target:
 
 
 def _tcp(host: str, port: str) -> Target:
-    host, number = _host(host), _port(port)
-    return Target(_pair(host, number), host, number)
+    host, number = checked_host(host), checked_port(port)
+    return Target(joined(host, number), host, number)
 
 
 def _unix(path: str, http: str | None = None) -> Target:
@@ -200,55 +182,3 @@ def _unix(path: str, http: str | None = None) -> Target:
     if not path or not path.isprintable():
         raise ValueError("a Unix socket is written unix:/path, in printable characters")
     return Target(f"unix:{path}", path=path, http=http)
-
-
-def _split(place: str) -> tuple[str, str]:
-    """Return host and port of *place*, each empty if it has none."""
-    if place.startswith("["):
-        host, bracket, port = place[1:].partition("]")
-        if not bracket or (port and not port.startswith(":")) or ":" not in host:
-            raise ValueError("an IPv6 address and a port are written [::1]:80")
-        return host, port[1:]
-    host, _, port = place.partition(":")
-    if ":" in port:
-        raise ValueError("an IPv6 address needs brackets: write [::1]:80")
-    return host, port
-
-
-def _host(host: str) -> str:
-    """Return *host*, if it can be a name or an address."""
-    if ":" in host:
-        try:
-            ipaddress.IPv6Address(host)
-            valid = _SCOPED.fullmatch(host)
-        except ValueError:
-            valid = None
-        if valid is None:
-            raise ValueError("it has no valid IPv6 address")
-        return host
-    try:
-        host.encode("idna")  # as the resolver will
-    except UnicodeError:
-        raise ValueError(_NO_HOST) from None
-    if not _NAME.fullmatch(host):
-        raise ValueError(_NO_HOST)
-    if host.isascii() and host.replace(".", "").isdigit():
-        try:
-            socket.inet_aton(host)  # 127.1 is one, 10.0.0.256 is none, and no name either
-        except OSError:
-            raise ValueError("it has no valid IPv4 address") from None
-    return host
-
-
-def _port(port: str) -> int:
-    # Service names are in /etc/services, which container images lack: what works here would not work there.
-    if not (port.isascii() and port.isdigit()):
-        raise ValueError("the port must be a number")
-    number = int(port) if len(port) <= 5 else 0
-    if not 1 <= number <= 65535:
-        raise ValueError("the port must be from 1 to 65535")
-    return number
-
-
-def _pair(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,7 +1,7 @@
-"""Blocking calls that nobody has to wait for: in daemon threads. Names are resolved so.
+"""Blocking calls, such as to the resolver, in daemon threads: the end of the wait does not wait for them.
 
 asyncio resolves in its executor, whose threads are joined at the end of `asyncio.run`, and again at the end of Python:
-a name server that is silent would hold up the end of the wait, by half a minute.
+a name server that is silent would hold up the end by half a minute.
 """
 
 import asyncio

@@ -15,16 +15,19 @@ def connect(path: str) -> socket.socket:
         OSError: ConnectionRefusedError if nobody listens, and the kernel's other errors.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.setblocking(False)
     try:
-        sock.setblocking(False)
         sock.connect(path)
-    except BlockingIOError as error:
+    except OSError as error:
         sock.close()
-        raise NotReady(error.errno, "its backlog is full: the server does not accept") from error
-    except (FileNotFoundError, PermissionError) as error:
-        sock.close()
-        raise NotReady(error.errno, error.strerror) from error
-    except BaseException:
-        sock.close()
-        raise
+        why = error.strerror
+        if isinstance(error, FileNotFoundError):
+            hint = "No such file is there: has the server started, and is the directory shared with its container?"
+        elif isinstance(error, PermissionError):
+            hint = f"This user may not use the socket: see the rights of {path} and of its directories."
+        elif isinstance(error, BlockingIOError):
+            why, hint = "its backlog is full: the server does not accept", "The server is busy, or it hangs."
+        else:
+            raise
+        raise NotReady(error.errno, why, hint=hint) from error
     return sock

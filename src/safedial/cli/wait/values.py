@@ -8,7 +8,7 @@ from safedial._address import MAX_SECONDS
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?) ?(ms|s|m|h)?")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 # RFC 9110, section 15: a status has three digits, and the first is its class.
-_STATUSES = re.compile(r"([1-5])(?:xx|XX|([0-9]{2})(?:-([1-5][0-9]{2}))?)")
+_STATUSES = re.compile(r"([1-5])(?:xx|XX|([0-9]{2}))")
 
 
 def duration(text: str) -> float:
@@ -27,7 +27,7 @@ def duration(text: str) -> float:
 
 
 def statuses(text: str) -> frozenset[int]:
-    """Return the HTTP statuses in *text*, such as ``200,204``, ``2xx`` or ``200-299``.
+    """Return the HTTP statuses in *text*, such as ``200,204`` or ``2xx``.
 
     Raises:
         ArgumentTypeError: it has something else.
@@ -36,11 +36,7 @@ def statuses(text: str) -> frozenset[int]:
     for part in text.split(","):
         match = _STATUSES.fullmatch(part.strip())
         if match is None:
-            raise ArgumentTypeError("statuses are numbers from 100 to 599, such as 200,204 or 2xx or 200-299")
-        hundreds, rest, last = match.groups()
-        low = int(hundreds + (rest or "00"))
-        high = int(last) if last else low if rest else low + 99
-        if high < low:
-            raise ArgumentTypeError(f"the statuses {low}-{high} are none: write {high}-{low}")
-        found.update(range(low, high + 1))
+            raise ArgumentTypeError("statuses are numbers from 100 to 599, such as 200,204 or 2xx,3xx")
+        low = int(match[1] + (match[2] or "00"))
+        found.update(range(low, low + (1 if match[2] else 100)))
     return frozenset(found)

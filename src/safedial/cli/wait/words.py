@@ -8,12 +8,13 @@ import os
 import re
 import signal
 import socket
+import ssl
 from collections.abc import Sequence
 
 from safedial._address import printable
 from safedial._retry.transient import error_type
 from safedial._sentences import one_line
-from safedial.cli.wait.progress import Progress
+from safedial.cli.wait.progress import NotReady, Outcome, Progress
 from safedial.cli.wait.targets import Target
 from safedial.errors import PortsExhaustedError, SelfConnectError
 
@@ -23,54 +24,35 @@ _LOCAL = re.compile(r"localhost\.?|127\..*|::1")
 # Of x509_vfy.h: what is wrong with a certificate that --ca does not mend.
 _WRONG_TIME, _WRONG_NAME = (9, 10), (62, 63, 64)
 
-_BEHIND = "A forwarder, such as docker's, or a proxy accepts, but the server behind it is not up: see the server's log."
-_ROUTE = "There is no route to this host: is its network up, and are both on the same one?"
+BEHIND = "A forwarder, such as docker's, or a proxy accepts, but the server behind it is not up: see the server's log."
+_ROUTE = "There is no route to this host: is the network up, and are both hosts on it?"
 _SILENT = "The host is down, or a firewall or network policy drops the packets."
-# By OpenTelemetry's error.type, as `safedial._retry.kinds` has it.
+# By OpenTelemetry's error.type, as `safedial._retry.kinds` has it. A NotReady may have a hint of its own.
 _HINTS = {
     "timed_out": _SILENT,
     "host_unreachable": _ROUTE,
     "network_unreachable": _ROUTE,
-    "connection_reset": _BEHIND,
-    "connection_closed": _BEHIND,
-    "connection_aborted": _BEHIND,
-    "broken_pipe": _BEHIND,
+    "connection_reset": BEHIND,
+    "connection_closed": BEHIND,
+    "connection_aborted": BEHIND,
+    "broken_pipe": BEHIND,
     "tls_error": "Does it speak TLS on this port from the first byte on? PostgreSQL and MySQL do not: leave --tls out.",
     "too_many_open_files": "This process may open more files with a higher ulimit -n.",
     "address_not_available": "This host has no address of that kind: is IPv6 switched off?",
 }
-_UNIX_HINTS = {
-    "connection_refused": "A file is there, but no server listens on it: it may be left over from one that has ended.",
-    "permission_denied": "This user may not use the socket: see the rights of {path} and of its directories.",
-    "ENOENT": "No such file is there: has the server started, and is the directory shared with its container?",
-    "EAGAIN": "A server listens, but does not accept: it is busy, or it hangs.",
-}
-# By the words of `probe`, `gone` and `run`.
-_ANSWERS = (
-    (r"HTTP status (401|403)", "The server is up, and wants a login: is --status {status} enough?"),
-    (r"HTTP status 404", "The server is up, but has no such path."),
-    (r"HTTP status 5", "The server is up, and says that it is not ready: see its log."),
-    (r"HTTP status", "The server is up. If that answer is enough: --status {status}"),
-    (r"no answer in HTTP within", "The server accepts, but does not answer: it is still starting, or it hangs."),
-    (r"no answer in HTTP", "Does it speak HTTP on this port? If it is HTTPS: https:// or --tls"),
-    (r"no answer yet", "Nothing has come back yet: the host, its name server or the server is silent, or slow."),
-    (r"it sent", "Another server may be at this port, or one that first waits for the client."),
-    (r"no address of this host", "Whether a port is free can only be seen on its own host."),
-    (r".*closed", _BEHIND),
-)
 
 
-def opening(targets: Sequence[Target], *, any_of: bool, gone: bool, timeout: float | None) -> str:
+def opening(targets: Sequence[Progress], *, any_of: bool, timeout: float | None) -> str:
     """Say what is waited for, and how long."""
-    names = ", ".join(target.name for target in targets)
+    names = ", ".join(each.target.name for each in targets)
     which = f"one of {names}" if any_of and len(targets) > 1 else names
-    what = f"Waiting until a server can bind {which}" if gone else f"Waiting for {which}"
+    what = f"Waiting until a server can bind {which}" if targets[0].gone else f"Waiting for {which}"
     return f"{what}, {'without a time limit' if timeout is None else f'for at most {_seconds(timeout)}'}."
 
 
-def state(progress: Progress, *, gone: bool = False) -> str:
+def state(progress: Progress) -> str:
     """Say how far the wait for one target is."""
-    wanted = "free" if gone else "ready"
+    wanted = "free" if progress.gone else "ready"
     name, error = progress.target.name, progress.error
     if progress.state == "ready":
         return f"{name}: {wanted} after {_seconds(progress.ready_after or 0.0)}"
@@ -80,24 +62,21 @@ def state(progress: Progress, *, gone: bool = False) -> str:
     return f"{name}: {what}" + (f": {said(error)}" if error else "")
 
 
-def outcome(
-    targets: Sequence[Progress], ended: str | signal.Signals, *, after: float, gone: bool = False
-) -> tuple[str, ...]:
-    """Say how the wait *ended*, `ready`, `timed out`, `failed` or by a signal, *after* so many seconds: a line each.
+def failure(targets: Sequence[Progress], ended: Outcome, *, after: float) -> tuple[str, ...]:
+    """Say how a wait *ended* that failed, *after* so many seconds: a line each.
 
-    If not all is well, lines follow for each target that is not ready: its last error, and a hint.
+    Lines follow for each target that is not ready: its last error, and a hint. Who sent a signal needs none of these.
     """
-    wanted = "free" if gone else "ready"
-    if ended == "ready":
-        return (f"{wanted.capitalize()} after {_seconds(after)}.",)
-    how = f"Ended by {ended.name}" if isinstance(ended, signal.Signals) else ended.capitalize()
-    lines = [f"{how} after {_seconds(after)}{': waiting does not help' if ended == 'failed' else ''}."]
+    if isinstance(ended, signal.Signals):
+        return (f"Ended by {ended.name} after {_seconds(after)}.",)
+    lines = [f"{ended.capitalize()} after {_seconds(after)}{': waiting does not help' if ended == 'failed' else ''}."]
     for each in targets:
-        if each.state in ("waiting", "failed"):
-            name, what = each.target.name, "failed" if each.state == "failed" else f"not {wanted}"
-            rounds = f" ({each.rounds} {'round' if each.rounds == 1 else 'rounds'})"
-            lines.append(f"{name}: {what}: {said(each.error) if each.error else 'no answer yet'}{rounds}")
-            if each.error and (help_ := hint(each.error, each.target, gone=gone)):
+        if each.error and each.state in ("waiting", "failed"):
+            name = each.target.name
+            what = "failed" if each.state == "failed" else "not free" if each.gone else "not ready"
+            rounds = f"{each.rounds} {'round' if each.rounds == 1 else 'rounds'}"
+            lines.append(f"{name}: {what}: {said(each.error)} ({rounds})")
+            if help_ := hint(each):
                 lines.append(f"{name}: hint: {help_}")
     return tuple(lines)
 
@@ -115,20 +94,22 @@ def said(error: Exception) -> str:
         text = "timed out"
     elif isinstance(error, socket.gaierror):
         text = f"the name does not resolve: {text}"
-    # By attribute, because importing ssl takes longer than the rest of safedial.
-    elif verify := getattr(error, "verify_message", None):
-        text = f"its certificate is not accepted: {verify}"
-    elif reason := getattr(error, "reason", None):
-        text = f"TLS failed: {str(reason).replace('_', ' ').lower()}"
+    elif isinstance(error, ssl.SSLCertVerificationError):
+        text = f"its certificate is not accepted: {error.verify_message}"
+    elif isinstance(error, ssl.SSLError) and error.reason:
+        text = f"TLS failed: {error.reason.replace('_', ' ').lower()}"
     text = printable(" ".join(str(text).split()))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
-def hint(error: Exception, target: Target, *, gone: bool = False) -> str:
-    """Return what may be wrong, or what to look at, in one sentence; empty if nothing is known."""
+def hint(progress: Progress) -> str:
+    """Return what may be wrong, or what to look at, in one sentence; empty if nothing is known, or nothing is wrong."""
+    target, error = progress.target, progress.error
+    if error is None or progress.state not in ("waiting", "failed"):
+        return ""
+    if isinstance(error, NotReady) and error.hint:
+        return error.hint
     kind = error_type(error)
-    if target.path and kind in _UNIX_HINTS:
-        return _UNIX_HINTS[kind].format(path=printable(target.path))
     if isinstance(error, PortsExhaustedError):
         return f"To see what uses the local ports up: safedial doctor {target.port}"
     if kind == "address_in_use":
@@ -139,23 +120,34 @@ def hint(error: Exception, target: Target, *, gone: bool = False) -> str:
         return _refused(target)
     if kind == "name_resolution_error":
         return (
-            f"Is the name right, its server started, and on the same network? To look it up: getent hosts {target.host}"
+            f"Is the name right, and its server up and on the same network? To look it up: getent hosts {target.host}"
         )
     if kind == "certificate_error":
         return _certificate(error, target)
-    if kind == "permission_denied" and gone:
+    if kind == "permission_denied" and progress.gone:
         return f"Only root may bind ports such as {target.port}: net.ipv4.ip_unprivileged_port_start"
     if kind == "permission_denied":
         return "A firewall, a sandbox or a policy of this host forbids the connection."
-    return _answered(said(error)) or _HINTS.get(kind, "")
+    return _HINTS.get(kind, "")
+
+
+def hint_for_status(status: int) -> str:
+    """Return the hint for an HTTP *status* that is not enough."""
+    if status in (401, 403):
+        return f"The server is up, and wants a login: is --status {status} enough?"
+    if status == 404:
+        return "The server is up, but has no such path."
+    if status >= 500:
+        return "The server is up, and says that it is not ready: see its log."
+    return f"The server is up. If that answer is enough: --status {status}"
 
 
 def _refused(target: Target) -> str:
+    if target.path:
+        return "A file is there, but no server listens on it: it may be left over from one that has ended."
     if _LOCAL.fullmatch(target.host):
         return "Nobody listens on that port. In a container, localhost is the container itself: give the server's name."
-    return (
-        "The host is up, but nobody listens on that port: has the server started, and on more than its own localhost?"
-    )
+    return "The host is up, but nobody listens on that port: has the server started, and not only on its localhost?"
 
 
 def _certificate(error: Exception, target: Target) -> str:
@@ -166,14 +158,6 @@ def _certificate(error: Exception, target: Target) -> str:
     if code in _WRONG_TIME:
         return "The certificate is not valid now: renew it, or set the clock. To wait without checking it: --insecure"
     return "If an authority of your own has signed it: --ca FILE. To wait without checking it: --insecure"
-
-
-def _answered(text: str) -> str:
-    status = text.rpartition(" ")[2]
-    for pattern, help_ in _ANSWERS:
-        if re.match(pattern, text):
-            return help_.format(status=status)
-    return ""
 
 
 def _seconds(number: float) -> str:
