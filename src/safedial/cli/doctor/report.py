@@ -4,7 +4,6 @@ It is plain text, which rich shows if it is installed and a terminal is there.
 """
 
 import errno
-import importlib
 import os
 import sys
 from collections import Counter
@@ -15,6 +14,7 @@ from safedial.cli.doctor import words
 from safedial.cli.doctor.facts import Facts
 from safedial.cli.doctor.judge import Diagnosis, Verdict
 from safedial.cli.doctor.remedy import Remedy
+from safedial.cli.extra import has_rich
 
 # The worst first.
 _ORDER = ("taken", "at risk", "not checked", "safe")
@@ -37,20 +37,12 @@ class Part:
 def run(facts: Facts, diagnosis: Diagnosis, remedies: Sequence[Remedy]) -> None:
     """Print the report."""
     parts = list(compose(facts, diagnosis, remedies))
-    if sys.stdout and sys.stdout.isatty() and _has_rich():
+    if sys.stdout and sys.stdout.isatty() and has_rich():
         from safedial.cli.doctor import on_terminal
 
         on_terminal.show(diagnosis, parts)
     else:
         write(plain(diagnosis, parts))
-
-
-def _has_rich() -> bool:
-    try:
-        importlib.import_module("rich")  # by itself: an ImportError in our own modules is a bug
-    except ImportError:
-        return False
-    return True
 
 
 def compose(facts: Facts, diagnosis: Diagnosis, remedies: Sequence[Remedy]) -> Iterator[Part]:
