@@ -80,7 +80,7 @@ def row(each: Verdict) -> tuple[str, ...]:
 
 def who(sock: Socket) -> str:
     """Say which socket has a port, as the predicate of a sentence about the port or, of a listener, on its own."""
-    return _listening([sock]) if sock.kind == "listening" else f"taken {_taker(sock)}"
+    return _listening([sock]) if sock.kind == "listening" else f"taken {_holder(sock)}"
 
 
 def more(rest: Sequence[Verdict]) -> str:
