@@ -61,6 +61,8 @@ async def status(
     except http.client.HTTPException:
         sent = printable(wire.head[:60].decode(errors="replace"))
         hint = "Does it speak HTTP on this port? --http holds for every TARGET. If it is HTTPS: https:// or --tls"
+        if wire.head.startswith(b"HTTP/"):
+            hint = "It speaks HTTP, but not as Python can read it: HTTP/1.1, with at most 100 headers."
         raise NotReady(f"no answer in HTTP: {sent}", hint=hint) from None
 
 
