@@ -238,7 +238,7 @@ def test_http(head, asked):
         (b"HTTP/1.1 401 Unauthorized\r\n\r\n", {}, "HTTP status 401", "is --status 401 enough?"),
         (b"HTTP/1.1 404 Not Found\r\n\r\n", {}, "HTTP status 404", "has no such path"),
         (b"HTTP/1.1 200 OK\r\n\r\n", {"statuses": {204}}, "HTTP status 200", "--status 200"),
-        (b"HTTP/2.0 200 OK\r\n\r\n", {}, "no answer in HTTP: HTTP/2.0 200 OK", "It speaks HTTP, but not as"),
+        (b"HTTP/2.0 200 OK\r\n\r\n", {}, r"no answer in HTTP: HTTP/2.0 200 OK\r\n\r\n", "It speaks HTTP, but not as"),
         (b"SSH-2.0-\x1b[2J\r\n\r\n", {}, r"no answer in HTTP: SSH-2.0-\x1b[2J\r\n\r\n", "https:// or --tls"),
         (b"", {}, "it closed the connection without an answer", words.BEHIND),
         (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 20_000, {}, "the head of its answer is larger than 64 KiB", ""),

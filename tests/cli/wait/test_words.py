@@ -90,7 +90,7 @@ HTTP = "The server is up"
         (REFUSED, FILE, "it may be left over from one that has ended"),
         (safedial.SelfConnectError.at("127.0.0.1", 5432), DB, "safedial doctor 5432"),
         (safedial.PortsExhaustedError.at("127.0.0.1", 5432), DB, "uses the local ports up: safedial doctor 5432"),
-        (numbered(errno.EADDRINUSE), DB, "who has the port: safedial doctor 5432"),
+        (numbered(errno.EADDRINUSE), DB, "how to free it: safedial doctor 5432"),
         (numbered(errno.ETIMEDOUT), DB, "firewall"),
         (TimeoutError("timed out"), DB, "firewall"),
         (TimeoutError("timed out"), LOCAL, "its backlog is full"),

@@ -111,7 +111,7 @@ def hint(progress: Progress) -> str:
     if isinstance(error, PortsExhaustedError):
         return f"To see what uses the local ports up: safedial doctor {target.port}"
     if kind == "address_in_use":
-        return f"To see who has the port: safedial doctor {target.port}"
+        return f"To see who has the port, and how to free it: safedial doctor {target.port}"
     if kind == "self_connect":
         return f"Nobody listens there, and the kernel may draw this port: safedial doctor {target.port}"
     if kind == "connection_refused":
