@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     end = words.index("--") if "--" in words else len(words)
     arguments, unknown = parser.parse_known_args(words[:end])
     if "command" in arguments:  # it takes one, and judges what is unknown
-        arguments.command, arguments.unknown = words[end:], unknown
+        arguments.words, arguments.command, arguments.unknown = words[:end], words[end:], unknown
     elif unknown or words[end:]:
         parser.error(f"unrecognized arguments: {shlex.join([*unknown, *words[end:]])}")
     try:

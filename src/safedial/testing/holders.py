@@ -8,19 +8,16 @@ from pathlib import Path
 from safedial._tcp import procnet
 
 # include/net/tcp_states.h
-LISTEN = b"0A"
-_STATES = {b"01": "ESTABLISHED", b"06": "TIME_WAIT", b"07": "CLOSE", b"08": "CLOSE_WAIT", LISTEN: "LISTEN"}
+_STATES = {b"01": "ESTABLISHED", b"06": "TIME_WAIT", b"07": "CLOSE", b"08": "CLOSE_WAIT", b"0A": "LISTEN"}
 
 
 def holders(port: int) -> list[str]:
     """Describe each TCP socket of this host whose local port is *port*, and its process."""
-    return [described(row) for row in procnet.sockets_on(port)]
-
-
-def described(row: procnet.Row) -> str:
-    """Describe one socket and its process. Looks at the descriptors of all processes."""
-    state = _STATES.get(row.state, f"state {row.state.decode()}")
-    return f"{state}{' to itself' if row.peer == row.local else ''}, {_process(row.inode.decode())}"
+    found: list[str] = []
+    for row in procnet.sockets_on(port):
+        state = _STATES.get(row.state, f"state {row.state.decode()}")
+        found.append(f"{state}{' to itself' if row.peer == row.local else ''}, {_process(row.inode.decode())}")
+    return found
 
 
 def _process(inode: str) -> str:

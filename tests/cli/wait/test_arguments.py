@@ -2,13 +2,17 @@
 
 import contextlib
 import json
+import re
+import socket
 
 import pytest
 
 from safedial import cli
-from safedial.cli.wait import mistakes
 from safedial.testing import refused_port
 from tests.support import faults, handlers
+from tests.support.plain import connected_to_itself
+
+linux = pytest.mark.skipif("sys.platform != 'linux'", reason="/proc/net/tcp is read")
 
 HTTP_503 = b"HTTP/1.1 503 Busy\r\nContent-Length: 7\r\n\r\nloading"
 
@@ -53,34 +57,42 @@ def refused(capsys, *arguments):
         ("cache:6379 db 5432", "db 5432: write db:5432"),
         ("db:5432 gunicorn", "write -- before it"),
         ("db:5432 python -m app", "write -- before it"),
-        ("db:5432 -m app", "app: it has no port"),
-        ("db:5432 --retries=3", "unrecognized arguments: --retries"),
-        ("db:5432 --time 3", "unrecognized arguments: --time"),
+        ("db:5432 -m app", "there is no option -m: see --help, and write -- before a COMMAND"),
+        ("db:5432 --retries=3", "there is no option --retries: see --help, and write -- before a COMMAND"),
+        ("db:5432 --retries=3 -- true", "there is no option --retries: see --help\n"),
+        ("db:5432 --time 3", "there is no option --time: "),
+        ("--stay 1s db:5432", "there is no option --stay: "),
+        ("db:5432 --what\x1b=secret", "there is no option --what\\x1b: "),
         ("--timeout soon db:5432", "argument --timeout: a duration is a number and ms, s, m or h"),
         ("db:5432 --timeout", "argument --timeout: expected one argument"),
         ("db:5432 --status 600 --http /", "argument --status: statuses are numbers"),
-        ("-h db -p 5432", "wait-for-it's -h -p: write db:5432"),
-        ("-h db -p 5432 -t 30 -q", "wait-for-it's -h -p -t -q: write db:5432 --timeout 30 --quiet"),
-        ("-h db", "wait-for-it's -h: write db:PORT"),
-        ("-h redis://me:secret@db\x1b -p 5432\x1b", "wait-for-it's -h -p: write …@db\\x1b:5432\\x1b"),
+        ("-h db -p 5432", "there is no option -h: write HOST:PORT"),
+        ("--strict --host=db --port=5432", "there is no option --strict: leave it out"),
+        ("-p 5432 -h redis://me:secret@db", "there is no option -p: write HOST:PORT"),
+        ("db:5432 -timeout 5s", "there is no option -timeout: write --timeout DURATION"),
+        ("-wait tcp://db:5432", "there is no option -wait: write the TARGET alone"),
+        ("tcp db:5432", "tcp: it has no port: write HOST:PORT, such as db:5432. If it is no host, leave it out"),
         ("db\x1b 5432", "db\\x1b 5432: write db\\x1b:5432"),
-        ("db:5432 --what\x1b=secret", "unrecognized arguments: --what\\x1b"),
-        ("db:5432 -t 30 -- true", "wait-for-it's -t: write --timeout 30"),
-        ("db:5432 -s -- true", "wait-for-it's -s: leave it out"),
+        ("db:5432 -q -- true", "there is no option -q: write --quiet"),
         ("db:5432 --gone --stays 1s", "--stays asks something of a server, but --gone waits until there is none"),
         ("db:5432 --gone --tls", "--tls asks something of a server"),
         ("db:5432 --gone --http /", "--http asks something of a server"),
         ("db:5432 --gone --expect x", "--expect asks something of a server"),
+        ("db:5432 --stays 5s --timeout 5", "--stays must be shorter than --timeout"),
         ("db:5432 --insecure", "--insecure needs --tls, or a TARGET with TLS"),
         ("db:5432 --ca ca.pem", "--ca needs --tls, or a TARGET with TLS"),
         ("https://db --ca ca.pem --insecure", "--insecure does not check what --ca is for"),
         ("https://db --ca no-such-file.pem", "--ca no-such-file.pem: No such file or directory"),
         ("db:5432 --status 200", "--status needs --http PATH, or a TARGET with HTTP"),
+        (
+            "http://db/health --http /ready",
+            "http://db:80/health says itself what to ask for: leave that out, or --http",
+        ),
         ("db:5432 --http health", 'PATH begins with "/"'),
     ],
 )
 def test_what_can_not_be_meant_is_refused_in_one_line(capsys, arguments, says):
-    assert says in refused(capsys, *arguments.split())
+    assert says in refused(capsys, *arguments.split()) + "\n"
 
 
 def test_refusals_show_no_password(capsys):
@@ -108,7 +120,6 @@ def test_help(capsys, monkeypatch, flag):
     assert all(len(line) < 80 for line in said.splitlines())
     assert said.isascii()
     assert "==SUPPRESS==" not in said
-    assert not [flag for flag in mistakes.FOREIGN if f" {flag} " in said]
     assert "124  timed out" in said
 
 
@@ -138,6 +149,42 @@ def test_gone(capsys):
     assert wait("--quiet", "--gone", taken) == 0
 
 
+@linux
+def test_port_alone_is_to_be_free_on_every_address(capsys, dead_port):
+    with faults.listener("127.0.0.5", port=dead_port):
+        assert wait(f"localhost:{dead_port}", "--quiet", "--gone") == 0
+        assert wait(f":{dead_port}", "--gone", "--timeout", "100ms") == 124
+        assert wait(str(dead_port), "--quiet", "--gone", "--timeout", "100ms") == 124
+    said = capsys.readouterr().err
+    assert f"safedial: :{dead_port}: not free: " in said
+    assert "listens on 127.0.0.5" in said
+
+
+@linux
+def test_refused_by_a_port_that_another_socket_has(capsys, dead_port):
+    """Its server can't start, for as long as it is so."""
+    with connected_to_itself(dead_port) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        assert wait(f":{dead_port}", "--json", "--timeout", "100ms") == 124
+    result, said = capsys.readouterr()
+    (target,) = json.loads(result)["targets"]
+    for error in (target["error"], said):
+        assert re.search(r"refused; taken by a socket of \S+ \(pid \d+\) that is connected to itself", error)
+    for hint in (target["hint"], said):
+        assert f"Its server can't start until the port is free: safedial doctor {dead_port}" in hint
+
+
+@linux
+def test_refused_beside_connections_of_a_server_that_has_ended(capsys):
+    """They are not in the way of a new one."""
+    with faults.listener() as server:
+        address = server.getsockname()
+        client, accepted = socket.create_connection(address), server.accept()[0]
+    with client, accepted:
+        assert wait(f":{address[1]}", "--quiet", "--timeout", "100ms") == 124
+    assert "not ready: Connection refused (" in capsys.readouterr().err
+
+
 def test_options_of_http_get_there(capsys):
     with serving(handlers.answer(HTTP_503)) as server:
         assert wait(server, "--quiet", "--http", "/health", "--status", "503", "--expect", "loading") == 0
@@ -162,7 +209,7 @@ def test_options_of_a_banner_get_there(capsys):
 
 def test_stays_refuses_a_server_that_closes_again(capsys):
     with serving(handlers.close) as server:
-        assert wait(server, "--quiet", "--stays", "20s", "--timeout", "500ms") == 124
+        assert wait(server, "--quiet", "--stays", "400ms", "--timeout", "500ms") == 124
     assert "closed it again" in capsys.readouterr().err
 
 

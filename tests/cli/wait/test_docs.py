@@ -11,7 +11,7 @@ from pathlib import Path
 
 import safedial
 from safedial import cli
-from safedial.cli.wait import arguments, command, mistakes, run
+from safedial.cli.wait import arguments, command, run
 from tests.cli.test_command import environment
 from tests.support import namespace, web
 
@@ -74,7 +74,7 @@ def options():
     parser = argparse.ArgumentParser()
     arguments.add(parser.add_subparsers())
     (wait,) = parser._subparsers._group_actions[0].choices.values()
-    return {name for action in wait._actions for name in action.option_strings} - {*mistakes.FOREIGN, "--help"}
+    return {name for action in wait._actions for name in action.option_strings} - {"--help"}
 
 
 def test_each_option_has_an_example():

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import re
 import socket
 
 import pytest
@@ -41,7 +42,15 @@ def test_free(dead_port):
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])
 def test_server(server, host):
     port = server.getsockname()[1]
-    assert taken(port, host).startswith(f"taken: LISTEN, of process {os.getpid()} (")
+    assert re.fullmatch(rf"\S+ \(pid {os.getpid()}\) listens on 127\.0\.0\.1", taken(port, host))
+
+
+@linux
+def test_server_on_one_address_keeps_another_one_from_all(dead_port):
+    with faults.listener(host="127.0.0.5", port=dead_port):
+        look(dead_port)
+        assert "listens on 127.0.0.5" in taken(dead_port, "")
+    look(dead_port, "")
 
 
 @linux
@@ -51,7 +60,7 @@ def test_server_among_its_own_connections(server):
         for _ in range(3):
             stack.enter_context(socket.create_connection(server.getsockname()))
             stack.enter_context(server.accept()[0])
-        assert "LISTEN" in taken(port)
+        assert "listens on" in taken(port)
 
 
 @linux
@@ -59,7 +68,8 @@ def test_self_connected_socket(dead_port):
     """A dial would be refused or fooled; no server can bind."""
     with connected_to_itself(dead_port) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-        assert taken(dead_port).startswith(f"taken: ESTABLISHED to itself, of process {os.getpid()} (")
+        said = taken(dead_port)
+        assert re.fullmatch(rf"taken by a socket of \S+ \(pid {os.getpid()}\) that is connected to itself", said)
     look(dead_port)
 
 
@@ -68,7 +78,7 @@ def test_time_wait_that_a_self_connect_left(dead_port):
     with connected_to_itself(dead_port) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         sock.close()
-        assert taken(dead_port) == "taken: TIME_WAIT to itself, of no process any more"
+        assert taken(dead_port) == "taken by TIME_WAIT after a self-connect"
 
 
 @linux
@@ -76,7 +86,7 @@ def test_ordinary_connection_from_that_port(server, dead_port):
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", dead_port))
         sock.connect(server.getsockname())
-        assert "ESTABLISHED, of process" in taken(dead_port)
+        assert f"(pid {os.getpid()}) that is connected to 127.0.0.1 port" in taken(dead_port)
 
 
 def test_connections_of_a_server_that_has_ended():

@@ -25,9 +25,11 @@ unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this system ha
 
 def look(target, **asked):
     """Look once, with every task and transport closed at the end: the loop reports those that are not."""
+    steps = []
     if isinstance(target, int):
         target = Target("", "127.0.0.1", target)
-    asyncio.run(asyncio.wait_for(probe.probe(target, probe.Asked(**asked)), 30), debug=True)
+    asyncio.run(asyncio.wait_for(probe.probe(target, steps.append, probe.Asked(**asked)), 30), debug=True)
+    return steps
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ def test_names_other_address_is_not_kept_waiting_by_a_silent_one(monkeypatch):
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_: both)
         monkeypatch.setattr(probe, "_CONNECT", 60)
         target = Target("", "db", server.getsockname()[1])
-        asyncio.run(asyncio.wait_for(probe.probe(target, probe.Asked()), 10))
+        asyncio.run(asyncio.wait_for(probe.probe(target, print, probe.Asked()), 10))
 
 
 @pytest.mark.parametrize("handler", [handlers.close, handlers.half_close], ids=lambda handler: handler.__name__)
@@ -97,7 +99,9 @@ def test_stays_sees_a_reset():
 @pytest.mark.parametrize("handler", [handlers.wait, handlers.flood], ids=lambda handler: handler.__name__)
 def test_stays(handler):
     with serving(handler) as port:
-        look(port, stays=0.05)
+        (step,) = look(port, stays=0.05)
+        assert str(step) == "connected; waiting to see whether it stays so"
+        assert look(port) == []
 
 
 def test_connection_that_the_kernel_gave_up():
@@ -185,8 +189,10 @@ def test_server_that_speaks_no_tls():
 
 
 def test_tls_server_that_is_silent(impatient):
-    with serving(handlers.wait) as port, pytest.raises(ConnectionAbortedError):
+    with serving(handlers.wait) as port, pytest.raises(NotReady, match="no TLS handshake within") as caught:
         look(port, tls=True, insecure=True)
+    assert caught.value.errno == errno.ETIMEDOUT
+    assert "Does it speak TLS" in caught.value.hint
 
 
 def test_ca_that_is_none(tmp_path, dead_port):
@@ -319,7 +325,7 @@ def test_unix_socket_with_tls(tmp_path, certificates):
     with unix_server(path) as server:
 
         async def both():
-            looking = asyncio.create_task(probe.probe(Target("", path=path), probe.Asked(tls=True, ca=ca)))
+            looking = asyncio.create_task(probe.probe(Target("", path=path), print, probe.Asked(tls=True, ca=ca)))
             accepted, _ = await asyncio.to_thread(server.accept)
             await asyncio.to_thread(handlers.tls(there, lambda inner: inner.recv(1)), accepted)
             await looking

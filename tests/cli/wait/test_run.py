@@ -19,7 +19,7 @@ import safedial
 from safedial import testing
 from safedial._tcp import steering
 from safedial.cli.wait import gone, probe, run
-from safedial.cli.wait.progress import Progress
+from safedial.cli.wait.progress import NotReady, Progress
 from safedial.cli.wait.targets import Target
 from tests.support import faults, handlers, name_server, namespace
 
@@ -197,11 +197,37 @@ def test_first_look_that_does_not_end_in_time(black_hole):
     assert "Nothing has come back yet" in waited.error.hint
 
 
-@pytest.mark.parametrize("asked", [{"stays": LONG}, {"expect": "SSH"}, {"http": "/"}, {"tls": True}], ids=str)
-def test_server_that_is_silent_does_not_outlast_the_limit(asked):
-    """Nor does any step of a look leave its connection open."""
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"stays": LONG}, "connected; waiting to see whether it stays so"),
+        ({"expect": "SSH"}, "connected; waiting for 'SSH'"),
+        ({"http": "/"}, "connected; waiting for its answer in HTTP"),
+        ({"tls": True}, "connected; waiting for the TLS handshake"),
+    ],
+    ids=str,
+)
+def test_server_that_is_silent_does_not_outlast_the_limit(asked, says):
+    """Nor does any step of a look leave its connection open. The report says how far it was."""
     with handlers.serving(handlers.wait) as port:
-        assert wait(port, timeout=0.05, **asked)[0] == "timed out"
+        outcome, (waited,) = wait(port, timeout=0.05, **asked)
+    assert outcome == "timed out"
+    assert waited.error.args == (says,)
+    assert waited.error.hint
+
+
+def test_step_of_an_earlier_look_is_forgotten():
+    first = [True]
+
+    async def look(_, step):
+        if first:
+            first.clear()
+            step(NotReady("connected"))
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+        await asyncio.sleep(LONG)
+
+    _, (waited,) = wait(1, look=look, timeout=SHORT)
+    assert isinstance(waited.error, ConnectionRefusedError)
 
 
 def test_cancelled_while_an_error_is_handled(server):
@@ -209,7 +235,7 @@ def test_cancelled_while_an_error_is_handled(server):
     assert wait(server.getsockname()[1], look=_ask_who_it_is, timeout=0.05)[0] == "timed out"
 
 
-async def _ask_who_it_is(target):
+async def _ask_who_it_is(*_):
     try:
         raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
     except OSError:
@@ -230,7 +256,7 @@ def test_signal(number, dead_port, black_hole):
 def test_signal_wakes_the_wait():
     awake = []
 
-    async def look(_):
+    async def look(*_):
         asyncio.get_running_loop().call_later(5, awake.append, "by itself")
         await asyncio.Event().wait()
 

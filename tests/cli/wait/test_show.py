@@ -77,11 +77,6 @@ def test_failure_has_each_last_error_and_a_hint(capsys):
     assert hint.startswith("safedial: db:1: hint: ")
 
 
-def test_failure_by_a_signal_is_one_line(capsys):
-    show.failure([Progress(Target("db:1", "db", 1), error=refused())], signal.SIGTERM, 1.0)
-    assert capsys.readouterr().err == "safedial: Ended by SIGTERM after 1 s.\n"
-
-
 RESULT = [
     Progress(Target("db:1", "db", 1), "waiting", 3, refused()),
     Progress(Target("cache:2", "cache", 2), "ready", 1, refused(), 0.1234),

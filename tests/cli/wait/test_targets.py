@@ -138,6 +138,8 @@ def test_variables(text, target):
     [
         ("$MISSING", "$MISSING: the variable MISSING is not set"),
         ("$EMPTY:80", "$EMPTY:80: the variable EMPTY is empty"),
+        ("$$PGHOST:80", "$$PGHOST:80: write one $ before the name"),
+        ("$QUOTED", "$QUOTED: it has quotes around it"),
         ("${PGHOST:-db}:5432", "only $NAME and ${NAME} are read"),
         ("$(PGHOST):5432", "only $NAME and ${NAME} are read"),  # Kubernetes leaves it if it knows no such name
         ("http://api/?a=$secret", "http://...: a variable in its query is not set"),
@@ -201,7 +203,7 @@ def test_variables(text, target):
 )
 def test_mistakes(text, says):
     with pytest.raises(ValueError, match=re.escape(says)) as raised:
-        parse(text, {"PGHOST": "", "EMPTY": ""})
+        parse(text, {"PGHOST": "", "EMPTY": "", "QUOTED": "'redis://me:secret@db'"})
     assert "secret" not in str(raised.value).replace("$secret", "")
     assert str(raised.value).isprintable()
     assert raised.value.__cause__ is None

@@ -15,6 +15,7 @@ from safedial.cli.wait.values import duration, statuses
         ("60", 60.0),
         ("0", 0.0),
         ("0.5", 0.5),
+        (".5", 0.5),
         ("500ms", 0.5),
         ("1s", 1.0),
         ("1.5m", 90.0),
@@ -29,7 +30,7 @@ def test_durations(text, seconds):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "s", "-1", "-1s", "1d", "1m30s", "1e3", "inf", "nan", "1_000", "1,5", ".5", "1.", "1S", "٣", "9" * 13, "1  s"],
+    ["", "s", "-1", "-1s", "1d", "1m30s", "1e3", "inf", "nan", "1_000", "1,5", ".", "1.", "1S", "٣", "9" * 13, "1  s"],
 )
 def test_no_duration(text):
     with pytest.raises(argparse.ArgumentTypeError, match="such as 60, 500ms"):

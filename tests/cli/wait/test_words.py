@@ -180,7 +180,8 @@ def test_permanent_error():
 
 
 def test_signal():
-    assert words.failure([Progress(DB, error=REFUSED)], signal.SIGTERM, after=3) == ("Ended by SIGTERM after 3 s.",)
+    over, error, _ = words.failure([Progress(DB, error=REFUSED)], signal.SIGTERM, after=3)
+    assert (over, error) == ("Ended by SIGTERM after 3 s.", "db:5432: not ready: Connection refused")
 
 
 def test_target_names_are_shown_as_they_are():

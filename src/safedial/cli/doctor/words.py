@@ -73,6 +73,11 @@ def row(each: Verdict) -> tuple[str, ...]:
     return str(each.port), each.verdict, _yes(each.inside), _yes(each.reserved), drawn, who
 
 
+def who(sock: Socket) -> str:
+    """Say which socket has a port, as the predicate of a sentence about the port or, of a listener, on its own."""
+    return _listening([sock]) if sock.kind == "listening" else f"taken {_taker(sock)}"
+
+
 def more(rest: Sequence[Verdict]) -> str:
     """Say how many ports the report leaves out."""
     counts = Counter(each.verdict for each in rest)

@@ -21,9 +21,10 @@ of this process. A connection to itself is never taken for a server.
 
 a TARGET is one of:
   db:5432  [::1]:8080           host and port
-  :8080                         a port of localhost
+  :8080                         a port of localhost; for --gone, of this host
   postgresql://user:pw@db/app   a URL, of which only host and port count
-  https://web/health            an HTTP URL: the answer must be 2xx or 3xx
+  https://web/health            an HTTP URL; its path and query are sent, but
+                                no login; the answer must be 2xx or 3xx
   unix:/run/app.sock            a Unix socket
   '$DATABASE_URL'               a variable that has one of these
 """
@@ -71,7 +72,7 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:  # pyright: ignore
         help="for all targets together (default: 60s; 0: no end)",
     )
     group.add_argument("--any", action="store_true", help="one TARGET that is ready is enough")
-    group = wait.add_argument_group("what is ready")
+    group = wait.add_argument_group("what is ready (each holds for every TARGET)")
     group.add_argument(
         "--stays",
         type=values.duration,
@@ -97,13 +98,10 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:  # pyright: ignore
     group.add_argument("--quiet", action="store_true", help="nothing, unless the wait fails")
     group.add_argument("--json", action="store_true", help="also the result as a JSON object, on stdout")
     group.add_argument("--help", action="help", help="print this help")
-    for flag in mistakes.FOREIGN:
-        wait.add_argument(flag, nargs="?", const="", help=argparse.SUPPRESS)
-    wait.set_defaults(run=_run, parser=wait, command=(), unknown=())
+    wait.set_defaults(run=_run, parser=wait, command=())
 
 
 def _run(namespace: argparse.Namespace) -> int:
-    mistakes.refuse_foreign(namespace)
     targets = mistakes.parse_targets(namespace)
     mistakes.refuse_contradictions(namespace, targets)
     # Each as late as can be: in a container somebody waits for every import.
@@ -116,6 +114,10 @@ def _run(namespace: argparse.Namespace) -> int:
     with quiet if namespace.quiet else show.showing(progresses, any_of=any_of, timeout=timeout) as changed:
         outcome = run.wait(progresses, look, any_of=any_of, timeout=timeout, changed=changed)
     after, status = time.monotonic() - began, _status(outcome)
+    if outcome != "ready":
+        from safedial.cli.wait import refused
+
+        refused.explain(progresses)
     if namespace.json:
         from safedial.cli.wait import as_json
 

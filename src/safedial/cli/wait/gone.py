@@ -9,16 +9,18 @@ import socket
 
 from safedial._address import SockAddr
 from safedial._tcp import procnet
+from safedial.cli.doctor import processes, words
+from safedial.cli.doctor.facts import Endpoint, Kind, Socket
 from safedial.cli.wait import threads, unix
 from safedial.cli.wait.progress import NotReady
 from safedial.cli.wait.targets import Target
-from safedial.testing.holders import LISTEN, described
 
+_KINDS: dict[bytes, Kind] = {procnet.LISTENING: "listening", procnet.IN_TIME_WAIT: "time_wait"}
 _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
-async def look(target: Target) -> None:
-    """Return if a server could bind each address of *target*, or raise why not.
+async def look(target: Target, _step: object = None) -> None:
+    """Return if a server could bind each address of *target*, without a host every address; or raise why not.
 
     As servers do, the socket sets SO_REUSEADDR: connections in TIME_WAIT are not in the way of such a server. It is
     closed at once and never listens. A Unix socket is gone if there is no such file, or nobody listens.
@@ -32,7 +34,8 @@ async def look(target: Target) -> None:
     if target.path:
         _look_at_path(target.path)
         return
-    infos = await threads.resolve(target.host, target.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    host = target.host or None  # of every address
+    infos = await threads.resolve(host, target.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     missing: OSError | None = None
     found = 0
     for family, _, _, _, sockaddr in infos:
@@ -42,7 +45,7 @@ async def look(target: Target) -> None:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 holder = await threads.call(_holder, target.port)
-                raise NotReady(error.errno, f"taken: {holder}" if holder else error.strerror) from None
+                raise NotReady(error.errno, holder or error.strerror) from None
             if error.errno not in _NO_SUCH_ADDRESS:
                 raise
             missing = error
@@ -59,9 +62,19 @@ def _bind(family: int, sockaddr: SockAddr) -> None:
 
 
 def _holder(port: int) -> str:
-    """Describe the socket that has *port*: the one that listens, if there is one. Empty if that can't be known."""
-    rows = sorted(procnet.sockets_on(port), key=lambda row: (row.state != LISTEN, row.state == procnet.IN_TIME_WAIT))
-    return described(rows[0]) if rows else ""
+    """Say which socket has *port*: the one that listens, if there is one. Empty if no table shows it."""
+    found = min(procnet.sockets_on(port), key=_harmless, default=None)
+    if found is None:
+        return ""
+    local, peer, state, number = found
+    kind, inode = _KINDS.get(state, "connected"), int(number)
+    those = processes.find([inode])[0].get(inode) if inode else ()
+    return words.who(Socket(kind, Endpoint(*procnet.read(local)), Endpoint(*procnet.read(peer)), inode, those))
+
+
+def _harmless(row: procnet.Row) -> tuple[bool, ...]:
+    """Order sockets: connections that a server had accepted are not in the way of one that sets SO_REUSEADDR."""
+    return row.state != procnet.LISTENING, row.local != row.peer, row.state == procnet.IN_TIME_WAIT
 
 
 def _look_at_path(path: str) -> None:

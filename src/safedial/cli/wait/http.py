@@ -60,7 +60,7 @@ async def status(
         raise NotReady("it closed the connection without an answer", hint=words.BEHIND) from None
     except http.client.HTTPException:
         sent = printable(wire.head[:60].decode(errors="replace"))
-        hint = "Does it speak HTTP on this port? If it is HTTPS: https:// or --tls"
+        hint = "Does it speak HTTP on this port? --http holds for every TARGET. If it is HTTPS: https:// or --tls"
         raise NotReady(f"no answer in HTTP: {sent}", hint=hint) from None
 
 

@@ -9,12 +9,13 @@ import contextlib
 import errno
 import functools
 import ssl
-from collections.abc import AsyncGenerator, Container
+from collections.abc import AsyncGenerator, Callable, Container
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import safedial
 from safedial._address import printable
+from safedial._dial.transport import open_streams
 from safedial.cli.wait import threads, unix, words
 from safedial.cli.wait.progress import NotReady
 from safedial.cli.wait.targets import Target
@@ -32,6 +33,14 @@ _PAUSE = 2.0
 SUCCESS = range(200, 400)
 # Bytes of the banner, or the body, that are searched.
 _SEARCHED = 4096
+# Bytes that a stream reads ahead: no more than `http` takes as one line.
+_BUFFER = 1 << 16
+# Is told what is wrong if the wait ends during the step that begins now.
+Step: TypeAlias = Callable[[NotReady], object]
+
+_SLOW = "The server accepts, but does not answer: it is still starting, or it hangs."
+_MUTE = "Another server may have this port, or the server waits for the client to speak first. --expect is for all."
+_TOO_SHORT = "Nothing was wrong so far, but --timeout ended the look: give it more time."
 
 
 @dataclass(frozen=True)
@@ -47,8 +56,8 @@ class Asked:
     stays: float = 0.0  # seconds for which the server must not close the connection
 
 
-async def probe(target: Target, asked: Asked) -> None:
-    """Return if *target* is ready, or raise what was wrong.
+async def probe(target: Target, step: Step, asked: Asked) -> None:
+    """Return if *target* is ready, or raise what was wrong. Tell *step* how far it is.
 
     Redirects are answers, and not followed. With HTTP, *asked.stays* asks once more when that time is over: a server
     may close the connection after its answer.
@@ -61,15 +70,18 @@ async def probe(target: Target, asked: Asked) -> None:
     tls = context(insecure=asked.insecure, ca=asked.ca) if asked.tls or target.tls else None
     path = target.http if asked.http is None else asked.http
     if path is not None:
-        await _answers(target, tls, path, asked)
+        await _answers(target, step, tls, path, asked)
         if asked.stays:
+            step(NotReady("it has answered; waiting to ask it once more", hint=_TOO_SHORT))
             await asyncio.sleep(asked.stays)
-            await _answers(target, tls, path, asked)
+            await _answers(target, step, tls, path, asked)
         return
-    async with _connected(target, tls) as (reader, _):
+    async with _connected(target, step, tls) as (reader, _):
         if asked.expect is not None:
+            step(NotReady(f"connected; waiting for '{printable(asked.expect)}'", hint=_MUTE))
             await _sends(reader, asked.expect)
         if asked.stays:
+            step(NotReady("connected; waiting to see whether it stays so", hint=_TOO_SHORT))
             await _stays(reader, asked.stays)
 
 
@@ -88,20 +100,25 @@ def context(*, insecure: bool, ca: str | None) -> ssl.SSLContext:
 
 @contextlib.asynccontextmanager
 async def _connected(
-    target: Target, tls: ssl.SSLContext | None
+    target: Target, step: Step, tls: ssl.SSLContext | None
 ) -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """Connect, with TLS if *tls* is given. An error or a cancellation drops the connection at once."""
+    # One round: `run` begins the next.
+    dialer = safedial.Dialer(timeout=_CONNECT, happy_eyeballs_delay=0.25, policy=None, resolver=threads.resolve)
+    sock = unix.connect(target.path) if target.path else await dialer.dial_async((target.host, target.port))
     options: dict[str, Any] = {}
+    handshake = functools.partial(NotReady, hint=words.hint_for_tls(target))
     if tls is not None:
+        step(handshake("connected; waiting for the TLS handshake"))
         # Without what only the resolver needs: the dot of an absolute name (RFC 6066 section 3), a scope.
         name = target.host.partition("%")[0].rstrip(".") or "localhost"
         options = {"ssl": tls, "server_hostname": name, "ssl_handshake_timeout": _ANSWER}
-    if target.path:
-        options["sock"] = unix.connect(target.path)
-    else:
-        options |= {"host": target.host, "port": target.port, "resolver": threads.resolve, "timeout": _CONNECT}
-        options |= {"happy_eyeballs_delay": 0.25, "policy": None}  # one round: `run` begins the next
-    reader, writer = await safedial.open_connection(**options)
+    try:
+        reader, writer = await open_streams(_BUFFER, options, sock)
+    except ConnectionAbortedError as error:
+        if error.errno is not None:
+            raise
+        raise handshake(errno.ETIMEDOUT, f"no TLS handshake within {_ANSWER:g} s") from None  # asyncio's time limit
     try:
         yield reader, writer
         writer.close()  # in TLS it says so to the server
@@ -109,20 +126,21 @@ async def _connected(
         writer.transport.abort()  # nobody waits for what the server says to that
 
 
-async def _answers(target: Target, tls: ssl.SSLContext | None, path: str, asked: Asked) -> None:
+async def _answers(target: Target, step: Step, tls: ssl.SSLContext | None, path: str, asked: Asked) -> None:
     from safedial.cli.wait import http  # late: http.client and email behind it take 9 ms to import
 
-    async with _connected(target, tls) as (reader, writer):
+    async with _connected(target, step, tls) as (reader, writer):
+        step(NotReady("connected; waiting for its answer in HTTP", hint=_SLOW))
         async with _at_most(_ANSWER) as limit:
             host = target.host or "localhost"
             port = target.port or (80 if tls is None else 443)  # a Unix socket has none
             status = await http.status(reader, writer, host, port, path, tls=tls is not None)
         if limit.expired():
-            hint = "The server accepts, but does not answer: it is still starting, or it hangs."
-            raise NotReady(errno.ETIMEDOUT, f"no answer in HTTP within {_ANSWER:g} s", hint=hint)
+            raise NotReady(errno.ETIMEDOUT, f"no answer in HTTP within {_ANSWER:g} s", hint=_SLOW)
         if status not in asked.statuses:
             raise NotReady(f"HTTP status {status}", hint=words.hint_for_status(status))
         if asked.expect is not None:
+            step(NotReady(f"connected; waiting for '{printable(asked.expect)}' in its answer", hint=_SLOW))
             await _sends(reader, asked.expect)
 
 
@@ -137,8 +155,7 @@ async def _sends(reader: asyncio.StreamReader, text: str) -> None:
             limit.reschedule(min(end, loop.time() + _PAUSE))
     if wanted not in data:
         sent = f"'{printable(data[:60].decode(errors='replace'))}'" if data else "nothing"
-        hint = "Another server may have this port, or the server waits for the client to speak first."
-        raise NotReady(f"it sent {sent}, not '{printable(text)}'", hint=hint)
+        raise NotReady(f"it sent {sent}, not '{printable(text)}'", hint=_MUTE)
 
 
 async def _stays(reader: asyncio.StreamReader, seconds: float) -> None:

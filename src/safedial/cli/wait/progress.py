@@ -34,3 +34,5 @@ class Progress:
     error: Exception | None = None  # the last one
     ready_after: float | None = None  # seconds since the wait began
     gone: bool = False  # whether the port is to become free; else, whether a server is to be there
+    # What is wrong if the look that goes on now is cut short; None if nothing is known yet.
+    step: NotReady | None = None

@@ -17,8 +17,9 @@ from safedial.cli.wait.progress import NotReady, Outcome, Progress
 from safedial.cli.wait.targets import Target
 from safedial.events import logger
 
-# Returns if the target is as it should be, else raises.
-Look: TypeAlias = Callable[[Target], Awaitable[None]]
+# Returns if the target is as it should be, else raises. It calls the second argument as it comes further, with what is
+# wrong if the wait ends there.
+Look: TypeAlias = Callable[[Target, Callable[[NotReady], object]], Awaitable[None]]
 
 # Seconds. Somebody waits: a server must not be ready for longer than that without being noticed.
 _LONGEST_PAUSE = 1.0
@@ -52,14 +53,18 @@ async def _wait(
     over = asyncio.Event()
 
     async def watch(progress: Progress) -> None:
+        def steps(reached: NotReady) -> None:
+            progress.step = reached
+
         def waits(state: RetryCallState) -> None:
             progress.rounds += 1
+            progress.step = None
             progress.error = cast("Exception", state.outcome and state.outcome.exception())
             changed()
 
         retrying = AsyncRetrying(retry=_policy.retry, wait=_policy.wait, before_sleep=waits, reraise=True)
         try:
-            await retrying(look, progress.target)
+            await retrying(look, progress.target, steps)
             progress.state, progress.ready_after = "ready", loop.time() - began
         except (OSError, ValueError) as error:
             progress.state, progress.error = "failed", error
@@ -79,7 +84,9 @@ async def _wait(
     outcome = _decided(targets, any_of=any_of) or (received[0] if received else "timed out")
     for each in targets:
         if each.state == "waiting":
-            if each.error is None:  # its first look was cut short
+            if each.step is not None:
+                each.error = each.step  # newer than the last error
+            elif each.error is None:  # its first look was cut short
                 hint = "Nothing has come back yet: the host, its name server or the server is silent, or slow."
                 each.error = NotReady(errno.ETIMEDOUT, "no answer yet", hint=hint)
             if any_of and outcome == "ready":

@@ -20,6 +20,7 @@ _STILL = 60.0
 _DRAWN = 8
 # ASCII, as all that is written here: a container's terminal may have no more.
 _SPINNER = "-\\|/"
+_CUT = "..."
 
 
 def log(line: str) -> None:
@@ -106,25 +107,32 @@ def _live(progresses: Sequence[Progress], console: "Console", *, timeout: float 
     from rich.console import Group
     from rich.live import Live
 
-    began, over = time.monotonic(), False
+    from safedial.cli.terminal import GOOD, say
+
+    began = time.monotonic()
     limit = "" if timeout is None else f"/{timeout:g}"
 
     def lines() -> Group:
         seconds = time.monotonic() - began
-        moves = "" if over else f"{_SPINNER[int(seconds * _DRAWN) % len(_SPINNER)]} {seconds:.0f}{limit} s  "
-        return Group(*(_line(each, moves) for each in progresses))
+        moves = f"{_SPINNER[int(seconds * _DRAWN) % len(_SPINNER)]} {seconds:.0f}{limit} s  "
+        return Group(*(_line(each, moves, console.width) for each in progresses))
 
-    # Nobody else writes meanwhile.
+    # Nobody else writes meanwhile. What stays on the screen is written at the end, whole.
     with Live(
-        console=console, get_renderable=lines, refresh_per_second=_DRAWN, redirect_stdout=False, redirect_stderr=False
+        console=console,
+        get_renderable=lines,
+        refresh_per_second=_DRAWN,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
     ):
-        try:
-            yield
-        finally:
-            over = True  # the lines stay on the screen
+        yield
+    for each in progresses:
+        if each.state in ("ready", "not needed"):  # of the others `failure` tells
+            say(console, words.state(each), style=GOOD if each.state == "ready" else None)
 
 
-def _line(progress: Progress, moves: str) -> "Text":
+def _line(progress: Progress, moves: str, width: int) -> "Text":
     """Return the line of one target, which begins with *moves* for as long as it is waited for."""
     from rich.text import Text
 
@@ -132,6 +140,9 @@ def _line(progress: Progress, moves: str) -> "Text":
 
     name, error, waits = progress.target.name, progress.error, progress.state == "waiting"
     says = f"{name}: {words.said(error)}" if waits and error else words.state(progress)
-    # Cropped: rich's ellipsis is no ASCII, and a line that wraps would move all others.
-    line = Text(moves if waits else " " * len(moves), no_wrap=True, overflow="crop")
-    return line.append(says, {"ready": GOOD, "failed": BAD}.get(progress.state, ""))
+    line = Text(moves if waits else " " * len(moves))
+    line.append(says, {"ready": GOOD, "failed": BAD}.get(progress.state, ""))
+    if line.cell_len > width:  # a line that wraps would move all others, and rich's ellipsis is no ASCII
+        line.truncate(width - len(_CUT), overflow="crop")
+        line.append(_CUT)
+    return line

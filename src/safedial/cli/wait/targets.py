@@ -29,7 +29,7 @@ _HARMLESS = re.compile(r"[\w.:\[\]%${}-]+")
 
 @dataclass(frozen=True)
 class Target:
-    """One server. Either *path* is given (AF_UNIX), or *host* and *port*."""
+    """One server. Either *path* is given (AF_UNIX), or *host* and *port*; *host* is empty for every address here."""
 
     name: str  # as the user gave it, without user, password and query: for the report
     host: str = ""
@@ -40,8 +40,10 @@ class Target:
     http: str | None = None  # the path and query of a GET
 
 
-def parse(text: str, environ: Mapping[str, str]) -> Target:
+def parse(text: str, environ: Mapping[str, str], *, here: str = "localhost") -> Target:
     """Return the target that *text* means. ``$NAME`` and ``${NAME}`` are read from *environ*.
+
+    *here* is the host of a port alone; empty for every address of this host.
 
     A program that starts without a shell, such as the ENTRYPOINT of a container image, gets them unexpanded.
 
@@ -54,11 +56,13 @@ def parse(text: str, environ: Mapping[str, str]) -> Target:
         expanded = _without_login(_expanded(_without_login(text), environ).strip())
         if not expanded.isprintable():
             raise ValueError("it has a line break or another control character")
+        if expanded[:1] in ('"', "'"):  # as docker's --env-file has it
+            raise ValueError("it has quotes around it, which no shell has taken away: leave them out")
         if expanded.startswith("unix:") and not expanded.startswith("unix://"):
             return _unix(expanded.removeprefix("unix:").partition("?")[0])
         if (url := _URL.fullmatch(expanded)) is not None:
             return _of_url(url, environ)
-        return _plain(expanded)
+        return _plain(expanded, here)
     except ValueError as error:
         raise ValueError(f"{_label(text)}: {error}") from None
 
@@ -79,6 +83,8 @@ def _expanded(text: str, environ: Mapping[str, str]) -> str:
         why = "empty" if name in environ else "not set"
         raise ValueError(f"a variable in its query is {why}" if in_query else f"the variable {name} is {why}")
 
+    if "$$" in text.partition("?")[0]:
+        raise ValueError("write one $ before the name: only a compose file makes one of two")
     left = _VARIABLE.sub("", text.partition("?")[0])
     if "${" in left or "$(" in left:  # Kubernetes leaves $(NAME) as it is if it knows no NAME
         raise ValueError("only $NAME and ${NAME} are read from the environment")
@@ -152,7 +158,7 @@ def request(path: str, query: str = "") -> str:
     return quote((path or "/") + (f"?{query}" if query else ""), safe=string.punctuation)
 
 
-def _plain(text: str) -> Target:
+def _plain(text: str, here: str) -> Target:
     if "," in text:
         raise ValueError(_LIST)
     if "@" in text:
@@ -160,17 +166,17 @@ def _plain(text: str) -> Target:
     if text.startswith("/"):
         raise ValueError("a Unix socket is written unix:/path")
     if text.isdigit():
-        return _tcp("localhost", text)
+        return _tcp(here, text)
     host, port = split(text)
     if not host and not port:
         raise ValueError("it has no host and no port: is a variable of the shell not set?")
     if not port:
         raise ValueError("it has no port: write HOST:PORT, such as db:5432")
-    return _tcp(host or "localhost", port)
+    return _tcp(host or here, port)
 
 
 def _tcp(host: str, port: str) -> Target:
-    host, number = checked_host(host), checked_port(port)
+    host, number = checked_host(host) if host else "", checked_port(port)
     return Target(joined(host, number), host, number)
 
 

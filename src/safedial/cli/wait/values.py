@@ -5,7 +5,7 @@ from argparse import ArgumentTypeError
 
 from safedial._address import MAX_SECONDS
 
-_DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?) ?(ms|s|m|h)?")
+_DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?|\.[0-9]{1,9}) ?(ms|s|m|h)?")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 # RFC 9110, section 15: a status has three digits, and the first is its class.
 _STATUSES = re.compile(r"([1-5])(?:xx|XX|([0-9]{2}))")

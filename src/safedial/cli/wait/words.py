@@ -36,7 +36,6 @@ _HINTS = {
     "connection_closed": BEHIND,
     "connection_aborted": BEHIND,
     "broken_pipe": BEHIND,
-    "tls_error": "Does it speak TLS on this port from the first byte on? PostgreSQL and MySQL do not: leave --tls out.",
     "too_many_open_files": "This process may open more files with a higher ulimit -n.",
     "address_not_available": "This host has no address of that kind: is IPv6 switched off?",
 }
@@ -65,17 +64,16 @@ def state(progress: Progress) -> str:
 def failure(targets: Sequence[Progress], ended: Outcome, *, after: float) -> tuple[str, ...]:
     """Say how a wait *ended* that failed, *after* so many seconds: a line each.
 
-    Lines follow for each target that is not ready: its last error, and a hint. Who sent a signal needs none of these.
+    Lines follow for each target that is not ready: its last error, and a hint.
     """
-    if isinstance(ended, signal.Signals):
-        return (f"Ended by {ended.name} after {_seconds(after)}.",)
-    lines = [f"{ended.capitalize()} after {_seconds(after)}{': waiting does not help' if ended == 'failed' else ''}."]
+    how = f"Ended by {ended.name}" if isinstance(ended, signal.Signals) else ended.capitalize()
+    lines = [f"{how} after {_seconds(after)}{': waiting does not help' if ended == 'failed' else ''}."]
     for each in targets:
         if each.error and each.state in ("waiting", "failed"):
             name = each.target.name
             what = "failed" if each.state == "failed" else "not free" if each.gone else "not ready"
-            rounds = f"{each.rounds} {'round' if each.rounds == 1 else 'rounds'}"
-            lines.append(f"{name}: {what}: {said(each.error)} ({rounds})")
+            rounds = f" ({each.rounds} {'round' if each.rounds == 1 else 'rounds'})" if each.rounds else ""
+            lines.append(f"{name}: {what}: {said(each.error)}{rounds}")
             if help_ := hint(each):
                 lines.append(f"{name}: hint: {help_}")
     return tuple(lines)
@@ -122,6 +120,8 @@ def hint(progress: Progress) -> str:
         return (
             f"Is the name right, and its server up and on the same network? To look it up: getent hosts {target.host}"
         )
+    if kind == "tls_error":
+        return hint_for_tls(target)
     if kind == "certificate_error":
         return _certificate(error, target)
     if kind == "permission_denied" and progress.gone:
@@ -131,10 +131,19 @@ def hint(progress: Progress) -> str:
     return _HINTS.get(kind, "")
 
 
+def hint_for_tls(target: Target) -> str:
+    """Return the hint for a handshake that failed."""
+    if target.tls:
+        without = "If not, write a URL without TLS, such as http:// or redis://"
+    else:
+        without = "PostgreSQL and MySQL do not: leave --tls out, which holds for every TARGET."
+    return f"Does it speak TLS on this port from the first byte on? {without}"
+
+
 def hint_for_status(status: int) -> str:
     """Return the hint for an HTTP *status* that is not enough."""
     if status in (401, 403):
-        return f"The server is up, and wants a login: is --status {status} enough?"
+        return f"The server is up, and wants a login, which safedial never sends: is --status {status} enough?"
     if status == 404:
         return "The server is up, but has no such path."
     if status >= 500:
