@@ -3,11 +3,13 @@
 import contextlib
 import json
 import re
+import signal
 import socket
 
 import pytest
 
 from safedial import cli
+from safedial.cli.wait import command, show
 from safedial.testing import refused_port
 from tests.support import faults, handlers
 from tests.support.plain import connected_to_itself
@@ -221,3 +223,11 @@ def test_permanent_error_is_status_1(capsys):
 def test_timeout_of_0_has_no_end(capsys, server):
     assert wait(server, "--timeout", "0") == 0
     assert "without a time limit" in capsys.readouterr().err
+
+
+def test_command_does_not_run_after_a_signal_however_late_it_came(server, monkeypatch):
+    ran = []
+    monkeypatch.setattr(command, "run", ran.append)
+    monkeypatch.setattr(show, "result", lambda _: signal.raise_signal(signal.SIGTERM))
+    assert wait(server, "--json", "--", "true") == 143
+    assert not ran
