@@ -106,6 +106,10 @@ def test_refusals_show_no_password(capsys):
         assert "secret" not in refused(capsys, *arguments.split())
 
 
+def test_empty_command_is_none(capsys):
+    assert refused(capsys, "db:5432", "--", "", "-c") == "a COMMAND is required after --"
+
+
 def test_other_commands_take_no_command(capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["demo", "--", "ls", "-l"])
