@@ -10,6 +10,9 @@ from safedial.errors import TIME_WAIT
 
 # Seconds. What tcp_tw_reuse_delay is by default, and the delay of kernels that lack this setting (before Linux 6.14).
 _REUSE_DELAY = 1.0
+# Bytes. Of a list of reserved ports, the kernel ends each read where the buffer does, and the part of a port that fits
+# is a number too (proc_do_large_bitmap, kernel/sysctl.c). The longest list has every second port: 192 KiB.
+_WHOLE = 1 << 18
 
 
 class PortSettings(NamedTuple):
@@ -70,7 +73,7 @@ def _seconds(milliseconds: str) -> float | None:
 def sysctl(name: str) -> str | None:
     """Read net.ipv4.*name*; None if that can't be read."""
     with contextlib.suppress(OSError), FileIO(f"/proc/sys/net/ipv4/{name}") as file:
-        return file.read().decode(errors="replace").strip()
+        return (file.read(_WHOLE) or b"").decode(errors="replace").strip()
     return None
 
 

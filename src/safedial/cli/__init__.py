@@ -5,6 +5,7 @@ module works without the extra ``cli``.
 """
 
 import argparse
+import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,9 @@ import safedial
 from safedial.cli.demo import arguments as demo
 from safedial.cli.doctor import arguments as doctor
 from safedial.cli.wait import arguments as wait
+
+# The exit status of an error that no command expects. Python's own, 1, is an answer of some: "at risk".
+_FAILED = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,3 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(arguments.run(arguments))
     except KeyboardInterrupt:
         return 130  # a shell's status for a process that SIGINT ended: 128 + 2
+    except OSError as error:  # that no command expects: standard output is full, or closed
+        with contextlib.suppress(OSError, AttributeError):  # AttributeError: stderr is closed, too, and None
+            sys.stderr.write(f"safedial: {error}\n")
+        return _FAILED
+    except Exception as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        return _FAILED

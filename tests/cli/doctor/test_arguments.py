@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -68,14 +69,18 @@ def test_lines_to_paste_are_for_the_namespace_of_the_process(see, capsys):
 def test_wrong_ports(capsys, text):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["doctor", text])
-    assert "PORT" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "PORT: a port is a number from 1 to 65535, not " in error
+    assert len(error) < 200
 
 
-@pytest.mark.parametrize("text", ["0", "x", "-1", str(2**31)])
+@pytest.mark.parametrize("text", ["0", "x", "-1", str(2**31), "9" * 5000])
 def test_wrong_processes(capsys, text):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["doctor", "--pid", text])
-    assert "--pid" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "--pid" in error
+    assert len(error) < 200
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has network namespaces")
@@ -83,7 +88,8 @@ def test_process_that_is_not_there(capsys):
     assert cli.main(["doctor", "--pid", NO_PROCESS]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == f"safedial doctor can't look at process {NO_PROCESS}: there is no process {NO_PROCESS} here\n"
+    said = f"there is no process {NO_PROCESS} that this user can see"
+    assert err == f"safedial doctor can't look at process {NO_PROCESS}: {said}\n"
 
 
 def test_process_that_only_root_may_look_at(monkeypatch, capsys):
@@ -110,6 +116,30 @@ def test_reader_that_goes_away_is_no_error():
         os.close(writer)
     assert done.stderr == b""
     assert done.returncode in (0, 1, 2)
+
+
+FULL = "safedial: [Errno 28] No space left on device\n"
+CLOSED = "safedial: [Errno 9] standard output is closed\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+@pytest.mark.parametrize("options", ["", "--json"])
+@pytest.mark.parametrize(
+    ("ends", "said"), [(">/dev/full", FULL), (">&-", CLOSED), (">/dev/full 2>&-", ""), ("<&- >&- 2>&-", "")]
+)
+def test_what_can_t_be_written_is_no_answer(options, ends, said):
+    command = f"exec {shlex.quote(sys.executable)} -m safedial doctor {options} {ends}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr, done.stdout) == (2, said, "")
+
+
+def test_a_bug_is_no_answer(monkeypatch, capsys):
+    def broken(ports, *, pid):
+        raise ZeroDivisionError("look again")
+
+    monkeypatch.setattr(look, "look", broken)
+    assert cli.main(["doctor"]) == 2
+    assert capsys.readouterr().err.endswith("ZeroDivisionError: look again\n")
 
 
 def test_help_fits_a_terminal_and_tells_the_exit_statuses(capsys, monkeypatch):

@@ -29,7 +29,7 @@ FULL = facts(
     reserved=ranges((8080, 8090)),
     listeners=(listener(22), listener(40000)),
     self_connected=(self_connected(41000),),
-    taken=(connection(42000, kind="time_wait"),),
+    held=(connection(42000, kind="time_wait"),),
     destinations=(destination(28000, 1), destination(5)),
 )
 
@@ -47,7 +47,7 @@ def rows(text):
 
 TABLE, SOCKET = map(rows, SECTION.split("A socket, in"))
 DOCUMENTED = dict(TABLE)
-for prefix in ("ports[].listeners[].", "ports[].taken_by[].", "self_connected[]."):
+for prefix in ("ports[].listeners[].", "ports[].held_by[].", "self_connected[]."):
     DOCUMENTED |= {prefix + name: row for name, row in SOCKET.items()}
 
 
@@ -107,7 +107,7 @@ def test_what_was_not_seen_is_null_and_never_empty():
     nulls = {name for name, value in fields(seen) if value is None}
     assert nulls >= {"settings.range", "settings.reserved", "sockets", "self_connected", "destinations"}
     assert report(facts(ports=None, destinations=(destination(1),)))["destinations"][0]["level"] is None
-    assert nulls >= {"ports[].inside", "ports[].reserved", "ports[].preferred", "ports[].listeners", "ports[].taken_by"}
+    assert nulls >= {"ports[].inside", "ports[].reserved", "ports[].preferred", "ports[].listeners", "ports[].held_by"}
     assert (seen["status"], seen["not_checked"]) == (2, ["Why."])
 
 
@@ -129,7 +129,7 @@ def test_values():
         "processes": [{"pid": 123, "name": "client"}],
     }
     assert [each["level"] for each in seen["destinations"]] == ["near the end", "low"]
-    assert seen["destinations"][0]["share"] == pytest.approx(28001 / 28232)
+    assert seen["destinations"][0]["share"] == pytest.approx(28001 / 28231)
     assert (seen["sockets"], seen["time_wait"]) == (100, 5)
     assert seen["remedies"][0]["kind"] == "reserve"
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -43,47 +45,57 @@ def test_verdict_by_the_settings(seen, word):
     [
         {"self_connected": (self_connected(PORT),)},
         {"self_connected": (self_connected(PORT, kind="time_wait"),)},
-        {"taken": (connection(PORT),)},
-        {"taken": (connection(PORT, kind="time_wait"),)},
-        {"taken": (connection(PORT, host="10.0.0.1"),), "listeners": (listener(PORT),)},
+        {"held": (connection(PORT),)},
+        {"held": (connection(PORT, kind="time_wait"),)},
+        {"held": (connection(PORT, host="10.0.0.1"),), "listeners": (listener(PORT),)},
         {"self_connected": (self_connected(PORT),), "listeners": (listener(PORT, "0.0.0.0"),)},
     ],
 )
 def test_taken_whatever_the_settings(machine, seen):
     found = verdict(facts(**machine, **seen))
     assert found.verdict == "taken"
-    assert len(found.taken_by) == 1
+    assert len(found.held_by) == 1
 
 
 def test_a_port_that_only_a_bound_socket_has_is_taken():
-    seen = facts(bound=(22,))
-    assert (verdict(seen, 22).verdict, verdict(seen, 22).taken_by, judge(seen, [22]).status) == ("taken", (), 1)
+    seen = facts(binds={22: False})
+    assert (verdict(seen, 22).verdict, verdict(seen, 22).held_by, judge(seen, [22]).status) == ("taken", (), 1)
     assert judge(seen, []).verdicts == ()
 
 
 def test_a_self_connected_socket_is_named_once():
     both = (self_connected(PORT),)
-    assert verdict(facts(self_connected=both, taken=both)).taken_by == both
+    assert verdict(facts(self_connected=both, held=both)).held_by == both
 
 
 @pytest.mark.parametrize(
-    ("at", "local", "accepted"),
+    ("machine", "can_bind", "word"),
     [
-        ("127.0.0.1", "127.0.0.1", True),
-        ("127.0.0.1", "127.0.0.2", False),
-        ("0.0.0.0", "10.0.0.1", True),
-        ("0.0.0.0", "::ffff:10.0.0.1", True),
-        ("0.0.0.0", "::1", False),
-        ("::", "::1", True),
-        ("::", "10.0.0.1", True),
-        ("::1", "::1", True),
-        ("::1", "127.0.0.1", False),
-        ("::ffff:127.0.0.1", "127.0.0.1", True),
+        ({}, True, "at risk"),
+        ({}, False, "taken"),
+        ({}, None, "at risk"),
+        ({"ports": (1024, 2000)}, True, "safe"),
+        ({"ports": (1024, 2000)}, False, "taken"),
+        ({"ports": (1024, 2000)}, None, "not checked"),
     ],
 )
-def test_what_a_listener_accepted_takes_nothing(at, local, accepted):
-    seen = facts(listeners=(listener(PORT, at),), taken=(connection(PORT, host=local),))
-    assert (verdict(seen).taken_by == ()) == accepted
+@pytest.mark.parametrize("held", [(), (connection(PORT),), (connection(PORT, kind="time_wait"),)])
+def test_taken_means_that_a_server_can_t_bind(machine, held, can_bind, word):
+    """Also if sockets have the port: a server that sets SO_REUSEADDR binds it beside those that one had accepted."""
+    found = verdict(facts(**machine, held=held, binds={PORT: can_bind}))
+    assert (found.verdict, found.held_by) == (word, held)
+
+
+def test_a_self_connected_socket_takes_its_port_even_from_nobody():
+    assert verdict(facts(self_connected=(self_connected(PORT),), binds={PORT: True})).verdict == "taken"
+
+
+def test_numbers_are_those_of_the_table():
+    """Of many sockets on a port that was asked for, few are kept."""
+    few = (connection(PORT), connection(PORT, kind="time_wait"))
+    found = verdict(facts(held=few, numbers={(PORT, "connected"): 50, (PORT, "time_wait"): 1}))
+    assert (len(found.held_by), found.live, found.time_wait) == (2, 50, 1)
+    assert verdict(facts(self_connected=(self_connected(PORT),))).live == 1
 
 
 def test_several_listeners_on_a_port_are_one_verdict():
@@ -141,6 +153,38 @@ def test_level_is_of_the_usable_ports(live, time_wait, level):
     assert found.status == (1 if level in ("near the end", "used up") else 0)
 
 
+@pytest.mark.parametrize(
+    ("host", "waits", "level"),
+    [
+        ("127.0.0.1", (1.0, 60.0), None),
+        ("::1", (1.0, 60.0), None),
+        ("10.0.0.2", (1.0, 60.0), "used up"),
+        ("10.0.0.2", (1.0, 1.0), None),
+        ("127.0.0.1", (60.0, 60.0), "used up"),
+        ("127.0.0.1", (None, None), "used up"),
+    ],
+)
+def test_time_wait_is_no_level_where_connect_draws_the_ports_again_soon(host, waits, level):
+    seen = facts(ports=(40000, 40099), destinations=(destination(10, 90, host),))
+    changed = seen.settings._replace(wait_on_loopback=waits[0], wait=waits[1])
+    found = judge(replace(seen, settings=changed), ())
+    (filled,) = found.destinations
+    assert (filled.share, filled.level, filled.is_of_note) == (1.0, level, True)
+    assert found.status == (0 if level is None else 1)
+
+
+def test_live_connections_make_a_level_on_loopback_too():
+    found = judge(facts(ports=(40000, 40099), destinations=(destination(50, 50, "127.0.0.1"),)), ())
+    assert [each.level for each in found.destinations] == ["past half"]
+
+
+def test_connect_passes_over_ports_that_are_listened_on():
+    servers = (*map(listener, range(40000, 40005)), listener(40000, "::1"), listener(22), listener(40009))
+    seen = facts((40000, 40009), ranges((40009, 40009)), listeners=servers, destinations=(destination(2),))
+    found = judge(seen, ())
+    assert (found.usable, [each.share for each in found.destinations]) == (4, [0.5])
+
+
 def test_all_ports_reserved_is_used_up():
     found = judge(facts(ports=(40000, 40009), reserved=ranges((40000, 40009)), destinations=(destination(0, 0),)), ())
     assert [each.level for each in found.destinations] == ["used up"]
@@ -160,7 +204,7 @@ def test_level_is_unknown_without_the_range(machine):
         (facts(), [22], 0),
         (facts(), [PORT], 1),
         (facts(listeners=(listener(PORT),)), [], 1),
-        (facts(taken=(connection(22),)), [22], 1),
+        (facts(held=(connection(22),)), [22], 1),
         (facts(self_connected=(self_connected(22),)), [], 1),
         (facts(sockets=False), [], 2),
         (facts(sockets=False), [22], 2),
@@ -182,7 +226,7 @@ def test_nothing_was_seen():
     found = judge(facts(ports=None, reserved=None, sockets=False), [PORT])
     (only,) = found.verdicts
     assert (found.destinations, found.usable, found.status) == (None, None, 2)
-    assert only._replace(port=0) == (0, True, None, None, None, "not checked", None, None)
+    assert only._replace(port=0) == (0, True, None, None, None, "not checked", None, None, 0, 0)
 
 
 ports = st.integers(1, 65535)

@@ -12,7 +12,7 @@ import pytest
 
 from safedial._tcp import steering
 from safedial._tcp.steering import PortRange
-from safedial.cli.doctor import look
+from safedial.cli.doctor import binding, look
 from safedial.testing.namespace import _CLONE_NEWUSER, _unshare
 from tests.cli.doctor import states
 from tests.support import faults, libc, namespace, sandbox
@@ -40,9 +40,9 @@ def test_settings_as_they_are():
     assert (found.tw_reuse, found.tw_reuse_delay, found.step_width) == (reuse, delay, step_width)
     assert (found.ipv6, found.loopback_v6, found.unseen) == (True, True, ())
     assert found.steering == faults.kernel_steers()
-    assert [(each.local.port, each.processes) for each in found.sockets.taken[1:]] == [(40012, ())]
-    (process,) = found.sockets.taken[0].processes
-    assert found.sockets.taken[0].local.port == 40010
+    assert [(each.local.port, each.processes) for each in found.sockets.held[1:]] == [(40012, ())]
+    (process,) = found.sockets.held[0].processes
+    assert found.sockets.held[0].local.port == 40010
     assert process.name
 
 
@@ -80,7 +80,8 @@ def look_without_loopback_v6():
 
 def test_bound_socket_that_the_table_lacks():
     found = namespace.call(look_at_bound_sockets, port_range=states.RANGE)
-    assert (found.sockets.taken, found.sockets.bound) == ((), (40001, 40002))
+    assert found.sockets.held == ()
+    assert found.sockets.binds == {40001: False, 40002: False, 40003: True, 40004: True, 40005: True}
 
 
 def look_at_bound_sockets():
@@ -94,6 +95,67 @@ def look_at_bound_sockets():
         return look.look(range(40001, 40006))
 
 
+def test_servers_are_tried_beside_the_listeners():
+    """Somebody listens on each port, at another address than the socket that is in the way."""
+    assert namespace.call(look_beside_listeners, port_range=states.RANGE).sockets.binds == {
+        40001: False,  # a bound socket
+        40002: False,  # the same; the listener's "::" is for IPv6 only
+        40003: True,
+        40004: False,  # a connection, of one family with the listener
+        40005: True,  # for IPv4, too
+        40006: True,
+    }
+
+
+def look_beside_listeners():
+    with contextlib.ExitStack() as stack:
+        for port in (40001, 40002):
+            stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+        for sock in states.pair(stack.enter_context(states.server(port=20000)), 40004):
+            stack.enter_context(sock)
+        for port, host in ((40001, "::1"), (40002, "::"), (40003, "::"), (40004, "127.0.0.2")):
+            stack.enter_context(states.server(host, port))
+        stack.enter_context(states.server("::", 40005, dual=True))
+        for host in ("0.0.0.0", "::"):
+            stack.enter_context(states.server(host, 40006))
+        return look.look(range(40001, 40007))
+
+
+def test_an_address_that_has_gone_is_in_nobody_s_way():
+    """So is IPv6 where the kernel has none."""
+    assert binding.can_bind(40000, ["127.0.0.1", "::1"], ["192.0.2.1", "2001:db8::1"])
+
+
+def test_a_server_that_has_just_ended_can_bind_again():
+    found = namespace.call(look_after_a_server, port_range=states.RANGE)
+    assert [(each.kind, each.local.port) for each in found.sockets.held] == [("connected", 40001), ("time_wait", 40001)]
+    assert found.sockets.binds == {40001: True}
+
+
+def look_after_a_server():
+    with contextlib.ExitStack() as stack:
+        with states.server(port=40001) as server:
+            for sock in states.pair(server, 20001):
+                stack.enter_context(sock)
+            near, far = states.pair(server, 20002)
+            far.close()
+            near.close()
+        return look.look([40001])
+
+
+def test_a_long_list_of_reserved_ports_is_read_whole():
+    found = namespace.call(look_at_a_long_list)
+    assert found.settings.reserved == tuple(PortRange(port, port) for port in range(11111, 31111, 2))
+
+
+def look_at_a_long_list():
+    with open(_SYSCTL / "ip_local_reserved_ports", "wb", buffering=0) as file:
+        value = b",".join(b"%d" % port for port in range(11111, 31111, 2))
+        while value:
+            value = value[file.write(value) :]
+    return look.look(())
+
+
 class TestPid:
     """The network namespace of another process."""
 
@@ -101,23 +163,26 @@ class TestPid:
         found, before, after, threads = namespace.call(look_at_another, port_range=states.RANGE)
         assert found.settings.ports == PortRange(50000, 50009)
         assert [each.local.port for each in found.sockets.listeners] == [50000]
-        assert [each.local.port for each in found.sockets.taken] == [50001]
+        assert [each.local.port for each in found.sockets.held] == [50001]
         assert found.unseen == ()
         assert before == after == (PortRange(*states.RANGE), 1, 0)
         assert threads == 1
+
+    def test_is_open_to_an_ordinary_user_if_it_is_this_one(self):
+        namespace.call_outside(look_here_as_ordinary_user)
 
     def test_is_closed_to_an_ordinary_user(self):
         """Also if that process is the user's own, in a user namespace, as a container without root is."""
         assert namespace.call_outside(look_as_ordinary_user) == "PermissionError"
 
     def test_of_no_process(self):
-        with pytest.raises(ProcessLookupError, match="there is no process 4194305 here"):
+        with pytest.raises(ProcessLookupError, match="there is no process 4194305 that this user can see"):
             look.look((), pid=2**22 + 1)  # more than there can be
 
 
 def here():
     found = look.look([40000])
-    return found.settings.ports, len(found.sockets.listeners), len(found.sockets.taken)
+    return found.settings.ports, len(found.sockets.listeners), len(found.sockets.held)
 
 
 @contextlib.contextmanager
@@ -156,6 +221,13 @@ def look_at_another():
 def serve_elsewhere():
     namespace.enter_network((50000, 50009))
     return socket.create_server(("127.0.0.1", 50000)), states.itself("127.0.0.1", 50001)
+
+
+def look_here_as_ordinary_user():
+    with contextlib.suppress(PermissionError):  # only root can, and needs it
+        os.setuid(65534)
+    libc.call("prctl", 4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: setuid() had made this process root's
+    return look.look((), pid=os.getpid()).system
 
 
 def look_as_ordinary_user():
@@ -197,6 +269,26 @@ class TestUnseen:
         assert found.unseen == (
             "Whether steering works (IP_LOCAL_PORT_RANGE) could not be tried: Operation not permitted.",
         )
+
+    def test_whether_a_server_can_bind_in_a_sandbox(self):
+        sandbox.require_seccomp()
+        found = namespace.call_outside(look_in_sandbox_without_sockets)
+        assert found.sockets.binds == {5000: None, 5001: None}
+        hint = " (root may)" if os.geteuid() else ""  # it is root that can't
+        said = f"Whether a server could bind ports 5000-5001 could not be tried: Operation not permitted{hint}."
+        assert said in found.unseen
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+    def test_whether_a_server_can_bind_ports_that_are_root_s(self):
+        found = namespace.call_outside(look_at_roots_ports_as_nobody)
+        assert found.sockets.binds == {80: None, 5000: True}
+        assert found.unseen == (
+            "Whether a server could bind port 80 could not be tried: Permission denied (root may).",
+        )
+
+    def test_whether_a_server_can_bind_without_ipv6(self):
+        found = namespace.call(look.look, (5000,), ipv6=False)
+        assert (found.sockets.binds, found.unseen) == ({5000: True}, ())
 
     def test_process_that_nobody_sees(self):
         """A socket on its way from one process to another has none."""
@@ -241,6 +333,17 @@ def look_without_proc():
 def look_in_sandbox():
     sandbox.forbid("setsockopt", socket.IPPROTO_IP, steering.IP_LOCAL_PORT_RANGE)
     return look.look(())
+
+
+def look_in_sandbox_without_sockets():
+    sandbox.forbid("setsockopt", socket.SOL_SOCKET, socket.SO_REUSEADDR)
+    return look.look((5000, 5001))
+
+
+def look_at_roots_ports_as_nobody():
+    namespace.enter_network()
+    os.setuid(65534)
+    return look.look((80, 5000))
 
 
 def look_at_socket_on_its_way():

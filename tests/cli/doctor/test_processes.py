@@ -14,8 +14,8 @@ pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="the
 
 _CHILD = """
 import sys
-with open("/proc/self/comm", "w") as file:
-    file.write("re\\033[1mdis")
+with open("/proc/self/comm", "wb") as file:
+    file.write(b"re\\033[1m\\xffs")
 print(flush=True)
 sys.stdin.read()
 """
@@ -46,7 +46,7 @@ def test_all_that_share_it_and_no_other_socket(sock):
             assert child.stdout.readline()
             found, _ = processes.find([inode(sock)])
             child.stdin.close()
-    this, that = Process(os.getpid(), name()), Process(child.pid, r"re\x1b[1mdis")
+    this, that = Process(os.getpid(), name()), Process(child.pid, "re\\x1b[1m\ufffds")
     assert found == {inode(sock): tuple(sorted([this, that]))}, "a process may give itself any name"
 
 

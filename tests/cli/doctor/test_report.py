@@ -19,7 +19,7 @@ UNSEEN = "The process of 1 socket could not be seen."
 ALL = {
     "listeners": (listener(22), listener(40000), *(listener(port, "::1") for port in range(41000, 41100))),
     "self_connected": (self_connected(40002), self_connected(40004, kind="time_wait")),
-    "taken": (connection(40006)._replace(processes=None),),
+    "held": (connection(40006)._replace(processes=None),),
     "destinations": (destination(28000), destination(1)),
 }
 FEW = {"listeners": (listener(22), listener(40000))}
@@ -28,7 +28,7 @@ SAFE = {"listeners": (listener(22),)}
 
 def read(fields, *ports):
     """Return the facts, what they mean, and the parts of the report."""
-    seen = replace(facts(**fields), unseen=(UNSEEN,) if "taken" in fields else ())
+    seen = replace(facts(**fields), unseen=(UNSEEN,) if "held" in fields else ())
     diagnosis = judge(seen, ports)
     helps = remedies(seen, diagnosis)
     return diagnosis, list(report.compose(seen, diagnosis, helps)), helps
@@ -65,6 +65,12 @@ def test_the_order_is_that_in_which_it_is_needed():
     assert [line for line in lines if line.startswith("From ")] == [
         words.destination(diagnosis.destinations[0])
     ]  # not the other
+
+
+def test_ports_in_time_wait_that_are_drawn_again_soon_are_told_of():
+    diagnosis, parts, _ = read({"destinations": (destination(0, 28000, "127.0.0.1"), destination(0, 9, "127.0.0.2"))})
+    (told,) = (part.lines for part in parts if part.title == "Destinations")
+    assert list(told) == [words.destination(diagnosis.destinations[0])]
 
 
 def test_plain_text_has_each_fact_on_one_line_and_is_ascii():

@@ -125,7 +125,7 @@ def test_ports():
         (
             "all reserved",
             1,
-            "No port is left to connect from: all are reserved.",
+            "No port is left to connect from: all are reserved or listened on.",
             "5000: safe, outside the ephemeral range; nobody listens.",
         ),
         ("without IPv6", 0, "Nothing is at risk.", "5000: safe, outside the ephemeral range; nobody listens."),
@@ -133,7 +133,7 @@ def test_ports():
         found, text = said.pop(state)
         assert (found, text.splitlines()[0]) == (status, verdict), state
         assert f"Port {port}" in text.splitlines(), state
-        assert ("IPv6: off" in text.splitlines()) == (state == "without IPv6")
+        assert ("IPv6: no IPv6 address" in text.splitlines()) == (state == "without IPv6")
     assert said == {"list": "40001-40003", "connects": errno.EADDRNOTAVAIL}
 
 

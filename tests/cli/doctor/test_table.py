@@ -65,7 +65,7 @@ def test_listeners_of_each_family(scenes):
     assert {(each.kind, each.peer.port) for each in found.listeners} == {("listening", 0)}
     assert {each.peer.host for each in found.listeners} == {"0.0.0.0", "::"}
     assert len({each.inode for each in found.listeners}) == 7
-    assert (found.taken, found.self_connected, found.destinations, found.count) == ((), (), (), 7)
+    assert (found.held, found.self_connected, found.destinations, found.count) == ((), (), (), 7)
 
 
 def self_connects(stack):
@@ -96,7 +96,7 @@ def test_self_connects_alive_and_in_time_wait(scenes):
     ]
     assert short(found.self_connected) == [(*each, *each[1:]) for each in expected]
     assert [bool(each.inode) for each in found.self_connected] == [each[0] == "connected" for each in expected]
-    assert [each.local.port for each in found.taken] == [40010, 40021], "on 40030 a server listens"
+    assert [each.local.port for each in found.held] == [40010, 40021], "on 40030 a server listens"
     assert found.destinations == (), "a self-connect takes its port from no other destination"
 
 
@@ -121,13 +121,13 @@ def connections(stack):
 
 def test_ordinary_connections_in_each_state(scenes):
     found = scenes["connections"][0]
-    assert short(found.taken) == [
+    assert short(found.held) == [
         *(("connected", "127.0.0.1", port, "127.0.0.1", 20000) for port in (40050, 40051)),
         ("time_wait", "127.0.0.1", 40052, "127.0.0.1", 20000),
         *(("connected", "127.0.0.1", port, "127.0.0.1", 20000) for port in (40053, 40054, 40055)),
         ("connected", "127.0.0.1", 40056, "127.0.0.1", 20100),
     ]
-    assert [each.local.port for each in found.taken if not each.inode] == [40052, 40055]
+    assert [each.local.port for each in found.held if not each.inode] == [40052, 40055]
     assert found.destinations[0] == Destination("127.0.0.1", Endpoint("127.0.0.1", 20000), live=5, time_wait=1)
     assert [destination.peer.port for destination in found.destinations] == [20000, 20100]
 
@@ -148,8 +148,45 @@ def accepted(stack):
 
 def test_what_a_listener_accepts_takes_nothing(scenes):
     found = scenes["accepted"][0]
-    assert (found.taken, found.destinations) == ((), ())
+    assert (found.held, found.destinations) == ((), ())
     assert found.count == 3 + 3 * 7
+
+
+@pytest.mark.parametrize(
+    ("at", "local", "accepted"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "127.0.0.2", False),
+        ("0.0.0.0", "10.0.0.1", True),
+        ("0.0.0.0", "::ffff:10.0.0.1", True),
+        ("0.0.0.0", "::1", False),
+        ("::", "::1", True),
+        ("::", "10.0.0.1", True),
+        ("::1", "::1", True),
+        ("::1", "127.0.0.1", False),
+        ("::ffff:127.0.0.1", "127.0.0.1", True),
+    ],
+)
+def test_a_listener_accepted_what_is_on_its_address(at, local, accepted):
+    served, held = procnet.spell(at, 40000), procnet.spell(local, 40000)
+    row = procnet.Row(held, procnet.spell(local, 5432), procnet.ESTABLISHED, b"1")
+    assert (table.gather([row], [served], [40000], None).held == ()) == accepted
+    if accepted and at == "::":
+        v6_only = table.gather([row], [served], [40000], None, v6_only={40000}).held
+        assert (v6_only == ()) == (local == "::1")
+
+
+def other_addresses(stack):
+    server = stack.enter_context(states.server("127.0.0.1", 20000))
+    for port, host in ((40031, "::1"), (40032, "::"), (40033, "127.0.0.2")):  # the second with IPV6_V6ONLY
+        for sock in states.pair(server, port):
+            stack.enter_context(sock)
+        stack.enter_context(states.server(host, port))
+
+
+def test_a_listener_hides_nothing_on_other_addresses(scenes):
+    found = scenes["other_addresses"][0]
+    assert short(found.held) == [("connected", "127.0.0.1", port, "127.0.0.1", 20000) for port in (40031, 40032, 40033)]
 
 
 def servers_that_ended(stack):
@@ -160,7 +197,7 @@ def servers_that_ended(stack):
 
 def test_accepted_connections_outlive_their_listener(scenes):
     found = scenes["servers_that_ended"][0]
-    assert short(found.taken) == [("connected", "127.0.0.1", 40040, "127.0.0.1", 20001)]
+    assert short(found.held) == [("connected", "127.0.0.1", 40040, "127.0.0.1", 20001)]
 
 
 def destinations(stack):
@@ -191,7 +228,7 @@ def many(stack):
         host = f"127.0.1.{number}"
         near = stack.enter_context(states.client("127.0.0.1", 20000, 40000 + number % 100, source=host))
         stack.enter_context(server.accept()[0])
-    for number in range(table.MOST_TAKEN + 5):
+    for number in range(25):
         near, far = states.pair(server, 40050, f"127.0.2.{number}")
         near.close()
         far.close()
@@ -200,8 +237,9 @@ def many(stack):
 def test_of_many_only_the_fullest_and_some_are_kept(scenes):
     found = scenes["many"][0]
     assert len(found.destinations) == table.MOST_DESTINATIONS
-    kinds = [each.kind for each in found.taken]
-    assert (kinds.count("connected"), kinds.count("time_wait")) == (1, table.MOST_TAKEN)
+    kinds = [each.kind for each in found.held]
+    assert (kinds.count("connected"), kinds.count("time_wait")) == (1, 20)
+    assert found.numbers == {(40050, "connected"): 1, (40050, "time_wait"): 25}
 
 
 def test_listeners_that_do_not_come_first(monkeypatch, tmp_path):
@@ -215,12 +253,12 @@ def test_listeners_that_do_not_come_first(monkeypatch, tmp_path):
     monkeypatch.setattr(procnet, "FileIO", lambda path: FileIO(tmp_path / Path(path).name))
     found = table.read([address[1]], PortRange(1, 65535))
     assert address in [each.local for each in found.listeners]
-    assert (found.taken, [each for each in found.destinations if each.source == address[0]]) == ((), [])
+    assert (found.held, [each for each in found.destinations if each.source == address[0]]) == ((), [])
 
 
 def test_without_ipv6(scenes):
     found = scenes["v4_only"][0]
-    assert [each.local.port for each in (*found.listeners, *found.taken)] == [20001, 40010]
+    assert [each.local.port for each in (*found.listeners, *found.held)] == [20001, 40010]
 
 
 def v4_only(stack):
@@ -234,6 +272,7 @@ SCENES = {
     self_connects: [40010, 40021, 40030],
     connections: range(40050, 40060),
     accepted: [40030, 40031, 40032],
+    other_addresses: [40031, 40032, 40033],
     servers_that_ended: [40040],
     many: [40050],
     v4_only: [40010],

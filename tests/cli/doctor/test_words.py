@@ -33,7 +33,7 @@ def only(port=40000, **fields):
         (diagnose(ports=None), "Not checked: see below."),
         (
             diagnose(reserved=ranges((1, 65535)), destinations=(destination(1),)),
-            "No port is left to connect from: all are reserved.",
+            "No port is left to connect from: all are reserved or listened on.",
         ),
         (diagnose(5432, ports=None), "Not checked: port 5432."),
         (
@@ -75,17 +75,31 @@ def test_the_verdict_is_one_line(diagnosis, said):
             "Port 40000: taken by TIME_WAIT after a self-connect.",
         ),
         (
-            only(taken=(connection(40000, pids=()),)),
+            only(held=(connection(40000),), numbers={(40000, "connected"): 50}),
+            "Port 40000: taken by a socket of client (pid 123) that is connected to 127.0.0.1 port 5432 and 49 more.",
+        ),
+        (
+            only(22, held=(connection(22, kind="time_wait"),), binds={22: True}),
+            "Port 22: safe, outside the ephemeral range; nobody listens; "
+            "held by TIME_WAIT after a connection to 127.0.0.1 port 5432, so that its server needs SO_REUSEADDR.",
+        ),
+        (
+            only(22, held=(connection(22, kind="time_wait"),), binds={22: None}),
+            "Port 22: not checked, outside the ephemeral range; nobody listens; "
+            "held by TIME_WAIT after a connection to 127.0.0.1 port 5432.",
+        ),
+        (
+            only(held=(connection(40000, pids=()),)),
             "Port 40000: taken by a connection to 127.0.0.1 port 5432 that is still closing.",
         ),
         (
-            only(22, bound=(22,)),
+            only(22, binds={22: False}),
             "Port 22: taken by a socket that is bound, and neither listens nor is connected. "
             "No table shows its process.",
         ),
         (
             only(
-                taken=(
+                held=(
                     connection(40000, host="::1")._replace(processes=None),
                     connection(40000, kind="time_wait"),
                 )
@@ -108,9 +122,13 @@ def test_a_port_is_a_line(verdict, said):
         (only(reserved=ranges((40000, 40000))), ("safe", "yes", "yes", "", "nobody")),
         (only(ports=None, reserved=None, sockets=False), (*["not checked"] * 3, "", "not checked")),
         (only(self_connected=(self_connected(40000),)), ("taken", "yes", "no", "", "client (pid 123), to itself")),
-        (only(bound=(40000,)), ("taken", "yes", "no", "", "a bound socket")),
         (
-            only(taken=(connection(40000, host="::1", kind="time_wait"), connection(40000))),
+            only(held=(connection(40000),), numbers={(40000, "connected"): 50}),
+            ("taken", "yes", "no", "", "client (pid 123), to 127.0.0.1:5432 and 49 more"),
+        ),
+        (only(binds={40000: False}), ("taken", "yes", "no", "", "a bound socket")),
+        (
+            only(held=(connection(40000, host="::1", kind="time_wait"), connection(40000))),
             ("taken", "yes", "no", "", "TIME_WAIT, to [::1]:5432 and 1 more"),
         ),
     ],
@@ -152,6 +170,19 @@ def test_a_destination_is_a_line(live, time_wait, said):
     assert words.destination(filled).startswith(f"From 10.0.0.1 to 10.0.0.2 port 5432: {said}")
 
 
+def test_ports_that_are_drawn_again_soon_are_a_figure():
+    (filled,) = diagnose(destinations=(destination(2000, 26232, "127.0.0.1"),)).destinations
+    assert words.destination(filled) == (
+        "From 10.0.0.1 to 127.0.0.1 port 5432: 28,232 local ports, 26,232 of them in TIME_WAIT; "
+        "100 % of the usable ones, but connect() takes those in TIME_WAIT again after 1 s."
+    )
+
+
+def test_of_time_wait_that_is_not_there_nothing_is_said():
+    (filled,) = diagnose(destinations=(destination(2000, 0, "127.0.0.1"),)).destinations
+    assert words.destination(filled).endswith("2,000 local ports; 7 % of the usable ones.")
+
+
 def test_a_destination_without_a_known_range():
     filled = Filled(Destination("10.0.0.9", Endpoint("10.0.0.5", 5432), 2, 0), None, None)
     assert words.destination(filled) == "From 10.0.0.9 to 10.0.0.5 port 5432: 2 local ports."
@@ -191,7 +222,7 @@ def with_settings(**changes):
         ),
         (with_settings(wait_on_loopback=60.0), "TIME_WAIT: keeps a port for 60 s (tcp_tw_reuse = 2)"),
         (with_settings(time_wait=None), "System: Linux 6.18.5; 100 TCP sockets"),
-        (replace(facts(), ipv6=False), "IPv6: off"),
+        (replace(facts(), ipv6=False), "IPv6: no IPv6 address"),
         (replace(facts(), loopback_v6=False), "IPv6: on, but without ::1"),
         (replace(facts(), loopback_v6=None), "IPv6: on, ::1 not checked"),
     ],

@@ -5,13 +5,14 @@ import json
 import re
 import signal
 import socket
+import ssl
 
 import pytest
 
 from safedial import cli
-from safedial.cli.wait import command, show
+from safedial.cli.wait import command, gone, show
 from safedial.testing import refused_port
-from tests.support import faults, handlers
+from tests.support import faults, handlers, web
 from tests.support.plain import connected_to_itself
 
 linux = pytest.mark.skipif("sys.platform != 'linux'", reason="/proc/net/tcp is read")
@@ -97,6 +98,12 @@ def test_what_can_not_be_meant_is_refused_in_one_line(capsys, arguments, says):
     assert says in refused(capsys, *arguments.split()) + "\n"
 
 
+@pytest.mark.parametrize("option", ["--expect", "--ca", "--http", "--status", "--timeout"])
+def test_empty_value_is_refused(capsys, option):
+    """A variable of the shell that is not set would ask for nothing."""
+    assert f"argument {option}: " in refused(capsys, "https://db", option, "")
+
+
 def test_refusals_show_no_password(capsys):
     for arguments in (
         "postgresql://me:secret@db:x",
@@ -180,6 +187,14 @@ def test_refused_by_a_port_that_another_socket_has(capsys, dead_port):
         assert f"Its server can't start until the port is free: safedial doctor {dead_port}" in hint
 
 
+def test_refused_by_a_port_that_no_socket_has_binds_nothing(monkeypatch, dead_port):
+    """Its server may be about to bind it."""
+    bound = []
+    monkeypatch.setattr(gone, "look", bound.append)
+    assert wait(f":{dead_port}", "--quiet", "--timeout", "100ms") == 124
+    assert bound == []
+
+
 @linux
 def test_refused_beside_connections_of_a_server_that_has_ended(capsys):
     """They are not in the way of a new one."""
@@ -205,12 +220,17 @@ def test_path_is_encoded_as_that_of_a_url():
     assert requests[0].startswith(b"GET /%C3%A4%20b%20?c=d HTTP/1.1\r\n")
 
 
-def test_options_of_a_banner_get_there(capsys):
+def test_options_of_a_banner_get_there():
     with serving(handlers.say(b"SSH-2.0-x\r\n")) as server:
         assert wait(server, "--quiet", "--expect", "SSH-2.0", "--stays", "10ms") == 0
         assert wait(server, "--quiet", "--expect", "MySQL", "--timeout", "100ms") == 124
-        assert wait(server, "--quiet", "--tls", "--insecure", "--timeout", "500ms") == 124
-    assert "TLS" in capsys.readouterr().err
+
+
+def test_options_of_tls_get_there():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    web.authority().issue_cert("localhost").configure_cert(context)
+    with serving(handlers.tls(context, handlers.say(b"+OK"))) as server:
+        assert wait(server, "--quiet", "--tls", "--insecure", "--expect", "+OK") == 0
 
 
 def test_stays_refuses_a_server_that_closes_again(capsys):

@@ -89,6 +89,34 @@ def test_ordinary_connection_from_that_port(server, dead_port):
         assert f"(pid {os.getpid()}) that is connected to 127.0.0.1 port" in taken(dead_port)
 
 
+@linux
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6")
+@pytest.mark.parametrize("kind", ["listening", "connected", "connected to itself"])
+def test_holder_that_is_told_is_the_one_in_the_way(dead_port, kind):
+    """The kernel's table has it behind TIME_WAIT, and behind a connection."""
+    with faults.listener() as v4, faults.listener("::1") as v6, contextlib.ExitStack() as stack:
+        first = stack.enter_context(socket.socket())
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        first.bind(("127.0.0.1", dead_port))
+        first.connect(v4.getsockname())
+        if kind == "listening":
+            stack.enter_context(faults.listener("::1", dead_port))
+        elif kind == "connected to itself":  # and the first as a server's that has ended: not in the way
+            stack.enter_context(connected_to_itself(dead_port, "::1")).setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 0
+            )
+        else:
+            first.close()  # before the server does: TIME_WAIT
+            v4.accept()[0].close()
+            second = stack.enter_context(socket.socket(socket.AF_INET6))
+            second.bind(("::1", dead_port))
+            second.connect(v6.getsockname())
+        says = {"listening": "listens on ::1", "connected": "connected to ::1 port"}.get(
+            kind, "that is connected to itself"
+        )
+        assert says in taken(dead_port, "::1")
+
+
 def test_connections_of_a_server_that_has_ended():
     """They are in TIME_WAIT, or still open: a server that sets SO_REUSEADDR can bind all the same."""
     with faults.listener() as server:

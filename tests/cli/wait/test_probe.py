@@ -8,6 +8,7 @@ import re
 import socket
 import ssl
 import threading
+import time
 
 import pytest
 import trustme
@@ -139,6 +140,16 @@ def test_expected_text_is_not_sent(sent, says, closes, impatient):
     assert "Another server" in caught.value.hint
 
 
+def test_banner_that_drips_has_an_end(impatient):
+    def drip(sock):
+        while True:
+            sock.sendall(b"x")
+            time.sleep(0.01)
+
+    with serving(drip) as port, pytest.raises(NotReady, match=r"it sent 'x+', not 'SSH-'"):
+        look(port, expect="SSH-")
+
+
 def test_server_that_says_something_else_is_not_listened_to_for_long(monkeypatch):
     monkeypatch.setattr(probe, "_PAUSE", 0.01)
     with serving(handlers.say(b"220 mail\r\n")) as port, pytest.raises(NotReady, match="it sent '220 mail"):
@@ -227,6 +238,7 @@ def test_http(head, asked):
         (b"HTTP/1.1 401 Unauthorized\r\n\r\n", {}, "HTTP status 401", "is --status 401 enough?"),
         (b"HTTP/1.1 404 Not Found\r\n\r\n", {}, "HTTP status 404", "has no such path"),
         (b"HTTP/1.1 200 OK\r\n\r\n", {"statuses": {204}}, "HTTP status 200", "--status 200"),
+        (b"HTTP/2.0 200 OK\r\n\r\n", {}, r"no answer in HTTP: HTTP/2.0 200 OK\r\n\r\n", "It speaks HTTP, but not as"),
         (b"SSH-2.0-\x1b[2J\r\n\r\n", {}, r"no answer in HTTP: SSH-2.0-\x1b[2J\r\n\r\n", "https:// or --tls"),
         (b"", {}, "it closed the connection without an answer", words.BEHIND),
         (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 20_000, {}, "the head of its answer is larger than 64 KiB", ""),
@@ -238,7 +250,7 @@ def test_http(head, asked):
             "Another server",
         ),
     ],
-    ids=["503", "401", "404", "not wanted", "no HTTP", "nothing", "many headers", "long header", "body"],
+    ids=["503", "401", "404", "not wanted", "HTTP/2", "no HTTP", "nothing", "many headers", "long header", "body"],
 )
 def test_http_answer_that_is_not_wanted(head, asked, says, hint):
     with serving(handlers.answer(head)) as port, pytest.raises(NotReady, match=f"^{re.escape(says)}$") as caught:
@@ -252,6 +264,7 @@ def test_http_server_that_is_silent(impatient):
         pytest.raises(NotReady, match="no answer in HTTP within") as caught,
     ):
         look(port, http="/")
+    assert caught.value.errno == errno.ETIMEDOUT
     assert "still starting" in caught.value.hint
 
 

@@ -204,15 +204,27 @@ def test_first_look_that_does_not_end_in_time(black_hole):
         ({"stays": LONG}, "connected; waiting to see whether it stays so"),
         ({"expect": "SSH"}, "connected; waiting for 'SSH'"),
         ({"http": "/"}, "connected; waiting for its answer in HTTP"),
+        ({"http": "/", "stays": LONG}, "it has answered; waiting to ask it once more"),
         ({"tls": True}, "connected; waiting for the TLS handshake"),
     ],
     ids=str,
 )
-def test_server_that_is_silent_does_not_outlast_the_limit(asked, says):
-    """Nor does any step of a look leave its connection open. The report says how far it was."""
-    with handlers.serving(handlers.wait) as port:
-        outcome, (waited,) = wait(port, timeout=0.05, **asked)
-    assert outcome == "timed out"
+def test_wait_that_ends_during_a_look_says_how_far_it_was(asked, says):
+    """Nor does any step of a look leave its connection open."""
+
+    async def look(target, step):
+        def reached(cut):
+            step(cut)
+            if str(cut) == says:
+                asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGTERM)
+
+        await probe.probe(target, reached, probe.Asked(**asked))
+
+    heads = [b"HTTP/1.1 200 OK\r\n\r\n"]  # for one request
+    answers = "stays" in asked and "http" in asked
+    with handlers.serving(handlers.answer(*heads) if answers else handlers.wait) as port:
+        outcome, (waited,) = wait(port, look=look)
+    assert outcome is signal.SIGTERM
     assert waited.error.args == (says,)
     assert waited.error.hint
 

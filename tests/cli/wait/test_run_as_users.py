@@ -223,6 +223,8 @@ def test_live_lines_on_a_terminal(server, nobody, columns, extra):
         assert any(re.fullmatch(rf"[-\\|/] [01]/1 s  {LONG_NAME[:38]}\.\.\.", line) for line in lines)
     # What stays on the screen: wrapped, and whole.
     (over,) = (place for place, line in enumerate(lines) if re.fullmatch(r"Timed out after [\d.]+ s\.", line))
+    live = printed[: printed.index("Timed out")]
+    assert "\x1b[1A\x1b[2K" in live[live.rindex(LONG_NAME[:38]) :], "the live lines are still there"
     assert lines[over - 1].startswith(f"{server}: ready after")
     assert " ".join(lines[over:]).count("Connection refused") == 1
     assert "".join(lines[over:]).count(LONG_NAME) == 2  # with a hint

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from safedial.cli.wait import as_json, show
-from safedial.cli.wait.progress import Progress
+from safedial.cli.wait.progress import NotReady, Progress
 from safedial.cli.wait.targets import Target
 
 DOCS = (Path(__file__).parents[3] / "docs" / "command-line.md").read_text()
@@ -56,6 +56,17 @@ def test_log_has_a_line_when_something_changes_and_each_minute():
     db.state = "failed"
     assert log.at(132) == ["db:1: failed: Connection timed out"]
     assert log.at(300) == []
+
+
+def test_log_of_a_server_that_says_something_else_each_time():
+    db = Progress(Target("db:1", "db", 1))
+    log, written = Log([db]), 0
+    for second in range(120):
+        db.error = NotReady(f"it sent '{second}'")
+        written += len(log.at(float(second)))
+    assert written == 11
+    db.state = "ready"
+    assert len(log.at(120)) == 1
 
 
 def test_log_says_what_is_waited_for_if_nothing_is_known_for_a_minute():

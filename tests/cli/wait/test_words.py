@@ -30,6 +30,12 @@ def untrusted(code=19, message="self-signed certificate"):
     return error
 
 
+def alert(reason):
+    error = ssl.SSLError(1, f"[SSL: {reason}] failed (_ssl.c:1006)")
+    error.reason = reason
+    return error
+
+
 def no_tls():
     """Return the error of a handshake with a server that has no TLS."""
     reading, writing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -84,9 +90,12 @@ HTTP = "The server is up"
         (REFUSED, FILE, "it may be left over from one that has ended"),
         (safedial.SelfConnectError.at("127.0.0.1", 5432), DB, "safedial doctor 5432"),
         (safedial.PortsExhaustedError.at("127.0.0.1", 5432), DB, "uses the local ports up: safedial doctor 5432"),
-        (numbered(errno.EADDRINUSE), DB, "who has the port: safedial doctor 5432"),
+        (numbered(errno.EADDRINUSE), DB, "how to free it: safedial doctor 5432"),
         (numbered(errno.ETIMEDOUT), DB, "firewall"),
         (TimeoutError("timed out"), DB, "firewall"),
+        (TimeoutError("timed out"), LOCAL, "its backlog is full"),
+        (alert("TLSV13_ALERT_CERTIFICATE_REQUIRED"), DB, "a certificate of the client"),
+        (alert("UNSUPPORTED_PROTOCOL"), DB, "another version"),
         (numbered(errno.EHOSTUNREACH), DB, "no route"),
         (numbered(errno.ENETUNREACH), DB, "no route"),
         (numbered(errno.EADDRNOTAVAIL), DB, "IPv6 switched off"),

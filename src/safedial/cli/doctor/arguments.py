@@ -13,19 +13,22 @@ the server can't start. It happens to ports that connect() draws: those of the
 ephemeral range that are not reserved.
 
 The doctor looks at each port that something here listens on, and at each PORT.
-It changes nothing, but binds a PORT that seems to be free for a moment, to try
-whether it is. What it could not look at is "not checked", never "safe"."""
+It changes nothing, but binds each PORT for a moment, to try whether a server
+can. What it could not look at is "not checked", never "safe"."""
 _EPILOG = """\
 exit status:
   0  nothing is at risk
   1  something is at risk or taken
-  2  something could not be checked, or the arguments are wrong
+  2  something could not be checked or written, or the arguments are wrong
 
 examples:
   safedial doctor                  each port that something listens on
   safedial doctor 5432             why can't PostgreSQL bind its port?
   sudo safedial doctor --pid 4242  the container in which process 4242 runs
   safedial doctor --json           for a program (schema: docs/command-line.md)"""
+
+# Characters of a number, and of what an error repeats of an argument.
+_LONGEST = 20
 
 
 def add(commands: "argparse._SubParsersAction[Any]") -> None:  # pyright: ignore[reportPrivateUsage]  # it has no other
@@ -46,15 +49,23 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:  # pyright: ignore
 
 
 def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535, not {text!r}")
+    if not 1 <= _number(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535, not {_short(text)}")
     return int(text)
 
 
 def _pid(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) < 2**31):
-        raise argparse.ArgumentTypeError(f"a process has a number, not {text!r}")
+    if not 1 <= _number(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"a process has a number, not {_short(text)}")
     return int(text)
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _LONGEST else 0
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...")
 
 
 def _run(arguments: argparse.Namespace) -> int:

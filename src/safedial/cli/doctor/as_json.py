@@ -79,7 +79,9 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
         "reserved": verdict.reserved,
         "preferred": verdict.preferred,
         "listeners": _sockets(verdict.listeners),
-        "taken_by": _sockets(verdict.taken_by),
+        "held_by": _sockets(verdict.held_by),
+        "live": None if verdict.held_by is None else verdict.live,
+        "time_wait": None if verdict.held_by is None else verdict.time_wait,
     }
 
 

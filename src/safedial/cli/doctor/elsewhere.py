@@ -79,7 +79,7 @@ def sockets(psutil: Any, ports: Collection[int], ephemeral: PortRange | None, un
     except (psutil.Error, OSError) as error:
         unseen.append(f"Sockets could not be looked at: {printable(str(error) or 'access denied')}. Root may.")
         return None
-    served = {each.laddr.port for each in connections if each.status == "LISTEN"}
+    served = [procnet.spell(*each.laddr) for each in connections if each.status == "LISTEN"]
     # A socket comes once for each process that has it.
     owners: dict[tuple[bytes, bytes, bytes], set[int]] = defaultdict(set)
     for each in connections:

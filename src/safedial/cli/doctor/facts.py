@@ -1,5 +1,6 @@
 """What the doctor saw, as records. None: it could not be looked at, which is never "ok"."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -58,16 +59,19 @@ class Sockets:
     """What is of interest in the table of sockets. One pass over the table makes it."""
 
     listeners: tuple[Socket, ...] = ()
-    # Sockets that have one of the PORTs asked for, on which nobody listens; self-connected ones too. Of many on one
-    # port, some of each kind.
-    taken: tuple[Socket, ...] = ()
+    # Sockets that have one of the PORTs asked for, and that no listener accepted; self-connected ones too. Of many on
+    # one port, some of each kind.
+    held: tuple[Socket, ...] = ()
+    # How many of each kind have a PORT.
+    numbers: Mapping[tuple[int, Kind], int] = field(default_factory=dict[tuple[int, Kind], int])
     # Self-connected sockets, alive and in TIME_WAIT, on any port.
     self_connected: tuple[Socket, ...] = ()
     # The fullest destinations, the fullest first.
     destinations: tuple[Destination, ...] = ()
     count: int = 0  # rows
-    # The PORTs that a socket of no table has: a bound one, that neither listens nor is connected.
-    bound: tuple[int, ...] = ()
+    # Whether a server that sets SO_REUSEADDR, as most do, could bind a PORT just now, beside its listeners. None: that
+    # could not be tried. A port that is not here: nobody tried.
+    binds: Mapping[int, bool | None] = field(default_factory=dict[int, bool | None])
 
 
 @dataclass(frozen=True)
@@ -84,5 +88,6 @@ class Facts:
     ipv6: bool | None = None
     loopback_v6: bool | None = None  # whether ::1 is an address of this host
     sockets: Sockets | None = None
+    unprivileged_start: int | None = None  # net.ipv4.ip_unprivileged_port_start, the first that needs no privilege
     # What could not be looked at, and why, in whole sentences for the report.
     unseen: tuple[str, ...] = ()

@@ -29,8 +29,7 @@ def free(facts: Facts, verdicts: Iterable[Verdict], there: str) -> Iterator[Reme
     on_linux = facts.system == "linux"
     for verdict in verdicts:
         if verdict.verdict == "taken":
-            taken_by = verdict.taken_by
-            way = _end(taken_by, on_linux=on_linux) if taken_by else _unbind(on_linux=on_linux)
+            way = _end(verdict, on_linux=on_linux) if verdict.held_by else _unbind(on_linux=on_linux)
             ways[way].append(verdict)
     for way, those in ways.items():
         ports = [verdict.port for verdict in those]
@@ -40,13 +39,17 @@ def free(facts: Facts, verdicts: Iterable[Verdict], there: str) -> Iterator[Reme
 
 
 def _lines(verdict: Verdict) -> Iterator[str]:
-    taken_by = verdict.taken_by or ()
-    alive = _alive(taken_by)
-    for each in alive:
-        yield f"ss -K -t src '{each.local.written}' dst '{each.peer.written}'"
-    if len(alive) < len(taken_by):
+    alive = _alive(verdict.held_by or ())
+    if verdict.live == 1:
+        (only,) = alive
+        yield f"ss -K -t src '{only.local.written}' dst '{only.peer.written}'"
+    elif verdict.listeners:  # not what they accepted
+        yield from dict.fromkeys(f"ss -K -t src '{each.local.written}'" for each in alive)
+    elif alive:
+        yield f"ss -K -t 'sport = :{verdict.port}'"
+    if verdict.time_wait:
         yield f"ss -K -t state time-wait 'sport = :{verdict.port}'"
-    if not taken_by:
+    if not verdict.held_by:
         yield f"ss -tanp --bound-inactive 'sport = :{verdict.port}'"
 
 
@@ -59,19 +62,20 @@ def _unbind(*, on_linux: bool) -> _Way:
     return _Way("bound by a program", (how,))
 
 
-def _end(taken_by: Iterable[Socket], *, on_linux: bool) -> _Way:
-    alive = _alive(taken_by)
+def _end(verdict: Verdict, *, on_linux: bool) -> _Way:
+    held_by, live = verdict.held_by or (), verdict.live
+    alive = _alive(held_by)
     notes: list[str] = []
     if on_linux:
         notes.append("As root. It needs a kernel with CONFIG_INET_DIAG_DESTROY. Then a server can bind the port.")
     if not alive:
         notes.append(f"Or wait: TIME_WAIT lasts {TIME_WAIT:g} s at most.")
-        if not any(each.is_self_connected for each in taken_by):
+        if not on_linux and not any(each.is_self_connected for each in held_by):
             notes.append("If a server had accepted the connection, one with SO_REUSEADDR can bind the port now.")
         return _Way("in TIME_WAIT", tuple(notes))
-    state = "taken by a self-connected socket" if len(alive) == 1 else f"taken by {len(alive)} self-connected sockets"
+    state = "taken by a self-connected socket" if live == 1 else f"taken by {live:,} self-connected sockets"
     if not all(each.is_self_connected for each in alive):
-        state = "taken by an ordinary connection" if len(alive) == 1 else f"taken by {len(alive)} connections"
+        state = "taken by an ordinary connection" if live == 1 else f"taken by {live:,} connections"
         notes.append("This breaks a connection that works: its program and its peer get an error.")
     return _Way(state, (*notes, f"{_without_ss(alive)} The port may then stay in TIME_WAIT for {TIME_WAIT:g} s."))
 

@@ -11,6 +11,7 @@ import os
 import platform
 import socket
 import sys
+from collections import defaultdict
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,8 +20,9 @@ from io import FileIO
 from safedial._tcp import port_settings, steering
 from safedial._tcp.port_settings import PortSettings
 from safedial._tcp.steering import PortRange
-from safedial.cli.doctor import processes, table
+from safedial.cli.doctor import binding, processes, table
 from safedial.cli.doctor.facts import Facts, Sockets
+from safedial.cli.doctor.remedy import named
 
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
 # ::1 as /proc/net/if_inet6 spells it.
@@ -58,8 +60,10 @@ def _enter(pid: int) -> None:
     except FileNotFoundError:
         if not os.path.exists("/proc/self"):
             raise  # nothing is known of any process
-        raise ProcessLookupError(errno.ESRCH, f"there is no process {pid} here") from None
+        raise ProcessLookupError(errno.ESRCH, f"there is no process {pid} that this user can see") from None
     try:
+        if os.path.samestat(os.fstat(namespace), os.stat("/proc/thread-self/ns/net")):
+            return  # here; to enter it again needs a privilege
         libc = ctypes.CDLL(None, use_errno=True)  # Python has os.setns from 3.12 on
         if libc.setns(namespace, _CLONE_NEWNET):
             raise OSError(ctypes.get_errno(), f"setns: {os.strerror(ctypes.get_errno())}")
@@ -78,6 +82,7 @@ def _look(ports: Collection[int]) -> Facts:
     reuse = _number("tcp_tw_reuse", missing)
     delay = _number("tcp_tw_reuse_delay", missing, since="Linux 6.14")
     step_width = _number("ip_local_port_step_width", missing, since="Linux 7.2")
+    unprivileged_start = _number("ip_unprivileged_port_start", missing, since="Linux 4.11")
     if missing:
         unseen.append(f"Settings that could not be read in /proc/sys/net: {', '.join(missing)}.")
     steers = _steering(unseen)
@@ -91,6 +96,7 @@ def _look(ports: Collection[int]) -> Facts:
         tw_reuse=reuse,
         tw_reuse_delay=delay,
         step_width=step_width,
+        unprivileged_start=unprivileged_start,
         ipv6=ipv6,
         loopback_v6=loopback_v6,
         sockets=sockets,
@@ -154,28 +160,32 @@ def _sockets(ports: Collection[int], ephemeral: PortRange | None, unseen: list[s
     except OSError as error:
         unseen.append(f"Sockets could not be read in {error.filename or '/proc/net'}: {error.strerror}.")
         return None
-    seen = {each.local.port for each in (*found.listeners, *found.taken)}
-    bound = tuple(port for port in sorted(set(ports) - seen) if _is_bound(port))
-    return _with_processes(replace(found, bound=bound), unseen)
+    return _with_processes(replace(found, binds=_binds(ports, found, unseen)), unseen)
 
 
-def _is_bound(port: int) -> bool:
-    """Return whether a server could not bind *port* just now, though it sets SO_REUSEADDR as most do."""
-    for family in (socket.AF_INET, socket.AF_INET6):
-        with contextlib.suppress(OSError), socket.socket(family) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            try:
-                sock.bind(("", port))
-            except OSError as error:
-                if error.errno == errno.EADDRINUSE:
-                    return True  # anything else, such as a port that is root's, says nothing
-    return False
+def _binds(ports: Collection[int], found: Sockets, unseen: list[str]) -> dict[int, bool | None]:
+    listening: dict[int, list[str]] = defaultdict(list)
+    holding: dict[int, list[str]] = defaultdict(list)
+    for sockets, hosts in ((found.listeners, listening), (found.held, holding)):
+        for each in sockets:
+            hosts[each.local.port].append(each.local.host)
+    binds: dict[int, bool | None] = {}
+    failed: dict[str, list[int]] = defaultdict(list)
+    for port in ports:
+        try:
+            binds[port] = binding.can_bind(port, listening[port], holding[port])
+        except OSError as error:
+            binds[port] = None
+            hint = " (root may)" if isinstance(error, PermissionError) and os.geteuid() else ""
+            failed[f"{error.strerror}{hint}"].append(port)
+    unseen += [
+        f"Whether a server could bind {named(those)} could not be tried: {why}." for why, those in failed.items()
+    ]
+    return binds
 
 
 def _with_processes(found: Sockets, unseen: list[str]) -> Sockets:
-    inodes = {each.inode for each in (*found.listeners, *found.taken, *found.self_connected) if each.inode}
+    inodes = {each.inode for each in (*found.listeners, *found.held, *found.self_connected) if each.inode}
     known, all_seen = processes.find(inodes)
     unknown = len(inodes - known.keys())
     if unknown:

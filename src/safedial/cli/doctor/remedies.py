@@ -20,8 +20,8 @@ _RANGE = "net.ipv4.ip_local_port_range"
 # Characters of the list. Linux takes a page in one write, and drops the rest without an error (proc_do_large_bitmap,
 # kernel/sysctl.c): of 4,095 characters, and the line's end, the last port was missing.
 _LONGEST = 4094
-# The doctor widens the range to this. Few servers have a fixed port in what is added. The bounds differ in parity, for
-# which the kernel asks.
+# The doctor widens the range to this, but not to ports that only root binds: EINVAL (net/ipv4/sysctl_net_ipv4.c). Few
+# servers have a fixed port in what is added. The bounds differ in parity, for which the kernel asks.
 _WIDER = PortRange(16384, 65535)
 
 
@@ -121,8 +121,9 @@ def _destinations(facts: Facts, diagnosis: Diagnosis, drawn: Collection[int], th
     if diagnosis.usable != 0 and not any(each.runs_out for each in destinations):
         return
     size = _size(facts.settings)
-    if diagnosis.usable is not None and 2 * diagnosis.usable < size:
-        kept = f"{size - diagnosis.usable:,} of the {size:,} ports of the range are reserved"
+    unreserved = usable_ports(facts.settings)
+    if unreserved is not None and 2 * unreserved < size:
+        kept = f"{size - unreserved:,} of the {size:,} ports of the range are reserved"
         yield Remedy("unreserve", f"Reserve fewer ports: {kept}.")
     yield from _widen(facts, diagnosis, drawn, there)
 
@@ -147,7 +148,8 @@ def _widen(facts: Facts, diagnosis: Diagnosis, drawn: Collection[int], there: st
     now, reserved = facts.settings.ports, facts.settings.reserved
     if facts.sockets is None or facts.system != "linux" or now is None or reserved is None:
         return
-    wider = PortRange(min(now.low, _WIDER.low), max(now.high, _WIDER.high))
+    start = facts.unprivileged_start or 0
+    wider = PortRange(min(now.low, max(_WIDER.low, start + start % 2)), max(now.high, _WIDER.high))
     if wider == now:
         return
     added = [

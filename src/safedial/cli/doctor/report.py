@@ -3,7 +3,7 @@
 It is plain text, which rich shows if it is installed and a terminal is there.
 """
 
-import importlib
+import errno
 import os
 import sys
 from collections import Counter
@@ -14,6 +14,7 @@ from safedial.cli.doctor import words
 from safedial.cli.doctor.facts import Facts
 from safedial.cli.doctor.judge import Diagnosis, Verdict
 from safedial.cli.doctor.remedy import Remedy
+from safedial.cli.extra import has_rich
 
 # The worst first.
 _ORDER = ("taken", "at risk", "not checked", "safe")
@@ -36,20 +37,12 @@ class Part:
 def run(facts: Facts, diagnosis: Diagnosis, remedies: Sequence[Remedy]) -> None:
     """Print the report."""
     parts = list(compose(facts, diagnosis, remedies))
-    if sys.stdout.isatty() and _has_rich():
+    if sys.stdout and sys.stdout.isatty() and has_rich():
         from safedial.cli.doctor import on_terminal
 
         on_terminal.show(diagnosis, parts)
     else:
         write(plain(diagnosis, parts))
-
-
-def _has_rich() -> bool:
-    try:
-        importlib.import_module("rich")  # by itself: an ImportError in our own modules is a bug
-    except ImportError:
-        return False
-    return True
 
 
 def compose(facts: Facts, diagnosis: Diagnosis, remedies: Sequence[Remedy]) -> Iterator[Part]:
@@ -62,7 +55,7 @@ def compose(facts: Facts, diagnosis: Diagnosis, remedies: Sequence[Remedy]) -> I
         if diagnosis.ports("at risk"):
             lines.append(words.AT_RISK)
         yield Part("Ports", [each for each in ranked if each.port not in left_out], lines=lines)
-    if destinations := [words.destination(each) for each in diagnosis.destinations or () if each.level]:
+    if destinations := [words.destination(each) for each in diagnosis.destinations or () if each.is_of_note]:
         yield Part("Destinations", lines=destinations)
     yield from _remedies(remedies)
     yield Part("Details", lines=words.details(facts))
@@ -98,6 +91,8 @@ def plain(diagnosis: Diagnosis, parts: Sequence[Part]) -> str:
 
 def write(text: str) -> None:
     """Write *text* to standard output."""
+    if sys.stdout is None:  # it was closed at the start
+        raise OSError(errno.EBADF, "standard output is closed")
     try:
         sys.stdout.write(spelled(text, sys.stdout.encoding or "utf-8") + "\n")  # a StringIO has no encoding
         sys.stdout.flush()

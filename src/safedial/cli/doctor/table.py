@@ -1,7 +1,8 @@
 """What is of interest among all TCP sockets of this network namespace. One pass keeps counts, and few sockets.
 
-Which ports are listened on is known before that pass: a socket on such a port is a server's, and drew no port.
-Sockets that are bound, and neither listen nor dial, are not in the kernel's table: see `look`.
+Who listens is known before that pass: a socket on such a port is a server's, and drew no port. It has no port that was
+asked for either if it is on the listener's address.
+Sockets that are bound, and neither listen nor dial, are not in the kernel's table: see `binding`.
 """
 
 import heapq
@@ -13,12 +14,14 @@ from itertools import chain, takewhile
 from safedial._tcp import procnet
 from safedial._tcp.procnet import Row
 from safedial._tcp.steering import PortRange
+from safedial.cli.doctor import binding
 from safedial.cli.doctor.facts import Destination, Endpoint, Kind, Socket, Sockets
 
 # Destinations to report, and sockets of each kind on each port asked for: a server that has just ended may leave
 # 100,000.
-MOST_DESTINATIONS, MOST_TAKEN = 100, 20
+MOST_DESTINATIONS, MOST_HELD = 100, 20
 
+_ANY_V4, _ANY_V6 = b"0" * 8, b"0" * 32
 _KINDS: dict[bytes, Kind] = {procnet.LISTENING: "listening", procnet.IN_TIME_WAIT: "time_wait"}
 
 
@@ -31,10 +34,11 @@ def read(ports: Collection[int], ephemeral: PortRange | None) -> Sockets:
         OSError: a table can't be read.
     """
     # Linux puts listeners first (tcp_get_idx, net/ipv4/tcp_ipv4.c). Others that have such a table (gVisor) may not.
-    first = {int(row.local[-4:], 16) for table in procnet.TABLES for row in takewhile(_listens, _rows(table))}
-    found = gather(_all_rows(), first, ports, ephemeral)
-    served = {each.local.port for each in found.listeners}
-    return found if served <= first else gather(_all_rows(), served, ports, ephemeral)
+    first = {row.local for table in procnet.TABLES for row in takewhile(_listens, _rows(table))}
+    v6_only = {port for port in ports if b"%s:%04X" % (_ANY_V6, port) in first and binding.is_v6_only(port)}
+    found = gather(_all_rows(), first, ports, ephemeral, v6_only)
+    served = {procnet.spell(*each.local) for each in found.listeners}
+    return found if served <= first else gather(_all_rows(), served, ports, ephemeral, v6_only)
 
 
 def _all_rows() -> Iterator[Row]:
@@ -54,16 +58,30 @@ def _listens(row: Row) -> bool:
 
 
 def gather(
-    rows: Iterable[Row], served: Collection[int], ports: Collection[int], ephemeral: PortRange | None
+    rows: Iterable[Row],
+    served: Iterable[bytes],
+    ports: Collection[int],
+    ephemeral: PortRange | None,
+    v6_only: Collection[int] = (),
 ) -> Sockets:
-    """Pick what is of interest from *rows* in one pass. *served* are the ports on which somebody listens."""
+    """Pick what is of interest from *rows* in one pass.
+
+    *served* are the addresses on which somebody listens; on the ports *v6_only*, ``::`` is not for IPv4.
+    """
     # Ports as the table spells them: with many rows, each conversion costs.
-    wanted = {b"%04X" % port for port in set(ports) - set(served)}
+    listeners: dict[bytes, set[bytes]] = defaultdict(set)
+    for local in served:
+        host, _, port = local.partition(b":")
+        listeners[port].add(host)
+        if host == _ANY_V6 and int(port, 16) not in v6_only:
+            listeners[port].add(_ANY_V4)
+    wanted = {b"%04X" % port for port in ports}
     inside = range(0) if ephemeral is None else range(ephemeral.low, ephemeral.high + 1)
-    drawn = {b"%04X" % port for port in set(inside) - set(served)}
+    drawn = {b"%04X" % port for port in inside} - listeners.keys()
     # Keys of a dict, because a row may come twice.
     listening: dict[Row, None] = {}
-    taken: dict[tuple[bytes, Kind], dict[Row, None]] = defaultdict(dict)
+    held: dict[tuple[bytes, Kind], dict[Row, None]] = defaultdict(dict)
+    numbers: dict[tuple[int, Kind], int] = defaultdict(int)
     self_connected: dict[Row, None] = {}
     # Connections by local host, peer host and peer port. Each row of these has another local port.
     in_use: dict[bytes, int] = defaultdict(int)
@@ -76,8 +94,10 @@ def gather(
         if state == procnet.LISTENING:
             listening[row] = None
             continue
-        if port in wanted and len(those := taken[port, _kind(state)]) < MOST_TAKEN:
-            those[row] = None
+        if port in wanted and not _accepted(local[:-5], listeners.get(port, ())):
+            numbers[int(port, 16), _kind(state)] += 1
+            if len(those := held[port, _kind(state)]) < MOST_HELD:
+                those[row] = None
         if local == peer:
             self_connected[row] = None
         elif port in drawn:
@@ -88,11 +108,17 @@ def gather(
     fullest = heapq.nlargest(MOST_DESTINATIONS, in_use, key=lambda key: (in_use[key], key))
     return Sockets(
         _sockets(listening),
-        _sockets(row for those in taken.values() for row in those),
+        _sockets(row for those in held.values() for row in those),
+        numbers,
         _sockets(self_connected),
         tuple(_destination(key, in_use[key], waiting.get(key, 0)) for key in fullest),
         count,
     )
+
+
+def _accepted(host: bytes, listening: Collection[bytes]) -> bool:
+    """Return whether a socket on *host* is one that a listener on these hosts accepted."""
+    return host in listening or (_ANY_V4 if len(host) == len(_ANY_V4) else _ANY_V6) in listening
 
 
 def _sockets(rows: Iterable[Row]) -> tuple[Socket, ...]:
@@ -115,6 +141,6 @@ def _destination(key: bytes, in_use: int, waiting: int) -> Destination:
 
 def changed(found: Sockets, change: Callable[[Socket], Socket]) -> Sockets:
     """Return *found* with each socket as *change* returns it."""
-    groups = (found.listeners, found.taken, found.self_connected)
-    listeners, taken, self_connected = (tuple(map(change, group)) for group in groups)
-    return replace(found, listeners=listeners, taken=taken, self_connected=self_connected)
+    groups = (found.listeners, found.held, found.self_connected)
+    listeners, held, self_connected = (tuple(map(change, group)) for group in groups)
+    return replace(found, listeners=listeners, held=held, self_connected=self_connected)

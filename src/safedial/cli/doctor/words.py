@@ -37,7 +37,7 @@ def verdict(diagnosis: Diagnosis) -> str:
     none_left = diagnosis.usable == 0
     full = [each.destination.peer for each in diagnosis.destinations or () if each.runs_out and not none_left]
     findings = (
-        ("No port is left to connect from", "all are reserved" if none_left else ""),
+        ("No port is left to connect from", "all are reserved or listened on" if none_left else ""),
         ("Taken now", _ports(diagnosis.ports("taken"))),
         ("At risk", _ports(diagnosis.ports("at risk"))),
         ("Local ports run out", _listed([f"to {describe(*place)}" for place in full], _MOST_NAMES)),
@@ -50,7 +50,7 @@ def verdict(diagnosis: Diagnosis) -> str:
 def port(each: Verdict) -> str:
     """Say what is known of a port."""
     if each.verdict == "taken":
-        return f"Port {each.port}: taken {_listed(map(_taker, each.taken_by or ()), _MOST_NAMES) or _BOUND}."
+        return f"Port {each.port}: taken {_holders(each) or _BOUND}."
     causes: list[str] = [each.verdict]
     if each.inside is not None:
         causes.append(f"{'inside' if each.inside else 'outside'} the ephemeral range")
@@ -58,7 +58,12 @@ def port(each: Verdict) -> str:
         causes.append("reserved" if each.reserved else "not reserved")
     if each.verdict == "at risk" and each.preferred is not None:
         causes.append(f"{'first' if each.preferred else 'last'} to be drawn")
-    return f"Port {each.port}: {', '.join(causes)}; {_listening(each.listeners)}."
+    said = f"Port {each.port}: {', '.join(causes)}; {_listening(each.listeners)}"
+    if each.held_by:
+        said += f"; held {_holders(each)}"
+        if each.verdict != "not checked":
+            said += ", so that its server needs SO_REUSEADDR"
+    return f"{said}."
 
 
 def row(each: Verdict) -> tuple[str, ...]:
@@ -67,15 +72,15 @@ def row(each: Verdict) -> tuple[str, ...]:
     if each.listeners is None:
         who = NOT_CHECKED
     else:
-        sockets = (*(each.taken_by or ()), *each.listeners)
-        who = _listed(dict.fromkeys(map(_in_short, sockets)), 1)
+        sockets = (*(each.held_by or ()), *each.listeners)
+        who = _listed(dict.fromkeys(map(_in_short, sockets)), 1, _not_kept(each))
         who = who or ("a bound socket" if each.verdict == "taken" else "nobody")
     return str(each.port), each.verdict, _yes(each.inside), _yes(each.reserved), drawn, who
 
 
 def who(sock: Socket) -> str:
     """Say which socket has a port, as the predicate of a sentence about the port or, of a listener, on its own."""
-    return _listening([sock]) if sock.kind == "listening" else f"taken {_taker(sock)}"
+    return _listening([sock]) if sock.kind == "listening" else f"taken {_holder(sock)}"
 
 
 def more(rest: Sequence[Verdict]) -> str:
@@ -93,7 +98,10 @@ def destination(each: Filled) -> str:
         said += f", {time_wait:,} of them in TIME_WAIT"
     if each.share is None:
         return f"{said}."
-    return f"{said}; {100 * each.share:.0f} % of the usable ones" + (f", {_LEVELS[each.level]}." if each.level else ".")
+    said += f"; {100 * each.share:.0f} % of the usable ones"
+    if each.soon is not None and time_wait:
+        said += f", but connect() takes those in TIME_WAIT again after {each.soon:g} s"
+    return said + (f", {_LEVELS[each.level]}." if each.level else ".")
 
 
 def more_remedies(number: int) -> str:
@@ -144,7 +152,7 @@ def _ipv6(facts: Facts) -> str:
     if facts.ipv6 is None:
         return NOT_CHECKED
     if not facts.ipv6:
-        return "off"
+        return "no IPv6 address"
     return {True: "on, with ::1", False: "on, but without ::1", None: f"on, ::1 {NOT_CHECKED}"}[facts.loopback_v6]
 
 
@@ -156,7 +164,16 @@ def _sockets(facts: Facts) -> str:
     return said if time_wait is None else f"{said}, {time_wait:,} in TIME_WAIT"
 
 
-def _taker(sock: Socket) -> str:
+def _holders(each: Verdict) -> str:
+    return _listed(map(_holder, each.held_by or ()), _MOST_NAMES, _not_kept(each))
+
+
+def _not_kept(each: Verdict) -> int:
+    """Count the sockets that have a port, and of which nothing else is known."""
+    return each.live + each.time_wait - len(each.held_by or ())
+
+
+def _holder(sock: Socket) -> str:
     """Say which socket that is no server's has a port."""
     peer = "itself" if sock.is_self_connected else describe(*sock.peer)
     if sock.kind == "time_wait":
@@ -202,10 +219,10 @@ def _ports(ports: Sequence[int]) -> str:
     return f"port{'s' if len(ports) > 1 else ''} {_listed(map(str, ports), _MOST_PORTS)}"
 
 
-def _listed(items: Iterable[str], most: int) -> str:
-    """Join *items* by commas: so many of them, and the number of the others."""
+def _listed(items: Iterable[str], most: int, others: int = 0) -> str:
+    """Join *items* by commas: so many of them, and the number of the rest and of *others*."""
     every = list(items)
-    shown, rest = every[:most], len(every) - most
+    shown, rest = every[:most], max(len(every) - most, 0) + others
     return ", ".join(shown) + (f" and {rest:,} more" if rest > 0 else "")
 
 

@@ -82,9 +82,13 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:  # pyright: ignore
         "up, and close it again",
     )
     group.add_argument("--tls", action="store_true", help="the TLS handshake succeeds")
-    group.add_argument("--ca", metavar="FILE", help="with TLS: trust the certificates in FILE, and no others")
+    group.add_argument(
+        "--ca", type=values.given, metavar="FILE", help="with TLS: trust the certificates in FILE, and no others"
+    )
     group.add_argument("--insecure", action="store_true", help="with TLS: do not check the certificate")
-    group.add_argument("--http", metavar="PATH", help="GET PATH is answered with a status of 2xx or 3xx")
+    group.add_argument(
+        "--http", type=values.given, metavar="PATH", help="GET PATH is answered with a status of 2xx or 3xx"
+    )
     group.add_argument(
         "--status",
         type=values.statuses,
@@ -92,7 +96,10 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:  # pyright: ignore
         help="with HTTP: the statuses that count, such as 200,204 or 2xx",
     )
     group.add_argument(
-        "--expect", metavar="TEXT", help='the server sends TEXT: in its greeting, such as "SSH-2.0", or its HTTP answer'
+        "--expect",
+        type=values.given,
+        metavar="TEXT",
+        help='the server sends TEXT: in its greeting, such as "SSH-2.0", or its HTTP answer',
     )
     group.add_argument("--gone", action="store_true", help="the reverse: no server, and one could bind the port")
     group = wait.add_argument_group("what is printed")

@@ -12,6 +12,7 @@ from safedial.cli.wait.progress import NotReady
 
 # Bytes. http.client takes no longer line.
 _MOST = 1 << 16
+_HOLDS = "Does it speak HTTP on this port? --http holds for every TARGET."
 # An answer of which another head is the real one, such as 103 Early Hints (RFC 9110 section 15.2).
 _INTERIM = re.compile(rb"HTTP/1\.\d 1(?!01)")
 
@@ -57,10 +58,12 @@ async def status(
     try:
         return connection.getresponse().status
     except http.client.RemoteDisconnected:
-        raise NotReady("it closed the connection without an answer", hint=words.BEHIND) from None
+        raise NotReady("it closed the connection without an answer", hint=f"{words.BEHIND} {_HOLDS}") from None
     except http.client.HTTPException:
         sent = printable(wire.head[:60].decode(errors="replace"))
-        hint = "Does it speak HTTP on this port? --http holds for every TARGET. If it is HTTPS: https:// or --tls"
+        hint = f"{_HOLDS} If it speaks HTTPS: https:// or --tls"
+        if wire.head.startswith(b"HTTP/"):
+            hint = "It speaks HTTP, but not as Python can read it: HTTP/1.1, with at most 100 headers."
         raise NotReady(f"no answer in HTTP: {sent}", hint=hint) from None
 
 

@@ -39,7 +39,10 @@ _BUFFER = 1 << 16
 Step: TypeAlias = Callable[[NotReady], object]
 
 _SLOW = "The server accepts, but does not answer: it is still starting, or it hangs."
-_MUTE = "Another server may have this port, or the server waits for the client to speak first. --expect is for all."
+_MUTE = (
+    "Another server may have this port, or the server waits for the client to speak first. "
+    "--expect holds for every TARGET."
+)
 _TOO_SHORT = "Nothing was wrong so far, but --timeout ended the look: give it more time."
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Seconds after which a log says again what is waited for, though nothing has changed.
 _STILL = 60.0
+# A log has so many lines for a target that something else is wrong with; from then on, one each minute.
+_MOST = 10
 # How often the live lines are drawn, in a second.
 _DRAWN = 8
 # ASCII, as all that is written here: a container's terminal may have no more.
@@ -77,7 +79,10 @@ def failure(progresses: Sequence[Progress], outcome: Outcome, after: float) -> N
 
 
 class Lines:
-    """The lines of a log, which *write* gets: one for each target whose state or error changes, and each minute."""
+    """The lines of a log, which *write* gets: one for each target whose state or error changes, and each minute.
+
+    A server may say something else at each look.
+    """
 
     def __init__(
         self,
@@ -87,21 +92,22 @@ class Lines:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._write, self._clock, self._began = write, clock, clock()
-        self._said = [(words.state(each), self._began) for each in progresses]
+        self._said = [(words.state(each), self._began, 0) for each in progresses]
         self._progresses = progresses
 
     def changed(self) -> None:
         """Write what has changed since the last call."""
         now = self._clock()
         for place, progress in enumerate(self._progresses):
-            says, (said, at) = words.state(progress), self._said[place]
-            if says != said:
+            says, (said, at, lines) = words.state(progress), self._said[place]
+            waits = progress.state == "waiting"
+            if says != said and (lines < _MOST or not waits):
                 self._write(says)
-            elif progress.state == "waiting" and now - at >= _STILL:
+            elif waits and now - at >= _STILL:
                 self._write(f"{says} ({now - self._began:.0f} s so far)")
             else:
                 continue
-            self._said[place] = says, now
+            self._said[place] = says, now, lines + 1
 
 
 def _terminal() -> "Console | None":

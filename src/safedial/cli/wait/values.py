@@ -26,6 +26,17 @@ def duration(text: str) -> float:
     return seconds
 
 
+def given(text: str) -> str:
+    """Return *text*.
+
+    Raises:
+        ArgumentTypeError: it is empty, as a variable of the shell that is not set.
+    """
+    if not text:
+        raise ArgumentTypeError("it is empty: is a variable of the shell not set?")
+    return text
+
+
 def statuses(text: str) -> frozenset[int]:
     """Return the HTTP statuses in *text*, such as ``200,204`` or ``2xx``.
 

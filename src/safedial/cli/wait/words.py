@@ -107,18 +107,24 @@ def hint(progress: Progress) -> str:
         return ""
     if isinstance(error, NotReady) and error.hint:
         return error.hint
-    kind = error_type(error)
+    kind, reason = error_type(error), str(getattr(error, "reason", ""))  # ssl's
     if isinstance(error, PortsExhaustedError):
         return f"To see what uses the local ports up: safedial doctor {target.port}"
     if kind == "address_in_use":
-        return f"To see who has the port: safedial doctor {target.port}"
+        return f"To see who has the port, and how to free it: safedial doctor {target.port}"
     if kind == "self_connect":
         return f"Nobody listens there, and the kernel may draw this port: safedial doctor {target.port}"
     if kind == "connection_refused":
         return _refused(target)
+    if kind == "timed_out" and _LOCAL.fullmatch(target.host):
+        return "The server does not accept connections, and its backlog is full: it is busy, or it hangs."
     if kind == "name_resolution_error":
         return (
             f"Is the name right, and its server up and on the same network? To look it up: getent hosts {target.host}"
+        )
+    if "ALERT" in reason or reason == "UNSUPPORTED_PROTOCOL":
+        return (
+            "It speaks TLS, but in another version, or with a certificate of the client, which safedial does not have."
         )
     if kind == "tls_error":
         return hint_for_tls(target)
