@@ -3,13 +3,14 @@
 import contextlib
 import json
 import re
+import signal
 import socket
 import ssl
 
 import pytest
 
 from safedial import cli
-from safedial.cli.wait import gone
+from safedial.cli.wait import command, gone, show
 from safedial.testing import refused_port
 from tests.support import faults, handlers, web
 from tests.support.plain import connected_to_itself
@@ -110,6 +111,10 @@ def test_refusals_show_no_password(capsys):
         "a:1 --foo=secret",
     ):
         assert "secret" not in refused(capsys, *arguments.split())
+
+
+def test_empty_command_is_none(capsys):
+    assert refused(capsys, "db:5432", "--", "", "-c") == "a COMMAND is required after --"
 
 
 def test_other_commands_take_no_command(capsys):
@@ -242,3 +247,11 @@ def test_permanent_error_is_status_1(capsys):
 def test_timeout_of_0_has_no_end(capsys, server):
     assert wait(server, "--timeout", "0") == 0
     assert "without a time limit" in capsys.readouterr().err
+
+
+def test_command_does_not_run_after_a_signal_however_late_it_came(server, monkeypatch):
+    ran = []
+    monkeypatch.setattr(command, "run", ran.append)
+    monkeypatch.setattr(show, "result", lambda _: signal.raise_signal(signal.SIGTERM))
+    assert wait(server, "--json", "--", "true") == 143
+    assert not ran

@@ -108,6 +108,11 @@ def test_command_that_cannot_be_run(capsys, tmp_path, text, mode, status, says):
     assert said.count("\n") == 1
 
 
+def test_name_of_a_command_that_is_not_there_can_not_forge_the_log(capsys):
+    assert command.as_child(["\x1b[2J\nsafedial: db:1: ready"]) == 127
+    assert capsys.readouterr().err == r"safedial: can't run \x1b[2J\nsafedial: db:1: ready: not found" + "\n"
+
+
 @posix
 def test_command_is_looked_for_in_path(capsys, tmp_path):
     script(tmp_path, "#!/bin/sh\necho found\n")

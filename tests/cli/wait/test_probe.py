@@ -9,12 +9,13 @@ import socket
 import ssl
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import trustme
 
 import safedial
-from safedial.cli.wait import probe, threads, words
+from safedial.cli.wait import http, probe, threads, words
 from safedial.cli.wait.progress import NotReady
 from safedial.cli.wait.targets import Target
 from tests.support import faults, handlers
@@ -213,6 +214,9 @@ def test_ca_that_is_none(tmp_path, dead_port):
             look(dead_port, tls=True, ca=str(tmp_path / file))
 
 
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
 @pytest.mark.parametrize(
     ("head", "asked"),
     [
@@ -223,8 +227,11 @@ def test_ca_that_is_none(tmp_path, dead_port):
         (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 204 None\r\n\r\n", {}),
         (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", {"statuses": {101}}),
         (b'HTTP/1.1 200 OK\r\n\r\n{"status": "UP"}', {"expect": '"UP"'}),
+        (b'HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n"UP"', {"expect": '"UP"'}),
+        (CHUNKED + b'3\r\n"UP\r\n1\r\n"\r\n0\r\n\r\n', {"expect": '"UP"'}),
+        (CHUNKED + b'ffff\r\n"UP"', {"expect": '"UP"'}),
     ],
-    ids=["200", "lines end with LF", "redirect", "wanted", "interim", "101", "body"],
+    ids=["200", "lines end with LF", "redirect", "wanted", "interim", "101", "body", "length", "chunks", "chunk"],
 )
 def test_http(head, asked):
     with serving(handlers.answer(head)) as port:
@@ -258,6 +265,19 @@ def test_http_answer_that_is_not_wanted(head, asked, says, hint):
     assert hint in caught.value.hint
 
 
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Le"], ids=len)
+def test_http_answer_that_is_cut(head):
+    with serving(handlers.answer(head)) as port, pytest.raises(NotReady, match="before its answer was whole") as caught:
+        look(port, http="/")
+    assert caught.value.hint == words.BEHIND
+
+
+def test_text_that_is_no_utf_8():
+    text = b"caf\xe9".decode(errors="surrogateescape")  # as Python has it in sys.argv
+    with serving(handlers.say(b"in a caf\xe9")) as port:
+        look(port, expect=text)
+
+
 def test_http_server_that_is_silent(impatient):
     with (
         serving(handlers.say(b"HTTP/1.1 200 OK\r\n")) as port,
@@ -277,6 +297,19 @@ def test_request():
         first, *headers = request.decode().removesuffix("\r\n\r\n").split("\r\n")
         assert first == f"GET {path} HTTP/1.1"
         assert {f"Host: localhost:{port}", "Connection: close"} <= set(headers)
+
+
+@pytest.mark.parametrize(("tls", "port", "host"), [(False, 80, "web"), (True, 443, "web"), (True, 80, "web:80")])
+def test_host_header_has_no_port_that_is_the_default(tls, port, host):
+    sent = []
+
+    async def ask():
+        reader, writer = asyncio.StreamReader(), SimpleNamespace(write=sent.append)
+        reader.feed_data(b"HTTP/1.1 200 OK\r\n\r\n")
+        await http.ask(reader, writer, "web", port, "/", tls=tls)
+
+    asyncio.run(ask())
+    assert f"\r\nHost: {host}\r\n".encode() in sent[0]
 
 
 def test_https(certificates):

@@ -18,7 +18,7 @@ import trustme
 import safedial
 from safedial import testing
 from safedial._tcp import steering
-from safedial.cli.wait import gone, probe, run
+from safedial.cli.wait import gone, probe, run, signals
 from safedial.cli.wait.progress import NotReady, Progress
 from safedial.cli.wait.targets import Target
 from tests.support import faults, handlers, name_server, namespace
@@ -30,18 +30,19 @@ LONG, SHORT = 60.0, 0.2
 @pytest.fixture(autouse=True)
 def _nothing_reported(caplog):
     """Fail if asyncio reports a task or an exception that nobody awaited."""
-    handled = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    handled = [signal.getsignal(number) for number in signals.ENDING]
     yield
     gc.collect()
     assert not [each for each in caplog.records if each.name == "asyncio" and each.levelname != "DEBUG"]
-    assert handled == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert handled == [signal.getsignal(number) for number in signals.ENDING]
 
 
 def wait(*targets, look=None, any_of=False, timeout=LONG, changed=lambda: None, **asked):
     """Wait for these ports of loopback, or targets. Return the outcome and the records."""
     made = [each if isinstance(each, Progress) else progress(each) for each in targets]
     look = look or functools.partial(probe.probe, asked=probe.Asked(**asked))
-    return run.wait(made, look, any_of=any_of, timeout=timeout, changed=changed), made
+    with signals.noted() as noted:
+        return run.wait(made, look, any_of=any_of, timeout=timeout, changed=changed, noted=noted), made
 
 
 def progress(port, host="127.0.0.1"):
@@ -254,7 +255,7 @@ async def _ask_who_it_is(*_):
         await asyncio.sleep(LONG)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda each: each.name)
+@pytest.mark.parametrize("number", signals.ENDING, ids=lambda each: each.name)
 def test_signal(number, dead_port, black_hole):
     """It comes while one dial waits for its address, and another one between two rounds."""
     waited = progress(dead_port)
@@ -277,6 +278,41 @@ def test_signal_wakes_the_wait():
     outcome, _ = wait(1, look=look, timeout=None)
     timer.join()
     assert (outcome, awake) == (signal.SIGTERM, [])
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["ready", "failed"])
+def test_signal_wins_over_the_look_that_ends_the_wait(fails):
+    async def look(*_):
+        signal.raise_signal(signal.SIGTERM)
+        if fails:
+            raise ValueError("no target")
+
+    assert wait(1, look=look)[0] is signal.SIGTERM
+
+
+async def never_ready(*_):
+    await asyncio.Event().wait()
+
+
+def test_signal_that_came_before_the_wait(dead_port):
+    asked = {"any_of": False, "timeout": LONG, "changed": lambda: None}
+    with signals.noted() as noted:
+        signal.raise_signal(signal.SIGTERM)
+        assert run.wait([progress(dead_port)], never_ready, noted=noted, **asked) is signal.SIGTERM
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a child is forked")
+def test_second_signal_ends_a_process_that_blocks():
+    """Not one that comes together with the first: some senders send two."""
+    child = os.fork()
+    if not child:
+        with signals.noted():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+            signals._TOGETHER = 0.0
+            signal.raise_signal(signal.SIGTERM)
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGTERM
 
 
 def test_signal_that_is_ignored_stays_ignored(dead_port):

@@ -1,8 +1,12 @@
 """What is told of the wait, by hand-made records. How it looks on a terminal: `test_run_as_users`."""
 
+import contextlib
 import json
+import os
 import re
 import signal
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -120,3 +124,22 @@ def test_docs_describe_each_field():
     found = json.loads(as_json.as_json(RESULT, "timed out", 124, 60.0))
     fields = [*found, *(f"targets[].{name}" for name in found["targets"][0])]
     assert sorted(described) == sorted(fields)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="select() takes pipes")
+def test_log_that_nobody_takes_does_not_hold_up_the_wait(monkeypatch):
+    reader, writer = os.pipe()
+    with open(reader, "rb") as ours, open(writer, "w") as theirs:
+        os.set_blocking(writer, False)
+        with contextlib.suppress(BlockingIOError):
+            while os.write(writer, b"x" * 4096):
+                pass
+        os.set_blocking(writer, True)
+        drained = []
+        timer = threading.Timer(5, lambda: drained.append(os.read(ours.fileno(), 1 << 20)))
+        monkeypatch.setattr(sys, "stderr", theirs)
+        timer.start()
+        show.log("not taken")
+        timer.cancel()
+        timer.join()
+        assert not drained

@@ -292,3 +292,7 @@ def test_whatever_comes_is_a_target_or_a_value_error(text, environ):
 def test_paths(path):
     assume(not path.startswith(("@", "//")))
     assert parse(f"unix:{path}", {}) == Target(f"unix:{path}", path=path)
+
+
+def test_path_that_is_no_utf_8():
+    assert targets.request(b"/caf\xe9".decode(errors="surrogateescape")) == "/caf%E9"

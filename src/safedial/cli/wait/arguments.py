@@ -38,6 +38,7 @@ exit status:
   124  timed out
   126  COMMAND can't be executed
   127  COMMAND is not found
+  129  ended by SIGHUP (its terminal was closed)
   130  ended by SIGINT (Ctrl-C)
   143  ended by SIGTERM
 
@@ -112,26 +113,28 @@ def _run(namespace: argparse.Namespace) -> int:
     targets = mistakes.parse_targets(namespace)
     mistakes.refuse_contradictions(namespace, targets)
     # Each as late as can be: in a container somebody waits for every import.
-    from safedial.cli.wait import command, run, show
+    from safedial.cli.wait import command, run, show, signals
 
     look, any_of, timeout = _look(namespace), namespace.any, namespace.timeout or None
     progresses = [Progress(target, gone=namespace.gone) for target in targets]
     quiet = contextlib.nullcontext(lambda: None)
     began = time.monotonic()
-    with quiet if namespace.quiet else show.showing(progresses, any_of=any_of, timeout=timeout) as changed:
-        outcome = run.wait(progresses, look, any_of=any_of, timeout=timeout, changed=changed)
-    after, status = time.monotonic() - began, _status(outcome)
-    if outcome != "ready":
-        from safedial.cli.wait import refused
+    with signals.noted() as noted:
+        with quiet if namespace.quiet else show.showing(progresses, any_of=any_of, timeout=timeout) as changed:
+            outcome = run.wait(progresses, look, any_of=any_of, timeout=timeout, changed=changed, noted=noted)
+        after = time.monotonic() - began
+        if outcome != "ready":
+            from safedial.cli.wait import refused
 
-        refused.explain(progresses)
-    if namespace.json:
-        from safedial.cli.wait import as_json
+            refused.explain(progresses)
+        if namespace.json:
+            from safedial.cli.wait import as_json
 
-        show.result(as_json.as_json(progresses, outcome, status, after))
+            show.result(as_json.as_json(progresses, outcome, _status(outcome), after))
+    outcome = noted.first or outcome  # COMMAND must not run after a signal, however late it came
     if outcome != "ready":
         show.failure(progresses, outcome, after)
-        return status
+        return _status(outcome)
     return command.run(namespace.command[1:]) if namespace.command else 0
 
 

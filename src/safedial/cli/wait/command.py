@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from safedial._address import printable
 from safedial.cli.wait import show
 
 # A shell's statuses for a command that does not exist, and for one that can't be executed.
@@ -69,7 +70,7 @@ def _failed(name: str, error: OSError) -> int:
             why, status = "not found", _NOT_FOUND
     elif error.errno == errno.ENOEXEC:
         why = f'{why} (a script needs a first line such as "#!/bin/sh")'
-    show.log(f"can't run {name}: {why}")
+    show.log(f"can't run {printable(name)}: {why}")
     return status
 
 

@@ -1,6 +1,7 @@
 """One request and the status of its answer, over streams. `http.client` writes the one and reads the other."""
 
 import asyncio
+import contextlib
 import http.client
 import io
 import re
@@ -33,10 +34,10 @@ class _Wire:
         pass
 
 
-async def status(
+async def ask(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, port: int, path: str, *, tls: bool
-) -> int:
-    """Send a GET for *path*, and return the status of the answer. Its body is still to be read.
+) -> tuple[int, bytes]:
+    """Send a GET for *path*, and return status and head of the answer. Its body is still to be read.
 
     Raises:
         NotReady: it is no answer in HTTP.
@@ -56,7 +57,7 @@ async def status(
     while _INTERIM.match(wire.head):
         wire.head = await _head(reader)
     try:
-        return connection.getresponse().status
+        status = connection.getresponse().status
     except http.client.RemoteDisconnected:
         raise NotReady("it closed the connection without an answer", hint=f"{words.BEHIND} {_HOLDS}") from None
     except http.client.HTTPException:
@@ -65,6 +66,22 @@ async def status(
         if wire.head.startswith(b"HTTP/"):
             hint = "It speaks HTTP, but not as Python can read it: HTTP/1.1, with at most 100 headers."
         raise NotReady(f"no answer in HTTP: {sent}", hint=hint) from None
+    if not wire.head.endswith((b"\n\r\n", b"\n\n")):
+        raise NotReady("it closed the connection before its answer was whole", hint=words.BEHIND)
+    return status, wire.head
+
+
+def body(head: bytes, data: bytes) -> bytes:
+    """Return what *data*, the beginning of the body that follows *head*, says: without the sizes of its chunks."""
+    wire: Any = _Wire()
+    wire.head = head + data
+    response = http.client.HTTPResponse(wire)
+    response.begin()
+    found = b""
+    with contextlib.suppress(http.client.HTTPException):  # more of it is to come
+        while piece := response.read1():
+            found += piece
+    return found
 
 
 async def _head(reader: asyncio.StreamReader) -> bytes:

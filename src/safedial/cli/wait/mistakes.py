@@ -54,7 +54,7 @@ def parse_targets(namespace: argparse.Namespace) -> list[Target]:
         _refuse_option(namespace, option)
     if not found:
         namespace.parser.error("a TARGET is required, such as db:5432")
-    if namespace.command[:1] and not namespace.command[1:]:
+    if namespace.command and not any(namespace.command[1:2]):  # none, or "": a variable of the shell is not set
         namespace.parser.error("a COMMAND is required after --")
     return found
 

@@ -137,27 +137,27 @@ async def _answers(target: Target, step: Step, tls: ssl.SSLContext | None, path:
         async with _at_most(_ANSWER) as limit:
             host = target.host or "localhost"
             port = target.port or (80 if tls is None else 443)  # a Unix socket has none
-            status = await http.status(reader, writer, host, port, path, tls=tls is not None)
+            status, head = await http.ask(reader, writer, host, port, path, tls=tls is not None)
         if limit.expired():
             raise NotReady(errno.ETIMEDOUT, f"no answer in HTTP within {_ANSWER:g} s", hint=_SLOW)
         if status not in asked.statuses:
             raise NotReady(f"HTTP status {status}", hint=words.hint_for_status(status))
         if asked.expect is not None:
             step(NotReady(f"connected; waiting for '{printable(asked.expect)}' in its answer", hint=_SLOW))
-            await _sends(reader, asked.expect)
+            await _sends(reader, asked.expect, functools.partial(http.body, head))
 
 
-async def _sends(reader: asyncio.StreamReader, text: str) -> None:
-    """Return as soon as *text* is in what the server sends."""
-    wanted, data = text.encode(), b""
+async def _sends(reader: asyncio.StreamReader, text: str, read: Callable[[bytes], bytes] = lambda sent: sent) -> None:
+    """Return as soon as *text* is in what the server sends, as *read* reads it."""
+    wanted, data = text.encode(errors="surrogateescape"), b""  # as it was given, even if that is no UTF-8
     loop = asyncio.get_running_loop()
     end = loop.time() + _ANSWER
     async with _at_most(_ANSWER) as limit:
-        while wanted not in data and (more := await reader.read(_SEARCHED - len(data))):  # of 0 bytes: b""
+        while wanted not in read(data) and (more := await reader.read(_SEARCHED - len(data))):  # of 0 bytes: b""
             data += more
             limit.reschedule(min(end, loop.time() + _PAUSE))
-    if wanted not in data:
-        sent = f"'{printable(data[:60].decode(errors='replace'))}'" if data else "nothing"
+    if wanted not in (said := read(data)):
+        sent = f"'{printable(said[:60].decode(errors='replace'))}'" if said else "nothing"
         raise NotReady(f"it sent {sent}, not '{printable(text)}'", hint=_MUTE)
 
 

@@ -4,16 +4,15 @@ import asyncio
 import contextlib
 import errno
 import logging
-import signal
 import ssl
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from types import FrameType
 from typing import Literal, TypeAlias, cast
 
 from tenacity import AsyncRetrying, RetryCallState
 
 import safedial
 from safedial.cli.wait.progress import NotReady, Outcome, Progress
+from safedial.cli.wait.signals import Noted
 from safedial.cli.wait.targets import Target
 from safedial.events import logger
 
@@ -28,11 +27,15 @@ _policy = safedial.reconnect(within=None, cap=_LONGEST_PAUSE, also=(NotReady, ss
 
 
 def wait(
-    targets: Sequence[Progress], look: Look, *, any_of: bool, timeout: float | None, changed: Callable[[], object]
+    targets: Sequence[Progress],
+    look: Look,
+    *,
+    any_of: bool,
+    timeout: float | None,
+    changed: Callable[[], object],
+    noted: Noted,
 ) -> Outcome:
     """Wait until *look* finds all *targets* ready, one of them with *any_of*. Return how that ended.
-
-    Must be called in the main thread, which gets the signals. SIGINT and SIGTERM end the wait, unless they are ignored.
 
     Args:
         targets: their state and last error are kept up to date.
@@ -41,12 +44,18 @@ def wait(
         any_of: whether one ready target is enough.
         timeout: seconds for the whole wait. None: no limit.
         changed: called after each look.
+        noted: a signal that it has, or gets meanwhile, ends the wait.
     """
-    return asyncio.run(_wait(targets, look, any_of, timeout, changed))
+    return asyncio.run(_wait(targets, look, any_of, timeout, changed, noted))
 
 
 async def _wait(
-    targets: Sequence[Progress], look: Look, any_of: bool, seconds: float | None, changed: Callable[[], object]
+    targets: Sequence[Progress],
+    look: Look,
+    any_of: bool,
+    seconds: float | None,
+    changed: Callable[[], object],
+    noted: Noted,
 ) -> Outcome:
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -73,7 +82,7 @@ async def _wait(
         if _decided(targets, any_of=any_of):
             over.set()
 
-    with _quiet(), _signals(loop, over) as received:
+    with _quiet(), noted.waking(lambda: loop.call_soon_threadsafe(over.set)):  # which wakes the loop
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(watch(each)) for each in targets]
             with contextlib.suppress(TimeoutError):
@@ -81,7 +90,7 @@ async def _wait(
                     await over.wait()
             for task in tasks:
                 task.cancel()
-    outcome = _decided(targets, any_of=any_of) or (received[0] if received else "timed out")
+    outcome = noted.first or _decided(targets, any_of=any_of) or "timed out"
     for each in targets:
         if each.state == "waiting":
             if each.step is not None:
@@ -100,26 +109,6 @@ def _decided(targets: Sequence[Progress], *, any_of: bool) -> Literal["ready", "
     if any_of:
         return "ready" if "ready" in states else "failed" if set(states) == {"failed"} else None
     return "failed" if "failed" in states else "ready" if set(states) == {"ready"} else None
-
-
-@contextlib.contextmanager
-def _signals(loop: asyncio.AbstractEventLoop, over: asyncio.Event) -> Generator[list[signal.Signals]]:
-    """Set *over* at SIGINT or SIGTERM; yield the list of those that came. A signal that is ignored stays ignored."""
-    received: list[signal.Signals] = []
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        received.append(signal.Signals(number))
-        loop.call_soon_threadsafe(over.set)  # which wakes the loop
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        for number, handler in before.items():
-            if handler is not signal.SIG_IGN:  # a shell's background job, nohup
-                signal.signal(number, handle)
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,11 @@
 """How the wait goes, on stderr: a live line for each target on a terminal, else a line when something changes."""
 
 import contextlib
+import select
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from safedial.cli.extra import has_rich
 from safedial.cli.wait import words
@@ -23,13 +24,24 @@ _DRAWN = 8
 # ASCII, as all that is written here: a container's terminal may have no more.
 _SPINNER = "-\\|/"
 _CUT = "..."
+# Seconds for a reader of the log that is slow.
+_PATIENCE = 0.1
 
 
 def log(line: str) -> None:
     """Write *line* to stderr, if that is open and somebody reads it: the wait goes on without."""
     with contextlib.suppress(AttributeError, OSError):  # AttributeError: sys.stderr is None
-        sys.stderr.write(f"safedial: {line}\n")
-        sys.stderr.flush()
+        if not _blocks(sys.stderr):
+            sys.stderr.write(f"safedial: {line}\n")
+            sys.stderr.flush()
+
+
+def _blocks(stream: TextIO) -> bool:
+    """Return whether nobody takes what is written: a pipe is full, or a terminal stopped. No time limit would hold."""
+    try:
+        return not select.select([], [stream], [], _PATIENCE)[1]
+    except (OSError, ValueError):  # it is no file, or this is Windows
+        return False
 
 
 def result(line: str) -> None:

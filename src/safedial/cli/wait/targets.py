@@ -155,7 +155,8 @@ def _of_url(url: re.Match[str], environ: Mapping[str, str]) -> Target:
 
 def request(path: str, query: str = "") -> str:
     """Return *path* and *query* as a request has them: printable ASCII, without spaces."""
-    return quote((path or "/") + (f"?{query}" if query else ""), safe=string.punctuation)
+    text = (path or "/") + (f"?{query}" if query else "")
+    return quote(text, safe=string.punctuation, errors="surrogateescape")  # an argument may be no UTF-8
 
 
 def _plain(text: str, here: str) -> Target:
