@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -166,6 +167,16 @@ def test_unix_socket(tmp_path):
         with pytest.raises(NotReady, match="a server accepts connections"):
             asyncio.run(gone.look(target))
     asyncio.run(gone.look(target))
+
+
+@unix
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch], ids=["directory", "file"])
+def test_path_of_what_is_no_socket(tmp_path, make):
+    """connect() refuses there, too, but no server can bind it."""
+    path = tmp_path / "s"
+    make(path)
+    with pytest.raises(NotReady, match="taken: by what is no socket"):
+        asyncio.run(gone.look(Target("", path=str(path))))
 
 
 @unix

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from safedial.cli.wait.targets import Target, parse
+from safedial.cli.wait.targets import Target, parse, request
 
 PG = "unix:/var/run/postgresql/.s.PGSQL.5432"
 
@@ -57,6 +57,7 @@ def test_addresses(text, target):
         ("postgresql+asyncpg://me@[::1]/app", tcp("::1", 5432, "postgresql://[::1]:5432")),
         ("POSTGRESQL://db", tcp("db", 5432, "postgresql://db:5432")),
         ("postgresql://db?port=5433", tcp("db", 5433, "postgresql://db:5433")),
+        ("postgresql://db?host=x&hostaddr=10.0.0.5", tcp("10.0.0.5", 5432, "postgresql://10.0.0.5:5432")),
         ("postgresql://db?hostaddr=10.0.0.5", tcp("10.0.0.5", 5432, "postgresql://10.0.0.5:5432")),
         ("postgresql:///app?host=db&password=secret", tcp("db", 5432, "postgresql://db:5432")),
         ("postgresql://%2Fvar%2Frun%2Fpostgresql/db", Target(PG, path=PG[5:])),
@@ -142,7 +143,14 @@ def test_variables(text, target):
         ("$QUOTED", "$QUOTED: it has quotes around it"),
         ("${PGHOST:-db}:5432", "only $NAME and ${NAME} are read"),
         ("$(PGHOST):5432", "only $NAME and ${NAME} are read"),  # Kubernetes leaves it if it knows no such name
-        ("http://api/?a=$secret", "http://...: a variable in its query is not set"),
+        ("http://api/?a=$secret", "http://...: a variable is not set"),
+        ("user:p$secret@db:80", "a target: a variable is not set"),
+        ("redis://user:pw$secret", "redis://...: a variable is not set"),
+        ("redis://$HOST", "redis://...: the variable HOST is not set"),
+        ("http+unix://me:secret/x", "the path of a Unix socket comes first"),
+        ("https://secret//x@db", "write @ as %40, / as %2F"),
+        ("https://secret/x@db", "write @ as %40, / as %2F"),
+        ("https://secret?x@db", "write @ as %40, / as %2F"),
         ("db", "db: it has no port: write HOST:PORT, such as db:5432"),
         ("", "a target: it has no host and no port"),
         (":", ":: it has no host and no port"),
@@ -295,4 +303,4 @@ def test_paths(path):
 
 
 def test_path_that_is_no_utf_8():
-    assert targets.request(b"/caf\xe9".decode(errors="surrogateescape")) == "/caf%E9"
+    assert request(b"/caf\xe9".decode(errors="surrogateescape")) == "/caf%E9"

@@ -6,6 +6,7 @@ That nobody listens is not enough: a connection that has the port as its own, ev
 import errno
 import os
 import socket
+from pathlib import Path
 
 from safedial._address import SockAddr
 from safedial._tcp import procnet
@@ -81,6 +82,8 @@ def _look_at_path(path: str) -> None:
     try:
         unix.connect(path).close()
     except ConnectionRefusedError:
+        if not Path(path).is_socket():  # a server removes a socket that was left over, but nothing else
+            raise NotReady(errno.EADDRINUSE, "taken: by what is no socket", hint=f"See: ls -ld {path}") from None
         return
     except NotReady as error:
         if error.errno != errno.ENOENT:

@@ -79,9 +79,10 @@ def _expanded(text: str, environ: Mapping[str, str]) -> str:
         name = match[1] or match[2]
         if found := environ.get(name):
             return found
-        in_query = "?" in text[: match.start()]  # it may be a piece of a token
-        why = "empty" if name in environ else "not set"
-        raise ValueError(f"a variable in its query is {why}" if in_query else f"the variable {name} is {why}")
+        before = text[: match.start()]
+        is_piece = before[-1:].isalnum() or "?" in before or "@" in text  # it may be one of a password or a token
+        which = "a variable" if is_piece else f"the variable {name}"
+        raise ValueError(f"{which} is {'empty' if name in environ else 'not set'}")
 
     if "$$" in text.partition("?")[0]:
         raise ValueError("write one $ before the name: only a compose file makes one of two")
@@ -99,8 +100,11 @@ def _without_login(text: str) -> str:
     scheme, place, path, query, fragment = match[1], match[2], match[3], match[4] or "", match[5] or ""
     _, at, place = place.rpartition("@")
     is_http = scheme.lower().partition("+")[0] in HTTP
-    # A password with a "/" in it would end the host there.
-    stray = fragment if is_http and not at else path + query + fragment
+    # A password with a "/" in it would end the host there. Only a path or a query of HTTP may have an "@" of its own.
+    if is_http and not at:
+        stray = path.replace("/@", "") + ("" if path else query) + fragment
+    else:
+        stray = path + query + fragment
     if place.endswith(":") and path.startswith("//"):
         raise ValueError(_LIST)  # such as http://a,http://b
     if scheme.lower() == "sqlserver" and ";" in text:
@@ -126,6 +130,8 @@ def _of_url(url: re.Match[str], environ: Mapping[str, str]) -> Target:
         raise ValueError(_LIST)
     if scheme == "unix" or driver in ("unix", "socket"):  # redis-py's, kombu's, and requests-unixsocket's
         if scheme in HTTP:
+            if not unquote(place).startswith("/"):
+                raise ValueError(f"the path of a Unix socket comes first, and is quoted: {scheme}://%2Fpath")
             return _unix(unquote(place), request(path, query))
         if place:
             raise ValueError(f"the path of a Unix socket begins with a slash: write {scheme}:///path")
