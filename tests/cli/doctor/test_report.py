@@ -56,7 +56,7 @@ def without_style(text):
 def test_the_order_is_that_in_which_it_is_needed():
     diagnosis, parts, helps = read(ALL, 40006, 9)
     lines = report.plain(diagnosis, parts).splitlines()
-    assert lines[0] == words.verdict(diagnosis)
+    assert lines[: lines.index("")] == [each.said for each in words.verdict(diagnosis)]
     titles = [line for before, line in itertools.pairwise(lines) if not before]
     assert [title for title in titles if not title[0].isdigit()] == ["Ports", "Destinations", "Details", "Not checked"]
     assert titles[2].startswith("1. Reserve ports 40000")
@@ -83,11 +83,11 @@ def test_plain_text_has_each_fact_on_one_line_and_is_ascii():
     assert max(map(len, text.splitlines())) > 120
 
 
-def test_the_worst_ports_come_first_and_what_nobody_asked_for_is_cut():
+def test_named_ports_come_first_then_the_worst_and_what_nobody_asked_for_is_cut():
     diagnosis, parts, _ = read(ALL, 9, 40006, 41090)
     (ports,) = (part for part in parts if part.ports)
     shown = [each.port for each in ports.ports]
-    assert shown == [40002, 40004, 40006, 40000, *range(41000, 41012), 41090, 9]
+    assert shown == [40006, 41090, 9, 40002, 40004, 40000, *range(41000, 41012)]
     assert ports.lines[0] == "Other ports: 87 at risk, 1 safe. --json has them all."
     assert len(diagnosis.verdicts) == len(shown) + 88
 
@@ -148,6 +148,9 @@ def test_colours_are_an_aid():
     narrow = on_terminal(FEW, width=50)
     assert f"{red}Port 40000: at risk" in narrow
     assert f"{green}Port 22: safe" in narrow
+    named = on_terminal(FEW, 5432)
+    assert named.startswith(f"{green}Safe: port 5432.")
+    assert f"{red}Others at risk: port 40000." in named
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
