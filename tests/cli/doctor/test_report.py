@@ -59,9 +59,9 @@ def test_the_order_is_that_in_which_it_is_needed():
     assert lines[: lines.index("")] == [each.said for each in words.verdict(diagnosis)]
     titles = [line for before, line in itertools.pairwise(lines) if not before]
     assert [title for title in titles if not title[0].isdigit()] == ["Ports", "Destinations", "Details", "Not checked"]
-    assert titles[2].startswith("1. Reserve ports 40000")
-    assert [title.partition(". ")[2] for title in titles[2:-2]] == [each.title for each in helps]
-    assert lines[-1] == UNSEEN
+    assert titles[4].startswith("1. Reserve ports 40000")
+    assert [title.partition(". ")[2] for title in titles[4:]] == [each.title for each in helps]
+    assert UNSEEN in lines
     assert [line for line in lines if line.startswith("From ")] == [
         words.destination(diagnosis.destinations[0])
     ]  # not the other
@@ -97,13 +97,13 @@ def test_many_remedies_of_one_kind_are_cut():
         report.compose(facts(), judge(facts(), ()), [Remedy("move", "Move it."), *[Remedy("free", "Free it.")] * 9])
     )
     titles = [part.title for part in parts]
-    assert titles == ["1. Move it.", "2. Free it.", "3. Free it.", "4. Free it.", "Details"]
-    assert parts[3].lines == ["The same for 6 more: --json has the lines."]
+    assert titles == ["Details", "1. Move it.", "2. Free it.", "3. Free it.", "4. Free it."]
+    assert parts[-1].lines == ["The same for 6 more: --json has the lines."]
 
 
 def test_many_lines_of_a_remedy_are_cut():
     lines = tuple(map(str, range(12)))
-    part, _ = report.compose(facts(), judge(facts(), ()), [Remedy("free", "Free them.", lines, ("As root.",))])
+    _, part = report.compose(facts(), judge(facts(), ()), [Remedy("free", "Free them.", lines, ("As root.",))])
     assert part.paste == lines[:10]
     assert part.lines == ["The same for 2 more: --json has the lines.", "- As root."]
 

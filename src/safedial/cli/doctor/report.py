@@ -57,10 +57,10 @@ def compose(facts: Facts, diagnosis: Diagnosis, remedies: Sequence[Remedy]) -> I
         yield Part("Ports", [each for each in ranked if each.port not in left_out], lines=lines)
     if destinations := [words.destination(each) for each in diagnosis.destinations or () if each.is_of_note]:
         yield Part("Destinations", lines=destinations)
-    yield from _remedies(remedies)
     yield Part("Details", lines=words.details(facts))
     if facts.unseen:
         yield Part("Not checked", lines=facts.unseen)
+    yield from _remedies(remedies)  # last: on a small screen they stay
 
 
 def _remedies(remedies: Sequence[Remedy]) -> Iterator[Part]:
