@@ -39,6 +39,7 @@ def test_settings_as_they_are():
     assert found.settings.reserved == (PortRange(40010, 40010), PortRange(40020, 40022))
     assert (found.tw_reuse, found.tw_reuse_delay, found.step_width) == (reuse, delay, step_width)
     assert (found.ipv6, found.loopback_v6, found.unseen) == (True, True, ())
+    assert (found.can_set, found.can_close) == (True, True)
     assert found.steering == faults.kernel_steers()
     assert [(each.local.port, each.processes) for each in found.sockets.held[1:]] == [(40012, ())]
     (process,) = found.sockets.held[0].processes

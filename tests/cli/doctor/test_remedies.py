@@ -234,6 +234,23 @@ def test_so_reuseaddr_helps_where_nobody_tried_to_bind(taker, system, helps):
     assert ("one with SO_REUSEADDR can bind the port now" in said(remedy)) == helps
 
 
+@pytest.mark.parametrize(
+    ("rights", "told"),
+    [
+        ({}, set()),
+        ({"can_set": True, "can_close": True}, set()),
+        ({"can_set": False}, {"reserve", "widen"}),
+        ({"can_close": False}, {"free"}),
+    ],
+)
+def test_what_root_can_t_do_in_a_container_is_for_the_host(rights, told):
+    seen = facts(self_connected=(self_connected(PORT),), destinations=(destination(28000),), binds={22: False})
+    remedies = found(replace(seen, **rights), [22])
+    assert {each.kind for each in remedies if "Not from in here, where root " in said(each)} == told
+    bound = next(each for each in remedies if "bound by a program" in each.title)
+    assert "Not from in here" not in said(bound)
+
+
 def test_no_lines_of_linux_elsewhere():
     seen = facts(system="darwin", held=(self_connected(PORT),))
     assert [(each.kind, each.lines) for each in found(seen, [PORT])] == [("free", ()), ("move", ())]
