@@ -50,7 +50,8 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:  # pyright: ignore
 
 def _port(text: str) -> int:
     if not 1 <= _number(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535, not {_short(text)}")
+        hint = ": write spaces between ports" if "," in text else ""
+        raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535, not {_short(text)}{hint}")
     return int(text)
 
 
