@@ -450,6 +450,7 @@ def reserve_for_real():
     return before, [self_connects(PORT, host) for host in ("127.0.0.1", "::1")], read_reserved()
 
 
+@pytest.mark.storm
 @needs_commands
 def test_the_kernel_takes_the_reserved_list():
     before, after, reserved = namespace.call_with_accounts(reserve_for_real)

@@ -207,6 +207,7 @@ def freed():
     return said
 
 
+@pytest.mark.storm
 def test_destinations():
     namespace.require()
     said = namespace.call_as_root(destinations, port_range=RANGE)
@@ -266,6 +267,7 @@ def by_another_process():
     return done.returncode, done.stdout
 
 
+@pytest.mark.storm
 def test_another_namespace():
     namespace.require()
     here, there, pasted, name = namespace.call_as_root(beside_another, port_range=(50000, 50009))
