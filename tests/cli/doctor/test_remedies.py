@@ -199,6 +199,7 @@ def test_how_a_port_is_freed_that_is_only_bound():
     assert free.title == "Free port 22: it is bound by a program."
     assert free.lines == ("ss -tanp --bound-inactive 'sport = :22'",)
     assert free.notes[0].startswith("End that program. As root, ss shows it")
+    assert free.notes[1].endswith("lsof -nP | grep 'protocol: TCP'")
     elsewhere = one("free", facts(binds={22: False}, system="darwin"), [22])
     assert (elsewhere.title, elsewhere.lines, elsewhere.notes) == (free.title, (), ("End that program.",))
 

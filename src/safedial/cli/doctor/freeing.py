@@ -72,7 +72,7 @@ def _end(verdict: Verdict, *, on_linux: bool) -> _Way:
     alive = _alive(held_by)
     notes: list[str] = []
     if on_linux:
-        notes.append("As root. It needs a kernel with CONFIG_INET_DIAG_DESTROY. Then a server can bind the port.")
+        notes.append("As root. It needs a kernel with CONFIG_INET_DIAG_DESTROY.")
     if not alive:
         notes.append(f"Or wait: TIME_WAIT lasts {TIME_WAIT:g} s at most.")
         if not on_linux and not any(each.is_self_connected for each in held_by):

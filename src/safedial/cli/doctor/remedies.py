@@ -89,7 +89,7 @@ def _persist(ports: Collection[int], value: str, *, on_host: bool) -> Remedy:
     ]
     notes = [
         "The first line is for a host, as root. The last file that sets the list wins.",
-        "For containers with their own network: Docker, Kubernetes 1.27+ (a pod's spec).",
+        "For containers with own network: Docker, Kubernetes 1.27+ (a pod's spec).",
     ]
     if not on_host:
         del lines[0], notes[0]
@@ -108,7 +108,7 @@ def _move(facts: Facts, ports: Collection[int], *, can_reserve: bool) -> Iterato
         where = f"below {low} (most systems ask for a privilege there)"
     else:
         return
-    notes = [f"Or dial {them(ports)} with safedial in all programs here: none is then connected to itself."]
+    notes = [f"Or dial {them(ports)} with safedial in all programs: none is then connected to itself."]
     if not can_reserve and facts.system == "linux":
         notes.insert(0, f"Don't reserve {them(ports)}: no port to connect from would be left.")
     servers, place = ("server", "a port") if len(ports) == 1 else ("servers", "ports")
