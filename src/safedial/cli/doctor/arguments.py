@@ -18,7 +18,7 @@ can. What it could not look at is "not checked", never "safe"."""
 _EPILOG = """\
 exit status:
   0  nothing is at risk
-  1  something is at risk or taken
+  1  something is at risk or taken, on a PORT or on another port
   2  something could not be checked or written, or the arguments are wrong
 
 examples:
