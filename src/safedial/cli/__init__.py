@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line *argv*, `sys.argv` by default, and return the exit status."""
     parser = argparse.ArgumentParser(prog="safedial", description="Dial TCP safely, never connected to yourself.")
     parser.add_argument("--version", action="version", version=f"safedial {safedial.__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="command")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="command", dest="chosen")
     for command in (demo, doctor, wait):
         command.add(commands)
     # What follows "--" is another program's, and each version of argparse would look at it in its own way.
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "command" in arguments:  # it takes one, and judges what is unknown
         arguments.words, arguments.command, arguments.unknown = words[:end], words[end:], unknown
     elif unknown or words[end:]:
-        parser.error(f"unrecognized arguments: {shlex.join([*unknown, *words[end:]])}")
+        commands.choices[arguments.chosen].error(f"unrecognized arguments: {shlex.join([*unknown, *words[end:]])}")
     try:
         return int(arguments.run(arguments))
     except KeyboardInterrupt:

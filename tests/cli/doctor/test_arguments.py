@@ -74,6 +74,22 @@ def test_wrong_ports(capsys, text):
     assert len(error) < 200
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--port", "5432"], "unrecognized arguments: --port"),
+        (["5432", "--", "x"], "unrecognized arguments: -- x"),
+        (["5432,5433"], "not '5432,5433': write spaces between ports"),
+    ],
+)
+def test_what_is_meant_otherwise_gets_the_usage_of_the_doctor(capsys, words, said):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["doctor", *words])
+    error = capsys.readouterr().err
+    assert error.startswith("usage: safedial doctor [-h] ")
+    assert error.endswith(f"{said}\n")
+
+
 @pytest.mark.parametrize("text", ["0", "x", "-1", str(2**31), "9" * 5000])
 def test_wrong_processes(capsys, text):
     with pytest.raises(SystemExit, match="2"):

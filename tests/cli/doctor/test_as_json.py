@@ -1,5 +1,7 @@
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -132,6 +134,14 @@ def test_values():
     assert seen["destinations"][0]["share"] == pytest.approx(28001 / 28231)
     assert (seen["sockets"], seen["time_wait"]) == (100, 5)
     assert seen["remedies"][0]["kind"] == "reserve"
+
+
+@pytest.mark.parametrize(("port", "status"), [(22, 0), (5432, 0), (40000, 1), (42000, 1)])
+def test_the_documented_line_judges_one_port(port, status):
+    (code,) = re.findall(r"--json \| python3 -c '(.*?)'\n```", DOCS, re.DOTALL)
+    text = json.dumps(report(FULL, [port]))
+    done = subprocess.run([sys.executable, "-c", code], input=text, text=True, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (status, "")
 
 
 def test_processes_that_were_not_seen_are_null():

@@ -39,6 +39,7 @@ def test_settings_as_they_are():
     assert found.settings.reserved == (PortRange(40010, 40010), PortRange(40020, 40022))
     assert (found.tw_reuse, found.tw_reuse_delay, found.step_width) == (reuse, delay, step_width)
     assert (found.ipv6, found.loopback_v6, found.unseen) == (True, True, ())
+    assert (found.can_set, found.can_close) == (True, True)
     assert found.steering == faults.kernel_steers()
     assert [(each.local.port, each.processes) for each in found.sockets.held[1:]] == [(40012, ())]
     (process,) = found.sockets.held[0].processes
@@ -65,6 +66,7 @@ def test_without_ipv6():
     assert (found.ipv6, found.loopback_v6, found.unseen) == (False, False, ())
 
 
+@pytest.mark.storm
 def test_ipv6_without_its_loopback_address():
     found = namespace.call(look_without_loopback_v6)
     assert (found.ipv6, found.loopback_v6, found.unseen) == (True, False, ())
@@ -171,6 +173,7 @@ class TestPid:
     def test_is_open_to_an_ordinary_user_if_it_is_this_one(self):
         namespace.call_outside(look_here_as_ordinary_user)
 
+    @pytest.mark.storm
     def test_is_closed_to_an_ordinary_user(self):
         """Also if that process is the user's own, in a user namespace, as a container without root is."""
         assert namespace.call_outside(look_as_ordinary_user) == "PermissionError"
@@ -243,6 +246,7 @@ def look_as_ordinary_user():
 class TestUnseen:
     """What can't be looked at is None, and a sentence says so."""
 
+    @pytest.mark.storm
     def test_settings_that_make_no_sense(self, tmp_path):
         (tmp_path / "ip_local_port_range").write_text("all\n")
         (tmp_path / "ip_local_reserved_ports").write_text("40000-none\n")
@@ -252,6 +256,7 @@ class TestUnseen:
         assert found.sockets.destinations == ()
         assert found.unseen == (_NO_SETTINGS,)
 
+    @pytest.mark.storm
     def test_no_proc_at_all(self):
         found, error = namespace.call(look_without_proc)
         assert (found.sockets, found.ipv6, found.loopback_v6, found.settings.ports) == (None, None, None, None)
@@ -262,6 +267,7 @@ class TestUnseen:
         ]
         assert error == "FileNotFoundError", "of a --pid, nothing is claimed"
 
+    @pytest.mark.storm
     def test_steering_in_a_sandbox(self):
         sandbox.require_seccomp()
         found = namespace.call(look_in_sandbox)
@@ -290,12 +296,14 @@ class TestUnseen:
         found = namespace.call(look.look, (5000,), ipv6=False)
         assert (found.sockets.binds, found.unseen) == ({5000: True}, ())
 
+    @pytest.mark.storm
     def test_process_that_nobody_sees(self):
         """A socket on its way from one process to another has none."""
         found = namespace.call(look_at_socket_on_its_way)
         assert [each.processes for each in found.sockets.listeners] == [None]
         assert "The process of 1 socket could not be seen." in found.unseen[0]
 
+    @pytest.mark.storm
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
     def test_processes_of_other_users(self):
         found = namespace.call_outside(look_at_roots_socket_as_nobody)

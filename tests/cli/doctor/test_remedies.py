@@ -199,6 +199,7 @@ def test_how_a_port_is_freed_that_is_only_bound():
     assert free.title == "Free port 22: it is bound by a program."
     assert free.lines == ("ss -tanp --bound-inactive 'sport = :22'",)
     assert free.notes[0].startswith("End that program. As root, ss shows it")
+    assert free.notes[1].endswith("lsof -nP | grep 'protocol: TCP'")
     elsewhere = one("free", facts(binds={22: False}, system="darwin"), [22])
     assert (elsewhere.title, elsewhere.lines, elsewhere.notes) == (free.title, (), ("End that program.",))
 
@@ -232,6 +233,23 @@ def test_a_sentence_names_few_ports(many, named):
 def test_so_reuseaddr_helps_where_nobody_tried_to_bind(taker, system, helps):
     remedy = one("free", facts(held=(taker(PORT, kind="time_wait"),), system=system), [PORT])
     assert ("one with SO_REUSEADDR can bind the port now" in said(remedy)) == helps
+
+
+@pytest.mark.parametrize(
+    ("rights", "told"),
+    [
+        ({}, set()),
+        ({"can_set": True, "can_close": True}, set()),
+        ({"can_set": False}, {"reserve", "widen"}),
+        ({"can_close": False}, {"free"}),
+    ],
+)
+def test_what_root_can_t_do_in_a_container_is_for_the_host(rights, told):
+    seen = facts(self_connected=(self_connected(PORT),), destinations=(destination(28000),), binds={22: False})
+    remedies = found(replace(seen, **rights), [22])
+    assert {each.kind for each in remedies if "Not from in here, where root " in said(each)} == told
+    bound = next(each for each in remedies if "bound by a program" in each.title)
+    assert "Not from in here" not in said(bound)
 
 
 def test_no_lines_of_linux_elsewhere():
@@ -433,6 +451,7 @@ def reserve_for_real():
     return before, [self_connects(PORT, host) for host in ("127.0.0.1", "::1")], read_reserved()
 
 
+@pytest.mark.storm
 @needs_commands
 def test_the_kernel_takes_the_reserved_list():
     before, after, reserved = namespace.call_with_accounts(reserve_for_real)

@@ -56,12 +56,12 @@ def without_style(text):
 def test_the_order_is_that_in_which_it_is_needed():
     diagnosis, parts, helps = read(ALL, 40006, 9)
     lines = report.plain(diagnosis, parts).splitlines()
-    assert lines[0] == words.verdict(diagnosis)
+    assert lines[: lines.index("")] == [each.said for each in words.verdict(diagnosis)]
     titles = [line for before, line in itertools.pairwise(lines) if not before]
     assert [title for title in titles if not title[0].isdigit()] == ["Ports", "Destinations", "Details", "Not checked"]
-    assert titles[2].startswith("1. Reserve ports 40000")
-    assert [title.partition(". ")[2] for title in titles[2:-2]] == [each.title for each in helps]
-    assert lines[-1] == UNSEEN
+    assert titles[4].startswith("1. Reserve ports 40000")
+    assert [title.partition(". ")[2] for title in titles[4:]] == [each.title for each in helps]
+    assert UNSEEN in lines
     assert [line for line in lines if line.startswith("From ")] == [
         words.destination(diagnosis.destinations[0])
     ]  # not the other
@@ -83,11 +83,11 @@ def test_plain_text_has_each_fact_on_one_line_and_is_ascii():
     assert max(map(len, text.splitlines())) > 120
 
 
-def test_the_worst_ports_come_first_and_what_nobody_asked_for_is_cut():
+def test_named_ports_come_first_then_the_worst_and_what_nobody_asked_for_is_cut():
     diagnosis, parts, _ = read(ALL, 9, 40006, 41090)
     (ports,) = (part for part in parts if part.ports)
     shown = [each.port for each in ports.ports]
-    assert shown == [40002, 40004, 40006, 40000, *range(41000, 41012), 41090, 9]
+    assert shown == [40006, 41090, 9, 40002, 40004, 40000, *range(41000, 41012)]
     assert ports.lines[0] == "Other ports: 87 at risk, 1 safe. --json has them all."
     assert len(diagnosis.verdicts) == len(shown) + 88
 
@@ -97,13 +97,13 @@ def test_many_remedies_of_one_kind_are_cut():
         report.compose(facts(), judge(facts(), ()), [Remedy("move", "Move it."), *[Remedy("free", "Free it.")] * 9])
     )
     titles = [part.title for part in parts]
-    assert titles == ["1. Move it.", "2. Free it.", "3. Free it.", "4. Free it.", "Details"]
-    assert parts[3].lines == ["The same for 6 more: --json has the lines."]
+    assert titles == ["Details", "1. Move it.", "2. Free it.", "3. Free it.", "4. Free it."]
+    assert parts[-1].lines == ["The same for 6 more: --json has the lines."]
 
 
 def test_many_lines_of_a_remedy_are_cut():
     lines = tuple(map(str, range(12)))
-    part, _ = report.compose(facts(), judge(facts(), ()), [Remedy("free", "Free them.", lines, ("As root.",))])
+    _, part = report.compose(facts(), judge(facts(), ()), [Remedy("free", "Free them.", lines, ("As root.",))])
     assert part.paste == lines[:10]
     assert part.lines == ["The same for 2 more: --json has the lines.", "- As root."]
 
@@ -148,6 +148,9 @@ def test_colours_are_an_aid():
     narrow = on_terminal(FEW, width=50)
     assert f"{red}Port 40000: at risk" in narrow
     assert f"{green}Port 22: safe" in narrow
+    named = on_terminal(FEW, 5432)
+    assert named.startswith(f"{green}Safe: port 5432.")
+    assert f"{red}Others at risk: port 40000." in named
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])

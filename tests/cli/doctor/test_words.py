@@ -26,28 +26,76 @@ def only(port=40000, **fields):
 @pytest.mark.parametrize(
     ("diagnosis", "said"),
     [
-        (diagnose(5432), "Nothing is at risk."),
-        (diagnose(40000), "At risk: port 40000."),
-        (diagnose(40002, listeners=(listener(40000),)), "At risk: ports 40000, 40002."),
-        (diagnose(40000, self_connected=(self_connected(5432),)), "Taken now: port 5432. At risk: port 40000."),
-        (diagnose(ports=None), "Not checked: see below."),
+        (diagnose(), ["Nothing is at risk."]),
+        (diagnose(listeners=(listener(5432),)), ["Nothing is at risk."]),
+        (diagnose(listeners=(listener(40000), listener(40002))), ["At risk: ports 40000, 40002."]),
+        (
+            diagnose(listeners=(listener(40000),), self_connected=(self_connected(5432),)),
+            ["Taken now: port 5432.", "At risk: port 40000."],
+        ),
+        (diagnose(ports=None), ["Not checked: see below."]),
+        (diagnose(listeners=(listener(40000),), reserved=None), ["Not checked: port 40000."]),
         (
             diagnose(reserved=ranges((1, 65535)), destinations=(destination(1),)),
-            "No port is left to connect from: all are reserved or listened on.",
+            ["No port is left to connect from: all are reserved or listened on."],
         ),
-        (diagnose(5432, ports=None), "Not checked: port 5432."),
         (
             diagnose(destinations=(destination(28000), destination(15000, host="10.0.0.3"))),
-            "Local ports run out: to 10.0.0.2 port 5432.",
+            ["Local ports run out: to 10.0.0.2 port 5432."],
         ),
         (
-            diagnose(*range(40002, 42026, 2)),
-            "At risk: ports 40002, 40004, 40006, 40008, 40010, 40012, 40014, 40016, 40018, 40020 and 1,002 more.",
+            diagnose(listeners=tuple(map(listener, range(40002, 42026, 2)))),
+            ["At risk: ports 40002, 40004, 40006, 40008, 40010, 40012, 40014, 40016, 40018, 40020 and 1,002 more."],
         ),
     ],
 )
-def test_the_verdict_is_one_line(diagnosis, said):
-    assert words.verdict(diagnosis) == said
+def test_the_verdict_comes_first(diagnosis, said):
+    assert [each.said for each in words.verdict(diagnosis)] == said
+
+
+@pytest.mark.parametrize(
+    ("diagnosis", "said"),
+    [
+        (diagnose(22, 5432), ["Safe: ports 22, 5432.", "Nothing else is at risk."]),
+        (diagnose(40000), ["At risk: port 40000.", "Nothing else is at risk."]),
+        (diagnose(5432, listeners=(listener(40000),)), ["Safe: port 5432.", "Others at risk: port 40000."]),
+        (
+            diagnose(5432, binds={5432: False}, listeners=(listener(80), listener(40000))),
+            ["Taken now: port 5432.", "Others at risk: port 40000."],
+        ),
+        (diagnose(5432, ports=None), ["Not checked: port 5432.", "Others not checked: see below."]),
+        (
+            diagnose(5432, sockets=False, reserved=None),
+            ["Not checked: port 5432.", "Others not checked: see below."],
+        ),
+        (
+            diagnose(22, reserved=ranges((1, 65535))),
+            ["Safe: port 22.", "No port is left to connect from: all are reserved or listened on."],
+        ),
+        (
+            diagnose(5432, listeners=(listener(5432, "0.0.0.0"), listener(5432, "::"))),
+            [
+                "Port 5432 has a server: server (pid 7) listens on 0.0.0.0, ::. No other can bind it there.",
+                "Nothing else is at risk.",
+            ],
+        ),
+        (
+            diagnose(40000, 40002, listeners=(listener(40000), listener(5432))),
+            [
+                "Port 40000 has a server: server (pid 7) listens on 127.0.0.1. No other can bind it there.",
+                "At risk: ports 40000, 40002.",
+                "Nothing else is at risk.",
+            ],
+        ),
+    ],
+)
+def test_the_ports_that_the_user_named_come_first(diagnosis, said):
+    assert [each.said for each in words.verdict(diagnosis)] == said
+
+
+def test_of_many_named_ports_with_a_server_few_have_a_line():
+    served = tuple(map(listener, range(100, 120)))
+    assert len(words.verdict(diagnose(*range(100, 120), listeners=served))) == 11
 
 
 @pytest.mark.parametrize(

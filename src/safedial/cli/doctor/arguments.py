@@ -18,7 +18,7 @@ can. What it could not look at is "not checked", never "safe"."""
 _EPILOG = """\
 exit status:
   0  nothing is at risk
-  1  something is at risk or taken
+  1  something is at risk or taken, on a PORT or on another port
   2  something could not be checked or written, or the arguments are wrong
 
 examples:
@@ -50,7 +50,8 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:  # pyright: ignore
 
 def _port(text: str) -> int:
     if not 1 <= _number(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535, not {_short(text)}")
+        hint = ": write spaces between ports" if "," in text else ""
+        raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535, not {_short(text)}{hint}")
     return int(text)
 
 

@@ -30,6 +30,8 @@ def as_json(facts: Facts, diagnosis: Diagnosis, remedies: Iterable[Remedy]) -> s
             "tcp_tw_reuse_delay_ms": facts.tw_reuse_delay,
             "reused_after_s": {"loopback": settings.wait_on_loopback, "others": settings.wait},
             "ip_local_port_step_width": facts.step_width,
+            "writable": facts.can_set,
+            "cap_net_admin": facts.can_close,
             "ipv6": facts.ipv6,
             "ipv6_loopback": facts.loopback_v6,
         },

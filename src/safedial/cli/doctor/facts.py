@@ -89,5 +89,7 @@ class Facts:
     loopback_v6: bool | None = None  # whether ::1 is an address of this host
     sockets: Sockets | None = None
     unprivileged_start: int | None = None  # net.ipv4.ip_unprivileged_port_start, the first that needs no privilege
+    can_set: bool | None = None  # whether root can change the settings, from where the doctor is
+    can_close: bool | None = None  # whether root can close sockets, from there
     # What could not be looked at, and why, in whole sentences for the report.
     unseen: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from safedial.cli.doctor.facts import Facts, Socket
 from safedial.cli.doctor.judge import Verdict
-from safedial.cli.doctor.remedy import Remedy, named
+from safedial.cli.doctor.remedy import Remedy, named, not_here
 from safedial.errors import TIME_WAIT
 
 
@@ -27,6 +27,7 @@ def free(facts: Facts, verdicts: Iterable[Verdict], there: str) -> Iterator[Reme
     """Say how to free what is taken. *there* is the command that enters the namespace, if it is another one."""
     ways: dict[_Way, list[Verdict]] = defaultdict(list)
     on_linux = facts.system == "linux"
+    here = not_here(facts.can_close, "where root has no CAP_NET_ADMIN")
     for verdict in verdicts:
         if verdict.verdict == "taken":
             way = _end(verdict, on_linux=on_linux) if verdict.held_by else _unbind(on_linux=on_linux)
@@ -35,7 +36,7 @@ def free(facts: Facts, verdicts: Iterable[Verdict], there: str) -> Iterator[Reme
         ports = [verdict.port for verdict in those]
         lines = tuple(there + line for verdict in those for line in _lines(verdict)) if on_linux else ()
         title = f"Free {named(ports)}: {'it' if len(ports) == 1 else 'each'} is {way.state}."
-        yield Remedy("free", title, lines, way.notes)
+        yield Remedy("free", title, lines, (*(here if those[0].held_by else ()), *way.notes))
 
 
 def _lines(verdict: Verdict) -> Iterator[str]:
@@ -58,8 +59,12 @@ def _alive(sockets: Iterable[Socket]) -> list[Socket]:
 
 
 def _unbind(*, on_linux: bool) -> _Way:
-    how = "End that program." + " As root, ss shows it, if ss and Linux are new enough (2024)." * on_linux
-    return _Way("bound by a program", (how,))
+    notes = ["End that program."]
+    if on_linux:
+        notes[0] += " As root, ss shows it, if ss and Linux are new enough (2024)."
+        # lsof names the protocol of a socket that no table has (4.95, Linux 6.18). fuser shows nothing of it.
+        notes.append("Else lsof shows the programs that have any such socket: lsof -nP | grep 'protocol: TCP'")
+    return _Way("bound by a program", tuple(notes))
 
 
 def _end(verdict: Verdict, *, on_linux: bool) -> _Way:
@@ -67,7 +72,7 @@ def _end(verdict: Verdict, *, on_linux: bool) -> _Way:
     alive = _alive(held_by)
     notes: list[str] = []
     if on_linux:
-        notes.append("As root. It needs a kernel with CONFIG_INET_DIAG_DESTROY. Then a server can bind the port.")
+        notes.append("As root. It needs a kernel with CONFIG_INET_DIAG_DESTROY.")
     if not alive:
         notes.append(f"Or wait: TIME_WAIT lasts {TIME_WAIT:g} s at most.")
         if not on_linux and not any(each.is_self_connected for each in held_by):

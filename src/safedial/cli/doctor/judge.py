@@ -76,6 +76,7 @@ class Diagnosis:
     verdicts: tuple[Verdict, ...]
     destinations: tuple[Filled, ...] | None  # as in the facts, the fullest first
     usable: int | None  # ports of the ephemeral range that are not reserved, and on which nobody listens
+    unknown: bool  # something that decides, beside the verdicts, could not be checked
     status: int  # 0: nothing is at risk; 1: something is; 2: something that decides could not be checked
 
     def ports(self, verdict: Word) -> tuple[int, ...]:
@@ -96,7 +97,9 @@ def judge(facts: Facts, ports: Collection[int]) -> Diagnosis:
     destinations = None
     if sockets is not None:
         destinations = tuple(_filled(each, usable, facts.settings) for each in sockets.destinations)
-    return Diagnosis(verdicts, destinations, usable, _status(facts, verdicts, destinations or (), usable))
+    unknown = destinations is None or facts.settings.ports is None or bool(destinations and usable is None)
+    status = _status(verdicts, destinations or (), usable, unknown=unknown)
+    return Diagnosis(verdicts, destinations, usable, unknown, status)
 
 
 def usable_ports(settings: PortSettings) -> int | None:
@@ -183,9 +186,10 @@ def _filled(destination: Destination, usable: int | None, settings: PortSettings
     return Filled(destination, share, next((level for least, level in _LEVELS if blocked >= least), None), soon)
 
 
-def _status(facts: Facts, verdicts: Collection[Verdict], destinations: Collection[Filled], usable: int | None) -> int:
+def _status(
+    verdicts: Collection[Verdict], destinations: Collection[Filled], usable: int | None, *, unknown: bool
+) -> int:
     words = {each.verdict for each in verdicts}
     if words & {"at risk", "taken"} or usable == 0 or any(each.runs_out for each in destinations):
         return 1
-    unknown = facts.sockets is None or facts.settings.ports is None or (destinations and usable is None)
     return 2 if unknown or "not checked" in words else 0

@@ -20,7 +20,7 @@ from io import FileIO
 from safedial._tcp import port_settings, steering
 from safedial._tcp.port_settings import PortSettings
 from safedial._tcp.steering import PortRange
-from safedial.cli.doctor import binding, processes, table
+from safedial.cli.doctor import binding, processes, rights, table
 from safedial.cli.doctor.facts import Facts, Sockets
 from safedial.cli.doctor.remedy import named
 
@@ -100,6 +100,8 @@ def _look(ports: Collection[int]) -> Facts:
         ipv6=ipv6,
         loopback_v6=loopback_v6,
         sockets=sockets,
+        can_set=rights.can_set(),
+        can_close=rights.can_close(),
         unseen=tuple(unseen),
     )
 

@@ -6,17 +6,18 @@ from rich.console import Console
 from rich.text import Text
 
 from safedial.cli.doctor import words
-from safedial.cli.doctor.judge import Diagnosis, Verdict
+from safedial.cli.doctor.judge import Diagnosis, Verdict, Word
 from safedial.cli.doctor.report import Part, spelled
 from safedial.cli.terminal import BAD, GOOD, new_table, print_table, say
 
-_STYLES = {"taken": BAD, "at risk": BAD, "safe": GOOD}
+_STYLES: dict[Word | None, str] = {"taken": BAD, "at risk": BAD, "safe": GOOD}
 
 
 def show(diagnosis: Diagnosis, parts: Sequence[Part], console: Console | None = None) -> None:
     """Print the report."""
     console = console or Console()
-    _say(console, words.verdict(diagnosis), style={0: GOOD, 1: BAD}.get(diagnosis.status, ""))
+    for said, word in words.verdict(diagnosis):
+        _say(console, said, style=_STYLES.get(word, ""))
     for part in parts:
         _say(console, "", part.title, style="bold")
         _ports(console, part.ports)

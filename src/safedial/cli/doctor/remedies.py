@@ -12,11 +12,12 @@ from safedial._tcp.steering import PortRange
 from safedial.cli.doctor.facts import Facts
 from safedial.cli.doctor.freeing import free
 from safedial.cli.doctor.judge import Diagnosis, Filled, usable_ports
-from safedial.cli.doctor.remedy import Remedy, as_value, merged, named, them
+from safedial.cli.doctor.remedy import Remedy, as_value, merged, named, not_here, them
 from safedial.errors import TIME_WAIT
 
 _RESERVED = "net.ipv4.ip_local_reserved_ports"
 _RANGE = "net.ipv4.ip_local_port_range"
+_READ_ONLY = "where root can't write /proc/sys"
 # Characters of the list. Linux takes a page in one write, and drops the rest without an error (proc_do_large_bitmap,
 # kernel/sysctl.c): of 4,095 characters, and the line's end, the last port was missing.
 _LONGEST = 4094
@@ -59,7 +60,10 @@ def _reserve(facts: Facts, ports: Collection[int], there: str, *, served: bool) 
     value = as_value(ranges)
     title = f"Reserve {named(ports)}: connect() then never draws {them(ports)}."
     until = "the network namespace ends" if there else "the next boot"
-    notes = [f"As root. It holds until {until}, for IPv6, too. Servers can bind {them(ports)}."]
+    notes = [
+        *not_here(facts.can_set, _READ_ONLY),
+        f"As root. It holds until {until}, for IPv6, too. Servers can bind {them(ports)}.",
+    ]
     if settings.reserved:
         notes.append("The list replaces the present one, so it has what is reserved already.")
     if served:
@@ -85,7 +89,7 @@ def _persist(ports: Collection[int], value: str, *, on_host: bool) -> Remedy:
     ]
     notes = [
         "The first line is for a host, as root. The last file that sets the list wins.",
-        "For containers with their own network: Docker, Kubernetes 1.27+ (a pod's spec).",
+        "For containers with own network: Docker, Kubernetes 1.27+ (a pod's spec).",
     ]
     if not on_host:
         del lines[0], notes[0]
@@ -104,7 +108,7 @@ def _move(facts: Facts, ports: Collection[int], *, can_reserve: bool) -> Iterato
         where = f"below {low} (most systems ask for a privilege there)"
     else:
         return
-    notes = [f"Or dial {them(ports)} with safedial in all programs here: none is then connected to itself."]
+    notes = [f"Or dial {them(ports)} with safedial in all programs: none is then connected to itself."]
     if not can_reserve and facts.system == "linux":
         notes.insert(0, f"Don't reserve {them(ports)}: no port to connect from would be left.")
     servers, place = ("server", "a port") if len(ports) == 1 else ("servers", "ports")
@@ -167,12 +171,12 @@ def _widen(facts: Facts, diagnosis: Diagnosis, drawn: Collection[int], there: st
     puts_at_risk = "No server listens in what is added."
     if added:
         puts_at_risk = f"It puts {named(added)} at risk: the first line reserves {them(added)}."
-    yield Remedy(
-        "widen",
-        f"Or widen the range to {wider.low}-{wider.high}.",
-        lines,
-        (puts_at_risk, "As root. The port of a server that is down now may be in what is added: reserve it first."),
+    notes = (
+        *not_here(facts.can_set, _READ_ONLY),
+        puts_at_risk,
+        "As root. The port of a server that is down now may be in what is added: reserve it first.",
     )
+    yield Remedy("widen", f"Or widen the range to {wider.low}-{wider.high}.", lines, notes)
 
 
 def _size(settings: PortSettings) -> int:

@@ -20,6 +20,13 @@ class Remedy(NamedTuple):
     notes: tuple[str, ...] = ()  # sentences: what it needs, what it leaves, what to take care of
 
 
+def not_here(possible: bool | None, where: str) -> list[str]:
+    """Say that what is to be done is not *possible* from here. *where* says what is in its way."""
+    if possible is not False:
+        return []
+    return [f"Not from in here, {where}: run it on the host (safedial doctor --pid shows how)."]
+
+
 def merged(reserved: Iterable[PortRange], ports: Iterable[int]) -> tuple[PortRange, ...]:
     """Return *reserved* and *ports* as the fewest ranges, in order."""
     found: list[PortRange] = []

@@ -16,7 +16,7 @@ from safedial.cli.doctor.judge import Diagnosis, Verdict
 from safedial.cli.doctor.remedy import Remedy
 from safedial.cli.extra import has_rich
 
-# The worst first.
+# The worst first, after the ports that the user named.
 _ORDER = ("taken", "at risk", "not checked", "safe")
 # So many ports that nobody asked for are shown.
 _MOST_PORTS = 15
@@ -47,7 +47,7 @@ def run(facts: Facts, diagnosis: Diagnosis, remedies: Sequence[Remedy]) -> None:
 
 def compose(facts: Facts, diagnosis: Diagnosis, remedies: Sequence[Remedy]) -> Iterator[Part]:
     """Yield what follows the verdict."""
-    ranked = sorted(diagnosis.verdicts, key=lambda each: (_ORDER.index(each.verdict), each.port))
+    ranked = sorted(diagnosis.verdicts, key=lambda each: (not each.asked, _ORDER.index(each.verdict), each.port))
     rest = [each for each in ranked if not each.asked][_MOST_PORTS:]
     left_out = {each.port for each in rest}
     if ranked:
@@ -57,10 +57,10 @@ def compose(facts: Facts, diagnosis: Diagnosis, remedies: Sequence[Remedy]) -> I
         yield Part("Ports", [each for each in ranked if each.port not in left_out], lines=lines)
     if destinations := [words.destination(each) for each in diagnosis.destinations or () if each.is_of_note]:
         yield Part("Destinations", lines=destinations)
-    yield from _remedies(remedies)
     yield Part("Details", lines=words.details(facts))
     if facts.unseen:
         yield Part("Not checked", lines=facts.unseen)
+    yield from _remedies(remedies)  # last: on a small screen they stay
 
 
 def _remedies(remedies: Sequence[Remedy]) -> Iterator[Part]:
@@ -83,7 +83,7 @@ def _remedies(remedies: Sequence[Remedy]) -> Iterator[Part]:
 
 def plain(diagnosis: Diagnosis, parts: Sequence[Part]) -> str:
     """Return the report as plain text, each fact on one line."""
-    lines = [words.verdict(diagnosis)]
+    lines = [each.said for each in words.verdict(diagnosis)]
     for part in parts:
         lines += ["", part.title, *map(words.port, part.ports), *part.paste, *part.lines]
     return "\n".join(lines)

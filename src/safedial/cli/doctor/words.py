@@ -2,11 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from safedial._address import describe
 from safedial._tcp.steering import PortRange
 from safedial.cli.doctor.facts import Facts, Socket
-from safedial.cli.doctor.judge import Diagnosis, Filled, Level, Verdict
+from safedial.cli.doctor.judge import Diagnosis, Filled, Level, Verdict, Word
 
 AT_RISK = (
     "connect() may draw a port at risk while nobody listens on it. Then its server can't start, or a client is "
@@ -24,6 +25,7 @@ _STEERING = {
     False: "does not work here (no IP_LOCAL_PORT_RANGE): safedial releases self-connected sockets",
     None: NOT_CHECKED,
 }
+_NEWS: dict[Word, str] = {"taken": "taken now", "at risk": "at risk", "not checked": NOT_CHECKED}
 _LEVELS: dict[Level | None, str] = {
     "near half": "near half, from where on connect() takes much longer",
     "past half": "past half, so connect() takes much longer",
@@ -32,19 +34,43 @@ _LEVELS: dict[Level | None, str] = {
 }
 
 
-def verdict(diagnosis: Diagnosis) -> str:
-    """Say in one line what matters most."""
-    none_left = diagnosis.usable == 0
-    full = [each.destination.peer for each in diagnosis.destinations or () if each.runs_out and not none_left]
-    findings = (
-        ("No port is left to connect from", "all are reserved or listened on" if none_left else ""),
-        ("Taken now", _ports(diagnosis.ports("taken"))),
-        ("At risk", _ports(diagnosis.ports("at risk"))),
-        ("Local ports run out", _listed([f"to {describe(*place)}" for place in full], _MOST_NAMES)),
-        ("Not checked", _ports(diagnosis.ports("not checked"))),
-    )
-    said = " ".join(f"{title}: {which}." for title, which in findings if which)
-    return said or ("Not checked: see below." if diagnosis.status else "Nothing is at risk.")
+class Finding(NamedTuple):
+    """A line of the verdict, and whether it is good or bad news."""
+
+    said: str
+    word: Word | None = None
+
+
+def verdict(diagnosis: Diagnosis) -> list[Finding]:
+    """Say what matters most: of the ports that the user named, then of the others and of the machine."""
+    asked = [each for each in diagnosis.verdicts if each.asked]
+    others = [each for each in diagnosis.verdicts if not each.asked]
+    servers = [f"Port {each.port} has a server: {_listening(each.listeners)}." for each in asked if each.listeners]
+    found = [Finding(f"{server} No other can bind it there.") for server in servers[:_MOST_PORTS]]
+    found += _by_word(asked)
+    if free := [each.port for each in asked if each.verdict == "safe" and not each.listeners]:
+        found.append(Finding(f"Safe: {_ports(free)}.", "safe"))
+    return [*found, *_of_all(diagnosis, others, asked=bool(asked))]
+
+
+def _of_all(diagnosis: Diagnosis, others: Sequence[Verdict], *, asked: bool) -> list[Finding]:
+    found = _by_word(others, "others " if asked else "")
+    if diagnosis.usable == 0:
+        found.insert(0, Finding("No port is left to connect from: all are reserved or listened on.", "at risk"))
+    elif full := [f"to {describe(*each.destination.peer)}" for each in diagnosis.destinations or () if each.runs_out]:
+        found.append(Finding(f"Local ports run out: {_listed(full, _MOST_NAMES)}.", "at risk"))
+    if not found and diagnosis.unknown:
+        return [Finding("Others not checked: see below." if asked else "Not checked: see below.", "not checked")]
+    return found or [Finding("Nothing else is at risk." if asked else "Nothing is at risk.", "safe")]
+
+
+def _by_word(verdicts: Sequence[Verdict], whose: str = "") -> list[Finding]:
+    """Say which ports are not safe."""
+    return [
+        Finding(f"{whose}{said}: {_ports(those)}.".capitalize(), word)
+        for word, said in _NEWS.items()
+        if (those := [each.port for each in verdicts if each.verdict == word])
+    ]
 
 
 def port(each: Verdict) -> str:
