@@ -1,22 +1,23 @@
 """The sentences of the report. Pure functions of what was seen and what was judged."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from safedial._address import describe
 from safedial._tcp.steering import PortRange
-from safedial.cli.doctor.facts import Facts, Socket
+from safedial.cli.doctor import who
+from safedial.cli.doctor.facts import Facts
 from safedial.cli.doctor.judge import Diagnosis, Filled, Level, Verdict, Word
+from safedial.cli.doctor.who import NOT_CHECKED
 
 AT_RISK = (
     "connect() may draw a port at risk while nobody listens on it. Then its server can't start, or a client is "
     "connected to itself."
 )
 HEADERS = ("port", "verdict", "in range", "reserved", "drawn", "who has it")
-NOT_CHECKED = "not checked"
 # So many are named; the rest is counted.
-_MOST_PORTS, _MOST_NAMES = 10, 3
+_MOST_PORTS = 10
 
 _BOUND = "by a socket that is bound, and neither listens nor is connected. No table shows its process"
 _SYSTEMS = {"linux": "Linux", "darwin": "macOS", "win32": "Windows"}
@@ -45,7 +46,7 @@ def verdict(diagnosis: Diagnosis) -> list[Finding]:
     """Say what matters most: of the ports that the user named, then of the others and of the machine."""
     asked = [each for each in diagnosis.verdicts if each.asked]
     others = [each for each in diagnosis.verdicts if not each.asked]
-    servers = [f"Port {each.port} has a server: {_listening(each.listeners)}." for each in asked if each.listeners]
+    servers = [f"Port {each.port} has a server: {who.listening(each.listeners)}." for each in asked if each.listeners]
     found = [Finding(f"{server} No other can bind it there.") for server in servers[:_MOST_PORTS]]
     found += _by_word(asked)
     if free := [each.port for each in asked if each.verdict == "safe" and not each.listeners]:
@@ -58,7 +59,7 @@ def _of_all(diagnosis: Diagnosis, others: Sequence[Verdict], *, asked: bool) -> 
     if diagnosis.usable == 0:
         found.insert(0, Finding("No port is left to connect from: all are reserved or listened on.", "at risk"))
     elif full := [f"to {describe(*each.destination.peer)}" for each in diagnosis.destinations or () if each.runs_out]:
-        found.append(Finding(f"Local ports run out: {_listed(full, _MOST_NAMES)}.", "at risk"))
+        found.append(Finding(f"Local ports run out: {who.listed(full, who.MOST_NAMES)}.", "at risk"))
     if not found and diagnosis.unknown:
         return [Finding("Others not checked: see below." if asked else "Not checked: see below.", "not checked")]
     return found or [Finding("Nothing else is at risk." if asked else "Nothing is at risk.", "safe")]
@@ -76,7 +77,7 @@ def _by_word(verdicts: Sequence[Verdict], whose: str = "") -> list[Finding]:
 def port(each: Verdict) -> str:
     """Say what is known of a port."""
     if each.verdict == "taken":
-        return f"Port {each.port}: taken {_holders(each) or _BOUND}."
+        return f"Port {each.port}: taken {who.holders(each) or _BOUND}."
     causes: list[str] = [each.verdict]
     if each.inside is not None:
         causes.append(f"{'inside' if each.inside else 'outside'} the ephemeral range")
@@ -84,9 +85,9 @@ def port(each: Verdict) -> str:
         causes.append("reserved" if each.reserved else "not reserved")
     if each.verdict == "at risk" and each.preferred is not None:
         causes.append(f"{'first' if each.preferred else 'last'} to be drawn")
-    said = f"Port {each.port}: {', '.join(causes)}; {_listening(each.listeners)}"
+    said = f"Port {each.port}: {', '.join(causes)}; {who.listening(each.listeners)}"
     if each.held_by:
-        said += f"; held {_holders(each)}"
+        said += f"; held {who.holders(each)}"
         if each.verdict != "not checked":
             said += ", so that its server needs SO_REUSEADDR"
     return f"{said}."
@@ -96,17 +97,12 @@ def row(each: Verdict) -> tuple[str, ...]:
     """Return what is known of a port as cells, below `HEADERS`."""
     drawn = {True: "first", False: "last", None: NOT_CHECKED}[each.preferred] if each.verdict == "at risk" else ""
     if each.listeners is None:
-        who = NOT_CHECKED
+        has_it = NOT_CHECKED
     else:
         sockets = (*(each.held_by or ()), *each.listeners)
-        who = _listed(dict.fromkeys(map(_in_short, sockets)), 1, _not_kept(each))
-        who = who or ("a bound socket" if each.verdict == "taken" else "nobody")
-    return str(each.port), each.verdict, _yes(each.inside), _yes(each.reserved), drawn, who
-
-
-def who(sock: Socket) -> str:
-    """Say which socket has a port, as the predicate of a sentence about the port or, of a listener, on its own."""
-    return _listening([sock]) if sock.kind == "listening" else f"taken {_holder(sock)}"
+        has_it = who.listed(dict.fromkeys(map(who.in_short, sockets)), 1, who.not_kept(each))
+        has_it = has_it or ("a bound socket" if each.verdict == "taken" else "nobody")
+    return str(each.port), each.verdict, _yes(each.inside), _yes(each.reserved), drawn, has_it
 
 
 def more(rest: Sequence[Verdict]) -> str:
@@ -161,7 +157,7 @@ def _reserved(reserved: Sequence[PortRange] | None) -> str:
     if reserved is None:
         return NOT_CHECKED
     spelled = (str(low) if low == high else f"{low}-{high}" for low, high in reserved)
-    return _listed(spelled, _MOST_PORTS) or "none"
+    return who.listed(spelled, _MOST_PORTS) or "none"
 
 
 def _time_wait(facts: Facts) -> str:
@@ -190,66 +186,10 @@ def _sockets(facts: Facts) -> str:
     return said if time_wait is None else f"{said}, {time_wait:,} in TIME_WAIT"
 
 
-def _holders(each: Verdict) -> str:
-    return _listed(map(_holder, each.held_by or ()), _MOST_NAMES, _not_kept(each))
-
-
-def _not_kept(each: Verdict) -> int:
-    """Count the sockets that have a port, and of which nothing else is known."""
-    return each.live + each.time_wait - len(each.held_by or ())
-
-
-def _holder(sock: Socket) -> str:
-    """Say which socket that is no server's has a port."""
-    peer = "itself" if sock.is_self_connected else describe(*sock.peer)
-    if sock.kind == "time_wait":
-        return "by TIME_WAIT after a " + ("self-connect" if sock.is_self_connected else f"connection to {peer}")
-    if sock.processes == ():
-        return f"by a connection to {peer} that is still closing"
-    return f"by a socket of {_processes([sock])} that is connected to {peer}"
-
-
-def _in_short(sock: Socket) -> str:
-    if sock.kind == "listening":
-        return _processes([sock])
-    who = "TIME_WAIT" if sock.kind == "time_wait" else _processes([sock])
-    return f"{who}, to {'itself' if sock.is_self_connected else sock.peer.written}"
-
-
-def _listening(listeners: Sequence[Socket] | None) -> str:
-    if listeners is None:
-        return f"who listens was {NOT_CHECKED}"
-    if not listeners:
-        return "nobody listens"
-    hosts = dict.fromkeys(each.local.host for each in listeners)
-    names = {process.name for each in listeners for process in each.processes or ()}
-    return f"{_processes(listeners)} listen{'s' * (len(names) < 2)} on {_listed(hosts, _MOST_NAMES)}"
-
-
-def _processes(sockets: Iterable[Socket]) -> str:
-    """Name the processes that have one of *sockets*."""
-    pids: dict[str, set[int]] = {}
-    others: dict[str, None] = {}
-    for each in sockets:
-        if not each.processes:
-            others["an unseen process" if each.processes is None else "no process"] = None
-        for process in each.processes or ():
-            pids.setdefault(process.name or "process", set()).add(process.pid)
-    names = [f"{name} (pid {_listed(map(str, sorted(numbers)), _MOST_NAMES)})" for name, numbers in pids.items()]
-    return _listed([*names, *others], _MOST_NAMES)
-
-
 def _ports(ports: Sequence[int]) -> str:
     if not ports:
         return ""
-    return f"port{'s' if len(ports) > 1 else ''} {_listed(map(str, ports), _MOST_PORTS)}"
-
-
-def _listed(items: Iterable[str], most: int, others: int = 0) -> str:
-    """Join *items* by commas: so many of them, and the number of the rest and of *others*."""
-    every = list(items)
-    shown, rest = every[:most], max(len(every) - most, 0) + others
-    return ", ".join(shown) + (f" and {rest:,} more" if rest > 0 else "")
+    return f"port{'s' if len(ports) > 1 else ''} {who.listed(map(str, ports), _MOST_PORTS)}"
 
 
 def _yes(fact: bool | None) -> str:

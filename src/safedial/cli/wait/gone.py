@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safedial._address import SockAddr
 from safedial._tcp import procnet
-from safedial.cli.doctor import processes, words
+from safedial.cli.doctor import processes, who
 from safedial.cli.doctor.facts import Endpoint, Kind, Socket
 from safedial.cli.wait import threads, unix
 from safedial.cli.wait.progress import NotReady
@@ -70,7 +70,7 @@ def _holder(port: int) -> str:
     local, peer, state, number = found
     kind, inode = _KINDS.get(state, "connected"), int(number)
     those = processes.find([inode])[0].get(inode) if inode else ()
-    return words.who(Socket(kind, Endpoint(*procnet.read(local)), Endpoint(*procnet.read(peer)), inode, those))
+    return who.predicate(Socket(kind, Endpoint(*procnet.read(local)), Endpoint(*procnet.read(peer)), inode, those))
 
 
 def _harmless(row: procnet.Row) -> tuple[bool, ...]:
