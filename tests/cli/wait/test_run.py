@@ -14,6 +14,7 @@ import threading
 
 import pytest
 import trustme
+from tenacity import RetryCallState
 
 import safedial
 from safedial import testing
@@ -185,6 +186,24 @@ def test_any(other, black_hole, dead_port):
         start = after(1, late, lambda: stack.enter_context(faults.listener(port=late.target.port)))
         outcome, made = wait(bad, late, any_of=True, changed=start)
     assert (outcome, states(made)) == ("ready", ["failed" if other == "failed" else "not needed", "ready"])
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE], ids=errno.errorcode.get)
+def test_too_many_open_files_may_be_those_of_our_own_looks(number):
+    errors = [OSError(number, os.strerror(number))]
+
+    async def look(*_):
+        if errors:
+            raise errors.pop()
+
+    outcome, (waited,) = wait(1, look=look)
+    assert (outcome, waited.rounds) == ("ready", 2)
+
+
+def test_server_is_not_ready_for_long_without_being_noticed():
+    state = RetryCallState(run._policy, None, (), {})
+    state.attempt_number = 1000
+    assert run._policy.wait(state) <= 1
 
 
 def test_any_of_several_that_all_failed(dead_port):

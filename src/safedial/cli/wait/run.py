@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias, cast
 from tenacity import AsyncRetrying, RetryCallState
 
 import safedial
+from safedial._retry.transient import errors_of
 from safedial.cli.wait.progress import NotReady, Outcome, Progress
 from safedial.cli.wait.signals import Noted
 from safedial.cli.wait.targets import Target
@@ -22,8 +23,21 @@ Look: TypeAlias = Callable[[Target, Callable[[NotReady], object]], Awaitable[Non
 
 # Seconds. Somebody waits: a server must not be ready for longer than that without being noticed.
 _LONGEST_PAUSE = 1.0
-# reconnect's verdicts, but for TLS: a server may have another certificate, or none, until it has fetched its own.
-_policy = safedial.reconnect(within=None, cap=_LONGEST_PAUSE, also=(NotReady, ssl.SSLError))
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Return whether an error may pass by itself that is permanent to `safedial.reconnect`.
+
+    A server may have another certificate, or none, until it has fetched its own. The looks at many targets take many
+    descriptors for a moment.
+    """
+    return any(
+        isinstance(each, NotReady | ssl.SSLError) or getattr(each, "errno", None) in (errno.EMFILE, errno.ENFILE)
+        for each in errors_of(error)
+    )
+
+
+_policy = safedial.reconnect(within=None, cap=_LONGEST_PAUSE, also=_may_pass)
 
 
 def wait(
