@@ -107,7 +107,7 @@ def hint(progress: Progress) -> str:
         return ""
     if isinstance(error, NotReady) and error.hint:
         return error.hint
-    kind, reason = error_type(error), str(getattr(error, "reason", ""))  # ssl's
+    kind = error_type(error)
     if isinstance(error, PortsExhaustedError):
         return f"To see what uses the local ports up: safedial doctor {target.port}"
     if kind == "address_in_use":
@@ -122,7 +122,7 @@ def hint(progress: Progress) -> str:
         return (
             f"Is the name right, and its server up and on the same network? To look it up: getent hosts {target.host}"
         )
-    if "ALERT" in reason or reason == "UNSUPPORTED_PROTOCOL":
+    if isinstance(error, ssl.SSLError) and re.search("ALERT|UNSUPPORTED_PROTOCOL", error.reason or ""):
         return (
             "It speaks TLS, but in another version, or with a certificate of the client, which safedial does not have."
         )
