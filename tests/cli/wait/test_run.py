@@ -38,7 +38,7 @@ def _nothing_reported(caplog):
     assert handled == [signal.getsignal(number) for number in signals.ENDING]
 
 
-def wait(*targets, look=None, any_of=False, timeout=LONG, changed=lambda: None, **asked):
+def wait(*targets, look=None, any_of=False, timeout=LONG, changed=lambda _: None, **asked):
     """Wait for these ports of loopback, or targets. Return the outcome and the records."""
     made = [each if isinstance(each, Progress) else progress(each) for each in targets]
     look = look or functools.partial(probe.probe, asked=probe.Asked(**asked))
@@ -54,7 +54,7 @@ def after(rounds, waited, act):
     """Return what calls *act* once, when *waited* has had so many rounds."""
     acts = [act]
 
-    def changed():
+    def changed(_):
         if acts and waited.rounds >= rounds:
             acts.pop()()
 
@@ -314,7 +314,7 @@ async def never_ready(*_):
 
 
 def test_signal_that_came_before_the_wait(dead_port):
-    asked = {"any_of": False, "timeout": LONG, "changed": lambda: None}
+    asked = {"any_of": False, "timeout": LONG, "changed": lambda _: None}
     with signals.noted() as noted:
         signal.raise_signal(signal.SIGTERM)
         assert run.wait([progress(dead_port)], never_ready, noted=noted, **asked) is signal.SIGTERM
@@ -389,7 +389,7 @@ def _wait_for_one_of_two(steered):
     released = []
     waited = progress(40000)
 
-    def changed():
+    def changed(_):
         released.append(isinstance(waited.error, safedial.SelfConnectError))
 
     with pytest.MonkeyPatch.context() as patch:

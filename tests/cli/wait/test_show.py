@@ -24,13 +24,15 @@ class Log:
 
     def __init__(self, progresses):
         self.now, self.lines = 0.0, []
+        self._progresses = progresses
         self._lines = show.Lines(progresses, self.lines.append, clock=lambda: self.now)
 
     def at(self, seconds):
         """Return the lines that are written then."""
         self.now = seconds
         self.lines.clear()
-        self._lines.changed()
+        for each in self._progresses:
+            self._lines.changed(each)
         return self.lines
 
 

@@ -117,7 +117,7 @@ def _run(namespace: argparse.Namespace) -> int:
 
     look, any_of, timeout = _look(namespace), namespace.any, namespace.timeout or None
     progresses = [Progress(target, gone=namespace.gone) for target in targets]
-    quiet = contextlib.nullcontext(lambda: None)
+    quiet = contextlib.nullcontext(lambda _: None)
     began = time.monotonic()
     with signals.noted() as noted:
         with quiet if namespace.quiet else show.showing(progresses, any_of=any_of, timeout=timeout) as changed:

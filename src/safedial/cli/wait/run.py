@@ -46,7 +46,7 @@ def wait(
     *,
     any_of: bool,
     timeout: float | None,
-    changed: Callable[[], object],
+    changed: Callable[[Progress], object],
     noted: Noted,
 ) -> Outcome:
     """Wait until *look* finds all *targets* ready, one of them with *any_of*. Return how that ended.
@@ -57,7 +57,7 @@ def wait(
             ends the wait; with *any_of* if that happened to all targets.
         any_of: whether one ready target is enough.
         timeout: seconds for the whole wait. None: no limit.
-        changed: called after each look.
+        changed: called with each of *targets* after each look at it.
         noted: a signal that it has, or gets meanwhile, ends the wait.
     """
     return asyncio.run(_wait(targets, look, any_of, timeout, changed, noted))
@@ -68,7 +68,7 @@ async def _wait(
     look: Look,
     any_of: bool,
     seconds: float | None,
-    changed: Callable[[], object],
+    changed: Callable[[Progress], object],
     noted: Noted,
 ) -> Outcome:
     loop = asyncio.get_running_loop()
@@ -83,7 +83,7 @@ async def _wait(
             progress.rounds += 1
             progress.step = None
             progress.error = cast("Exception", state.outcome and state.outcome.exception())
-            changed()
+            changed(progress)
 
         retrying = AsyncRetrying(retry=_policy.retry, wait=_policy.wait, before_sleep=waits, reraise=True)
         try:
@@ -92,7 +92,7 @@ async def _wait(
         except (OSError, ValueError) as error:
             progress.state, progress.error = "failed", error
         progress.rounds += 1
-        changed()
+        changed(progress)
         if _decided(targets, any_of=any_of):
             over.set()
 
