@@ -140,8 +140,10 @@ def test_log_that_nobody_takes_does_not_hold_up_the_wait(monkeypatch):
         drained = []
         timer = threading.Timer(5, lambda: drained.append(os.read(ours.fileno(), 1 << 20)))
         monkeypatch.setattr(sys, "stderr", theirs)
+        monkeypatch.setattr(show, "_left", show._PATIENCE)
         timer.start()
-        show.log("not taken")
+        for _ in range(200):
+            show.log("not taken")
         timer.cancel()
         timer.join()
         assert not drained

@@ -24,8 +24,9 @@ _DRAWN = 8
 # ASCII, as all that is written here: a container's terminal may have no more.
 _SPINNER = "-\\|/"
 _CUT = "..."
-# Seconds for a reader of the log that is slow.
+# Seconds for a reader of the log that is slow. One that took nothing for so long gets no more time with each line.
 _PATIENCE = 0.1
+_left = _PATIENCE
 
 
 def log(line: str) -> None:
@@ -38,10 +39,13 @@ def log(line: str) -> None:
 
 def _blocks(stream: TextIO) -> bool:
     """Return whether nobody takes what is written: a pipe is full, or a terminal stopped. No time limit would hold."""
+    global _left  # there is one stderr
     try:
-        return not select.select([], [stream], [], _PATIENCE)[1]
+        takes = select.select([], [stream], [], _left)[1]
     except (OSError, ValueError):  # it is no file, or this is Windows
         return False
+    _left = _PATIENCE if takes else 0.0
+    return not takes
 
 
 def result(line: str) -> None:
