@@ -9,7 +9,9 @@ import os
 import signal
 import socket
 import ssl
+import subprocess
 import sys
+import textwrap
 import threading
 
 import pytest
@@ -320,18 +322,23 @@ def test_signal_that_came_before_the_wait(dead_port):
         assert run.wait([progress(dead_port)], never_ready, noted=noted, **asked) is signal.SIGTERM
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a child is forked")
 def test_second_signal_ends_a_process_that_blocks():
     """Not one that comes together with the first: some senders send two."""
-    child = os.fork()
-    if not child:
+    code = """
+        from signal import SIGINT, SIGTERM, raise_signal
+        from safedial.cli.wait import signals
         with signals.noted():
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGTERM)
+            raise_signal(SIGINT)
+            raise_signal(SIGTERM)
+            print("together", flush=True)
             signals._TOGETHER = 0.0
-            signal.raise_signal(signal.SIGTERM)
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGTERM
+            raise_signal(SIGTERM)
+        print("not ended")
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (ended.returncode, ended.stdout.strip()) == (128 + signal.SIGTERM, "together")
 
 
 def test_signal_that_is_ignored_stays_ignored(dead_port):

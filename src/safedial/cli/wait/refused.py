@@ -23,7 +23,7 @@ def explain(progresses: Sequence[Progress]) -> None:
 async def _explain(progresses: Sequence[Progress]) -> None:
     refused = [each for each in progresses if each.error and error_type(each.error) == "connection_refused"]
     # Nothing is bound if nobody has the port: its server may be about to bind it.
-    taken = _ports() if refused else set()
+    taken = _ports() if refused else ()
     await asyncio.gather(*(_look(each) for each in refused if each.target.port in taken))
 
 
