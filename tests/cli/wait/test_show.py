@@ -147,3 +147,8 @@ def test_log_that_nobody_takes_does_not_hold_up_the_wait(monkeypatch):
         timer.cancel()
         timer.join()
         assert not drained
+
+
+def test_log_that_is_closed_does_not_end_the_wait(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    show.log("not taken")

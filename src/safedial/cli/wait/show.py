@@ -41,7 +41,7 @@ def _blocks(stream: TextIO) -> bool:
     """Return whether nobody takes what is written: a pipe is full, or a terminal stopped. No time limit would hold."""
     global _left  # there is one stderr
     try:
-        takes = select.select([], [stream], [], _left)[1]
+        takes = select.select([], [stream.fileno()], [], _left)[1]
     except (OSError, ValueError):  # it is no file, or this is Windows
         return False
     _left = _PATIENCE if takes else 0.0
