@@ -9,11 +9,14 @@ import os
 import signal
 import socket
 import ssl
+import subprocess
 import sys
+import textwrap
 import threading
 
 import pytest
 import trustme
+from tenacity import RetryCallState
 
 import safedial
 from safedial import testing
@@ -37,7 +40,7 @@ def _nothing_reported(caplog):
     assert handled == [signal.getsignal(number) for number in signals.ENDING]
 
 
-def wait(*targets, look=None, any_of=False, timeout=LONG, changed=lambda: None, **asked):
+def wait(*targets, look=None, any_of=False, timeout=LONG, changed=lambda _: None, **asked):
     """Wait for these ports of loopback, or targets. Return the outcome and the records."""
     made = [each if isinstance(each, Progress) else progress(each) for each in targets]
     look = look or functools.partial(probe.probe, asked=probe.Asked(**asked))
@@ -53,7 +56,7 @@ def after(rounds, waited, act):
     """Return what calls *act* once, when *waited* has had so many rounds."""
     acts = [act]
 
-    def changed():
+    def changed(_):
         if acts and waited.rounds >= rounds:
             acts.pop()()
 
@@ -187,6 +190,24 @@ def test_any(other, black_hole, dead_port):
     assert (outcome, states(made)) == ("ready", ["failed" if other == "failed" else "not needed", "ready"])
 
 
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE], ids=errno.errorcode.get)
+def test_too_many_open_files_may_be_those_of_our_own_looks(number):
+    errors = [OSError(number, os.strerror(number))]
+
+    async def look(*_):
+        if errors:
+            raise errors.pop()
+
+    outcome, (waited,) = wait(1, look=look)
+    assert (outcome, waited.rounds) == ("ready", 2)
+
+
+def test_server_is_not_ready_for_long_without_being_noticed():
+    state = RetryCallState(run._policy, None, (), {})
+    state.attempt_number = 1000
+    assert run._policy.wait(state) <= 1
+
+
 def test_any_of_several_that_all_failed(dead_port):
     outcome, made = wait(progress(dead_port, "a" * 64), progress(dead_port, "b" * 64), any_of=True)
     assert (outcome, states(made)) == ("failed", ["failed", "failed"])
@@ -295,24 +316,29 @@ async def never_ready(*_):
 
 
 def test_signal_that_came_before_the_wait(dead_port):
-    asked = {"any_of": False, "timeout": LONG, "changed": lambda: None}
+    asked = {"any_of": False, "timeout": LONG, "changed": lambda _: None}
     with signals.noted() as noted:
         signal.raise_signal(signal.SIGTERM)
         assert run.wait([progress(dead_port)], never_ready, noted=noted, **asked) is signal.SIGTERM
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a child is forked")
 def test_second_signal_ends_a_process_that_blocks():
     """Not one that comes together with the first: some senders send two."""
-    child = os.fork()
-    if not child:
+    code = """
+        from signal import SIGINT, SIGTERM, raise_signal
+        from safedial.cli.wait import signals
         with signals.noted():
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGTERM)
+            raise_signal(SIGINT)
+            raise_signal(SIGTERM)
+            print("together", flush=True)
             signals._TOGETHER = 0.0
-            signal.raise_signal(signal.SIGTERM)
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGTERM
+            raise_signal(SIGTERM)
+        print("not ended")
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (ended.returncode, ended.stdout.strip()) == (128 + signal.SIGTERM, "together")
 
 
 def test_signal_that_is_ignored_stays_ignored(dead_port):
@@ -370,7 +396,7 @@ def _wait_for_one_of_two(steered):
     released = []
     waited = progress(40000)
 
-    def changed():
+    def changed(_):
         released.append(isinstance(waited.error, safedial.SelfConnectError))
 
     with pytest.MonkeyPatch.context() as patch:

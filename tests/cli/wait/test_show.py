@@ -24,13 +24,15 @@ class Log:
 
     def __init__(self, progresses):
         self.now, self.lines = 0.0, []
+        self._progresses = progresses
         self._lines = show.Lines(progresses, self.lines.append, clock=lambda: self.now)
 
     def at(self, seconds):
         """Return the lines that are written then."""
         self.now = seconds
         self.lines.clear()
-        self._lines.changed()
+        for each in self._progresses:
+            self._lines.changed(each)
         return self.lines
 
 
@@ -138,8 +140,15 @@ def test_log_that_nobody_takes_does_not_hold_up_the_wait(monkeypatch):
         drained = []
         timer = threading.Timer(5, lambda: drained.append(os.read(ours.fileno(), 1 << 20)))
         monkeypatch.setattr(sys, "stderr", theirs)
+        monkeypatch.setattr(show, "_left", show._PATIENCE)
         timer.start()
-        show.log("not taken")
+        for _ in range(200):
+            show.log("not taken")
         timer.cancel()
         timer.join()
         assert not drained
+
+
+def test_log_that_is_closed_does_not_end_the_wait(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    show.log("not taken")

@@ -12,6 +12,8 @@ from safedial.cli.wait.progress import Progress
 from safedial.cli.wait.targets import request
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from safedial.cli.wait.progress import Outcome
     from safedial.cli.wait.run import Look
 
@@ -117,7 +119,7 @@ def _run(namespace: argparse.Namespace) -> int:
 
     look, any_of, timeout = _look(namespace), namespace.any, namespace.timeout or None
     progresses = [Progress(target, gone=namespace.gone) for target in targets]
-    quiet = contextlib.nullcontext(lambda: None)
+    quiet: contextlib.AbstractContextManager[Callable[[Progress], object]] = contextlib.nullcontext(lambda _: None)
     began = time.monotonic()
     with signals.noted() as noted:
         with quiet if namespace.quiet else show.showing(progresses, any_of=any_of, timeout=timeout) as changed:

@@ -1,6 +1,7 @@
 """Why a port of this host refuses at the end of a wait: no server can start if another socket has its port."""
 
 import asyncio
+import contextlib
 import errno
 import os
 from collections.abc import Sequence
@@ -20,14 +21,23 @@ def explain(progresses: Sequence[Progress]) -> None:
 
 
 async def _explain(progresses: Sequence[Progress]) -> None:
-    await asyncio.gather(*(_look(each) for each in progresses))
+    refused = [each for each in progresses if each.error and error_type(each.error) == "connection_refused"]
+    # Nothing is bound if nobody has the port: its server may be about to bind it.
+    taken = _ports() if refused else ()
+    await asyncio.gather(*(_look(each) for each in refused if each.target.port in taken))
+
+
+def _ports() -> set[int]:
+    """Return the local ports of this host's sockets."""
+    found: set[int] = set()
+    for table in procnet.TABLES:
+        with contextlib.suppress(OSError):
+            found.update(procnet.read(row.local)[1] for row in procnet.rows(table))
+    return found
 
 
 async def _look(progress: Progress) -> None:
-    target, error = progress.target, progress.error
-    # Nothing is bound if nobody has the port: its server may be about to bind it.
-    if not error or error_type(error) != "connection_refused" or not any(procnet.sockets_on(target.port)):
-        return
+    target = progress.target
     try:
         async with asyncio.timeout(_PATIENCE):
             await gone.look(target)

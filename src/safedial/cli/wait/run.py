@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias, cast
 from tenacity import AsyncRetrying, RetryCallState
 
 import safedial
+from safedial._retry.transient import errors_of
 from safedial.cli.wait.progress import NotReady, Outcome, Progress
 from safedial.cli.wait.signals import Noted
 from safedial.cli.wait.targets import Target
@@ -22,8 +23,21 @@ Look: TypeAlias = Callable[[Target, Callable[[NotReady], object]], Awaitable[Non
 
 # Seconds. Somebody waits: a server must not be ready for longer than that without being noticed.
 _LONGEST_PAUSE = 1.0
-# reconnect's verdicts, but for TLS: a server may have another certificate, or none, until it has fetched its own.
-_policy = safedial.reconnect(within=None, cap=_LONGEST_PAUSE, also=(NotReady, ssl.SSLError))
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Return whether an error may pass by itself that is permanent to `safedial.reconnect`.
+
+    A server may have another certificate, or none, until it has fetched its own. The looks at many targets take many
+    descriptors for a moment.
+    """
+    return any(
+        isinstance(each, NotReady | ssl.SSLError) or getattr(each, "errno", None) in (errno.EMFILE, errno.ENFILE)
+        for each in errors_of(error)
+    )
+
+
+_policy = safedial.reconnect(within=None, cap=_LONGEST_PAUSE, also=_may_pass)
 
 
 def wait(
@@ -32,7 +46,7 @@ def wait(
     *,
     any_of: bool,
     timeout: float | None,
-    changed: Callable[[], object],
+    changed: Callable[[Progress], object],
     noted: Noted,
 ) -> Outcome:
     """Wait until *look* finds all *targets* ready, one of them with *any_of*. Return how that ended.
@@ -43,7 +57,7 @@ def wait(
             ends the wait; with *any_of* if that happened to all targets.
         any_of: whether one ready target is enough.
         timeout: seconds for the whole wait. None: no limit.
-        changed: called after each look.
+        changed: called with each of *targets* after each look at it.
         noted: a signal that it has, or gets meanwhile, ends the wait.
     """
     return asyncio.run(_wait(targets, look, any_of, timeout, changed, noted))
@@ -54,7 +68,7 @@ async def _wait(
     look: Look,
     any_of: bool,
     seconds: float | None,
-    changed: Callable[[], object],
+    changed: Callable[[Progress], object],
     noted: Noted,
 ) -> Outcome:
     loop = asyncio.get_running_loop()
@@ -69,7 +83,7 @@ async def _wait(
             progress.rounds += 1
             progress.step = None
             progress.error = cast("Exception", state.outcome and state.outcome.exception())
-            changed()
+            changed(progress)
 
         retrying = AsyncRetrying(retry=_policy.retry, wait=_policy.wait, before_sleep=waits, reraise=True)
         try:
@@ -78,7 +92,7 @@ async def _wait(
         except (OSError, ValueError) as error:
             progress.state, progress.error = "failed", error
         progress.rounds += 1
-        changed()
+        changed(progress)
         if _decided(targets, any_of=any_of):
             over.set()
 

@@ -24,8 +24,9 @@ _DRAWN = 8
 # ASCII, as all that is written here: a container's terminal may have no more.
 _SPINNER = "-\\|/"
 _CUT = "..."
-# Seconds for a reader of the log that is slow.
+# Seconds for a reader of the log that is slow. One that took nothing for so long gets no more time with each line.
 _PATIENCE = 0.1
+_left = _PATIENCE
 
 
 def log(line: str) -> None:
@@ -38,10 +39,13 @@ def log(line: str) -> None:
 
 def _blocks(stream: TextIO) -> bool:
     """Return whether nobody takes what is written: a pipe is full, or a terminal stopped. No time limit would hold."""
+    global _left  # there is one stderr
     try:
-        return not select.select([], [stream], [], _PATIENCE)[1]
+        takes = select.select([], [stream.fileno()], [], _left)[1]
     except (OSError, ValueError):  # it is no file, or this is Windows
         return False
+    _left = _PATIENCE if takes else 0.0
+    return not takes
 
 
 def result(line: str) -> None:
@@ -55,15 +59,17 @@ def result(line: str) -> None:
 
 
 @contextlib.contextmanager
-def showing(progresses: Sequence[Progress], *, any_of: bool, timeout: float | None) -> Generator[Callable[[], object]]:
-    """Show *progresses* in this block. Yield a function that is to be called after each change."""
+def showing(
+    progresses: Sequence[Progress], *, any_of: bool, timeout: float | None
+) -> Generator[Callable[[Progress], object]]:
+    """Show *progresses* in this block. Yield a function that is to be called with each one that has changed."""
     console = _terminal()
     if console is None:
         log(words.opening(progresses, any_of=any_of, timeout=timeout))
         yield Lines(progresses, log).changed
     else:
         with _live(progresses, console, timeout=timeout):
-            yield lambda: None  # they are drawn again all the time
+            yield lambda _: None  # they are drawn again all the time
 
 
 def failure(progresses: Sequence[Progress], outcome: Outcome, after: float) -> None:
@@ -92,22 +98,20 @@ class Lines:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._write, self._clock, self._began = write, clock, clock()
-        self._said = [(words.state(each), self._began, 0) for each in progresses]
-        self._progresses = progresses
+        self._said = {id(each): (words.state(each), self._began, 0) for each in progresses}
 
-    def changed(self) -> None:
+    def changed(self, progress: Progress) -> None:
         """Write what has changed since the last call."""
         now = self._clock()
-        for place, progress in enumerate(self._progresses):
-            says, (said, at, lines) = words.state(progress), self._said[place]
-            waits = progress.state == "waiting"
-            if says != said and (lines < _MOST or not waits):
-                self._write(says)
-            elif waits and now - at >= _STILL:
-                self._write(f"{says} ({now - self._began:.0f} s so far)")
-            else:
-                continue
-            self._said[place] = says, now, lines + 1
+        says, (said, at, lines) = words.state(progress), self._said[id(progress)]
+        waits = progress.state == "waiting"
+        if says != said and (lines < _MOST or not waits):
+            self._write(says)
+        elif waits and now - at >= _STILL:
+            self._write(f"{says} ({now - self._began:.0f} s so far)")
+        else:
+            return
+        self._said[id(progress)] = says, now, lines + 1
 
 
 def _terminal() -> "Console | None":
