@@ -144,3 +144,16 @@ def test_as_child_it_decides_what_an_interrupt_does():
         assert process.stdout.readline() == "waits\n"
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(60) == 7
+
+
+@posix
+def test_as_child_an_interrupt_as_it_ends_does_not_change_its_status():
+    child = "trap '' INT; kill -INT $PPID; exit 7"
+    statuses = set()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for _ in range(100):
+            statuses.add(command.as_child(["/bin/sh", "-c", child]))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert statuses == {7}

@@ -47,16 +47,16 @@ def in_place(command: Sequence[str]) -> int:
 def as_child(command: Sequence[str]) -> int:
     """Run *command* as a child of this process."""
     name, *arguments = command
+    # The console tells the child, too: it says whether to end. An exception could come while wait() has the status.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
         # which(): Windows finds a .cmd or .bat only by its whole name.
         with subprocess.Popen([shutil.which(name) or name, *arguments]) as child:  # noqa: S603  # as the user typed it
-            while True:
-                try:
-                    return child.wait()
-                except KeyboardInterrupt:
-                    continue  # the console tells the child, too: it says whether to end
+            return child.wait()
     except OSError as error:
         return _failed(name, error)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _failed(name: str, error: OSError) -> int:
