@@ -89,7 +89,7 @@ def _persist(ports: Collection[int], value: str, *, on_host: bool) -> Remedy:
     ]
     notes = [
         "The first line is for a host, as root. The last file that sets the list wins.",
-        "For containers with own network: Docker, Kubernetes 1.27+ (a pod's spec).",
+        "For containers with a network of their own: Docker, Kubernetes 1.27+ (a pod's spec).",
     ]
     if not on_host:
         del lines[0], notes[0]
