@@ -281,7 +281,7 @@ def test_signal(number, dead_port, black_hole):
     """It comes while one dial waits for its address, and another one between two rounds."""
     waited = progress(dead_port)
     send = after(2, waited, lambda: signal.raise_signal(number))
-    outcome, made = wait(black_hole.getsockname()[1], waited, timeout=None, changed=send)
+    outcome, made = wait(black_hole.getsockname()[1], waited, timeout=LONG, changed=send)
     assert outcome is number
     assert states(made) == ["waiting", "waiting"]
 
@@ -296,7 +296,7 @@ def test_signal_wakes_the_wait():
 
     timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()
-    outcome, _ = wait(1, look=look, timeout=None)
+    outcome, _ = wait(1, look=look)
     timer.join()
     assert (outcome, awake) == (signal.SIGTERM, [])
 

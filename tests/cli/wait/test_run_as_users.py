@@ -35,7 +35,6 @@ def run(*arguments, **extra):
 @contextlib.contextmanager
 def start(*arguments, **options):
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8", **options}
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
     with subprocess.Popen([*WAIT, *map(str, arguments)], env=environment(), **options) as process:
         try:
             yield process
