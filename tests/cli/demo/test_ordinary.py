@@ -81,6 +81,7 @@ def test_safedial_s_connection_lets_the_server_come_back(steering):
         faults.assert_server_can_bind("127.0.0.1", port)
 
 
+@pytest.mark.storm
 def test_nothing_need_be_forced():
     namespace.require()
     plain, *safe = tallies = namespace.call(play_unforced, port_range=(40000, 40009))

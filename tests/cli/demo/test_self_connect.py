@@ -145,6 +145,7 @@ def test_the_port_is_one_that_the_kernel_likes_to_draw():
     assert (port - low) % 2 == 0
 
 
+@pytest.mark.storm
 def test_the_port_has_no_old_connection_that_would_keep_the_kernel_off_it():
     namespace.require()
     assert namespace.call(play_beside_time_wait, port_range=(40000, 40009)) == {40002}

@@ -31,6 +31,7 @@ def _possible():
     namespace.require()
 
 
+@pytest.mark.storm
 def test_settings_as_they_are():
     found, reuse, delay, step_width = namespace.call(look_at_settings, port_range=states.RANGE)
     assert found.system == "linux"
@@ -97,6 +98,7 @@ def look_at_bound_sockets():
         return look.look(range(40001, 40006))
 
 
+@pytest.mark.storm
 def test_servers_are_tried_beside_the_listeners():
     """Somebody listens on each port, at another address than the socket that is in the way."""
     assert namespace.call(look_beside_listeners, port_range=states.RANGE).sockets.binds == {
@@ -145,6 +147,7 @@ def look_after_a_server():
         return look.look([40001])
 
 
+@pytest.mark.storm
 def test_a_long_list_of_reserved_ports_is_read_whole():
     found = namespace.call(look_at_a_long_list)
     assert found.settings.reserved == tuple(PortRange(port, port) for port in range(11111, 31111, 2))
@@ -170,6 +173,7 @@ class TestPid:
         assert before == after == (PortRange(*states.RANGE), 1, 0)
         assert threads == 1
 
+    @pytest.mark.storm
     def test_is_open_to_an_ordinary_user_if_it_is_this_one(self):
         namespace.call_outside(look_here_as_ordinary_user)
 
@@ -276,6 +280,7 @@ class TestUnseen:
             "Whether steering works (IP_LOCAL_PORT_RANGE) could not be tried: Operation not permitted.",
         )
 
+    @pytest.mark.storm
     def test_whether_a_server_can_bind_in_a_sandbox(self):
         sandbox.require_seccomp()
         found = namespace.call_outside(look_in_sandbox_without_sockets)
@@ -285,6 +290,7 @@ class TestUnseen:
         assert said in found.unseen
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+    @pytest.mark.storm
     def test_whether_a_server_can_bind_ports_that_are_root_s(self):
         found = namespace.call_outside(look_at_roots_ports_as_nobody)
         assert found.sockets.binds == {80: None, 5000: True}

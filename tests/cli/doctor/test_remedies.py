@@ -483,5 +483,6 @@ def free_for_real():
 
 
 @needs_commands
+@pytest.mark.storm
 def test_the_kernel_frees_the_port():
     assert namespace.call_with_accounts(free_for_real) == [False, True, True] * 2

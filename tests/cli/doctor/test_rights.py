@@ -23,6 +23,7 @@ def seen():
     return rights.can_set(), rights.can_close()
 
 
+@pytest.mark.storm
 def test_root():
     namespace.require()
     assert namespace.call_as_root(as_root) == {
@@ -59,6 +60,7 @@ def drop():
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become somebody else")
 @pytest.mark.parametrize(("prepare", "can_close"), [(bool, None), (bound, False)])
+@pytest.mark.storm
 def test_an_ordinary_user(prepare, can_close):
     """It can't tell what root can, but it sees what nobody can."""
     assert namespace.call_outside(as_somebody, prepare) == (None, can_close)

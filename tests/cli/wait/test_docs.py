@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import safedial
 from safedial import cli
 from safedial.cli.wait import arguments, command, run
@@ -35,6 +37,7 @@ def shape(text):
     return re.sub(r"\d+(\.\d+)?", "N", text)
 
 
+@pytest.mark.storm
 def test_shown_output_is_what_is_printed():
     namespace.require()
     shown = set(CONSOLE.findall(DOCS) + CONSOLE.findall(README))

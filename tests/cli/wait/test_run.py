@@ -354,6 +354,7 @@ def test_signal_that_is_ignored_stays_ignored(dead_port):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has namespaces")
+@pytest.mark.storm
 def test_names_and_routes():
     namespace.require()
     try:

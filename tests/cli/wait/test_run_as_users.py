@@ -63,6 +63,7 @@ def test_ready(server):
     assert re.fullmatch(rf"safedial: {server}: ready after [\d.]+ s", ready)
 
 
+@pytest.mark.storm
 def test_time_out_is_124_with_each_error_and_a_hint(server, nobody):
     ended = run(server, nobody, "unix:/no/such.sock", "--timeout", "1s", "--", "echo", "never")
     assert (ended.returncode, ended.stdout) == (124, "")
@@ -210,6 +211,7 @@ LONG_NAME = "unix:/run/postgresql/in/a/long/name/.s.PGSQL.5432"  # more than 50 
     [pytest.param(80, {}, marks=pytest.mark.storm), (50, {"NO_COLOR": "1", **ASCII})],
     ids=["80", "50, plain"],
 )
+@pytest.mark.storm
 def test_live_lines_on_a_terminal(server, nobody, columns, extra):
     pytest.importorskip("rich")
     arguments = (server, nobody, LONG_NAME, "--timeout", "1s")
@@ -232,6 +234,7 @@ def test_live_lines_on_a_terminal(server, nobody, columns, extra):
 
 
 @posix
+@pytest.mark.storm
 def test_command_gets_the_terminal_and_what_was_typed_meanwhile():
     port = dead_port()
     target, servers = f"127.0.0.1:{port}", []
