@@ -48,7 +48,7 @@ def as_child(command: Sequence[str]) -> int:
     """Run *command* as a child of this process."""
     name, *arguments = command
     # The console tells the child, too: it says whether to end. An exception could come while wait() has the status.
-    before = signal.signal(signal.SIGINT, lambda *_: None)
+    before = signal.signal(signal.SIGINT, lambda _number, _frame: None)
     try:
         # which(): Windows finds a .cmd or .bat only by its whole name.
         with subprocess.Popen([shutil.which(name) or name, *arguments]) as child:  # noqa: S603  # as the user typed it
