@@ -155,7 +155,7 @@ def test_signal_ends_it(nobody, number):
 @pytest.mark.storm
 def test_signal_that_is_ignored_stays_ignored(nobody):
     """A shell's background job has SIGINT ignored, and so has its command."""
-    ignore = lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)  # noqa: E731
+    ignore = lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)  # noqa: E731  # it is passed on once
     with start(nobody, "--timeout", "500ms", preexec_fn=ignore) as process:
         process.stderr.readline()
         process.send_signal(signal.SIGINT)

@@ -14,7 +14,7 @@ from safedial import cli
 from safedial.testing import Outage, dead_port
 from safedial.testing.holders import holders
 from tests.support import faults, namespace, redis_server
-from tests.support.databases import _directory, mariadb_command, postgres_command  # noqa: F401
+from tests.support.databases import _directory, mariadb_command, postgres_command  # noqa: F401  # fixtures
 
 HOST = "127.0.0.1"
 PASSWORD = "s3cret/of?all$HOME"
@@ -123,7 +123,7 @@ def test_no_output_has_a_password(dead_port, capfd, monkeypatch, given, place):
 
 
 @pytest.mark.storm
-def test_postgresql_that_boots(postgres_command):  # noqa: F811
+def test_postgresql_that_boots(postgres_command):  # noqa: F811  # the fixture
     outage = Outage(postgres_command, within=20)
     try:
         url = f"postgresql+psycopg://app:{PASSWORD.replace('/', '%2F').replace('?', '%3F')}@{HOST}:{outage.port}/app"
@@ -135,7 +135,7 @@ def test_postgresql_that_boots(postgres_command):  # noqa: F811
 
 
 @pytest.mark.storm
-def test_postgresql_that_boots_on_a_unix_socket(postgres_command):  # noqa: F811
+def test_postgresql_that_boots_on_a_unix_socket(postgres_command):  # noqa: F811  # the fixture
     data = postgres_command[postgres_command.index("-D") + 1]
     outage = Outage([*postgres_command, "-k", data], within=20)
     target = f"postgresql://app@localhost/app?host={data}&port={outage.port}"
@@ -150,7 +150,7 @@ def test_postgresql_that_boots_on_a_unix_socket(postgres_command):  # noqa: F811
 
 
 @pytest.mark.storm
-def test_mariadb_that_boots_by_its_banner(mariadb_command):  # noqa: F811
+def test_mariadb_that_boots_by_its_banner(mariadb_command):  # noqa: F811  # the fixture
     outage = Outage(mariadb_command, within=20)
     try:
         waits_for(outage, "--expect=MariaDB")
@@ -171,7 +171,7 @@ PORT = RANGE[0]
 @pytest.mark.skipif(sys.platform != "linux", reason="needs network namespaces")
 def test_before_a_dead_port_is_taken_for_a_server():
     if (tool := shutil.which("wait-for-it", path=os.path.dirname(sys.executable))) is None:
-        pytest.skip("wait-for-it is not installed")
+        pytest.skip("wait-for-it is not installed: pip install wait-for-it")
     namespace.require()
     said, left, error = namespace.call(waits_with, tool, port_range=RANGE)
     assert f"[+] {HOST}:{PORT} is available" in said

@@ -24,7 +24,7 @@ from safedial.cli.doctor.facts import Facts, Process, Socket, Sockets
 # psutil's words for states. What else there is counts as connected.
 _STATES = {"LISTEN": procnet.LISTENING, "TIME_WAIT": procnet.IN_TIME_WAIT}
 # A listener's peer.
-_NOBODY: dict[int, tuple[str, int]] = {socket.AF_INET: ("0.0.0.0", 0), socket.AF_INET6: ("::", 0)}  # noqa: S104
+_NOBODY: dict[int, tuple[str, int]] = {socket.AF_INET: ("0.0.0.0", 0), socket.AF_INET6: ("::", 0)}  # noqa: S104  # nothing binds it
 # On macOS, as on other BSDs.
 _FIRST_AND_LAST = ("net.inet.ip.portrange.first", "net.inet.ip.portrange.last")
 

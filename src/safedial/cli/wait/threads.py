@@ -22,7 +22,14 @@ async def call(function: Callable[..., Any], *args: Any) -> Any:
     return await asyncio.wrap_future(_start(function, *args))
 
 
-async def resolve(host: str | None, port: int, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> Any:  # noqa: A002
+async def resolve(
+    host: str | None,
+    port: int,
+    family: int = 0,
+    type: int = 0,  # noqa: A002  # getaddrinfo's name, which the dial calls it by
+    proto: int = 0,
+    flags: int = 0,
+) -> Any:
     """Return the addresses of *host*, as `socket.getaddrinfo` does. A name has no more than one thread at a time.
 
     Raises:
