@@ -4,8 +4,8 @@ Loaded through the ``pytest11`` entry point; ``-p no:safedial`` disables it. `sa
 fixture is used.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,16 +14,42 @@ if TYPE_CHECKING:
     from safedial.testing import Fault, Outage
 
 
-def _entering(name: str) -> Iterator[Callable[..., Any]]:
+_passed = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note whether the test has passed, for the fixtures that end after it."""
+    report = yield
+    if report.when == "call":
+        item.stash[_passed] = report.passed
+    return report
+
+
+class _NotPassedError(Exception):
+    """The test has failed or was skipped: what its faults did not hit says nothing new."""
+
+
+def _entering(name: str, request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     """Yield a function that makes and enters a context manager of `safedial.testing`, which ends with the test."""
     from safedial import testing
 
-    with ExitStack() as stack:
-        yield lambda *args, **kwds: stack.enter_context(getattr(testing, name)(*args, **kwds))
+    entered: list[Any] = []
+    with suppress(_NotPassedError), ExitStack() as stack:
+
+        def enter(*args: Any, **kwds: Any) -> Any:
+            entered.append(stack.enter_context(getattr(testing, name)(*args, **kwds)))
+            return entered[-1]
+
+        yield enter
+        if not request.node.stash.get(_passed, False):
+            raise _NotPassedError
+        if not entered:
+            pytest.fail(f"{name} was requested and never called")
 
 
 @pytest.fixture
-def self_connect() -> "Iterator[Callable[..., Fault]]":
+def self_connect(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Fault]]":
     """``self_connect(port, times=None)``: Python's connects to *port* really connect to themselves.
 
     Hits *times* connects, or all until the test ends. Returns the `safedial.testing.Fault`, which counts them.
@@ -40,11 +66,11 @@ def self_connect() -> "Iterator[Callable[..., Fault]]":
                 safe_connect(("127.0.0.1", dead_port))
             assert fault.triggered == 3  # safe_connect tries again at once
     """
-    yield from _entering("self_connect")
+    yield from _entering("self_connect", request)
 
 
 @pytest.fixture
-def address_not_available() -> "Iterator[Callable[..., Fault]]":
+def address_not_available(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Fault]]":
     """``address_not_available(port=None, times=1)``: connects fail with EADDRNOTAVAIL, then work again.
 
     Hits *times* connects to *port*, or to any port; None: all. Returns the `safedial.testing.Fault`.
@@ -60,11 +86,11 @@ def address_not_available() -> "Iterator[Callable[..., Fault]]":
             safe_connect(server.address, steer=False).close()
             assert len(fast_retries) == 2
     """
-    yield from _entering("address_not_available")
+    yield from _entering("address_not_available", request)
 
 
 @pytest.fixture
-def ports_exhausted() -> "Iterator[Callable[[int], Fault]]":
+def ports_exhausted(request: pytest.FixtureRequest) -> "Iterator[Callable[[int], Fault]]":
     """``ports_exhausted(port)``: no local port is left towards *port* until the test ends.
 
     Example::
@@ -79,7 +105,7 @@ def ports_exhausted() -> "Iterator[Callable[[int], Fault]]":
             with pytest.raises(PortsExhaustedError, match="no local port is free"):
                 safe_connect(server.address)
     """
-    yield from _entering("ports_exhausted")
+    yield from _entering("ports_exhausted", request)
 
 
 @pytest.fixture
@@ -123,7 +149,7 @@ def dead_port() -> int:
 
 
 @pytest.fixture
-def outage() -> "Iterator[Callable[..., Outage]]":
+def outage(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Outage]]":
     """``outage(server=echo, ...)``: a `safedial.testing.Outage`, a server that goes away and comes back.
 
     Takes the arguments of `Outage`; *server* is a function or a command. Returned up, killed when the test ends.
@@ -140,7 +166,7 @@ def outage() -> "Iterator[Callable[..., Outage]]":
                 sock.sendall(b"hello")
                 assert sock.recv(5) == b"hello"
     """
-    yield from _entering("Outage")
+    yield from _entering("Outage", request)
 
 
 @pytest.fixture

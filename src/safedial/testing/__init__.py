@@ -5,7 +5,8 @@ Tested on Linux, also with the options switched off that other systems lack. May
 and the plugin.
 """
 
-from safedial.testing.faults import Fault, address_not_available, ports_exhausted, self_connect
+from safedial.testing.fault import Fault
+from safedial.testing.faults import address_not_available, ports_exhausted, self_connect
 from safedial.testing.namespace import in_namespace, no_namespace
 from safedial.testing.outage import Outage, Start
 from safedial.testing.ports import dead_port, refused_port

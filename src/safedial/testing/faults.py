@@ -8,60 +8,17 @@ import contextlib
 import errno
 import os
 import socket
-import threading
 from collections.abc import Generator
-from typing import Literal, TypeAlias
 
 from safedial._address import SockAddr, same_endpoint
 from safedial._tcp import steering
+from safedial.testing.fault import Fault, Unused, lasting
 from safedial.testing.intercept import Connect, intercepting
-from safedial.testing.ports import all_taken, check_port, check_whole, refused_port
-
-Means: TypeAlias = Literal["IP_LOCAL_PORT_RANGE", "bind", "simulated"]
-
-
-class Fault:
-    """A fault that is switched on. It counts the connects that it hits.
-
-    Attributes:
-        port: the port that connects must go to for the fault; None for any port.
-        triggered: how many connects it has hit.
-        means: how the last one was made; None before the first. ``bind``: the source port was bound.
-            ``simulated``: the kernel offers no way, so the error was raised without a connect.
-    """
-
-    def __init__(self, port: int | None, times: int | None) -> None:
-        if port is not None:
-            check_port(port)
-        if times is not None:
-            check_whole("times", times)
-        self.port = port
-        self.triggered = 0
-        self.means: Means | None = None
-        self._times = times
-        self._lock = threading.Lock()
-
-    @property
-    def remaining(self) -> int | None:
-        """How many more connects it will hit; None for all."""
-        return None if self._times is None else self._times - self.triggered
-
-    def trigger(self, address: SockAddr) -> bool:
-        """Return whether a connect to *address* must fail; if so, count it."""
-        with self._lock:
-            if self.port not in (None, address[1]) or self.remaining == 0:
-                return False
-            self.triggered += 1
-            return True
-
-    def revert(self) -> None:
-        """Uncount the last connect: the fault could not be made."""
-        with self._lock:
-            self.triggered -= 1
+from safedial.testing.ports import all_taken, check_port, refused_port
 
 
 @contextlib.contextmanager
-def self_connect(port: int, times: int | None = None) -> Generator[Fault]:
+def self_connect(port: int, times: int | None = None, *, unused: Unused = "error") -> Generator[Fault]:
     """Make connects of this process to *port* connect to themselves, whichever library makes them. Yield the `Fault`.
 
     Args:
@@ -69,9 +26,11 @@ def self_connect(port: int, times: int | None = None) -> Generator[Fault]:
             socket was closed without a reset, its TIME_WAIT keeps the port: further connects are refused, for a second
             if the means is IP_LOCAL_PORT_RANGE, else for a minute.
         times: how many connects, from the next one on. Default: None, all.
+        unused: what happens at the end if it hit no connect: ``error`` raises AssertionError, which says what was
+            dialed instead; ``warn`` warns; ``ignore``. Default: ``error``.
     """
     check_port(port)
-    fault = Fault(port, times)
+    fault = Fault(f"self_connect({port})", port, times, unused)
 
     def intercept(sock: socket.socket, address: SockAddr, connect: Connect) -> bool:
         ends = _endpoints(sock, address) if address[1] == port else None
@@ -91,23 +50,26 @@ def self_connect(port: int, times: int | None = None) -> Generator[Fault]:
             connect()
             return True
         fault.means = means_before
-        fault.revert()  # a server listens
+        fault.revert("a server listens on the port")
         return False
 
-    with intercepting(intercept):
+    with lasting(fault), intercepting(intercept):
         yield fault
 
 
 @contextlib.contextmanager
-def address_not_available(port: int | None = None, times: int | None = 1) -> Generator[Fault]:
+def address_not_available(
+    port: int | None = None, times: int | None = 1, *, unused: Unused = "error"
+) -> Generator[Fault]:
     """Make connects of this process fail with EADDRNOTAVAIL, as if no local port were free. Yield the `Fault`.
 
     Args:
         port: the port that they go to. Default: None, any.
         times: how many connects, from the next one on; None: all. A dial that tries the other side of the range, as
             safedial's does, makes a connect for each side. Default: 1.
+        unused: as for `self_connect`.
     """
-    fault = Fault(port, times)
+    fault = Fault(f"address_not_available({'' if port is None else port})", port, times, unused)
     with refused_port() as held:
 
         def intercept(sock: socket.socket, address: SockAddr, connect: Connect) -> bool:
@@ -118,7 +80,7 @@ def address_not_available(port: int | None = None, times: int | None = 1) -> Gen
                 raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
             return True
 
-        with intercepting(intercept):
+        with lasting(fault), intercepting(intercept):
             yield fault
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from safedial._address import seconds, shown
-from safedial.testing.faults import Fault, Means, address_not_available, ports_exhausted, self_connect
+from safedial.testing.fault import Fault, Means
+from safedial.testing.faults import address_not_available, ports_exhausted, self_connect
 from safedial.testing.outage import Outage
 from safedial.testing.ports import dead_port, refused_port
 from safedial.testing.run import Factory, error_chain, run_client
