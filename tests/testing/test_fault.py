@@ -130,7 +130,14 @@ class TestDialedInstead:
     def test_a_server_that_listens(self, server, mechanism):
         host, port = server.getsockname()
         words = said(lambda: testing.self_connect(port), lambda: dial(host, port))
-        assert words.endswith(f"instead: {host} port {port}: a server listens there, or a socket holds the port")
+        assert f"dialed instead: {host} port {port}: a server listens there, or " in words
+
+    def test_a_port_in_time_wait(self, dead_port, mechanism):
+        """The next test, on the same port, is refused."""
+        with testing.self_connect(dead_port):
+            dial(HOST, dead_port)
+        words = said(lambda: testing.self_connect(dead_port), lambda: dial(HOST, dead_port))
+        assert words.endswith("a socket has the port, perhaps in TIME_WAIT")
 
     def test_a_source_port_that_the_client_chose(self, server):
         def client():
