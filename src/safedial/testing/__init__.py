@@ -7,6 +7,7 @@ and the plugin.
 
 from safedial.testing.fault import Fault
 from safedial.testing.faults import address_not_available, ports_exhausted, self_connect
+from safedial.testing.names import name_failure
 from safedial.testing.namespace import in_namespace, no_namespace
 from safedial.testing.outage import Outage, Start
 from safedial.testing.ports import dead_port, refused_port
@@ -29,6 +30,7 @@ __all__ = [
     "fast_retries",
     "in_namespace",
     "is_self_connected",
+    "name_failure",
     "no_namespace",
     "ports_exhausted",
     "refused_port",
