@@ -9,12 +9,14 @@ from safedial.testing.fault import Fault
 from safedial.testing.faults import address_not_available, ports_exhausted, self_connect
 from safedial.testing.names import name_failure
 from safedial.testing.namespace import in_namespace, no_namespace
+from safedial.testing.never_drawn import server_port
 from safedial.testing.outage import Outage, Start
 from safedial.testing.ports import dead_port, refused_port
 from safedial.testing.resilience import FAULTS, Finding, assert_resilient
 from safedial.testing.retries import fast_retries
 from safedial.testing.scan import assert_no_self_connects, is_self_connected
 from safedial.testing.servers import echo
+from safedial.testing.silent import silent_port
 
 __all__ = [
     "FAULTS",
@@ -35,4 +37,6 @@ __all__ = [
     "ports_exhausted",
     "refused_port",
     "self_connect",
+    "server_port",
+    "silent_port",
 ]

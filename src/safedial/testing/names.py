@@ -6,8 +6,8 @@ import sys
 from collections.abc import Generator
 from typing import Any
 
-from safedial._address import as_text, family_of
-from safedial.testing.fault import Fault, Unused, lasting
+from safedial._address import as_text, family_of, worded
+from safedial.testing.fault import LOOKUPS, Fault, Unused, fault_manager, lasting
 from safedial.testing.lookups import asking
 
 # Not errors that a gaierror has: Python raises the errno's OSError for the first, and the second counts the codes.
@@ -15,7 +15,7 @@ _NO_CODES = ("EAI_SYSTEM", "EAI_MAX")
 _CODES = {code: name for name, code in vars(socket).items() if name.startswith("EAI_") and name not in _NO_CODES}
 
 
-@contextlib.contextmanager
+@fault_manager
 def name_failure(
     name: str, error: int = socket.EAI_AGAIN, times: int | None = None, *, unused: Unused = "error"
 ) -> Generator[Fault]:
@@ -37,10 +37,13 @@ def name_failure(
         raise TypeError(f"error must be a code such as socket.EAI_AGAIN, not {error!r}")
     if error not in _CODES:
         raise ValueError(f"error must be one of socket.{', '.join(sorted(_CODES.values()))}, not {error!r}")
-    fault = Fault(f"name_failure({name!r})", None, times, unused)
+    fault = Fault(f"name_failure({name!r})", None, times, unused, LOOKUPS)
 
     def ask(host: Any, port: Any) -> Any:
-        if _key(host) == key and fault.trigger((host, port)):
+        if _key(host) != key:
+            if host is not None:
+                fault.note(worded(host))
+        elif fault.trigger((host, port)):
             fault.means = "simulated"
             raise socket.gaierror(error, _text(error))
         return host
