@@ -19,8 +19,6 @@ from safedial._dial import replaced, resolve
 from safedial.testing import names
 from tests.support import dials, faults
 
-uvloop = pytest.importorskip("uvloop", reason="uvloop has no wheel for this Python")
-
 NAME = "db.test"
 # What there is without any fault; the functions are put back.
 PLAIN = {
@@ -33,8 +31,9 @@ PLAIN = {
 
 
 def _is_plain():
+    loop = vars(dials.uvloop.Loop) if dials.uvloop else {}
     functions = all(getattr(*place) is function for place, function in PLAIN.items())
-    return functions and not {"getaddrinfo", "create_connection"} & vars(uvloop.Loop).keys()
+    return functions and not {"getaddrinfo", "create_connection"} & loop.keys()
 
 
 @pytest.fixture(autouse=True)
@@ -69,16 +68,13 @@ def _connect_ex(name, port):
         assert sock.connect_ex((name, port)) == 0
 
 
-def _in_loop(factory, coroutine_function, *args, **kwds):
-    async def main():
-        _, writer = await coroutine_function(*args, **kwds)
-        writer.close()
-        await writer.wait_closed()
-
-    dials.run(main(), factory)
+async def _asyncio(name, port):
+    _, writer = await asyncio.open_connection(name, port)
+    writer.close()
+    await writer.wait_closed()
 
 
-async def _uvloops_look_up(name, port):
+async def _look_up(name, port):
     return await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
 
 
@@ -98,9 +94,11 @@ CLIENTS = {
     "connect_ex": _connect_ex,
     "gethostbyname": lambda name, _: socket.gethostbyname(name),
     "gethostbyname_ex": lambda name, _: socket.gethostbyname_ex(name),
-    "asyncio": lambda *address: _in_loop(None, asyncio.open_connection, *address),
-    "uvloop": lambda *address: _in_loop(uvloop.new_event_loop, asyncio.open_connection, *address),
-    "uvloop, getaddrinfo": lambda *address: dials.run(_uvloops_look_up(*address), uvloop.new_event_loop),
+    **{name: lambda *address, loop=loop: dials.run(_asyncio(*address), loop) for name, loop in dials.LOOPS.items()},
+    **{
+        f"{name}, getaddrinfo": lambda *address, loop=loop: dials.run(_look_up(*address), loop)
+        for name, loop in dials.LOOPS.items()
+    },
     "trio": lambda *address: trio.run(_trio, *address),
     "anyio": lambda *address: anyio.run(_anyio, *address),
     **{name: lambda *address, dial=dial: dial(*address, policy=None) for name, dial in dials.DIALS.items()},
@@ -262,6 +260,7 @@ def test_reconnect_takes_the_failure_for_a_real_one(dial, port):
         assert len(waits) == 4
 
 
+@pytest.mark.skipif(dials.uvloop is None, reason="uvloop has no wheel for this Python")
 def test_uvloop_that_is_imported_later():
     code = """
 import asyncio, socket, sys
@@ -278,6 +277,23 @@ with testing.name_failure("db.test") as fault:
 assert vars(uvloop.Loop).keys().isdisjoint({"getaddrinfo", "create_connection"})
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("loop", dials.LOOPS.values(), ids=dials.LOOPS)
+@pytest.mark.parametrize("way", [safedial.guard, safedial.install])
+def test_under_the_guard(way, loop, port):
+    with contextlib.ExitStack() as stack:
+        if way is safedial.install:
+            safedial.install()
+            stack.callback(safedial.uninstall)
+        else:
+            stack.enter_context(safedial.guard())
+        for client in (_connect, lambda *address: dials.run(_asyncio(*address), loop)):
+            with testing.name_failure(NAME, times=1) as fault:
+                with pytest.raises(socket.gaierror):
+                    client(NAME, port)
+                assert fault.triggered == 1
+                client(NAME, port)
 
 
 @pytest.mark.storm
