@@ -8,6 +8,7 @@ from collections.abc import Generator
 
 from safedial._address import family_of
 from safedial._tcp import steering
+from safedial._tcp.port_settings import PortSettings, read_reserved, reserved_in
 
 # Linux's default, for systems whose range can't be read (Documentation/networking/ip-sysctl.rst).
 _DEFAULT_RANGE = steering.PortRange(32768, 60999)
@@ -42,7 +43,7 @@ def refused_port(host: str = "127.0.0.1") -> Generator[int]:
 
     The kernel never draws a port that is held by a bind, so no dial connects to itself.
     """
-    with _bound(host) as holder:
+    with bound(host) as holder:
         yield holder.getsockname()[1]
 
 
@@ -79,18 +80,19 @@ def check_port(port: object) -> None:
     check_whole("port", port, 65535)
 
 
-def _bound(host: str) -> socket.socket:
+def bound(host: str) -> socket.socket:
     """Return a socket that is bound to *host* and a port at risk, which no other socket has."""
     global _passed
     check_numeric(host)
-    low, high = steering.read_range() or _DEFAULT_RANGE
+    low, high = known = steering.read_range() or _DEFAULT_RANGE
     ports = range(low, high + 1, 2)
+    reserved = reserved_in(PortSettings(reserved=read_reserved()), known)  # never drawn: a `server_port`, perhaps
     # Processes that test at the same time start in different parts, and each call starts behind the last one's port.
     part = max(1, len(ports) // _PARTS)
     first = os.getpid() % _PARTS * part + _passed % part
     for place in range(len(ports)):
         port = ports[(first + place) % len(ports)]
-        if not _is_free(port):
+        if port in reserved or not is_free(port):
             continue
         holder = socket.socket(family_of(host), socket.SOCK_STREAM)
         try:
@@ -104,7 +106,7 @@ def _bound(host: str) -> socket.socket:
     raise OSError(errno.EADDRINUSE, f"no port of {low} to {high} is free on {host}")
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
     """Return whether no socket of either family has *port*. Even one in TIME_WAIT keeps connect() from drawing it."""
     for family, wildcard in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104  # nothing listens
         try:
