@@ -1,10 +1,11 @@
 """Finding self-connects: in the connection that a client returned, and among all sockets of this process."""
 
+import _socket
 import contextlib
 import gc
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple
 
 from safedial._address import INET, SockAddr, describe, shown
@@ -46,14 +47,25 @@ class Connection(NamedTuple):
 
 def connections() -> Iterator[Connection]:
     """Find the TCP connections of this process."""
-    for number in _descriptors():
+    for number in descriptors():
         with contextlib.suppress(OSError):  # not a socket, not connected, or closed meanwhile
-            with selfconnect.duplicate(number) as sock:
-                if sock.family not in INET:
+            with tcp_socket(number) as sock:
+                if sock is None:
                     continue
                 local, peer = sock.getsockname(), sock.getpeername()
                 self_connected = selfconnect.is_self_connected(sock)
             yield Connection(number, local, peer, self_connected)
+
+
+@contextlib.contextmanager
+def tcp_socket(number: int) -> Generator[_socket.socket | None]:
+    """Yield a socket on a duplicate of the descriptor *number*, None if it is of another family.
+
+    Raises:
+        OSError: it is not a socket, or closed.
+    """
+    with selfconnect.duplicate(number) as sock:
+        yield sock if sock.family in INET else None
 
 
 def assert_no_self_connects() -> None:
@@ -64,7 +76,8 @@ def assert_no_self_connects() -> None:
         raise AssertionError(f"connected to itself: {'; '.join(places)}")
 
 
-def _descriptors() -> list[int]:
+def descriptors() -> list[int]:
+    """Return the descriptors of this process."""
     # A link to /proc on Linux, a file system of its own on macOS and the BSDs.
     with contextlib.suppress(FileNotFoundError):
         return [int(name) for name in os.listdir("/dev/fd")]
