@@ -31,14 +31,16 @@ class Ending:
     @contextlib.contextmanager
     def reachable(self) -> Generator[None]:
         """Let this thread be ended: an `EndedError` leaves the block. It may come a moment later, too."""
-        self._thread = threading.get_ident()
-        _endings[self._thread] = self
+        _here.ending, self._thread = self, threading.get_ident()
         try:
             yield
         finally:
             with self._lock:
-                thread, self._thread = self._thread, None
-            _endings.pop(thread, None)
+                self._thread = None
+
+    def is_here(self) -> bool:
+        """Return whether this is the thread."""
+        return self._thread == threading.get_ident()
 
     def end(self) -> None:
         """Raise `EndedError` in the thread, if it is still there."""
@@ -54,7 +56,7 @@ class Ending:
             raise EndedError
 
 
-_endings: dict[int | None, Ending] = {}
+_here = threading.local()
 _users = 0
 _lock = lock_held_across_forks()
 _plain_sleep = time.sleep
@@ -64,7 +66,7 @@ class _Time(types.ModuleType):
     """The module time as policies see it while clients are run."""
 
     def sleep(self, seconds: float) -> None:
-        ending = _endings.get(threading.get_ident())
+        ending: Ending | None = getattr(_here, "ending", None)
         if ending is None or time.sleep is not _plain_sleep:  # somebody's mock
             time.sleep(seconds)
         else:
