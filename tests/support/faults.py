@@ -15,6 +15,7 @@ from safedial import testing
 from safedial._tcp import steering
 from safedial._tcp.selfconnect import RESET
 from safedial.testing import faults as testing_faults
+from safedial.testing import silent
 from safedial.testing.holders import holders
 
 MEANS = ("option", "bind")
@@ -128,13 +129,9 @@ def assert_server_can_bind(host: str, port: int) -> None:
 
 
 def port_never_drawn() -> int:
-    """Return a free port below the ephemeral range: no dial of it connects to itself by chance."""
-    known = steering.read_range()
-    for port in range((known.low if known else 32768) - 1, 1024, -1):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no port below the range is free")
+    """Return a free port outside of the ephemeral range: no dial of it connects to itself by chance."""
+    with testing.server_port() as port:
+        return port
 
 
 @contextlib.contextmanager
@@ -147,11 +144,7 @@ def listener(host: str = "127.0.0.1", port: int = 0, backlog: int = 128):
 @contextlib.contextmanager
 def full_listener(host: str = "127.0.0.1", port: int = 0):
     """A server whose backlog is full, a black hole: the kernel drops further connects without an answer."""
-    with listener(host, port, backlog=0) as server, contextlib.ExitStack() as stack:
-        for _ in range(4):
-            filler = stack.enter_context(socket.socket(server.family))
-            filler.setblocking(False)
-            assert filler.connect_ex(server.getsockname()) in (0, errno.EINPROGRESS)
+    with listener(host, port) as server, silent.full(server):
         yield server
 
 

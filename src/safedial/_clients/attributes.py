@@ -1,4 +1,4 @@
-"""Attributes of other people's modules and classes, replaced for as long as `install` is in force."""
+"""Attributes of other people's modules and classes, replaced for a while: by `install`, as long as it is in force."""
 
 import functools
 from collections.abc import Callable
@@ -22,7 +22,7 @@ class Place(NamedTuple):
     made: Callable[[Any], Any]
 
 
-_replacements: "list[_Replacement]" = []
+_replacements: "list[Replacement]" = []
 
 
 def put_back() -> None:
@@ -52,19 +52,15 @@ def _replace_all(places: tuple[Place, ...], module: ModuleType) -> None:
         *parents, attribute = place.path.split(".")
         owner: Any = functools.reduce(getattr, parents, module)
         if all(each.method is not getattr(owner, attribute) for each in _replacements):
-            _replacements.append(_Replacement(owner, attribute, place.made))
+            _replacements.append(Replacement(owner, attribute, place.made))
 
 
-class _Replacement:
-    """One replaced attribute."""
+class Replacement:
+    """One replaced attribute, until `undo`."""
 
     def __init__(self, owner: Any, name: str, made: Callable[[Any], Any]) -> None:
         self._owner, self._name, self._inherited = owner, name, name not in vars(owner)
-        self._plain: Any = getattr(owner, name)
-        # Is it an old method of ours, which somebody put back? One is enough. functools.wraps() copies the attribute.
-        old = getattr(self._plain, "_replacement", None)
-        if isinstance(old, _Replacement) and old.method is self._plain:
-            self._plain = old._plain
+        self._plain: Any = _below_undone(getattr(owner, name))
         self._now: Any = made(self._plain)
 
         @functools.wraps(self._plain)
@@ -76,10 +72,24 @@ class _Replacement:
         setattr(owner, name, self.method)
 
     def undo(self) -> None:
+        """Put back what stood there before."""
         self._now = self._plain
         if getattr(self._owner, self._name, None) is not self.method:
             return  # gone, or somebody patched on top of it: that stays, and does nothing
         if self._inherited:
             delattr(self._owner, self._name)
         else:
-            setattr(self._owner, self._name, self._plain)
+            setattr(self._owner, self._name, _below_undone(self._plain))
+
+    def below(self, function: Any) -> Any:
+        """Return what stood there before, if *function* is the method of this one and undone; else *function*."""
+        return self._plain if function is self.method and self._now is self._plain else function
+
+
+def _below_undone(function: Any) -> Any:
+    """Return *function*; or what it replaced, if it is an old method of ours: somebody put it back, or was above it."""
+    while isinstance(old := getattr(function, "_replacement", None), Replacement):
+        if (below := old.below(function)) is function:  # in force; or functools.wraps() copied the attribute
+            break
+        function = below
+    return function

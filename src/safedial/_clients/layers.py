@@ -56,7 +56,7 @@ def code_through(layers: tuple[Layer, ...], connect_ex: Any, sock: socket.socket
     try:
         through(layers, below, sock, address)
     except OSError as error:
-        if not error.errno or any(error is each for each in raised):
+        if not error.errno or isinstance(error, socket.gaierror) or any(error is each for each in raised):
             raise
         return error.errno
     finally:

@@ -7,13 +7,16 @@ and the plugin.
 
 from safedial.testing.fault import Fault
 from safedial.testing.faults import address_not_available, ports_exhausted, self_connect
+from safedial.testing.names import name_failure
 from safedial.testing.namespace import in_namespace, no_namespace
+from safedial.testing.never_drawn import server_port
 from safedial.testing.outage import Outage, Start
 from safedial.testing.ports import dead_port, refused_port
 from safedial.testing.resilience import FAULTS, Finding, assert_resilient
 from safedial.testing.retries import fast_retries
 from safedial.testing.scan import assert_no_self_connects, is_self_connected
 from safedial.testing.servers import echo
+from safedial.testing.silent import silent_port
 
 __all__ = [
     "FAULTS",
@@ -29,8 +32,11 @@ __all__ = [
     "fast_retries",
     "in_namespace",
     "is_self_connected",
+    "name_failure",
     "no_namespace",
     "ports_exhausted",
     "refused_port",
     "self_connect",
+    "server_port",
+    "silent_port",
 ]

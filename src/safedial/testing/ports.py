@@ -42,7 +42,7 @@ def refused_port(host: str = "127.0.0.1") -> Generator[int]:
 
     The kernel never draws a port that is held by a bind, so no dial connects to itself.
     """
-    with _bound(host) as holder:
+    with bound(host) as holder:
         yield holder.getsockname()[1]
 
 
@@ -79,7 +79,7 @@ def check_port(port: object) -> None:
     check_whole("port", port, 65535)
 
 
-def _bound(host: str) -> socket.socket:
+def bound(host: str) -> socket.socket:
     """Return a socket that is bound to *host* and a port at risk, which no other socket has."""
     global _passed
     check_numeric(host)
@@ -90,7 +90,7 @@ def _bound(host: str) -> socket.socket:
     first = os.getpid() % _PARTS * part + _passed % part
     for place in range(len(ports)):
         port = ports[(first + place) % len(ports)]
-        if not _is_free(port):
+        if not is_free(port):
             continue
         holder = socket.socket(family_of(host), socket.SOCK_STREAM)
         try:
@@ -104,7 +104,7 @@ def _bound(host: str) -> socket.socket:
     raise OSError(errno.EADDRINUSE, f"no port of {low} to {high} is free on {host}")
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
     """Return whether no socket of either family has *port*. Even one in TIME_WAIT keeps connect() from drawing it."""
     for family, wildcard in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104  # nothing listens
         try:
