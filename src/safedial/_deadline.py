@@ -1,8 +1,9 @@
-"""The time limit of a whole dial, and its error. Imports nothing of safedial."""
+"""The time limit of a whole dial, and its error. Of safedial it imports `_clock`."""
 
 import errno
 import math
-import time
+
+from safedial import _clock
 
 # Seconds. With less left, time is up: uvloop's timers count milliseconds, and fire up to 2 ms early.
 _TICK = 0.002
@@ -16,11 +17,17 @@ class Deadline:
     def __init__(self, total: float | None, started: float) -> None:
         self.total = total
         self.end = math.inf if total is None else started + total
+        self._moved = _clock.moved()
         self.late_wait: float | None = None  # the wait that would have ended too late, if there was one
+
+    def _left(self) -> float:
+        # Not _clock.now(): in another thread, fast_retries may have moved it on less, and time does not go back.
+        self._moved = max(self._moved, _clock.moved())
+        return self.end - _clock.real() - self._moved
 
     def limit(self, seconds: float | None) -> float | None:
         """Return *seconds* or the time left, whichever is less. Raise TimeoutError if time is up."""
-        left = self.end - time.monotonic()
+        left = self._left()
         if left < _TICK:
             raise TimeoutError("timed out")
         return left if seconds is None or left < seconds else seconds
@@ -29,7 +36,7 @@ class Deadline:
         """Return *seconds* or the time left, whichever is less, 0 if time is up. None is no limit."""
         if self.end == math.inf:
             return seconds
-        left = max(0.0, self.end - time.monotonic())
+        left = max(0.0, self._left())
         return left if seconds is None else min(seconds, left)
 
     def cut(self, wait: float) -> float | None:
@@ -39,7 +46,7 @@ class Deadline:
         """
         if self.total is None:
             return wait
-        left = self.end - time.monotonic()
+        left = self._left()
         if wait <= left - _TICK:
             return wait
         cut = left - min(_LAST_ROUND, self.total / 10)
@@ -51,7 +58,7 @@ class Deadline:
     @property
     def passed(self) -> bool:
         """Whether time is up."""
-        return self.end != math.inf and (self.late_wait is not None or self.end - time.monotonic() < _TICK)
+        return self.end != math.inf and (self.late_wait is not None or self._left() < _TICK)
 
     def error(self, dialed: str, failure: str = "") -> TimeoutError:
         """Return the error of a dial of *dialed*, a host and port in words, that this time limit ended.

@@ -1,16 +1,20 @@
-"""Run a coroutine without an event loop; wait in asyncio or trio, whichever runs. Of safedial it imports `_forks`.
+"""Run a coroutine without an event loop; wait in asyncio or trio, whichever runs. Of safedial it imports `_clock` and `_forks`.
 
 Code that blocking and async dials share is a coroutine. A blocking dial runs it with `finish`: it never suspends.
 """
 
 import contextlib
 import sys
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar, cast
 
+from safedial import _clock
 from safedial._forks import loading
 
 T = TypeVar("T")
+# Seconds that an event loop stops for at a time, while its clock stands still.
+_TURN = 0.001
 
 
 def finish(steps: Coroutine[Any, Any, T], otherwise: str = "a blocking dial can't await anything") -> T:
@@ -57,7 +61,18 @@ async def sleep(seconds: float) -> None:
     with loading:
         import asyncio
 
-    await asyncio.sleep(seconds)
+    if not _stopped(asyncio.get_running_loop().time):
+        await asyncio.sleep(seconds)
+        return
+    end = _clock.real() + seconds
+    while (left := end - _clock.real()) > 0:
+        time.sleep(min(left, _TURN))  # noqa: ASYNC251  # the loop's own timers stand still
+        await asyncio.sleep(0)
+
+
+def _stopped(clock: Callable[[], float]) -> bool:
+    """Return whether freezegun stopped the *clock* of an event loop: it is time.monotonic, and that is not real."""
+    return clock() == time.monotonic() and abs(time.monotonic() - _clock.real()) > 1
 
 
 async def in_thread(function: Callable[..., T], *args: Any) -> T:

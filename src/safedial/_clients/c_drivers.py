@@ -7,11 +7,11 @@ is held also for names that were imported before.
 
 import contextlib
 import socket
-import time
 import weakref
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
+from safedial import _clock
 from safedial._address import Address, SockAddr
 from safedial._clients import patch
 from safedial._clients.attributes import Place
@@ -44,12 +44,12 @@ def _told(driver: str | None, addresses: Sequence[Address], sockaddrs: Sequence[
     if not on_events or not addresses or driver is None:
         yield
         return
-    began = time.monotonic()
+    began = _clock.now()
 
     def tell_all(kind: EventKind, error: Exception | None = None) -> None:
         host, port = addresses[0]
         address = sockaddrs[0] if len(sockaddrs) == 1 else None
-        seconds, named = time.monotonic() - began, None if error is None else error_type(error)
+        seconds, named = _clock.now() - began, None if error is None else error_type(error)
         event = DialEvent(kind, host, port, address, 1, seconds, error, None, seconds, named, client=driver)
         for on_event in on_events:
             tell(on_event, event)

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from safedial import _clock
 from safedial._clients.awaitables import Step, dials_later, dials_when_entered, made_later
 from safedial._clients.drivers import DIAL_LATER
 from safedial._clients.factories import Factory, Finder, address_in
@@ -45,14 +46,18 @@ class Call(Progress):
         make: Callable[..., Any] | None = None,  # in place of the factory's own
     ) -> None:
         self.client, self.on_event = factory.name, factory.on_event
-        if not blocking and (trio := running_trio()) is not None:
-            self.clock = trio.current_time
+        # trio has a clock of its own, which tests replace.
+        self._trio = None if blocking else running_trio()
         self.started = self.clock()
         self._factory, self._blocking = factory, blocking
         self._make = functools.partial(make or factory.make, *args, **kwds)
         self._find = functools.partial(factory.find, *args, **kwds)
         self._addresses: tuple[Address, ...] = ()
         self.host, self.port = address_in(factory.make, args, kwds)
+
+    def clock(self) -> float:
+        """Return the seconds that the dial and its policy count."""
+        return super().clock() if self._trio is None else self._trio.current_time() + _clock.moved()
 
     def find_addresses(self) -> None:
         """Find the addresses whose ports are held. An error of the user's own function ends the dial."""

@@ -5,9 +5,9 @@ The client may use the socket again after a failure: it is left as it was before
 
 import _socket
 import socket
-import time
 from collections.abc import Sequence
 
+from safedial import _clock
 from safedial._address import SockAddr
 from safedial._clients.layers import Below
 from safedial._retry.transient import error_type
@@ -22,7 +22,7 @@ def connect_and_tell(sock: socket.socket, address: SockAddr, below: Below, hooks
     if not hooks:
         connect_safely(sock, address, below)
         return
-    began = time.monotonic()
+    began = _clock.now()
     try:
         connect_safely(sock, address, below)
     except BlockingIOError:
@@ -80,7 +80,7 @@ def connect_safely(sock: socket.socket, address: SockAddr, below: Below) -> None
 
 
 def _tell(hooks: Sequence[OnEvent], kind: EventKind, address: SockAddr, began: float, error: OSError | None) -> None:
-    seconds = time.monotonic() - began
+    seconds = _clock.now() - began
     named = None if error is None else error_type(error)
     event = DialEvent(kind, address[0], address[1], address, 1, seconds, error, None, seconds, named)
     for hook in hooks:

@@ -3,10 +3,10 @@
 import functools
 import logging
 import socket
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from safedial import _clock
 from safedial._address import AddrInfo, SockAddr, checked, family_of, interleave, of_families
 from safedial._dial import race_sockets, replaced
 from safedial._dial.attempt import Attempt
@@ -122,10 +122,10 @@ def _first_of(
     race = Race(len(infos), delay, limit, record.deadline.end)
 
     def failed(number: int, error: OSError) -> None:
-        race.failed(number, time.monotonic())
+        race.failed(number, _clock.now())
         record.failed(infos[number][4], error, number)
 
-    winner = race_sockets.run(race, lambda number: make(infos[number]), failed, time.monotonic)
+    winner = race_sockets.run(race, lambda number: make(infos[number]), failed, _clock.now)
     if winner is None:
         raise last_error(record.failures)
     record.losers = [infos[number][4] for number in race.running if infos[number][4] is not winner.sockaddr]

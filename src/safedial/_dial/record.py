@@ -1,10 +1,10 @@
 """The record of one dial: its rounds and failures, and the error that it ends with."""
 
 import logging
-import time
 from collections.abc import Sequence
 from typing import Any
 
+from safedial import _clock
 from safedial._address import Host, Port, SockAddr, describe, printable, worded
 from safedial._deadline import Deadline
 from safedial._retry.progress import Progress
@@ -36,7 +36,7 @@ class Record(Progress):
         self.host = host
         self.port = port
         self.on_event = on_event
-        self.started = time.monotonic()
+        self.started = _clock.now()
         if total_timeout is not None:
             self.deadline = Deadline(total_timeout, self.started)
 
@@ -48,11 +48,11 @@ class Record(Progress):
     def begins(self, where: SockAddr | Host) -> None:
         """Note when an attempt or a resolution begins. Called only if events are wanted."""
         self._began = self._began or {}
-        self._began[where] = time.monotonic()
+        self._began[where] = _clock.now()
 
     def _duration(self, where: SockAddr | Host) -> float | None:
         began = self._began.get(where) if self._began else None
-        return None if began is None else time.monotonic() - began
+        return None if began is None else _clock.now() - began
 
     @property
     def failures(self) -> list[OSError]:
@@ -121,7 +121,7 @@ class Record(Progress):
         rounds = "1 round" if self.round == 1 else f"{self.round} rounds"
         outcome.add_note(
             f"safedial: gave up dialing {describe(self.host, self.port)} after {rounds}, "
-            f"{time.monotonic() - self.started:.3f} s"
+            f"{_clock.now() - self.started:.3f} s"
         )
         for (where, _, _), (first, last, message) in (self.said or {}).items():
             place = describe(*where[:2]) if isinstance(where, tuple) else f"resolving {worded(where)}"

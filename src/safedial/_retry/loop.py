@@ -50,7 +50,7 @@ class Retries:
         self._state.start_time = self._progress.started
 
     async def wait_after(self, error: Exception) -> float | None:
-        """Return the seconds to wait before the next round, None if there is none."""
+        """Return the seconds to sleep before the next round, None if there is none."""
         self._progress.reason = "policy"
         if not self._enabled:
             return None
@@ -60,7 +60,7 @@ class Retries:
         self._state.set_exception((type(error), error, traceback))
         self._state.outcome_timestamp = self._progress.clock()
         try:
-            wait = float(await self._step())
+            slept = float(await self._step())
         except Exception as raised:
             if raised is not error:
                 raised.__context__ = raised.__context__ or error  # a strategy of the user's failed
@@ -70,13 +70,15 @@ class Retries:
             if not self._retrying.iter_state.retry_run_result:  # not wanted, rather than stopped
                 self._progress.reason = reason_of(error)
             return None
+        wait = float(self._state.upcoming_sleep)  # under fast_retries, less is slept
         if not wait >= 0:
             raise ValueError(f"policy: a wait must be 0 or more seconds, not {wait}")
         wait_cut = self._progress.deadline.cut(wait)
         if wait_cut is not None:
             self._progress.retrying(error, wait_cut)
+            self._state.upcoming_sleep = wait_cut
             self._state.prepare_for_next_attempt()
-        return wait_cut
+        return wait_cut if wait_cut is None else min(slept, wait_cut)
 
     async def begin_round(self) -> bool:
         """Begin the next round. Return False if a stop event was set or the deadline passed meanwhile."""

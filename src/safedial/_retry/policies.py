@@ -13,6 +13,7 @@ from tenacity import AsyncRetrying, RetryCallState, Retrying, wait_random_expone
 from tenacity.retry import retry_base
 from tenacity.wait import wait_base
 
+from safedial import _clock
 from safedial._address import shown
 from safedial._retry.transient import errors_of, is_spurious, is_transient
 from safedial.errors import PortsExhaustedError
@@ -116,7 +117,7 @@ def reconnect(
             raise ValueError(f"{name} must be positive and finite, not {shown(value)}{hint}")
     if not isinstance(names, bool):
         raise TypeError(f"names must be True or False, not {shown(names)}")
-    stop = tenacity.stop_never if within is None else tenacity.stop_after_delay(within)
+    stop = tenacity.stop_never if within is None else _StopAfter(within)
     return Retrying(
         retry=RetryWhileDown(names, also), stop=stop, wait=_Backoff(within or math.inf, first, cap), reraise=True
     )
@@ -156,6 +157,20 @@ def retrying_too(policy: Any, wanted: Callable[[BaseException], bool]) -> Any:
     return policy.copy(retry=either(tenacity.retry_if_exception(wanted), policy.retry))
 
 
+class _StopAfter(tenacity.stop_after_delay):
+    """tenacity's own, by a clock that nobody stops."""
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        return _since_start(retry_state) >= self.max_delay
+
+
+def _since_start(state: Any) -> float:
+    """Return the seconds since the first round began; under freezegun in a loop of tenacity's, since it failed."""
+    if not hasattr(state, "failed_first"):
+        state.failed_first = _clock.now()
+    return max(state.seconds_since_start or 0.0, _clock.now() - state.failed_first)
+
+
 class _Backoff(wait_base):
     """Exponential backoff with equal jitter, that ends with the time of the policy.
 
@@ -170,7 +185,7 @@ class _Backoff(wait_base):
             longest = min(self._cap, self._first * 2 ** (retry_state.attempt_number - 1))
         except OverflowError:  # a float ends at 2 ** 1024
             longest = self._cap
-        left = self._within - (retry_state.seconds_since_start or 0.0)
+        left = self._within - _since_start(retry_state)
         return max(0.0, min(random.uniform(longest / 2, longest), left))  # noqa: S311  # jitter is no secret
 
 

@@ -1,10 +1,9 @@
 """How far a dial is: its round and its time, and what the log, the hook and the policy are told about it."""
 
 import logging
-import time
-from collections.abc import Callable
 from typing import Any
 
+from safedial import _clock
 from safedial._address import Host, Port, SockAddr
 from safedial._deadline import NO_DEADLINE, Deadline
 from safedial._retry.kinds import Verdict
@@ -27,8 +26,6 @@ class Progress:
     asked = False
     # Whether the last line at INFO told of trouble, so that the next connection is worth such a line too.
     troubled = False
-    # Returns seconds. trio has a clock of its own, which tests replace.
-    clock: Callable[[], float] = staticmethod(time.monotonic)
     host: Host
     port: Port
     started: float
@@ -43,6 +40,10 @@ class Progress:
         """Whether events are wanted: by a hook, by the log at DEBUG, or by the log at INFO once something failed."""
         failed = self.round > 1 or self.troubled
         return failed or self.on_event is not None or logger.isEnabledFor(logging.DEBUG)
+
+    def clock(self) -> float:
+        """Return the seconds that the dial and its policy count."""
+        return _clock.now()
 
     def start_again(self) -> None:
         """Begin a new dial of the same address."""

@@ -7,9 +7,9 @@ import _thread
 import contextlib
 import os
 import socket
-import time
 from typing import TYPE_CHECKING
 
+from safedial import _clock
 from safedial._forks import loading
 from safedial._tcp import port_settings
 from safedial._tcp.namespaces import namespace_here, namespace_of
@@ -82,12 +82,12 @@ def last_look(namespace: int) -> Look:
     """Return the last look at the settings of *namespace*; after a second begin another."""
     key = namespace or -_thread.get_ident()
     until, last = _looks.get(key, (0.0, None))
-    if last is not None and time.monotonic() < until:
+    if last is not None and _clock.real() < until:
         return last
     begun = Look(namespace)
     if len(_looks) >= _MOST:
         _looks.clear()
-    _looks[key] = time.monotonic() + _AGE, begun
+    _looks[key] = _clock.real() + _AGE, begun
     begun.begin()
     return begun
 

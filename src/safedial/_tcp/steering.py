@@ -25,11 +25,11 @@ import contextlib
 import errno
 import socket
 import sys
-import time
 from functools import lru_cache
 from io import FileIO  # as the import finds it: a program's test may put a mock in the place of the builtin open()
 from typing import NamedTuple, TypeAlias
 
+from safedial import _clock
 from safedial._steps import in_event_loop
 from safedial._tcp import destinations
 
@@ -98,7 +98,7 @@ def side_options(port: int) -> tuple[int, ...]:
     if not ON_LINUX:
         return UNSTEERED
     until, ports = _believed
-    if time.monotonic() >= until:
+    if _clock.real() >= until:
         ports = _renewed(ports)
     if not _steerable:
         return UNSTEERED
@@ -111,7 +111,7 @@ def side_options(port: int) -> tuple[int, ...]:
 def forget_what_is_old() -> None:
     """Do what `side_options` does first, for a dial that is not to be steered: read the range again, once a second."""
     until, ports = _believed
-    if ON_LINUX and time.monotonic() >= until:
+    if ON_LINUX and _clock.real() >= until:
         _renewed(ports)
 
 
@@ -152,7 +152,7 @@ def _believe(ports: PortRange | None) -> None:
     global _believed, _half_in_use, _none_beyond
     _half_in_use = _none_beyond = False
     destinations.reached_as_dialed.clear()
-    _believed = (time.monotonic() + _RANGE_AGE, ports)
+    _believed = (_clock.real() + _RANGE_AGE, ports)
 
 
 def known_range() -> PortRange | None:

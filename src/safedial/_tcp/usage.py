@@ -4,11 +4,11 @@ To count many ports takes a tenth of a second, so a dial that fails counts none.
 """
 
 import socket
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
+from safedial import _clock
 from safedial._address import SockAddr
 from safedial._forks import lock_held_across_forks
 from safedial._steps import in_event_loop
@@ -73,13 +73,13 @@ class Counter:
                 found = count(*self._ask)
                 if len(_counted) >= _MOST:
                     _counted.clear()
-                _counted[here, self._ask] = time.monotonic() + _AGE, found
+                _counted[here, self._ask] = _clock.real() + _AGE, found
         return found
 
 
 def _believed(namespace: int, ask: _Ask) -> PortUsage | None:
     until, found = _counted.get((namespace, ask), (0.0, None))
-    return found if time.monotonic() < until else None
+    return found if _clock.real() < until else None
 
 
 def uncounted(settings: PortSettings, own: PortRange | None) -> PortUsage:

@@ -1,11 +1,16 @@
-"""tenacity's waits, recorded instead of slept."""
+"""tenacity's waits: recorded instead of slept, or watched."""
 
 import contextlib
-from collections.abc import Generator
-from typing import Any, Self
+import functools
+import time
+import types
+from collections.abc import Callable, Generator
+from typing import Any
 
+from safedial import _clock
 from safedial._forks import lock_held_across_forks
 
+_watchers: list[Callable[[float], object]] = []
 _recordings: list[list[float]] = []
 _lock = lock_held_across_forks()
 
@@ -14,29 +19,80 @@ _lock = lock_held_across_forks()
 def fast_retries() -> Generator[list[float]]:
     """Make every tenacity policy of this process go on without sleeping, in sync and async code.
 
-    Yield the list of the waits that were not slept, in seconds. The clock is real: a policy that stops after some time,
-    and not after some attempts, goes on until that has passed. A policy's own sleep function is called with 0.
+    Yield the list of the waits that were not slept, in seconds. Policies and the time limits of dials count each wait
+    as if it had been slept: ``reconnect(within=60)`` gives up at once, after its dozen rounds. Dials in other threads
+    and tasks each have their own time. The clock of your own code is real. A policy's own sleep function is called
+    with 0.
     """
     import tenacity  # late: a program that tests no retries need not load it
 
-    class Recorded(tenacity.DoSleep):
+    class Unslept(tenacity.DoSleep):
         """A policy yields an instance of this class for each wait."""
 
-        def __new__(cls, seconds: float) -> Self:
-            for waits in tuple(_recordings):
-                waits.append(float(seconds))
+        def __new__(cls, _seconds: float) -> "Unslept":
             return super().__new__(cls, 0.0)
 
     module: Any = tenacity
     waits: list[float] = []
+
+    def record(seconds: float) -> None:
+        waits.append(seconds)
+
+    with watching_waits(record):
+        with _lock:
+            _recordings.append(waits)
+            if len(_recordings) == 1:
+                module.DoSleep, module.time = Unslept, _TenacitysTime("time")
+                _clock.let_move(True)
+        try:
+            yield waits
+        finally:
+            with _lock:
+                del _recordings[[each is waits for each in _recordings].index(True)]
+                if not _recordings:
+                    module.DoSleep, module.time = module.DoSleep.__base__, time
+                    _clock.let_move(False)
+
+
+class _TenacitysTime(types.ModuleType):
+    """The module time as tenacity sees it while waits are not slept."""
+
+    def monotonic(self) -> float:
+        return _clock.now()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+
+@contextlib.contextmanager
+def watching_waits(callback: Callable[[float], object]) -> Generator[None]:
+    """Call *callback* with the seconds of each wait of a tenacity policy in this process, as it begins."""
+    from tenacity import RetryCallState
+
+    state: Any = RetryCallState
     with _lock:
-        _recordings.append(waits)
-        if len(_recordings) == 1:
-            module.DoSleep = Recorded
+        _watchers.append(callback)
+        if len(_watchers) == 1:
+            state.prepare_for_next_attempt = _telling(state.prepare_for_next_attempt)
     try:
-        yield waits
+        yield
     finally:
         with _lock:
-            del _recordings[[each is waits for each in _recordings].index(True)]
-            if not _recordings:
-                module.DoSleep = module.DoSleep.__base__
+            del _watchers[[each is callback for each in _watchers].index(True)]
+            if not _watchers:
+                state.prepare_for_next_attempt = state.prepare_for_next_attempt.__wrapped__
+
+
+def _telling(plain: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Return *plain*, the last that a loop calls before a wait, so that it tells of the wait."""
+
+    @functools.wraps(plain)
+    def prepare_for_next_attempt(self: Any) -> None:
+        plain(self)
+        seconds = float(self.upcoming_sleep)
+        for callback in tuple(_watchers):
+            callback(seconds)
+        if _recordings:
+            _clock.move_on(seconds)
+
+    return prepare_for_next_attempt
