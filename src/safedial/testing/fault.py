@@ -1,20 +1,46 @@
 """A fault that is switched on: what it must hit, what it hit, and what it says if it hit nothing."""
 
 import contextlib
+import functools
+import inspect
 import threading
 import warnings
-from collections.abc import Generator
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 from safedial._address import describe
 from safedial.testing.ports import check_port, check_whole
+
+# unittest leaves the frames of this module out of a failure's traceback (unittest.result, _is_relevant_tb_level).
+__unittest = True
+
+P = ParamSpec("P")
+F = TypeVar("F", bound=Callable[..., Any])
 
 Means: TypeAlias = Literal["IP_LOCAL_PORT_RANGE", "bind", "simulated"]
 # What happens when a fault ends that has hit nothing: its test shows less than it seems to.
 Unused: TypeAlias = Literal["error", "warn", "ignore"]
 _UNUSED = ("error", "warn", "ignore")
-# Destinations that a message names.
+# What a message names, of all that went elsewhere: a loop may have dialed many ports, and a name may be long.
 _MOST_SEEN = 5
+_LONGEST = 200
+
+
+class Target(NamedTuple):
+    """What a fault hits, in words."""
+
+    hit: str
+    instead: str
+    nothing: str
+
+
+_ELSEWHERE = "or not at all, or in another process"
+CONNECTS = Target("connect", "dialed instead", f"no Python connect() was seen: the client dials in C, {_ELSEWHERE}")
+LOOKUPS = Target(
+    "look-up", "looked up instead", f"no look-up by Python was seen: the client resolves names in C, {_ELSEWHERE}"
+)
 
 
 class Fault:
@@ -27,19 +53,25 @@ class Fault:
             ``simulated``: the kernel offers no way, so the error was raised without a connect.
     """
 
-    def __init__(self, call: str, port: int | None, times: int | None, unused: Unused) -> None:
+    # *call* is what the user wrote, for messages: "self_connect(40000)".
+    def __init__(
+        self, call: str, port: int | None, times: int | None, unused: Unused, target: Target = CONNECTS
+    ) -> None:
         if port is not None:
             check_port(port)
         if times is not None:
             check_whole("times", times)
         if unused not in _UNUSED:
-            raise ValueError(f"unused must be one of {', '.join(_UNUSED)}, not {unused!r}")
+            kind = ValueError if isinstance(unused, str) else TypeError
+            raise kind(f"unused must be one of {', '.join(_UNUSED)}, not {unused!r}")
         self.port = port
         self.triggered = 0
         self.means: Means | None = None
-        self._call, self._times, self._unused = call, times, unused
-        # What went elsewhere, in words, and how often.
+        self._call, self._times, self._unused, self._target = call, times, unused, target
+        self._place = _place_of_user()
+        # What it left alone, in words, and how often; and how much more there was.
         self._seen: dict[str, int] = {}
+        self._unnamed = 0
         self._lock = threading.Lock()
 
     @property
@@ -47,35 +79,65 @@ class Fault:
         """How many more connects it will hit; None for all."""
         return None if self._times is None else self._times - self.triggered
 
+    def is_for(self, address: Any) -> bool:
+        """Return whether *address* has the port of this fault."""
+        return self.port is None or address[1] == self.port
+
     def trigger(self, address: Any) -> bool:
         """Return whether a connect to *address* must fail; if so, count it."""
         with self._lock:
-            if self.port not in (None, address[1]) or self.remaining == 0:
+            if not self.is_for(address):
                 self._note(describe(*address[:2]))
+                return False
+            if self.remaining == 0:
                 return False
             self.triggered += 1
             return True
 
-    def revert(self, why: str) -> None:
-        """Uncount the last connect: the fault could not be made, for the reason *why*."""
+    def revert(self, seen: str) -> None:
+        """Uncount the last connect: the fault could not be made. *seen* says what happened instead."""
         with self._lock:
             self.triggered -= 1
-            self._note(why)
+            self._note(seen)
+
+    def note(self, seen: str) -> None:
+        """Remember something that the fault left alone, in words."""
+        with self._lock:
+            self._note(seen)
 
     def _note(self, seen: str) -> None:
+        seen = seen[:_LONGEST]
         if seen in self._seen or len(self._seen) < _MOST_SEEN:
             self._seen[seen] = self._seen.get(seen, 0) + 1
+        else:
+            self._unnamed += 1
 
     def end(self) -> None:
         """Raise AssertionError or warn if it has hit nothing."""
         if self.triggered or self._unused == "ignore":
             return
-        instead = ", ".join(f"{seen} ({times} times)" if times > 1 else seen for seen, times in self._seen.items())
-        instead = f"dialed instead: {instead}" if instead else "no Python connect() was seen"
-        said = f"{self._call} hit no connect; {instead}"
         if self._unused == "error":
-            raise AssertionError(said)
-        warnings.warn(said, stacklevel=2)
+            raise AssertionError(self._said())
+        # Not from here: a fixture ends when its user's test is no longer on the stack.
+        warnings.warn_explicit(self._said(), UserWarning, *self._place)
+
+    def _said(self) -> str:
+        seen = [words if times == 1 else f"{words} ({times} times)" for words, times in self._seen.items()]
+        if self._unnamed:
+            seen.append(f"{self._unnamed} more")
+        instead = f"{self._target.instead}: {'; '.join(seen)}" if seen else self._target.nothing
+        return f"{self._call} hit no {self._target.hit}; {instead}"
+
+
+def _place_of_user() -> tuple[str, int]:
+    """Return the file and line of the code that has called safedial, perhaps by way of an ExitStack."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        package = str(frame.f_globals.get("__name__")).partition(".")[0]
+        if package not in ("safedial", "contextlib", "unittest"):
+            return frame.f_code.co_filename, frame.f_lineno
+        frame = frame.f_back
+    return "<unknown>", 0
 
 
 @contextlib.contextmanager
@@ -83,3 +145,39 @@ def lasting(fault: Fault) -> Generator[Fault]:
     """Yield *fault*, and end it after the block. An exception of the block says more than an unused fault does."""
     yield fault
     fault.end()
+
+
+class FaultManager(AbstractContextManager[Fault]):
+    """A fault as a context manager or decorator. Its AssertionError has no frames of safedial's or contextlib's."""
+
+    def __init__(self, generator: Any) -> None:
+        self._generator = generator
+
+    def __call__(self, function: F) -> F:
+        """Return *function*, with the fault during each call."""
+        decorated: F = self._generator(function)
+        return decorated
+
+    def __enter__(self) -> Fault:
+        fault: Fault = self._generator.__enter__()
+        return fault
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        __tracebackhide__ = True  # pytest shows the user's line alone
+        try:
+            self._generator.__exit__(kind, error, traceback)
+        except (AssertionError, UserWarning) as unused:
+            raise unused.with_traceback(None)  # noqa: B904  # it is the same exception
+
+
+def fault_manager(function: Callable[P, Generator[Fault]]) -> Callable[P, FaultManager]:
+    """Do as `contextlib.contextmanager` does, for a generator function that yields a fault."""
+    manager = contextlib.contextmanager(function)
+
+    @functools.wraps(function)
+    def made(*args: P.args, **kwds: P.kwargs) -> FaultManager:
+        return FaultManager(manager(*args, **kwds))
+
+    return made

@@ -10,14 +10,14 @@ import os
 import socket
 from collections.abc import Generator
 
-from safedial._address import SockAddr, same_endpoint
+from safedial._address import SockAddr, describe, same_endpoint
 from safedial._tcp import steering
-from safedial.testing.fault import Fault, Unused, lasting
+from safedial.testing.fault import Fault, Unused, fault_manager, lasting
 from safedial.testing.intercept import Connect, intercepting
 from safedial.testing.ports import all_taken, check_port, refused_port
 
 
-@contextlib.contextmanager
+@fault_manager
 def self_connect(port: int, times: int | None = None, *, unused: Unused = "error") -> Generator[Fault]:
     """Make connects of this process to *port* connect to themselves, whichever library makes them. Yield the `Fault`.
 
@@ -33,8 +33,8 @@ def self_connect(port: int, times: int | None = None, *, unused: Unused = "error
     fault = Fault(f"self_connect({port})", port, times, unused)
 
     def intercept(sock: socket.socket, address: SockAddr, connect: Connect) -> bool:
-        ends = _endpoints(sock, address) if address[1] == port else None
-        if ends is None or not fault.trigger(address):
+        ends = _hit(fault, sock, address)
+        if ends is None:
             return False
         means_before, drawn = fault.means, steering.read_range()
         if same_endpoint(*ends) and drawn is not None and drawn.low <= port <= drawn.high:
@@ -45,19 +45,19 @@ def self_connect(port: int, times: int | None = None, *, unused: Unused = "error
                 if error.errno != errno.EADDRNOTAVAIL:
                     raise
         # On other systems, and if connections of an earlier server are in TIME_WAIT.
-        if _bind(sock, ends[1]):
+        if (failed := _bind(sock, ends[1])) is None:
             fault.means = "bind"
             connect()
             return True
         fault.means = means_before
-        fault.revert("a server listens on the port")
+        fault.revert(f"{describe(*address[:2])}: {failed}")
         return False
 
     with lasting(fault), intercepting(intercept):
         yield fault
 
 
-@contextlib.contextmanager
+@fault_manager
 def address_not_available(
     port: int | None = None, times: int | None = 1, *, unused: Unused = "error"
 ) -> Generator[Fault]:
@@ -69,11 +69,34 @@ def address_not_available(
             safedial's does, makes a connect for each side. Default: 1.
         unused: as for `self_connect`.
     """
-    fault = Fault(f"address_not_available({'' if port is None else port})", port, times, unused)
+    call = f"address_not_available({'' if port is None else port})"
+    with _without_a_port(Fault(call, port, times, unused)) as fault:
+        yield fault
+
+
+@fault_manager
+def ports_exhausted(port: int, *, unused: Unused = "error") -> Generator[Fault]:
+    """Leave no local port towards *port* of any address: every connect to it fails with EADDRNOTAVAIL.
+
+    Other destinations and other processes notice nothing. In a range of at most 1,000 ports, such as `in_namespace`
+    can set, the ports are really used up: C libraries find none either. Yield the `Fault`, which counts the connects of
+    Python code.
+
+    Args:
+        port: the port that they go to.
+        unused: as for `self_connect`. It counts Python's connects alone, so give ``ignore`` for a C library.
+    """
+    check_port(port)
+    with _without_a_port(Fault(f"ports_exhausted({port})", port, None, unused)) as fault, all_taken():
+        yield fault
+
+
+@contextlib.contextmanager
+def _without_a_port(fault: Fault) -> Generator[Fault]:
     with refused_port() as held:
 
         def intercept(sock: socket.socket, address: SockAddr, connect: Connect) -> bool:
-            if _endpoints(sock, address) is None or not fault.trigger(address):
+            if _hit(fault, sock, address) is None:
                 return False
             if not _connects_from(held, sock, connect, fault):
                 fault.means = "simulated"
@@ -84,36 +107,38 @@ def address_not_available(
             yield fault
 
 
-@contextlib.contextmanager
-def ports_exhausted(port: int) -> Generator[Fault]:
-    """Leave no local port towards *port* of any address: every connect to it fails with EADDRNOTAVAIL.
-
-    Other destinations and other processes notice nothing. In a range of at most 1,000 ports, such as `in_namespace`
-    can set, the ports are really used up: C libraries find none either. Yield the `Fault`, which counts the connects of
-    Python code.
-    """
-    check_port(port)
-    with address_not_available(port, times=None) as fault, all_taken():
-        yield fault
+def _hit(fault: Fault, sock: socket.socket, address: SockAddr) -> tuple[SockAddr, SockAddr] | None:
+    """Return the ends of a connect to *address* if *fault* hits it; else None, and note why not."""
+    ends = _endpoints(sock, address) if fault.is_for(address) else None
+    if isinstance(ends, str):
+        fault.note(f"{describe(*address[:2])}: {ends}")
+        return None
+    return ends if fault.trigger(address) else None
 
 
-def _endpoints(sock: socket.socket, address: SockAddr) -> tuple[SockAddr, SockAddr] | None:
+def _endpoints(sock: socket.socket, address: SockAddr) -> tuple[SockAddr, SockAddr] | str:
     """Return the local and the peer address of a connect to *address*, both with the peer's port.
 
-    The peer of a wildcard address is the loopback address. None if faults leave the connect alone: the kernel does not
-    choose its port, or it fails anyway, because the name is unknown or there is no route.
+    The peer of a wildcard address is the loopback address. If faults leave the connect alone, return why: the kernel
+    does not choose its port, or it fails anyway, because the name is unknown or there is no route.
     """
-    if sock.getsockname()[1]:  # bound by the caller, or drawn by an earlier connect: asyncio makes a second one
-        return None
+    if sock.getsockname()[1]:  # bound by the caller, or drawn by an earlier connect: gevent makes a second one
+        return "its socket had a source port already"
     with socket.socket(sock.family, socket.SOCK_DGRAM) as probe:  # sends nothing
         try:
             probe.bind(sock.getsockname())
             probe.connect(address)
-        except (OSError, TypeError, ValueError, OverflowError):
-            return None
+        except (OSError, TypeError, ValueError, OverflowError) as error:
+            return _reason(error)
         local: SockAddr = probe.getsockname()
         peer: SockAddr = probe.getpeername()
         return (local[0], *peer[1:]), peer
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return "a server listens there, or a socket holds the port"
+    return str(getattr(error, "strerror", error))
 
 
 def _connects_from(port: int, sock: socket.socket, connect: Connect, fault: Fault) -> bool:
@@ -141,16 +166,20 @@ def _narrow(sock: socket.socket, option: int) -> int | None:
     return before
 
 
-def _bind(sock: socket.socket, address: SockAddr) -> bool:
-    """Bind *sock* to *address*, and return whether that was possible."""
+def _bind(sock: socket.socket, address: SockAddr) -> str | None:
+    """Bind *sock* to *address*. If that is not possible, return why."""
     before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+    why = None
     try:
         for reuse in (before, 1):  # the second if connections of an earlier server are in the way
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
-            with contextlib.suppress(OSError):
+            try:
                 sock.bind(address)
-                return True
-        return False
+            except OSError as error:
+                why = _reason(error)
+            else:
+                return None
+        return why
     finally:
         # Left on, it would let a server that sets it too bind beside the self-connect, or its TIME_WAIT.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, before)
