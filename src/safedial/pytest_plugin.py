@@ -5,7 +5,7 @@ fixture is used.
 """
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,16 +14,31 @@ if TYPE_CHECKING:
     from safedial.testing import Fault, Outage
 
 
-_passed = pytest.StashKey[bool]()
+# Whether the test has passed up to now; None until its call has ended.
+_passed = pytest.StashKey[bool | None]()
+# What the faults say that had no effect on a test that has passed.
+_unused = pytest.StashKey[list[str]]()
 
 
-@pytest.hookimpl(wrapper=True)
+# The outermost, so that it sees how a test ends that is expected to fail.
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Note whether the test has passed, for the fixtures that end after it."""
     report = yield
-    if report.when == "call":
-        item.stash[_passed] = report.passed
+    passed = None  # a plugin may run the item again
+    if report.when == "call":  # that of a subtest, too
+        passed = report.passed and not hasattr(report, "wasxfail") and item.stash.get(_passed, None) is not False
+    item.stash[_passed] = passed
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    """Fail if faults had no effect: once for all of them, and not if an error has ended the teardown."""
+    unused = item.stash[_unused] = list[str]()
+    yield
+    if unused:
+        pytest.fail("\n".join(unused), pytrace=False)
 
 
 class _NotPassedError(Exception):
@@ -31,28 +46,48 @@ class _NotPassedError(Exception):
 
 
 def _entering(name: str, request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
-    """Yield a function that makes and enters a context manager of `safedial.testing`, which ends with the test."""
+    """Yield a function that makes and enters a context manager of `safedial.testing`, which ends with the test.
+
+    If the test has passed, it is an error if the function was never called, or if a context manager says that it had
+    no effect.
+    """
     from safedial import testing
 
-    entered: list[Any] = []
+    called = False
+    said: list[str] = []
+
+    @contextmanager
+    def heard(manager: AbstractContextManager[Any]) -> Generator[Any]:
+        try:
+            with manager as entered:
+                yield entered
+        except (AssertionError, UserWarning) as unused:  # a warning if warnings are errors
+            said.append(str(unused))
+
+    def enter(*args: Any, **kwds: Any) -> Any:
+        nonlocal called
+        called = True
+        return stack.enter_context(heard(getattr(testing, name)(*args, **kwds)))
+
     with suppress(_NotPassedError), ExitStack() as stack:
-
-        def enter(*args: Any, **kwds: Any) -> Any:
-            entered.append(stack.enter_context(getattr(testing, name)(*args, **kwds)))
-            return entered[-1]
-
         yield enter
-        if not request.node.stash.get(_passed, False):
+        if not request.node.stash.get(_passed, None):
             raise _NotPassedError
-        if not entered:
-            pytest.fail(f"{name} was requested and never called")
+        if not called:
+            fixture = request.fixturename
+            where = f"call it, or get it by request.getfixturevalue({fixture!r}) where it is needed"
+            said.append(f"{fixture} was requested and never called: {where}")
+    # At the end of an interrupted session, there is no teardown of the item.
+    request.node.stash.setdefault(_unused, []).extend(reversed(said))  # in the order of the calls
 
 
 @pytest.fixture
 def self_connect(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Fault]]":
     """``self_connect(port, times=None)``: Python's connects to *port* really connect to themselves.
 
-    Hits *times* connects, or all until the test ends. Returns the `safedial.testing.Fault`, which counts them.
+    Hits *times* connects, or all until the test ends. Returns the `safedial.testing.Fault`, which counts them. If it
+    has hit none when the test has passed, that is an error, which says what was dialed instead; ``unused="warn"`` and
+    ``unused="ignore"`` change that.
 
     Example::
 
@@ -73,7 +108,8 @@ def self_connect(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Faul
 def address_not_available(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Fault]]":
     """``address_not_available(port=None, times=1)``: connects fail with EADDRNOTAVAIL, then work again.
 
-    Hits *times* connects to *port*, or to any port; None: all. Returns the `safedial.testing.Fault`.
+    Hits *times* connects to *port*, or to any port; None: all. Returns the `safedial.testing.Fault`. ``unused`` is as
+    for `self_connect`.
 
     Example::
 
@@ -90,8 +126,10 @@ def address_not_available(request: pytest.FixtureRequest) -> "Iterator[Callable[
 
 
 @pytest.fixture
-def ports_exhausted(request: pytest.FixtureRequest) -> "Iterator[Callable[[int], Fault]]":
+def ports_exhausted(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Fault]]":
     """``ports_exhausted(port)``: no local port is left towards *port* until the test ends.
+
+    Returns the `safedial.testing.Fault`. ``unused`` is as for `self_connect`.
 
     Example::
 

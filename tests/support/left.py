@@ -19,3 +19,11 @@ def open_descriptors() -> dict[str, str]:
 def children() -> set[str]:
     listing = Path(f"/proc/self/task/{os.getpid()}/children")
     return set(listing.read_text().split()) if listing.exists() else set()
+
+
+def has_ended(process: int) -> bool:
+    """Return whether a process has ended; it may not be reaped yet."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True

@@ -9,12 +9,12 @@ import socket
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 from safedial import testing
 from safedial.testing import servers
+from tests.support import left
 from tests.support.plain import answers, ask, eventually
 
 HTTP = [sys.executable, "-m", "http.server", "--bind", "{host}", "{port}"]
@@ -151,7 +151,7 @@ class TestCommand:
     def test_a_command_that_died_can_be_started_again(self):
         command = [sys.executable, "-m", "http.server", "--bind", "{host}", "{port}"]
         with testing.Outage(command, within=30) as server:
-            server._server._signal(signal.SIGKILL)
+            server._server._process.kill()
             server._server._process.wait()
             first = server.started
             assert server.start() is not first
@@ -185,7 +185,7 @@ class TestCommand:
         with testing.Outage(command, within=30) as server:
             child = int(pid.read_text())
             server.stop()
-            assert eventually(lambda: _has_ended(child))
+            assert eventually(lambda: left.has_ended(child))
 
     @pytest.mark.skipif(
         not shutil.which("redis-server"), reason="redis-server is not installed: apt-get install redis-server"
@@ -207,10 +207,3 @@ class TestCommand:
             server.start()
             server.refuse_for(dials=2)
             assert [answers(server) for _ in range(3)] == [False, False, True]
-
-
-def _has_ended(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True

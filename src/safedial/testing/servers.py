@@ -6,7 +6,6 @@ Each listens on its port as soon as it is made. Neither is started again after i
 import contextlib
 import errno
 import os
-import signal
 import socket
 import subprocess
 import tempfile
@@ -19,6 +18,7 @@ from safedial._address import family_of
 from safedial._dial.dialer import safe_connect
 from safedial._tcp.selfconnect import RESET
 from safedial.testing.intercept import bypassing
+from safedial.testing.process_group import ProcessGroup
 
 Address: TypeAlias = tuple[str, int]
 Handler: TypeAlias = Callable[[socket.socket], object]
@@ -122,7 +122,7 @@ class ThreadServer:
 
 
 class ProcessServer:
-    """A command that serves, such as redis-server. It leads its own process group."""
+    """A command that serves, such as redis-server, in a process group of its own."""
 
     def __init__(self, address: Address, command: Sequence[str], within: float) -> None:
         # A server that already listens there must not be mistaken for the command.
@@ -134,12 +134,13 @@ class ProcessServer:
         self._name = command[0]  # the other words may have a password
         with contextlib.ExitStack() as stack:
             self._output = stack.enter_context(tempfile.TemporaryFile())
+            self._group = stack.enter_context(ProcessGroup())
             self._process = subprocess.Popen(  # noqa: S603  # the user's own command, without a shell
                 [word.replace("{host}", host).replace("{port}", str(port)) for word in command],
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
+                process_group=self._group.number,
             )
             stack.callback(self.end, kill=True)
             self._await(address, within)
@@ -157,21 +158,18 @@ class ProcessServer:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_PATIENCE)
-        self._signal(signal.SIGKILL)
+        self._group.kill()
+        self._process.kill()  # it may have left the group
         self._process.wait()
         self._output.close()
 
     def freeze(self) -> None:
         """Suspend the process group, so that it accepts nothing and answers nothing."""
-        self._signal(signal.SIGSTOP)
+        self._group.freeze()
 
     def thaw(self) -> None:
         """Let the process group go on."""
-        self._signal(signal.SIGCONT)
-
-    def _signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, number)
+        self._group.thaw()
 
     def _await(self, address: Address, within: float) -> None:
         end = time.monotonic() + within
