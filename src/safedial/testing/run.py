@@ -8,13 +8,12 @@ import socket
 import threading
 from collections.abc import Callable
 from typing import Any, TypeAlias, cast
-from weakref import WeakValueDictionary
 
 from safedial import _clock
-from safedial._address import SockAddr
 from safedial._clients.sockets import close
+from safedial.testing.dials import Dials
 from safedial.testing.ending import EndedError, Ending, waits_that_end
-from safedial.testing.intercept import Connect, intercepting
+from safedial.testing.intercept import intercepting
 from safedial.testing.retries import watching_waits
 from safedial.testing.scan import Connection, connections
 
@@ -33,10 +32,9 @@ class Outcome:
     """The outcome of one call of a factory, made in a thread. Every socket that connects to *port* is watched.
 
     Attributes:
-        error: the exception that it raised; None if it returned or was still running when its time was over.
+        error: the exception that it raised; None if it returned, or was still running when its time was over.
         hung: whether it was still running then, and waited for something that did not come.
         retrying: whether it was still running then, between its rounds or in a new one.
-        dials: how many sockets Python code connected to the port.
         last_wait: the seconds of the last wait of a tenacity policy; None if there was none.
         self_connected: whether one of its sockets was connected to itself when it returned, or when its time was over.
         leaked: how many of its sockets were open after the connection that it returned was closed.
@@ -45,29 +43,27 @@ class Outcome:
     def __init__(self, factory: Factory, host: str, port: int, within: float) -> None:
         self.error: BaseException | None = None
         self.hung = self.retrying = self.self_connected = False
-        self.dials = 0
         self.last_wait: float | None = None
         self._port = port
-        # By id: a user's subclass of socket may have no hash.
-        self._dialed: WeakValueDictionary[int, socket.socket] = WeakValueDictionary()
+        self._dials = Dials(port, self._dial_begins)
         # When the last dial began, the longest time between two, and whether a policy's wait has begun since.
         self._last_dial = self._longest = 0.0
         self._waits = False
-        self._lock = threading.Lock()
         self._ending = Ending()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._others = {each.descriptor for each in connections() if each.peer[1] == port}
         thread = threading.Thread(target=self._run, args=(factory, host), name="client under test", daemon=True)
-        with intercepting(self._watch), watching_waits(self._watch_wait), waits_that_end():
+        with intercepting(self._dials.intercept), watching_waits(self._wait_begins), waits_that_end():
             thread.start()
             thread.join(within)
             if thread.is_alive():
                 self.retrying = self._is_retrying()
                 self.hung = not self.retrying
                 self._end(thread)
+                self.error = None  # of its end
         gc.collect()
         # Also connections: TLS or a C library may have taken the descriptor from the socket that dialed.
-        left = {sock.fileno() for sock in self._dialing()} | {each.descriptor for each in self._connections()}
+        left = {sock.fileno() for sock in self._dials.sockets()} | {each.descriptor for each in self._connections()}
         self.leaked = len(left - {-1})
 
     @property
@@ -75,18 +71,18 @@ class Outcome:
         """Whether it returned a connection."""
         return self.error is None and not (self.hung or self.retrying)
 
-    def _watch(self, sock: socket.socket, address: SockAddr, _connect: Connect) -> bool:
-        if address[1] == self._port:  # other threads may dial elsewhere
-            with self._lock:
-                if self._dialed.get(id(sock)) is not sock:  # non-blocking sockets connect more than once
-                    now = _clock.real()
-                    if self.dials:
-                        self._longest = max(self._longest, now - self._last_dial)
-                    self.dials, self._last_dial, self._waits = self.dials + 1, now, False
-                    self._dialed[id(sock)] = sock
-        return False
+    @property
+    def dials(self) -> int:
+        """How many sockets Python code connected to the port, or tried to."""
+        return self._dials.count
 
-    def _watch_wait(self, seconds: float) -> None:
+    def _dial_begins(self) -> None:
+        now = _clock.real()
+        if self.dials:
+            self._longest = max(self._longest, now - self._last_dial)
+        self._last_dial, self._waits = now, False
+
+    def _wait_begins(self, seconds: float) -> None:
         if self._ending.is_here():
             self.last_wait, self._waits = seconds, True
 
@@ -94,7 +90,7 @@ class Outcome:
         """Return whether the client is between two rounds, or in one that has not lasted longer than those before."""
         if self._waits:
             return True
-        in_one = any(sock.fileno() != -1 for sock in self._dialing()) or any(self._connections())
+        in_one = any(sock.fileno() != -1 for sock in self._dials.sockets()) or any(self._connections())
         return self.dials > 1 and not (in_one and _clock.real() - self._last_dial > self._longest)
 
     def _run(self, factory: Factory, host: str) -> None:
@@ -141,13 +137,9 @@ class Outcome:
         for connection in self._connections():
             self.self_connected |= connection.self_connected
             connection.shut_down()
-        for sock in self._dialing():
+        for sock in self._dials.sockets():
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-
-    def _dialing(self) -> list[socket.socket]:
-        # A copy, because the client may still dial in its thread.
-        return [sock for reference in self._dialed.valuerefs() if (sock := reference()) is not None]
 
     def _connections(self) -> list[Connection]:
         return [each for each in connections() if each.peer[1] == self._port and each.descriptor not in self._others]

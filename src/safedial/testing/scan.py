@@ -12,6 +12,9 @@ from safedial._address import INET, SockAddr, describe, shown
 from safedial._clients.sockets import socket_of
 from safedial._tcp import selfconnect
 
+# unittest leaves the frames of this module out of a failure's traceback, as pytest those that say so themselves.
+__unittest = True
+
 
 def is_self_connected(connection: Any) -> bool:
     """Return whether a client's connection is connected to itself.
@@ -25,10 +28,14 @@ def is_self_connected(connection: Any) -> bool:
         TypeError: no socket was found in it.
         OSError: its socket is closed.
     """
+    __tracebackhide__ = True  # pytest shows the user's line alone
     sock = socket_of(connection)
     if sock is None:
         raise TypeError(f"connection: no socket found in {shown(connection)}")
-    return selfconnect.is_self_connected(sock)
+    try:
+        return selfconnect.is_self_connected(sock)
+    except OSError as error:
+        raise error.with_traceback(None)  # noqa: B904  # it is the same exception
 
 
 class Connection(NamedTuple):
@@ -70,6 +77,7 @@ def tcp_socket(number: int) -> Generator[_socket.socket | None]:
 
 def assert_no_self_connects() -> None:
     """Raise AssertionError, naming the port, if a socket of this process is connected to itself, whoever made it."""
+    __tracebackhide__ = True  # as above
     found = [each for each in connections() if each.self_connected]
     if found:
         places = (f"descriptor {each.descriptor}, on {describe(*each.local[:2])}" for each in found)
