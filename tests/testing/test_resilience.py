@@ -151,7 +151,7 @@ class TestFindings:
             return
 
         try:
-            with pytest.raises(AssertionError, match=r"is held: ESTABLISHED to\s+itself, of process \d+"):
+            with pytest.raises(AssertionError, match=r"ESTABLISHED\s+to\s+itself,\s+of\s+process\s+\d+"):
                 testing.assert_resilient(connect, faults=["self_connect"], within=0.3)
         finally:
             kept.pop().close()

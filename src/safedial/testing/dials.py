@@ -10,13 +10,13 @@ from safedial.testing.intercept import Connect
 
 
 class Dials:
-    """The sockets dialed to *port*. *begins* is called before each one's first connect.
+    """The sockets dialed to *port*. *begins* is called with each one before its first connect.
 
     Attributes:
         count: how many there were.
     """
 
-    def __init__(self, port: int, begins: Callable[[], object]) -> None:
+    def __init__(self, port: int, begins: Callable[[socket.socket], object]) -> None:
         self.count = 0
         self._port, self._begins = port, begins
         # By id: a user's subclass of socket may have no hash.
@@ -28,8 +28,8 @@ class Dials:
         if address[1] == self._port:  # other threads may dial elsewhere
             with self._lock:
                 if self._sockets.get(id(sock)) is not sock:  # non-blocking sockets connect more than once
+                    self._begins(sock)
                     self._sockets[id(sock)] = sock
-                    self._begins()
                     self.count += 1
         return False
 

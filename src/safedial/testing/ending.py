@@ -1,8 +1,8 @@
 """Ending a client that runs in a thread and does not end by itself.
 
-No call ends a thread. An exception is raised in it: at once if it waits between two rounds of a tenacity policy, else
-when Python code runs in it again. So its sockets are shut down first. Only a thread that sleeps by itself, or waits for
-another one, stays until that is over.
+No call ends a thread. An exception is raised in it: where it waits between two rounds of a tenacity policy, where it
+dials, and in the end wherever Python code runs in it. Only a thread that sleeps by itself, or waits for another one,
+stays until that is over.
 """
 
 import contextlib
@@ -42,9 +42,17 @@ class Ending:
         """Return whether this is the thread."""
         return self._thread == threading.get_ident()
 
-    def end(self) -> None:
-        """Raise `EndedError` in the thread, if it is still there."""
+    @property
+    def is_over(self) -> bool:
+        """Whether the thread is to end."""
+        return self._over.is_set()
+
+    def begin(self) -> None:
+        """End the thread's waits."""
         self._over.set()
+
+    def interrupt(self) -> None:
+        """Raise `EndedError` in the thread, if it is still there, when it runs Python code again."""
         raise_in: Any = getattr(ctypes.pythonapi, "PyThreadState_SetAsyncExc", None)  # PyPy has none
         with self._lock:
             if self._thread is not None and raise_in is not None:

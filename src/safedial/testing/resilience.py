@@ -122,7 +122,9 @@ def _finding(name: str, factory: Factory, setting: Setting) -> Finding:
     if outcome.hung:
         problems.append(f"the client hung: no end within {within:g} s")
     if outcome.retrying:
-        problems.append(f"no end within {within:g} s: give the client fewer retries, or assert_resilient a longer within")
+        problems.append(
+            f"no end within {within:g} s: give the client fewer retries, or assert_resilient a longer within"
+        )
     problems += more
     if outcome.leaked:
         problems.append(f"sockets left open: {outcome.leaked}")
@@ -135,7 +137,7 @@ def _happened(outcome: Outcome) -> str:
         return "hung"
     if outcome.retrying:
         last = "" if outcome.last_wait is None else f", last wait {outcome.last_wait:.2g} s"
-        return f"still retrying: {outcome.dials} dials{last}"
+        return f"still retrying: {outcome.dials} dial{'s' * (outcome.dials != 1)}{last}"
     return "returned" if outcome.returned else _words(outcome.error)
 
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from safedial import _clock
+from safedial._address import family_of
 from safedial.testing.dials import Dials
 from safedial.testing.fault import Fault
 from safedial.testing.faults import address_not_available, ports_exhausted, self_connect
+from safedial.testing.holders import holders
 from safedial.testing.intercept import intercepting
 from safedial.testing.names import name_failure, resolving
 from safedial.testing.outage import Outage
@@ -110,7 +112,7 @@ def _hangs_up(setting: Setting, stack: ExitStack) -> Begun:
     first: float | None = None
     over = False
 
-    def dial_begins() -> None:
+    def dial_begins(_: socket.socket) -> None:
         nonlocal first, most, over
         now = _clock.real()
         first = now if first is None else first
@@ -178,9 +180,7 @@ def _not_dialed(outcome: Outcome) -> list[str]:
 def _bind_problems(host: str, port: int) -> list[str]:
     try:
         # Any server will do, and without patience: a connection that a client closed may be in its way for a minute.
-        with Outage(host=host, port=port, within=0):
-            return []
+        socket.create_server((host, port), family=family_of(host)).close()
     except OSError as error:
-        # The notes say who holds the port.
-        held = [note.removeprefix("safedial: ") for note in getattr(error, "__notes__", ())]
-        return [f"the server could not bind: {'; '.join(held) or error}"]
+        return [f"the server could not bind port {port}: {'; '.join(holders(port)) or error}"]
+    return []
