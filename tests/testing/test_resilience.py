@@ -26,7 +26,7 @@ class TestAssertResilient:
     def test_safe_connect_is_resilient(self, mechanism):
         policy = safedial.reconnect(3600, 0.01, 0.05).copy(stop=tenacity.stop_after_attempt(5))
         findings = testing.assert_resilient(
-            lambda host, port: safedial.safe_connect((host, port), 0.3, policy=policy), within=60
+            lambda host, port: safedial.safe_connect((host, port), 0.1, policy=policy), within=60
         )
         assert [finding.fault for finding in findings] == list(testing.FAULTS)
         assert {finding.fault: finding.happened.partition(":")[0] for finding in findings} == {
