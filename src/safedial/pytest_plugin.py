@@ -187,6 +187,66 @@ def dead_port() -> int:
 
 
 @pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port of 127.0.0.1 that never answers: a connect to it times out, as to a host behind a lossy network.
+
+    Example::
+
+        import socket
+        import pytest
+
+
+        def test_client_gives_up(silent_port):
+            with pytest.raises(TimeoutError):
+                socket.create_connection(("127.0.0.1", silent_port), timeout=0.1)
+    """
+    from safedial.testing import silent_port
+
+    with silent_port() as port:
+        yield port
+
+
+@pytest.fixture
+def server_port() -> Iterator[int]:
+    """A free port of 127.0.0.1 for a server that is restarted: no client can draw it, and no other test gets it.
+
+    Example::
+
+        import socket
+
+
+        def test_server_comes_back(server_port):
+            for _ in range(2):
+                with socket.create_server(("127.0.0.1", server_port)) as server:
+                    socket.create_connection(server.getsockname()).close()
+    """
+    from safedial.testing import server_port
+
+    with server_port() as port:
+        yield port
+
+
+@pytest.fixture
+def name_failure(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Fault]]":
+    """``name_failure(name, error=socket.EAI_AGAIN, times=None)``: look-ups of *name* fail, as the resolver's own.
+
+    Hits *times* look-ups, or all until the test ends. Returns the `safedial.testing.Fault`, which counts them.
+    ``unused`` is as for `self_connect`.
+
+    Example::
+
+        from safedial import reconnect, safe_connect
+
+
+        def test_client_waits_for_the_name(name_failure, fast_retries, outage):
+            fault = name_failure("localhost", times=3)
+            safe_connect(("localhost", outage().port), policy=reconnect()).close()
+            assert fault.triggered == len(fast_retries) == 3
+    """
+    yield from _entering("name_failure", request)
+
+
+@pytest.fixture
 def outage(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Outage]]":
     """``outage(server=echo, ...)``: a `safedial.testing.Outage`, a server that goes away and comes back.
 

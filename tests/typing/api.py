@@ -129,6 +129,11 @@ with testing.self_connect(5432, times=2) as fault:
 with testing.address_not_available() as fault, testing.ports_exhausted(5432), testing.refused_port() as refused_port:
     assert_type(refused_port, int)
 assert_type(testing.dead_port("::1"), int)
+with testing.silent_port() as silent, testing.server_port("::1") as stable:
+    assert_type((silent, stable), tuple[int, int])
+with testing.name_failure("db", socket.EAI_NONAME, times=2, unused="warn") as fault:
+    assert_type(fault, testing.Fault)
+testing.name_failure("db", "EAI_AGAIN")  # type: ignore[arg-type]
 with testing.Outage(["redis-server", "--port", "{port}"]) as outage, testing.fast_retries() as waits:
     assert_type(outage.address, tuple[str, int])
     assert_type(outage.start(), testing.Start)

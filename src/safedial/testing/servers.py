@@ -3,6 +3,7 @@
 Each listens on its port as soon as it is made. Neither is started again after its end: a new one is made.
 """
 
+import _socket
 import contextlib
 import errno
 import os
@@ -44,9 +45,10 @@ def echo(connection: socket.socket) -> None:
 
 def fill(address: Address) -> contextlib.ExitStack:
     """Fill the backlog of a server that accepts nothing. Return the stack that closes the connections in it."""
-    with contextlib.ExitStack() as stack, bypassing():
+    with contextlib.ExitStack() as stack:
         for _ in range(_MOST):
-            filler = stack.enter_context(socket.socket(family_of(address[0]), socket.SOCK_STREAM))
+            # Of the class that has no fault and no guard, whose hooks are for the program's own dials.
+            filler = stack.enter_context(contextlib.closing(_socket.socket(family_of(address[0]), socket.SOCK_STREAM)))
             filler.settimeout(_LOOK)
             try:
                 filler.connect(address)
