@@ -138,7 +138,7 @@ class TestRefusal:
 
     def test_a_stop_ends_a_refusal(self):
         with testing.Outage() as server:
-            for refusal in ({"seconds": 0.05}, {"dials": 1}):
+            for refusal in ({"seconds": 0.05}, {"dials": 1, "unused": "ignore"}):
                 server.refuse_for(**refusal)
                 server.stop()
                 time.sleep(0.1)

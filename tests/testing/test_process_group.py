@@ -1,4 +1,4 @@
-"""What ends with the process that started it: the command of an outage, the child of a namespace, and their children."""
+"""What ends with pytest: the command of an outage, the child of a namespace, and their children."""
 
 import os
 import shutil

@@ -128,7 +128,7 @@ def _begin(name: str, outage: Outage, stack: contextlib.ExitStack) -> tuple[int,
     if name == "ports_exhausted":
         return outage.port, stack.enter_context(ports_exhausted(outage.port))
     if name == "outage":
-        outage.refuse_for(dials=3)
+        outage.refuse_for(3, unused="ignore")  # the table says it
     else:
         outage.freeze()
     return outage.port, None
