@@ -52,7 +52,8 @@ class Outage:
         port: the port. Default: a free one that is at risk, a `dead_port`.
         within: seconds that a start may take: until the port is bound and a command answers. Default: 10.
         latency: seconds that each piece of the server's answers is late; connecting is not. Only for a function.
-        reset_after: the number of bytes of the answers after which a connection is reset. Only for a function.
+        reset_after: the number of bytes of the answers after which a connection is reset. A client that has not read
+            the last of many may lose them, as always with a reset. Only for a function.
 
     Attributes:
         host: the address.
@@ -85,20 +86,11 @@ class Outage:
         if port is not None:
             check_port(port)
         self._within = check_seconds("within", within)
-        for name, value in (("latency", latency), ("reset_after", reset_after)):
-            if value is not None and not callable(server):
-                raise ValueError(f"{name} needs a server that is a function, not a command")
-        if latency is not None:
-            latency = check_seconds("latency", latency)
-        if reset_after is not None:
-            check_whole("reset_after", reset_after)
-        if callable(server) and not latency is reset_after is None:
-            server = relayed(server, latency or 0.0, reset_after)
+        self._kind = relayed(server, latency, reset_after)
         self.host = host
         self.port: int = dead_port(host) if port is None else port
         self.state: Literal["down", "up", "frozen"] = "down"
         self.started: Start | None = None
-        self._kind = server
         self._server: ThreadServer | ProcessServer | None = None
         self._backlog = contextlib.ExitStack()  # the connections that fill it while the server is frozen
         # Reentrant: a client's attempt, in any thread, may start the server.

@@ -6,19 +6,30 @@ import threading
 import time
 
 from safedial import _clock
+from safedial._address import seconds
 from safedial._tcp.selfconnect import RESET
-from safedial.testing.servers import Handler
+from safedial.testing.ports import check_whole
+from safedial.testing.servers import Handler, Server
 
 # Seconds between two looks at whether the connection was closed.
 _LOOK = 0.02
 
 
-def relayed(handler: Handler, latency: float, reset_after: int | None) -> Handler:
-    """Return *handler* with another network: it has one end of a socket pair, of which all comes on to the client.
+def relayed(server: Server, latency: float | None, reset_after: int | None) -> Server:
+    """Return *server* behind a network where each piece of its answers is *latency* seconds late, or that resets.
 
-    Each piece of its answers is *latency* seconds late. The connection is reset after *reset_after* bytes of them.
+    A function gets one end of a socket pair; what is written there goes on to the client.
     """
+    for name, value in (("latency", latency), ("reset_after", reset_after)):
+        if value is not None and not callable(server):
+            raise ValueError(f"{name} needs a server that is a function, not a command")
+    late = 0.0 if latency is None else seconds("latency", latency)
+    if reset_after is not None:
+        check_whole("reset_after", reset_after)
+    return _relayed(server, late, reset_after) if callable(server) and (late or reset_after) else server
 
+
+def _relayed(handler: Handler, latency: float, reset_after: int | None) -> Handler:
     def relay(connection: socket.socket) -> None:
         near, far = socket.socketpair()
         threading.Thread(target=_serve, args=(handler, far), daemon=True).start()

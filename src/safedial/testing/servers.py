@@ -166,8 +166,9 @@ class ProcessServer:
         if not kill:
             self.thaw()
             self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_PATIENCE)
+            end = _clock.real() + _PATIENCE
+            while self.alive and _clock.real() < end:  # not wait(): freezegun stops its clock
+                time.sleep(_LOOK)
         self._group.kill()
         self._process.kill()  # it may have left the group
         self._process.wait()
