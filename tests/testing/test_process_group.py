@@ -101,8 +101,9 @@ KILL = "os.kill(os.getpid(), signal.SIGKILL)"
         ("", "os.execvp('true', ['true'])"),
         ("server.freeze()", KILL),
         ("process.kill(), process.wait()", KILL),
+        ("[os.kill(server._server._group.number, each) for each in (1, 2, 15)]", KILL),
     ],
-    ids=["exits", "becomes another program", "has frozen it", "has seen it end"],
+    ids=["exits", "becomes another program", "has frozen it", "has seen it end", "is told to end with all others"],
 )
 def test_a_command_ends_with_a_process_that(start, what, end):
     process, numbers = start("-c", SCRIPT.format(command=with_child("part"), what=what, end=end))
