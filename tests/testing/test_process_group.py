@@ -1,4 +1,4 @@
-"""What ends with the process that started it: the command of an outage, the child of a namespace, and their children."""
+"""What ends with pytest: the command of an outage, the child of a namespace, and their children."""
 
 import os
 import shutil
@@ -11,13 +11,14 @@ import pytest
 
 import safedial
 from safedial import testing
-from tests.support import left
+from tests.support import left, libc
 from tests.support.plain import eventually
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("redis-server"), reason="redis-server is not installed: apt-get install redis-server"
 )
 
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 REDIS = ["redis-server", "--bind", "{host}", "--port", "{port}", "--save", ""]
 
 
@@ -99,16 +100,31 @@ KILL = "os.kill(os.getpid(), signal.SIGKILL)"
     [
         ("", "os._exit(3)"),
         ("", "os.execvp('true', ['true'])"),
-        ("server.freeze()", KILL),
         ("process.kill(), process.wait()", KILL),
+        ("[os.kill(server._server._group.number, each) for each in (1, 2, 15)]", KILL),
     ],
-    ids=["exits", "becomes another program", "has frozen it", "has seen it end"],
+    ids=["exits", "becomes another program", "has seen it end", "is told to end with all others"],
 )
 def test_a_command_ends_with_a_process_that(start, what, end):
     process, numbers = start("-c", SCRIPT.format(command=with_child("part"), what=what, end=end))
     process.wait()
     assert len(numbers) == 2
     assert all_have_ended(numbers)
+
+
+def test_a_frozen_command_ends_with_a_process_whose_orphans_stay_in_the_session(start):
+    """As in a container. Elsewhere the kernel resumes a group that becomes an orphan (setpgid(2))."""
+    before = left.children()
+    libc.call("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        process, numbers = start("-c", SCRIPT.format(command=with_child("part"), what="server.freeze()", end=KILL))
+        process.wait()
+        assert all_have_ended(numbers)
+    finally:
+        libc.call("prctl", PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+        for child in left.children() - before:
+            os.kill(int(child), signal.SIGKILL)
+            os.waitpid(int(child), 0)
 
 
 def test_a_fork_that_lives_on_keeps_no_command(start, tmp_path):

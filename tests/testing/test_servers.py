@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 
+import freezegun
 import pytest
 
 from safedial import testing
@@ -171,6 +172,14 @@ class TestCommand:
             server.freeze()
             server.stop()
             assert process.returncode == -signal.SIGTERM
+
+    def test_that_does_not_end_is_killed_even_while_time_stands_still(self, monkeypatch):
+        monkeypatch.setattr(servers, "_PATIENCE", 0.1)
+        command = ["sh", "-c", "trap '' TERM; \"$@\" & wait", "sh", *HTTP]
+        with freezegun.freeze_time("2026-01-01"), testing.Outage(command, within=30) as server:
+            process = server._server._process
+            server.stop()
+            assert process.returncode == -signal.SIGKILL
 
     def test_that_is_stopped_takes_its_children_along(self, tmp_path):
         """redis-server, PostgreSQL and others have child processes."""

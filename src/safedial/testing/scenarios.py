@@ -20,7 +20,7 @@ from safedial.testing.outage import Outage
 from safedial.testing.ports import dead_port, refused_port
 from safedial.testing.run import Outcome
 from safedial.testing.sent import sent_to
-from safedial.testing.servers import Server
+from safedial.testing.servers import Server, hang_up
 
 # A name that no resolver knows (RFC 6761), so that a look-up that is not hit fails.
 _NAME = "server.safedial.invalid"
@@ -100,7 +100,7 @@ def _hit(outage: Outage, fault: Fault) -> Begun:
 
 def _outage(setting: Setting, stack: ExitStack) -> Begun:
     outage = stack.enter_context(setting.outage())
-    outage.refuse_for(dials=3)
+    outage.refuse_for(3, unused="ignore")
     return Begun(outage.host, outage.port, _not_dialed)
 
 
@@ -163,10 +163,6 @@ SCENARIOS = {
     "frozen": Scenario(_frozen, errno.ETIMEDOUT, "nothing answers"),
     "name_failure": Scenario(_name_failure, socket.EAI_AGAIN),
 }
-
-
-def hang_up(_: socket.socket) -> None:
-    """Serve nothing: the connection is closed at once."""
 
 
 def _not_hit(fault: Fault, why: str = "the client dials in C, or not at all, or from a port it chose") -> list[str]:

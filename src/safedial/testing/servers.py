@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+from safedial import _clock
 from safedial._address import family_of
 from safedial._dial.dialer import safe_connect
 from safedial._tcp.selfconnect import RESET
@@ -41,6 +42,15 @@ def echo(connection: socket.socket) -> None:
     """Send back all data that comes; the default handler of an `Outage`."""
     while data := connection.recv(65536):
         connection.sendall(data)
+
+
+def hang_up(connection: socket.socket) -> None:
+    """Let a client read an end of file at once; a handler.
+
+    To close the connection is not enough: if the client has sent something, it reads a reset instead. The end of file
+    comes first here. So it is still read after the reset (tcp_recvmsg), and only what the client sends then fails.
+    """
+    connection.shutdown(socket.SHUT_WR)
 
 
 def fill(address: Address) -> contextlib.ExitStack:
@@ -158,8 +168,9 @@ class ProcessServer:
         if not kill:
             self.thaw()
             self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_PATIENCE)
+            end = _clock.real() + _PATIENCE
+            while self.alive and _clock.real() < end:  # not wait(): freezegun stops its clock
+                time.sleep(_LOOK)
         self._group.kill()
         self._process.kill()  # it may have left the group
         self._process.wait()
@@ -174,14 +185,14 @@ class ProcessServer:
         self._group.thaw()
 
     def _await(self, address: Address, within: float) -> None:
-        end = time.monotonic() + within
+        end = _clock.real() + within
         while True:
             if (status := self._process.poll()) is not None:
                 raise OSError(f"{self._name} ended with status {status}: {self._printed()}")
             # Guarded, because it dials a dead port in a loop.
             with contextlib.suppress(OSError), bypassing(), safe_connect(address, within or _LOOK, policy=None):
                 return
-            if time.monotonic() > end:
+            if _clock.real() > end:
                 raise TimeoutError(f"{self._name} did not listen within {within:g} s: {self._printed()}")
             time.sleep(_LOOK)
 
