@@ -136,6 +136,43 @@ class TestAssertResilient:
             testing.assert_resilient("redis://")
 
 
+class TestTable:
+    def table(self, connect, **options):
+        with pytest.raises(AssertionError) as caught:
+            testing.assert_resilient(connect, **options)
+        lines = str(caught.value).splitlines()
+        assert max(map(len, lines)) <= 68, "pytest puts 12 columns before them"
+        return lines
+
+    def test_long_words_are_wrapped_and_cut(self):
+        def connect(host, port):
+            raise LookupError("words " * 200)
+
+        lines = self.table(connect, faults=["refused_port"])
+        assert lines[1] == "  refused_port  FAILED  LookupError: words words words words words"
+        assert lines[2] == "                        words words words words words words words"
+        assert lines[5].endswith("words ...")
+        assert lines[6:] == [
+            "    - the error does not say ECONNREFUSED",
+            "    - it did not dial, or dials in C: no Python connect() was seen",
+        ]
+
+    def test_of_an_error_that_is_right_the_class_is_enough(self):
+        kept = []
+
+        def connect(host, port):
+            kept.append(guarded(host, port))
+
+        lines = self.table(connect, faults=["refused_port", "address_not_available"])
+        kept.pop().close()
+        assert lines == [
+            "the client is not resilient",
+            "  refused_port           ok      ConnectionRefusedError",
+            "  address_not_available  FAILED  returned",
+            "    - sockets left open: 1",
+        ]
+
+
 class TestFindings:
     def test_name_the_means(self, means, monkeypatch):
         if means == "bind":

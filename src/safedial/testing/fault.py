@@ -14,8 +14,8 @@ from safedial._address import describe
 from safedial.testing import unittests
 from safedial.testing.ports import check_port, check_whole
 
-# unittest leaves the frames of this module out of a failure's traceback (unittest.result, _is_relevant_tb_level).
-__unittest = True
+# As in `resilience`.
+__tracebackhide__ = __unittest = True
 
 P = ParamSpec("P")
 R = TypeVar("R")

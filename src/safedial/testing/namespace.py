@@ -22,6 +22,8 @@ from safedial._tcp import steering
 from safedial.testing.ports import check_whole
 from safedial.testing.process_group import ProcessGroup
 
+# As in `resilience`.
+__tracebackhide__ = True
 T = TypeVar("T")
 Range: TypeAlias = tuple[int, int]
 # The ephemeral range (None: the system's), and whether there is IPv6.

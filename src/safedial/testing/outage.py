@@ -19,6 +19,8 @@ from safedial.testing.refusing import after_dials, after_seconds
 from safedial.testing.relay import relayed
 from safedial.testing.servers import Address, ProcessServer, Server, ThreadServer, echo, fill
 
+# As in `resilience`.
+__tracebackhide__ = True
 # Seconds between two attempts to bind.
 _BIND_PAUSE = 0.01
 # Notes on an error: a server that has had thousands of connections leaves as many in TIME_WAIT.

@@ -14,8 +14,8 @@ from safedial.testing.run import Factory, Outcome, error_chain, run_client
 from safedial.testing.scenarios import SCENARIOS, Setting
 from safedial.testing.servers import Server, echo
 
-# unittest leaves the frames of this module out of a failure's traceback (unittest.result, _is_relevant_tb_level).
-__unittest = True
+# A failure shows the user's line, and not these frames: by pytest's convention, and by unittest's (unittest.result).
+__tracebackhide__ = __unittest = True
 
 # Columns of the table: pytest puts 12 before it. Lines of one cell: errors may have a page of text.
 _WIDTH, _MOST_LINES = 68, 5
@@ -80,12 +80,14 @@ def assert_resilient(
         TypeError, ValueError: an argument is wrong; the message names it.
         OSError: the server did not come up.
     """
-    __tracebackhide__ = True  # pytest shows the user's line alone
     try:
         names, setting = _checked(connect, faults, server, host, within, dials_per_second)
     except (TypeError, ValueError) as error:
         raise error.with_traceback(None)  # noqa: B904  # it is the same exception
-    findings = [_finding(name, connect, setting) for name in names]
+    try:
+        findings = [_finding(name, connect, setting) for name in names]
+    except OSError as error:  # the server did not come up
+        raise error.with_traceback(None)  # noqa: B904  # as above
     if any(finding.problems for finding in findings):
         raise AssertionError(f"the client is not resilient\n{_table(findings)}")
     return findings

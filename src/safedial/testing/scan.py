@@ -12,8 +12,8 @@ from safedial._address import INET, SockAddr, describe, shown
 from safedial._clients.sockets import socket_of
 from safedial._tcp import selfconnect
 
-# unittest leaves the frames of this module out of a failure's traceback, as pytest those that say so themselves.
-__unittest = True
+# As in `resilience`.
+__tracebackhide__ = __unittest = True
 
 
 def is_self_connected(connection: Any) -> bool:
@@ -28,7 +28,6 @@ def is_self_connected(connection: Any) -> bool:
         TypeError: no socket was found in it.
         OSError: its socket is closed.
     """
-    __tracebackhide__ = True  # pytest shows the user's line alone
     sock = socket_of(connection)
     if sock is None:
         raise TypeError(f"connection: no socket found in {shown(connection)}")
@@ -77,7 +76,6 @@ def tcp_socket(number: int) -> Generator[_socket.socket | None]:
 
 def assert_no_self_connects() -> None:
     """Raise AssertionError, naming the port, if a socket of this process is connected to itself, whoever made it."""
-    __tracebackhide__ = True  # as above
     found = [each for each in connections() if each.self_connected]
     if found:
         places = (f"descriptor {each.descriptor}, on {describe(*each.local[:2])}" for each in found)

@@ -22,6 +22,8 @@ from safedial.testing.run import Outcome
 from safedial.testing.sent import sent_to
 from safedial.testing.servers import Server, hang_up
 
+# As in `resilience`.
+__tracebackhide__ = True
 # A name that no resolver knows (RFC 6761), so that a look-up that is not hit fails.
 _NAME = "server.safedial.invalid"
 # How many look-ups fail.

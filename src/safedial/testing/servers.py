@@ -27,6 +27,8 @@ Handler: TypeAlias = Callable[[socket.socket], object]
 # A handler, or a command as a list of words.
 Server: TypeAlias = Handler | Sequence[str]
 
+# As in `resilience`.
+__tracebackhide__ = True
 # Seconds that a command has to end after SIGTERM, before it is killed; PostgreSQL takes one.
 _PATIENCE = 10.0
 # Seconds between two looks: at a command that starts, and at whether to go on accepting. No connect on loopback takes
