@@ -52,10 +52,6 @@ async def with_tenacity_async(host, port):
 def test_wait_of_a_policy_ends_at_once(connect, refused_port):
     outcome = ended(connect, refused_port)
     assert (outcome.retrying, outcome.dials, outcome.last_wait) == (True, 1, 60)
-
-
-def test_waits_are_real_again_afterwards(refused_port):
-    ended(with_safedial, refused_port)
     assert (tenacity.nap.time, loop.time) == (time, time)
 
 
@@ -94,6 +90,17 @@ class TestLoopsOfTheirOwn:
         outcome = ended(connect, refused_port, 0.2)
         assert (outcome.retrying, outcome.last_wait) == (True, None)
         assert outcome.dials > 1
+
+    def test_one_that_sleeps_after_its_first_dial(self, refused_port):
+        """It can't be told from one that waits for something else, and the table says so."""
+
+        def connect(host, port):
+            with contextlib.suppress(OSError):
+                socket.create_connection((host, port))
+            time.sleep(0.2)
+
+        with pytest.raises(AssertionError, match=r"no dial\s+is under way"):
+            testing.assert_resilient(connect, faults=["refused_port"], within=0.1)
 
     def test_one_that_spins(self, refused_port):
         def connect(host, port):

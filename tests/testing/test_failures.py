@@ -1,7 +1,7 @@
 """What a user sees of a failure: his own line and the words, and not the source of safedial.testing."""
 
-import subprocess
-import sys
+import io
+import unittest
 
 import pytest
 
@@ -90,9 +90,12 @@ def test_pytest_shows_the_users_code(pytester, monkeypatch, style):
 
 
 def test_unittest_shows_the_users_code(tmp_path):
-    (tmp_path / "test_mine.py").write_text(CLIENTS)
-    words = [sys.executable, "-m", "unittest", "test_mine"]
-    shown = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60).stderr
-    assert TABLE in shown
-    assert "connected to itself: descriptor" in shown
-    assert shown.count('File "') == 2, "a frame of ours is shown"
+    mine = tmp_path / "test_mine.py"
+    mine.write_text(CLIENTS)
+    shown, names = io.StringIO(), {"__name__": "test_mine"}
+    exec(compile(CLIENTS, mine, "exec"), names)
+    unittest.TextTestRunner(shown).run(unittest.defaultTestLoader.loadTestsFromTestCase(names["Failures"]))
+    text = shown.getvalue()
+    assert TABLE in text
+    assert "connected to itself: descriptor" in text
+    assert text.count('File "') == text.count(str(mine)) == 2, "a frame of ours is shown"

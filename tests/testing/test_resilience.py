@@ -24,7 +24,7 @@ def guarded(host, port):
 
 class TestAssertResilient:
     def test_safe_connect_is_resilient(self, mechanism):
-        policy = safedial.reconnect(3600, 0.01, 0.05).copy(stop=tenacity.stop_after_attempt(5))
+        policy = safedial.reconnect(3600, 0.01, 0.02).copy(stop=tenacity.stop_after_attempt(4))
         findings = testing.assert_resilient(
             lambda host, port: safedial.safe_connect((host, port), 0.1, policy=policy), within=60
         )

@@ -38,7 +38,7 @@ def in_a_loop(pause, attempts=1_000_000):
 
 @pytest.fixture
 def briefly(monkeypatch):
-    monkeypatch.setattr(scenarios, "_HANGS_UP", 0.2)
+    monkeypatch.setattr(scenarios, "_HANGS_UP", 0.1)
 
 
 def problems(connect, fault, **options):
@@ -66,7 +66,7 @@ class TestHangsUp:
         assert seen[-1] - seen[0] > 1
         assert len(seen) > 4
 
-    def test_policy_with_waits_passes(self, steering, briefly):
+    def test_policy_with_waits_passes(self, briefly):
         client = safedial.wrap(greeted, policy=safedial.reconnect())
         assert problems(client, "hangs_up") == ""
 
@@ -153,6 +153,19 @@ class TestNameFailure:
 
     def test_error_of_the_resolver_passes(self):
         assert problems(greeted, "name_failure") == ""
+
+    def test_error_that_says_it_in_words_passes(self):
+        """psycopg's."""
+
+        def connect(host, port):
+            said = ""
+            try:
+                return greeted(host, port)
+            except OSError as error:
+                said = f"failed to resolve host {host!r}: {error}"
+            raise RuntimeError(said)
+
+        assert problems(connect, "name_failure") == ""
 
     def test_another_error_does_not(self):
         def connect(host, port):

@@ -94,7 +94,7 @@ def assert_resilient(
 
 
 def _checked(
-    connect: object, faults: object, server: Server, host: str, within: float, dials_per_second: int
+    connect: object, faults: Iterable[str], server: Server, host: str, within: float, dials_per_second: int
 ) -> tuple[list[str], Setting]:
     if not callable(connect):
         raise TypeError(f"connect must be callable, not {shown(connect)}")
@@ -122,7 +122,8 @@ def _finding(name: str, factory: Factory, setting: Setting) -> Finding:
     if outcome.error is not None and not _reports(scenario.code, outcome.error):
         problems.append(f"the error {_missing(scenario.code)}")
     if outcome.hung:
-        problems.append(f"the client hung: no end within {within:g} s")
+        waits = "" if outcome.dialing else "; no dial is under way, so it sleeps, or waits for something else"
+        problems.append(f"the client hung: no end within {within:g} s{waits}")
     if outcome.retrying:
         problems.append(
             f"no end within {within:g} s: give the client fewer retries, or assert_resilient a longer within"
@@ -150,10 +151,14 @@ def _missing(code: int | None) -> str:
 
 
 def _reports(code: int | None, error: BaseException | None) -> bool:
-    """Return whether *error*, or an exception that it comes from, has the errno *code*. Timeouts often have none."""
+    """Return whether *error*, or an exception that it comes from, has the errno *code*, at least in words.
+
+    Timeouts often have none.
+    """
     for each in error_chain(error):
         timed_out = isinstance(each, TimeoutError) or "Timeout" in type(each).__name__
-        if code in (None, getattr(each, "errno", None)) or (timed_out and code == errno.ETIMEDOUT):
+        in_words = f"[Errno {code}]" in _words(each)  # psycopg; asyncio's "Multiple exceptions"
+        if code in (None, getattr(each, "errno", None)) or in_words or (timed_out and code == errno.ETIMEDOUT):
             return True
     return False
 

@@ -35,6 +35,7 @@ class Outcome:
         error: the exception that it raised; None if it returned, or was still running when its time was over.
         hung: whether it was still running then, and waited for something that did not come.
         retrying: whether it was still running then, between its rounds or in a new one.
+        dialing: whether one of its sockets was open then.
         last_wait: the seconds of the last wait of a tenacity policy; None if there was none.
         self_connected: whether one of its sockets was connected to itself when it returned, or when its time was over.
         leaked: how many of its sockets were open after the connection that it returned was closed.
@@ -42,7 +43,7 @@ class Outcome:
 
     def __init__(self, factory: Factory, host: str, port: int, within: float) -> None:
         self.error: BaseException | None = None
-        self.hung = self.retrying = self.self_connected = False
+        self.hung = self.retrying = self.dialing = self.self_connected = False
         self.last_wait: float | None = None
         self._port = port
         self._dials = Dials(port, self._dial_begins)
@@ -57,6 +58,7 @@ class Outcome:
             thread.start()
             thread.join(within)
             if thread.is_alive():
+                self.dialing = self._open() > 0
                 self.retrying = self._is_retrying()
                 self.hung = not self.retrying
                 self._end(thread)
@@ -93,8 +95,7 @@ class Outcome:
         """Return whether the client is between two rounds, or in one that has not lasted longer than those before."""
         if self._waits:
             return True
-        in_one = any(sock.fileno() != -1 for sock in self._dials.sockets()) or any(self._connections())
-        return self.dials > 1 and not (in_one and _clock.real() - self._last_dial > self._longest)
+        return self.dials > 1 and not (self.dialing and _clock.real() - self._last_dial > self._longest)
 
     def _run(self, factory: Factory, host: str) -> None:
         with contextlib.suppress(EndedError), self._ending.reachable():
