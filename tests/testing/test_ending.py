@@ -102,6 +102,15 @@ class TestLoopsOfTheirOwn:
         with pytest.raises(AssertionError, match=r"no dial\s+is under way"):
             testing.assert_resilient(connect, faults=["refused_port"], within=0.1)
 
+    @pytest.mark.storm
+    def test_one_that_neither_dials_nor_ends(self, refused_port):
+        def connect(host, port):
+            while True:
+                with contextlib.suppress(Exception):
+                    time.sleep(0.01)
+
+        assert ended(connect, refused_port).hung
+
     def test_one_that_spins(self, refused_port):
         def connect(host, port):
             while True:
