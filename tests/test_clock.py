@@ -88,10 +88,6 @@ class TestBlocking:
         with freezegun.freeze_time(NEW_YEAR) as clock:
             safedial.safe_connect(("db", 1), 60, total_timeout=60, resolver=resolver).close()
 
-    def test_guard(self, freeze, server):
-        with freeze(), safedial.guard(), socket.create_connection(server.getsockname()):
-            pass
-
 
 class TestReconnect:
     """`reconnect` counts its time by a clock that runs, in loops of tenacity's too."""
@@ -158,6 +154,7 @@ class TestEventLoops:
         with freeze():
             trio.run(sleep, 0.01)
 
+    @pytest.mark.storm
     def test_wait_for_a_local_port_ends(self):
         """The default policy waits, where asyncio's own dial raises its error at once."""
         namespace.require()
