@@ -487,3 +487,48 @@ def test_can_be_disabled(run):
 def test_unittest_users_need_no_pytest():
     code = "import safedial.testing, sys; assert 'pytest' not in sys.modules and '_pytest' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+PORTS_AND_NAMES = """
+import socket
+import pytest
+import safedial
+
+@pytest.mark.parametrize("turn", range(6))
+def test_each_test_has_its_own_ports(server_port, silent_port, refused_port, turn):
+    assert len({server_port, silent_port, refused_port}) == 3
+    for _ in range(2):
+        with socket.create_server(("127.0.0.1", server_port)):
+            socket.create_connection(("127.0.0.1", server_port)).close()
+        with pytest.raises(TimeoutError):
+            socket.create_connection(("127.0.0.1", silent_port), 0.02)
+
+def test_two_names(name_failure):
+    name_failure("db.test", times=1)
+    name_failure("cache.test", socket.EAI_NONAME)
+    for name, text in {"db.test": "Temporary|not known", "cache.test": "not known"}.items():
+        with pytest.raises(socket.gaierror, match=text):
+            safedial.safe_connect((name, 80), policy=None)
+
+def test_another_name_is_looked_up(name_failure):
+    name_failure("db.test")
+    socket.getaddrinfo("localhost", 80)
+
+def test_never_called(name_failure):
+    pass
+
+def test_name_that_nobody_needs(name_failure):
+    name_failure("db.test", unused="ignore")
+"""
+
+
+@pytest.mark.parametrize("arguments", [[], pytest.param(["-n", "2"], marks=pytest.mark.storm)], ids=["alone", "xdist"])
+def test_ports_and_names(run, arguments):
+    result = run(PORTS_AND_NAMES, *arguments)
+    result.assert_outcomes(passed=10, errors=2)
+    result.stdout.fnmatch_lines_random(
+        [
+            "*name_failure('db.test') hit no look-up; looked up instead: localhost*",
+            "*name_failure was requested and never called*",
+        ]
+    )

@@ -60,7 +60,8 @@ class Replacement:
 
     def __init__(self, owner: Any, name: str, made: Callable[[Any], Any]) -> None:
         self._owner, self._name, self._inherited = owner, name, name not in vars(owner)
-        self._plain: Any = _below_undone(getattr(owner, name))
+        self._plain: Any = getattr(owner, name)
+        self._look_through()
         self._now: Any = made(self._plain)
 
         @functools.wraps(self._plain)
@@ -73,23 +74,18 @@ class Replacement:
 
     def undo(self) -> None:
         """Put back what stood there before."""
+        self._look_through()
         self._now = self._plain
         if getattr(self._owner, self._name, None) is not self.method:
             return  # gone, or somebody patched on top of it: that stays, and does nothing
         if self._inherited:
             delattr(self._owner, self._name)
         else:
-            setattr(self._owner, self._name, _below_undone(self._plain))
+            setattr(self._owner, self._name, self._plain)
 
-    def below(self, function: Any) -> Any:
-        """Return what stood there before, if *function* is the method of this one and undone; else *function*."""
-        return self._plain if function is self.method and self._now is self._plain else function
-
-
-def _below_undone(function: Any) -> Any:
-    """Return *function*; or what it replaced, if it is an old method of ours: somebody put it back, or was above it."""
-    while isinstance(old := getattr(function, "_replacement", None), Replacement):
-        if (below := old.below(function)) is function:  # in force; or functools.wraps() copied the attribute
-            break
-        function = below
-    return function
+    def _look_through(self) -> None:
+        """Below us may be an old method of ours: somebody put it back, or was above us when it was undone."""
+        while isinstance(old := getattr(self._plain, "_replacement", None), Replacement):
+            if old.method is not self._plain or old._now is not old._plain:
+                break  # functools.wraps() copied the attribute, or it is in force
+            self._plain, self._inherited = old._plain, old._inherited

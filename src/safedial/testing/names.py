@@ -22,8 +22,8 @@ def name_failure(
     """Make this process's look-ups of *name* fail with `socket.gaierror`, as the resolver's own. Yield the `Fault`.
 
     So it is for `socket.getaddrinfo`, whoever calls it, the event loops of asyncio, uvloop and trio, gevent,
-    ``connect()`` with a name, `socket.gethostbyname`, and the *resolver* of a `safedial.Dialer`. Resolvers that ask the
-    name server themselves (c-ares, dnspython) and C libraries are not reached.
+    ``connect()`` with a name, `socket.gethostbyname`, and the *resolver* of a `safedial.Dialer`. Not reached are C
+    libraries, and resolvers that ask the name servers themselves: c-ares, dnspython, and with it eventlet's.
 
     Args:
         name: the host name; compared as the DNS does, without regard to case and a dot at the end.
