@@ -10,7 +10,8 @@ import pytest
 
 import safedial.pytest_plugin
 
-OTHERS = ("randomly", "asyncio", "anyio", "socket", "xdist")
+OTHERS = ("randomly", "asyncio", "anyio", "socket", "xdist", "hypothesispytest")
+ALONE = [word for name in OTHERS for word in ("-p", f"no:{name}")]
 
 
 @pytest.fixture
@@ -121,11 +122,201 @@ def test_nothing_is_patched_after():
 """
 
 
+UNUSED = """
+import _socket
+import socket
+import unittest
+
+import pytest
+from safedial import testing
+
+
+def dial(port):
+    with socket.socket() as sock:
+        sock.connect_ex(("127.0.0.1", port))
+
+
+class TestSays:
+    def test_never_called(self, self_connect, outage, ports_exhausted):
+        assert socket.socket.connect == _socket.socket.connect
+
+    def test_other_port(self, self_connect, refused_port):
+        self_connect(refused_port + 2)
+        dial(refused_port)
+        dial(refused_port)
+
+    def test_each_call(self, self_connect, address_not_available, dead_port):
+        self_connect(5)
+        self_connect(dead_port)
+        self_connect(6, unused="ignore")
+        address_not_available(7)
+        dial(dead_port)
+
+    @pytest.mark.filterwarnings("error")
+    def test_warning_that_is_an_error(self, ports_exhausted):
+        ports_exhausted(8, unused="warn")
+
+    def test_by_getfixturevalue(self, request):
+        request.getfixturevalue("address_not_available")()
+
+    @pytest.fixture
+    def clients(self, dead_port):
+        yield dead_port
+        dial(dead_port)
+
+    def test_teardown_that_comes_later(self, clients, self_connect):
+        self_connect(clients)
+
+
+class TestWarns:
+    def test_it(self, self_connect):
+        self_connect(9, unused="warn")  # a line that is shown
+
+
+class TestShowsTheTest:
+    def test_it(self):
+        with testing.self_connect(10):
+            dial(11)
+
+
+class TestSilent:
+    @pytest.fixture
+    def faulty(self, self_connect, dead_port):
+        self_connect(dead_port)
+        yield dead_port
+        dial(dead_port)
+
+    def test_teardown_dials(self, faulty):
+        pass
+
+    def test_bad_argument(self, self_connect, refused_port):
+        with pytest.raises(ValueError, match="unused must be one of error, warn, ignore, not 'no'"):
+            self_connect(refused_port, unused="no")
+        assert socket.socket.connect == _socket.socket.connect
+
+
+@pytest.fixture
+def unused(self_connect, outage):
+    self_connect(12)
+
+
+@pytest.mark.usefixtures("unused")
+class TestOtherEnds:
+    def test_fails(self):
+        assert not "my own"
+
+    def test_skips(self):
+        pytest.skip("my own")
+
+    def test_import_that_is_missing(self):
+        pytest.importorskip("no_such_module")
+
+    @pytest.mark.skipif(True, reason="my own")
+    def test_is_skipped(self):
+        pass
+
+    @pytest.mark.xfail
+    def test_fails_as_expected(self):
+        assert not "my own"
+
+    def test_expects_to_fail(self):
+        pytest.xfail("my own")
+
+    @pytest.mark.xfail(run=False)
+    def test_is_not_run(self):
+        pass
+
+    @pytest.mark.xfail
+    def test_passes_unexpectedly(self):
+        pass
+
+    @pytest.mark.xfail(strict=True)
+    def test_passes_against_the_strict(self):
+        pass
+
+    @pytest.fixture
+    def broken(self):
+        raise LookupError("my own")
+
+    def test_setup_fails(self, broken):
+        pass
+
+    @pytest.fixture
+    def breaking(self):
+        yield
+        raise LookupError("my own")
+
+    def test_teardown_fails(self, breaking):
+        pass
+
+
+class TestOfUnittest(unittest.TestCase):
+    @pytest.fixture(autouse=True)
+    def faults(self, self_connect):
+        self.self_connect = self_connect
+
+    def test_hit(self):
+        port = testing.dead_port()
+        self.self_connect(port)
+        dial(port)
+
+    def test_unused(self):
+        self.self_connect(13)
+
+    def test_fails(self):
+        self.self_connect(13)
+        self.fail("my own")
+
+    def test_skips(self):
+        self.self_connect(13)
+        self.skipTest("my own")
+
+    @unittest.expectedFailure
+    def test_fails_as_expected(self):
+        self.self_connect(13)
+        self.fail("my own")
+"""
+NOTHING = r"no Python connect\(\) was seen: the client dials in C, or not at all, or in another process\n"
+INSTEAD = r"dialed instead: 127.0.0.1 port \d+"
+NEVER = (
+    r"{0} was requested and never called: call it, or get it by request.getfixturevalue\('{0}'\) where it is needed\n"
+)
+# What is shown of each test, as a pattern.
+SAYS = {
+    "TestSays.test_never_called": "".join(map(NEVER.format, ["ports_exhausted", "outage", "self_connect"])),
+    "TestSays.test_other_port": rf"self_connect\(\d+\) hit no connect; {INSTEAD} \(2 times\)\n",
+    "TestSays.test_each_call": (
+        rf"address_not_available\(7\) hit no connect; {INSTEAD}\nself_connect\(5\) hit no connect; {NOTHING}"
+    ),
+    "TestSays.test_warning_that_is_an_error": rf"ports_exhausted\(8\) hit no connect; {NOTHING}",
+    "TestSays.test_by_getfixturevalue": rf"address_not_available\(\) hit no connect; {NOTHING}",
+    "TestSays.test_teardown_that_comes_later": rf"self_connect\(\d+\) hit no connect; {NOTHING}",
+    "TestOtherEnds.test_teardown_fails": r"(?:.*\n)*E +LookupError: my own\n\ntest_.*: LookupError\n",
+    "TestOfUnittest.test_unused": rf"self_connect\(13\) hit no connect; {NOTHING}",
+}
+
+
+def test_unused_fault_is_an_error_unless_the_test_has_ended_otherwise(run, pytester):
+    result = run(UNUSED, "-W", "default::UserWarning", *ALONE)
+    result.assert_outcomes(passed=12, failed=4, skipped=4, xfailed=4, xpassed=1, errors=9, warnings=1)
+    shown = result.stdout.str()
+    errors = dict(re.findall(r"^_+ ERROR at teardown of (\S+) _+\n((?:(?![_=]{3}).*\n)+)", shown, re.MULTILINE))
+    assert errors.keys() == SAYS.keys()
+    for name, words in SAYS.items():
+        assert re.fullmatch(words, errors[name]), errors[name]
+    (line,) = [number for number, text in enumerate(UNUSED.splitlines(), 1) if "a line that is shown" in text]
+    assert re.search(rf"\.py:{line - 1}: UserWarning: self_connect\(9\) hit no connect; {NOTHING}", shown)
+    assert re.search(
+        r">       with testing.self_connect\(10\):\nE       AssertionError: self_connect\(10\) hit no", shown
+    )
+    assert "safedial/" not in shown
+
+
 @pytest.mark.storm
 @pytest.mark.parametrize(
     "arguments",
     [
-        [word for name in OTHERS for word in ("-p", f"no:{name}")],
+        ALONE,
         ["-n", "2"],
         ["-p", "no:anyio", "-o", "asyncio_mode=auto"],
         ["-p", "no:asyncio"],
@@ -135,6 +326,113 @@ def test_nothing_is_patched_after():
 )
 def test_works_with_other_plugins(run, arguments):
     run(EVERYTHING, *arguments).assert_outcomes(passed=11)
+
+
+UNUSED_AMONG_OTHERS = """
+import pytest
+from safedial import safe_connect
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+@pytest.mark.asyncio
+async def test_asyncio(self_connect):
+    self_connect(5)
+
+@pytest.mark.anyio
+async def test_anyio(self_connect):
+    self_connect(5)
+
+@pytest.mark.parametrize("turn", range(4))
+def test_worker(self_connect, turn):
+    self_connect(5)
+
+@pytest.mark.flaky(reruns=1)
+def test_rerun_of_a_failure(self_connect, dead_port, request):
+    self_connect(dead_port)
+    assert request.node.execution_count == 2, "my own"
+    with pytest.raises(ConnectionRefusedError):
+        safe_connect(("127.0.0.1", dead_port))
+
+@pytest.mark.flaky(reruns=1)
+def test_rerun_that_fails(self_connect, request):
+    self_connect(5)
+    assert request.node.execution_count == 1, "my own"
+
+@pytest.mark.flaky(reruns=1)
+def test_rerun_that_skips(self_connect, request):
+    self_connect(5)
+    if request.node.execution_count == 2:
+        pytest.skip("my own")
+
+@pytest.mark.flaky(reruns=1)
+def test_rerun_that_is_unused_too(self_connect):
+    self_connect(5)
+"""
+
+
+@pytest.mark.storm
+@pytest.mark.parametrize("arguments", [[], ["-n", "2"], ["--setup-show"]], ids=" ".join)
+def test_unused_fault_among_other_plugins(run, arguments):
+    """Reruns begin anew, and an unused fault is run again as other errors are."""
+    pytest.importorskip("pytest_rerunfailures")
+    result = run(UNUSED_AMONG_OTHERS, *arguments)
+    found = result.parseoutcomes()  # each run that passes is counted
+    assert found == {"passed": 11, "failed": 1, "skipped": 1, "errors": 7, "rerun": 4}
+    assert result.stdout.str().count("self_connect(5) hit no connect; no Python connect() was seen: ") == 7
+
+
+@pytest.mark.storm
+def test_unused_fault_among_subtests(run):
+    pytest.importorskip("_pytest.subtests", reason="came with pytest 9")
+    code = """
+    import pytest
+
+    @pytest.fixture
+    def subtest(self_connect, subtests):
+        self_connect(5)
+        return subtests.test
+
+    def test_passes(subtest):
+        with subtest():
+            pass
+
+    def test_fails(subtest):
+        with subtest():
+            assert not "my own"
+        with subtest():
+            pass
+
+    def test_skips(subtest):
+        with subtest():
+            pytest.skip("my own")
+    """
+    result = run(code)
+    result.stdout.fnmatch_lines(["*ERROR at teardown of test_passes*", "self_connect(5) hit no connect; *"])
+    assert result.stdout.str().count("hit no connect") == 1
+
+
+@pytest.mark.storm
+@pytest.mark.parametrize("end", ["raise KeyboardInterrupt", "pytest.exit('my own', returncode=0)"])
+def test_unused_fault_of_an_interrupted_test(run, end):
+    code = f"""
+    import pytest
+
+    @pytest.fixture(autouse=True)
+    def unused(self_connect, outage):
+        self_connect(5)
+
+    def test_passes_at_first(request):
+        if subtests := request.getfixturevalue("subtests") if {hasattr(pytest, "Subtests")} else None:
+            with subtests.test():
+                pass
+        {end}
+    """
+    shown = run(code).stdout.str()
+    assert "hit no connect" not in shown
+    assert "INTERNALERROR" not in shown
 
 
 @pytest.mark.storm

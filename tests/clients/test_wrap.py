@@ -16,6 +16,7 @@ import tenacity
 
 import safedial
 from safedial import testing
+from safedial.testing.intercept import intercepting
 from tests.support import faults
 from tests.support.late import DialsWhenEntered
 
@@ -108,9 +109,11 @@ class TestWrap:
         assert "connected in round 3" in told[4].getMessage()
 
     def test_refused_is_not_retried_by_default(self, factory, refused_port):
-        with testing.address_not_available(1, None) as counter, pytest.raises(ConnectionRefusedError) as caught:
+        dials = []
+        watched = intercepting(lambda sock, address, connect: dials.append(address))
+        with watched, pytest.raises(ConnectionRefusedError) as caught:
             run(safedial.wrap(factory)(HOST, refused_port))
-        assert not counter.triggered
+        assert dials == [(HOST, refused_port)]
         assert not hasattr(caught.value, "__notes__")
 
     def test_last_error_is_the_clients(self, refused_port):

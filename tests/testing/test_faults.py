@@ -70,7 +70,7 @@ class TestSelfConnect:
             assert fault.triggered == 2
 
     def test_other_ports_and_chosen_ports_are_left_alone(self, server, mechanism):
-        with testing.self_connect(testing.dead_port()) as fault:
+        with testing.self_connect(testing.dead_port(), unused="ignore") as fault:
             socket.create_connection(server.getsockname()).close()
             with pytest.raises(ConnectionRefusedError):  # bind() chooses a port here
                 socket.create_connection(("127.0.0.1", fault.port), 5, ("127.0.0.1", 0))
@@ -78,7 +78,7 @@ class TestSelfConnect:
 
     def test_a_server_that_listens_is_reached(self, client, server, mechanism):
         host, port = server.getsockname()
-        with testing.self_connect(port) as fault:
+        with testing.self_connect(port, unused="ignore") as fault:
             assert client(host, port).local[1] != port
         assert fault.triggered == 0
 
@@ -174,7 +174,7 @@ class TestAddressNotAvailable:
         dial(*server.getsockname(), policy=None, steer=steer)
 
     def test_other_destinations_are_left_alone(self, server):
-        with testing.ports_exhausted(testing.dead_port()):
+        with testing.ports_exhausted(testing.dead_port(), unused="ignore"):
             socket.create_connection(server.getsockname()).close()
 
 
@@ -201,7 +201,7 @@ class TestSocketAfterwards:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
         sock.setsockopt(*faults.option(40000, 40100))
         before = own_range(sock)
-        with testing.self_connect(server.getsockname()[1], times=2) as fault:
+        with testing.self_connect(server.getsockname()[1], times=2, unused="ignore") as fault:
             sock.connect(server.getsockname())
         assert (own_range(sock), reuses(sock)) == (before, reuse)
         assert 40000 <= sock.getsockname()[1] <= 40100
@@ -222,7 +222,7 @@ class TestLeftAlone:
     """Connects that a fault neither changes nor counts."""
 
     def test_times_are_not_spent_on_a_server(self, server, mechanism):
-        with testing.self_connect(server.getsockname()[1], times=2) as fault:
+        with testing.self_connect(server.getsockname()[1], times=2, unused="ignore") as fault:
             for _ in range(3):
                 socket.create_connection(server.getsockname()).close()
         assert (fault.triggered, fault.remaining, fault.means) == (0, 2, None)
@@ -230,14 +230,14 @@ class TestLeftAlone:
     @pytest.mark.parametrize("how", ["connect", "connect_ex"])
     @pytest.mark.parametrize("make", [testing.self_connect, testing.address_not_available])
     def test_a_name_that_is_unknown(self, dead_port, mechanism, make, how):
-        with make(dead_port, times=1) as fault, socket.socket() as sock:
+        with make(dead_port, times=1, unused="ignore") as fault, socket.socket() as sock:
             with pytest.raises(socket.gaierror):
                 getattr(sock, how)(("no.such.invalid", dead_port))
             assert (fault.triggered, fault.remaining) == (0, 1)
 
     @pytest.mark.parametrize("make", [testing.self_connect, testing.address_not_available])
     def test_an_address_of_the_other_family(self, dead_port, mechanism, make):
-        with make(dead_port, times=1) as fault, socket.socket() as sock:
+        with make(dead_port, times=1, unused="ignore") as fault, socket.socket() as sock:
             with pytest.raises(OSError, match=r"not supported|Name or service|unreachable"):
                 sock.connect(("::1", dead_port))
             assert (fault.triggered, fault.remaining) == (0, 1)
@@ -257,17 +257,17 @@ class TestLeftAlone:
             return type(caught.value), str(caught.value)
 
         plain = error()
-        with testing.Outage() as server, testing.address_not_available() as fault:
+        with testing.Outage() as server, testing.address_not_available(unused="ignore") as fault:
             server.refuse_for(dials=1)
             assert error() == plain
-        with testing.self_connect(80):
+        with testing.self_connect(80, unused="ignore"):
             assert error() == plain
         assert fault.triggered == 0
 
     def test_a_source_port_that_the_caller_chose(self, server, dead_port, mechanism, reset):
         sock = reset()
         sock.bind(("127.0.0.1", dead_port))
-        with testing.ports_exhausted(server.getsockname()[1]) as fault:
+        with testing.ports_exhausted(server.getsockname()[1], unused="ignore") as fault:
             sock.connect(server.getsockname())
         assert fault.triggered == 0
 
@@ -292,7 +292,7 @@ class TestLeftAlone:
         sock.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             sock.connect(server.getsockname())
-        with testing.address_not_available() as fault:
+        with testing.address_not_available(unused="ignore") as fault:
             assert sock.connect_ex(server.getsockname()) in (0, errno.EISCONN)
         assert fault.triggered == 0
 
@@ -349,7 +349,7 @@ def dial_with_psycopg():
 
     found = []
     with testing.Outage(port=40004) as server:
-        for context in (testing.ports_exhausted(server.port), contextlib.nullcontext()):
+        for context in (testing.ports_exhausted(server.port, unused="ignore"), contextlib.nullcontext()):
             with context, pytest.raises(psycopg.OperationalError) as caught:
                 psycopg.connect(host=server.host, port=server.port, user="u", dbname="d", connect_timeout=2)
             found.append(str(caught.value))
@@ -369,7 +369,7 @@ def test_fork_while_another_thread_makes_faults():
     port = testing.dead_port()
 
     def make():
-        with testing.self_connect(port), testing.fast_retries():
+        with testing.self_connect(port, unused="ignore"), testing.fast_retries():
             return True
 
     faults.fork_beside(make, make, 40)

@@ -33,7 +33,7 @@ class TestIntercepting:
             return super(socket.socket, self).connect(address)
 
         monkeypatch.setattr(socket.socket, "connect", guarded, raising=False)
-        with testing.self_connect(testing.dead_port()):
+        with testing.self_connect(testing.dead_port(), unused="ignore"):
             socket.create_connection(server.getsockname()).close()
         assert vars(socket.socket)["connect"] is guarded
         assert calls == [server.getsockname()]
@@ -41,7 +41,7 @@ class TestIntercepting:
 
     def test_a_later_patch_stays_and_ours_does_nothing(self, server):
         with contextlib.ExitStack() as stack:
-            stack.enter_context(testing.self_connect(testing.dead_port()))
+            stack.enter_context(testing.self_connect(testing.dead_port(), unused="ignore"))
             ours = socket.socket.connect
             socket.socket.connect = lambda self, address: ours(self, address)
         try:
@@ -54,11 +54,12 @@ class TestIntercepting:
             del socket.socket.connect
 
     def test_connect_ex_raises_if_the_name_is_unknown(self):
-        with testing.self_connect(testing.dead_port()), socket.socket() as sock, pytest.raises(socket.gaierror):
+        fault = testing.self_connect(testing.dead_port(), unused="ignore")
+        with fault, socket.socket() as sock, pytest.raises(socket.gaierror):
             sock.connect_ex(("no.such.invalid", 80))
 
     def test_other_kinds_of_sockets_are_left_alone(self, tmp_path):
-        with testing.self_connect(testing.dead_port()) as fault:
+        with testing.self_connect(testing.dead_port(), unused="ignore") as fault:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram:
                 datagram.connect(("127.0.0.1", fault.port))
             with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as local:

@@ -103,7 +103,7 @@ class TestStates:
                 server.freeze()
 
     def test_its_own_connects_bypass_faults(self):
-        with testing.Outage() as server, testing.address_not_available(server.port) as fault:
+        with testing.Outage() as server, testing.address_not_available(server.port, unused="ignore") as fault:
             server.freeze()
             assert (fault.triggered, server.state) == (0, "frozen")
 

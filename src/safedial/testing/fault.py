@@ -11,13 +11,14 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 from safedial._address import describe
+from safedial.testing import unittests
 from safedial.testing.ports import check_port, check_whole
 
 # unittest leaves the frames of this module out of a failure's traceback (unittest.result, _is_relevant_tb_level).
 __unittest = True
 
 P = ParamSpec("P")
-F = TypeVar("F", bound=Callable[..., Any])
+R = TypeVar("R")
 
 Means: TypeAlias = Literal["IP_LOCAL_PORT_RANGE", "bind", "simulated"]
 # What happens when a fault ends that has hit nothing: its test shows less than it seems to.
@@ -114,7 +115,7 @@ class Fault:
 
     def end(self) -> None:
         """Raise AssertionError or warn if it has hit nothing."""
-        if self.triggered or self._unused == "ignore":
+        if self.triggered or self._unused == "ignore" or unittests.has_failed_or_skipped():
             return
         if self._unused == "error":
             raise AssertionError(self._said())
@@ -122,7 +123,9 @@ class Fault:
         warnings.warn_explicit(self._said(), UserWarning, *self._place)
 
     def _said(self) -> str:
-        seen = [words if times == 1 else f"{words} ({times} times)" for words, times in self._seen.items()]
+        with self._lock:  # a client may still dial
+            found = list(self._seen.items())
+        seen = [words if times == 1 else f"{words} ({times} times)" for words, times in found]
         if self._unnamed:
             seen.append(f"{self._unnamed} more")
         instead = f"{self._target.instead}: {'; '.join(seen)}" if seen else self._target.nothing
@@ -150,24 +153,30 @@ def lasting(fault: Fault) -> Generator[Fault]:
 class FaultManager(AbstractContextManager[Fault]):
     """A fault as a context manager or decorator. Its AssertionError has no frames of safedial's or contextlib's."""
 
-    def __init__(self, generator: Any) -> None:
-        self._generator = generator
+    def __init__(self, make: Callable[[], AbstractContextManager[Fault]]) -> None:
+        self._make = make
 
-    def __call__(self, function: F) -> F:
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Return *function*, with the fault during each call."""
-        decorated: F = self._generator(function)
-        return decorated
+
+        @functools.wraps(function)
+        def with_fault(*args: P.args, **kwds: P.kwargs) -> R:
+            __tracebackhide__ = True
+            with FaultManager(self._make):
+                return function(*args, **kwds)
+
+        return with_fault
 
     def __enter__(self) -> Fault:
-        fault: Fault = self._generator.__enter__()
-        return fault
+        self._entered = self._make()
+        return self._entered.__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         __tracebackhide__ = True  # pytest shows the user's line alone
         try:
-            self._generator.__exit__(kind, error, traceback)
+            self._entered.__exit__(kind, error, traceback)
         except (AssertionError, UserWarning) as unused:
             raise unused.with_traceback(None)  # noqa: B904  # it is the same exception
 
@@ -178,6 +187,6 @@ def fault_manager(function: Callable[P, Generator[Fault]]) -> Callable[P, FaultM
 
     @functools.wraps(function)
     def made(*args: P.args, **kwds: P.kwargs) -> FaultManager:
-        return FaultManager(manager(*args, **kwds))
+        return FaultManager(functools.partial(manager, *args, **kwds))
 
     return made

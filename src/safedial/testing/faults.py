@@ -137,7 +137,7 @@ def _endpoints(sock: socket.socket, address: SockAddr) -> tuple[SockAddr, SockAd
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-        return "a server listens there, or a socket holds the port"
+        return "a server listens there, or a socket has the port, perhaps in TIME_WAIT"
     return str(getattr(error, "strerror", error))
 
 

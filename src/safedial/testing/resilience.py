@@ -119,14 +119,14 @@ def _finding(name: str, factory: Factory, server: Server, host: str, within: flo
 def _begin(name: str, outage: Outage, stack: contextlib.ExitStack) -> tuple[int, Fault | None]:
     """Begin the fault *name*, which ends with *stack*. Return the port to dial, and the `Fault` if a connect fails."""
     if name == "self_connect":
-        return outage.port, stack.enter_context(self_connect(outage.port))
+        return outage.port, stack.enter_context(self_connect(outage.port, unused="ignore"))
     if name == "refused_port":
         return stack.enter_context(refused_port(outage.host)), None
     stack.enter_context(outage)
     if name == "address_not_available":
-        return outage.port, stack.enter_context(address_not_available(outage.port))
+        return outage.port, stack.enter_context(address_not_available(outage.port, unused="ignore"))
     if name == "ports_exhausted":
-        return outage.port, stack.enter_context(ports_exhausted(outage.port))
+        return outage.port, stack.enter_context(ports_exhausted(outage.port, unused="ignore"))
     if name == "outage":
         outage.refuse_for(3, unused="ignore")  # the table says it
     else:

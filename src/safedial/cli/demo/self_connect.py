@@ -167,7 +167,7 @@ def play(
         tally.forced = force or (dials is None and not tally.faults)
         if tally.forced:
             faults = tally.faults
-            with self_connect(tally.port, times=1):
+            with self_connect(tally.port, times=1, unused="ignore"):
                 wait(lambda: tally.faults > faults, _FORCING, "forcing the fault")
         tally.dials_before, until = tally.dials, time.monotonic()
         if dials is None and loop.first_fault is not None:
