@@ -1,19 +1,19 @@
 """The time limit of a dial."""
 
 import math
-import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from safedial import _clock
 from safedial._deadline import NO_DEADLINE, Deadline
 
 
 @given(st.floats(0, 1e6), st.floats(0, 1e6))
 def test_wait_is_cut_so_that_a_last_round_can_follow(total, wait):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(time, "monotonic", lambda: 0.0)
+        patch.setattr(_clock, "real", lambda: 0.0)
         deadline = Deadline(total, 0.0)
         cut = deadline.cut(wait)
         if wait <= total - 0.002:
@@ -29,7 +29,7 @@ def test_wait_is_cut_so_that_a_last_round_can_follow(total, wait):
 
 
 def test_no_wait_begins_if_no_time_is_left_for_a_round(monkeypatch):
-    monkeypatch.setattr(time, "monotonic", lambda: 9.5)
+    monkeypatch.setattr(_clock, "real", lambda: 9.5)
     deadline = Deadline(10, 0.0)
     assert deadline.cut(0.4) == 0.4
     assert deadline.cut(1.0) is None
@@ -41,7 +41,7 @@ def test_no_wait_begins_if_no_time_is_left_for_a_round(monkeypatch):
 @given(st.floats(0, 1e6) | st.none(), st.floats(0, 1e6), st.floats(0.01, 1e6) | st.none())
 def test_limit_is_the_shorter_of_both_until_time_is_up(total, passed, seconds):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(time, "monotonic", lambda: passed)
+        patch.setattr(_clock, "real", lambda: passed)
         deadline = Deadline(total, 0.0)
         if total is not None and total - passed < 0.002:
             assert deadline.passed

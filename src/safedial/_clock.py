@@ -37,7 +37,7 @@ now: Callable[[], float] = real
 
 def moved() -> float:
     """Return how far `now` is ahead of `real` in this context."""
-    return 0.0 if now is real else _moved.get()
+    return _moved.get() if now is _moved_on else 0.0
 
 
 def move_on(seconds: float) -> None:

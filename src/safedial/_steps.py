@@ -1,4 +1,4 @@
-"""Run a coroutine without an event loop; wait in asyncio or trio, whichever runs. Of safedial it imports `_clock` and `_forks`.
+"""Run a coroutine without an event loop; wait in asyncio or trio, whichever runs. Imports `_clock` and `_forks`.
 
 Code that blocking and async dials share is a coroutine. A blocking dial runs it with `finish`: it never suspends.
 """
@@ -55,24 +55,27 @@ async def within(seconds: float | None, steps: Awaitable[T]) -> T:
 
 async def sleep(seconds: float) -> None:
     """Sleep in the async library that runs."""
+    pause: Callable[[float], Awaitable[None]]
     if (trio := running_trio()) is not None:
-        await trio.sleep(seconds)
-        return
-    with loading:
-        import asyncio
+        pause, clock = trio.sleep, trio.current_time
+    else:
+        with loading:
+            import asyncio
 
-    if not _stopped(asyncio.get_running_loop().time):
-        await asyncio.sleep(seconds)
+        pause, clock = asyncio.sleep, asyncio.get_running_loop().time
+    if not _is_frozen(clock):
+        await pause(seconds)
         return
+    # Timers stand still too. So a wait would never end, where another library's dial would have raised its error.
     end = _clock.real() + seconds
     while (left := end - _clock.real()) > 0:
-        time.sleep(min(left, _TURN))  # noqa: ASYNC251  # the loop's own timers stand still
-        await asyncio.sleep(0)
+        time.sleep(min(left, _TURN))  # noqa: ASYNC251  # a test that freezes its clock has no other tasks that hurry
+        await pause(0)
 
 
-def _stopped(clock: Callable[[], float]) -> bool:
-    """Return whether freezegun stopped the *clock* of an event loop: it is time.monotonic, and that is not real."""
-    return clock() == time.monotonic() and abs(time.monotonic() - _clock.real()) > 1
+def _is_frozen(clock: Callable[[], float]) -> bool:
+    """Return whether freezegun has stopped the *clock* of an event loop."""
+    return abs(time.monotonic() - _clock.real()) > 1 and clock() == clock()
 
 
 async def in_thread(function: Callable[..., T], *args: Any) -> T:

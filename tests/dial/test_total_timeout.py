@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import functools
 import re
 import socket
 import threading
@@ -11,7 +12,7 @@ import pytest
 import tenacity
 
 import safedial
-from safedial import testing
+from safedial import _clock, testing
 from tests.support import dials, faults, left, namespace
 from tests.support.policies import retrying
 from tests.support.resolvers import addresses, servers
@@ -23,7 +24,9 @@ FOREVER = 3600  # seconds: no test waits for so long
 def clock(monkeypatch):
     """A simulated clock: only sleeps and scripted sockets advance it."""
     now = [1000.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    clock = functools.partial(now.__getitem__, 0)
+    monkeypatch.setattr(_clock, "real", clock)
+    monkeypatch.setattr(_clock, "now", clock)
     monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
     return now
 

@@ -11,11 +11,11 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
 import safedial
+from safedial import _clock
 from safedial._sentences import sentence
 from safedial._tcp import namespaces, settings_thread, steering, usage
 from safedial._tcp.remedy import ELSEWHERE
@@ -118,8 +118,8 @@ def failure(dial, *args):
 @pytest.fixture
 def clock(monkeypatch):
     """The time, in a list. It stands still."""
-    now = [time.monotonic()]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    now = [_clock.real()]
+    monkeypatch.setattr(_clock, "real", lambda: now[0])
     return now
 
 

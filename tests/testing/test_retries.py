@@ -1,11 +1,291 @@
 """tenacity's waits, recorded instead of slept."""
 
+import asyncio
+import concurrent.futures
+import contextvars
+import itertools
+import threading
+import time
+
+import httpx
 import pytest
 import tenacity
+import trio
 
 import safedial
-from safedial import testing
+import safedial.adapters.httpx
+from safedial import _clock, testing
+from safedial._deadline import Deadline
+from safedial._tcp import steering
+from safedial.testing.retries import watching_waits
 from tests.support import dials
+from tests.support.policies import retrying
+
+HOUR = 3600
+# Each has two waits of half an hour, and a third that is cut, or none.
+POLICIES = {
+    "reconnect": lambda: safedial.reconnect(within=HOUR, first=2400, cap=2400),
+    "stop_after_delay": lambda: retrying(wait=1800, stop=tenacity.stop_after_delay(HOUR), reraise=True),
+    "stop_before_delay": lambda: retrying(wait=1200, stop=tenacity.stop_before_delay(HOUR), reraise=True),
+    "wait_random_exponential": lambda: tenacity.Retrying(
+        retry=safedial.retry_if_transient,
+        wait=tenacity.wait_random_exponential(multiplier=900, min=900, max=1800),
+        stop=tenacity.stop_after_delay(HOUR),
+        reraise=True,
+    ),
+}
+LONGEST = HOUR + 1800  # tenacity's stop_after_delay begins a wait that ends too late
+
+
+@pytest.fixture(params=POLICIES)
+def policy(request):
+    """A policy that ends after an hour."""
+    return POLICIES[request.param]()
+
+
+def an_hour():
+    return POLICIES["reconnect"]()
+
+
+async def refused():
+    raise ConnectionRefusedError
+
+
+def refuse():
+    raise ConnectionRefusedError
+
+
+def each_attempt(policy, port):
+    for attempt in policy:
+        with attempt:
+            refuse()
+
+
+async def each_attempt_async(policy, port):
+    async for attempt in awaiting(policy):
+        with attempt:
+            refuse()
+
+
+def awaiting(policy):
+    """Return *policy* for coroutines."""
+    return tenacity.AsyncRetrying(retry=policy.retry, wait=policy.wait, stop=policy.stop, reraise=True)
+
+
+def each_connection(policy, port, **options):
+    for connection in safedial.connections(("127.0.0.1", port), policy=policy, **options):
+        with connection:
+            pass
+
+
+async def each_connection_async(policy, port):
+    async for connection in safedial.connections(("127.0.0.1", port), policy=policy):
+        async with connection:
+            pass
+
+
+def with_httpx(policy, port):
+    with httpx.Client() as client:
+        safedial.adapters.httpx.protect(client, dialer=safedial.Dialer(policy=policy))
+        try:
+            client.get(f"http://127.0.0.1:{port}")
+        except httpx.ConnectError as error:
+            raise ConnectionRefusedError from error
+
+
+# By name: dials a port that refuses, under a policy, until the policy gives up.
+LOOPS = {
+    **{
+        name: lambda policy, port, dial=dial: dial("127.0.0.1", port, policy=policy)
+        for name, dial in dials.DIALS.items()
+    },
+    "connections": each_connection,
+    "connections, async for": lambda *args: dials.run(each_connection_async(*args)),
+    "wrap": lambda policy, port: safedial.wrap(refuse, policy=policy)(),
+    "wrap, asyncio": lambda policy, port: dials.run(safedial.wrap(refused, policy=policy)()),
+    "wrap, trio": lambda policy, port: trio.run(safedial.wrap(refused, policy=policy)),
+    "httpx": with_httpx,
+    "tenacity": lambda policy, port: policy(refuse),
+    "tenacity, decorator": lambda policy, port: policy.wraps(refuse)(),
+    "tenacity, for": each_attempt,
+    "tenacity, asyncio": lambda policy, port: dials.run(awaiting(policy)(refused)),
+    "tenacity, trio": lambda policy, port: trio.run(awaiting(policy), refused),
+    "tenacity, async for": lambda policy, port: dials.run(each_attempt_async(policy, port)),
+}
+
+
+@pytest.fixture(params=LOOPS)
+def loop(request):
+    return LOOPS[request.param]
+
+
+class TestClock:
+    """Waits that are not slept count for policies and time limits."""
+
+    def test_policy_ends_with_its_time(self, loop, policy, dead_port):
+        with testing.fast_retries() as waits, pytest.raises(ConnectionRefusedError):
+            loop(policy, dead_port)
+        assert 1800 < sum(waits) <= LONGEST
+        assert len(waits) <= 5
+        assert all(type(wait) is float for wait in waits)
+
+    def test_last_wait_of_reconnect_is_cut(self, loop, dead_port):
+        with testing.fast_retries() as waits, pytest.raises(ConnectionRefusedError):
+            loop(an_hour(), dead_port)
+        assert sum(waits) == pytest.approx(HOUR, abs=60)  # less what the rounds took
+
+    def test_dials_in_threads_have_their_own_time(self, dead_port):
+        def work(_):
+            with pytest.raises(ConnectionRefusedError):
+                safedial.safe_connect(("127.0.0.1", dead_port), policy=an_hour())
+
+        with testing.fast_retries() as waits, concurrent.futures.ThreadPoolExecutor(10) as pool:
+            list(pool.map(work, range(10)))
+        assert sum(waits) == pytest.approx(10 * HOUR, abs=600)
+
+    def test_dials_in_tasks_have_their_own_time(self, dead_port):
+        async def main():
+            dialer = safedial.Dialer(policy=an_hour())
+            return await asyncio.gather(
+                *(dialer.dial_async(("127.0.0.1", dead_port)) for _ in range(10)), return_exceptions=True
+            )
+
+        with testing.fast_retries() as waits:
+            assert {*map(type, dials.run(main()))} == {ConnectionRefusedError}
+        assert sum(waits) == pytest.approx(10 * HOUR, abs=600)
+
+    def test_dials_in_tasks_of_trio_have_their_own_time(self):
+        async def dial():
+            with pytest.raises(ConnectionRefusedError):
+                await safedial.wrap(refused, policy=an_hour())()
+
+        async def main():
+            async with trio.open_nursery() as nursery:
+                for _ in range(10):
+                    nursery.start_soon(dial)
+
+        with testing.fast_retries() as waits:
+            trio.run(main)
+        assert sum(waits) == pytest.approx(10 * HOUR, abs=600)
+
+    def test_loops_of_tenacity_in_threads_have_their_own_time(self):
+        def work(_):
+            with pytest.raises(ConnectionRefusedError):
+                an_hour()(refuse)
+
+        with testing.fast_retries() as waits, concurrent.futures.ThreadPoolExecutor(10) as pool:
+            list(pool.map(work, range(10)))
+        assert sum(waits) == pytest.approx(10 * HOUR, abs=600)
+
+    @pytest.mark.parametrize(
+        "around",
+        [
+            lambda dial, stop: safedial.wrap(dial, policy=retrying(stop=stop))(),
+            lambda dial, stop: tenacity.Retrying(stop=stop, reraise=True)(dial),
+        ],
+        ids=["wrap", "tenacity"],
+    )
+    def test_waits_of_a_dial_count_for_the_loop_around_it(self, around, dead_port):
+        """Of two hours, a dial in each round takes one."""
+        inner = safedial.Dialer(policy=an_hour())
+        stop, rounds = tenacity.stop_after_delay(2 * HOUR - 60), []
+
+        def dial():
+            rounds.append(1)
+            return inner.dial(("127.0.0.1", dead_port))
+
+        with testing.fast_retries(), pytest.raises(ConnectionRefusedError):
+            around(dial, stop)
+        assert len(rounds) == 2
+
+    def test_later_dial_has_all_of_its_time(self, loop, dead_port):
+        with testing.fast_retries() as waits:
+            for _ in range(2):
+                waits.clear()
+                with pytest.raises(ConnectionRefusedError):
+                    loop(an_hour(), dead_port)
+                assert sum(waits) == pytest.approx(HOUR, abs=60)
+
+    def test_time_limit_of_a_dial(self, dial, dead_port, events):
+        """As if the waits had been slept: the first is cut, and a second would end too late."""
+        options = {"policy": retrying(wait=HOUR), "total_timeout": 1000, "on_event": events.append}
+        with testing.fast_retries() as waits, pytest.raises(TimeoutError) as caught:
+            dial("127.0.0.1", dead_port, **options)
+        assert "the wait before the next round, 3600.000 s, would have ended too late" in str(caught.value)
+        assert waits == [pytest.approx(999, abs=60)]
+        assert [event.wait for event in events if event.kind == "retry"] == waits
+        assert events[-1].reason == "time"
+        assert events[-1].elapsed == pytest.approx(999, abs=60)
+
+    def test_time_limit_of_the_reconnect_loop(self, dead_port):
+        with testing.fast_retries() as waits, pytest.raises(TimeoutError, match="too late"):
+            each_connection(retrying(wait=HOUR), dead_port, total_timeout=1000)
+        assert waits == [pytest.approx(999, abs=60)]
+
+    def test_deadline_is_the_same_in_every_context(self):
+        """Such as in the threads of an executor, some of which have waited and some not."""
+        left = {}
+
+        def look(name):
+            left[name] = deadline.cap(None)
+
+        with testing.fast_retries():
+            _clock.move_on(50)
+            before, deadline = contextvars.copy_context(), Deadline(1000, _clock.now())
+            _clock.move_on(100)
+            look("here")
+            before.run(look, "a context of before")
+            thread = threading.Thread(target=look, args=["a thread"])
+            thread.start()
+            thread.join()
+        look("later")
+        assert {name: pytest.approx(900, abs=60) for name in left} == left
+
+    def test_other_clocks_are_not_moved(self, dead_port):
+        """Neither those of the user nor that of the caches."""
+        seen = [time.monotonic(), _clock.real()]
+        with testing.fast_retries(), pytest.raises(ConnectionRefusedError):
+            safedial.safe_connect(("127.0.0.1", dead_port), policy=an_hour())
+        seen += [time.monotonic(), _clock.real()]
+        assert all(later - sooner < HOUR for sooner, later in itertools.pairwise(seen))
+        assert steering._believed[0] <= _clock.real() + steering._RANGE_AGE
+
+    def test_real_again_afterwards(self):
+        plain = tenacity.RetryCallState.prepare_for_next_attempt
+        one, two = testing.fast_retries(), testing.fast_retries()
+        one.__enter__()
+        two.__enter__()
+        _clock.move_on(HOUR)
+        assert _clock.now() - _clock.real() > HOUR - 60
+        one.__exit__(None, None, None)
+        assert _clock.now() - _clock.real() > HOUR - 60
+        assert not two.__exit__(LookupError, LookupError(), None)
+        assert _clock.now() - _clock.real() < HOUR - 60
+        assert tenacity.time is time
+        assert tenacity.RetryCallState.prepare_for_next_attempt is plain
+
+
+class TestWatchingWaits:
+    def test_tells_of_each_wait_and_skips_none(self, loop, dead_port):
+        slept, told = [], []
+        policy = retrying(3, 0.01, reraise=True, before_sleep=lambda state: slept.append(state.upcoming_sleep))
+        with watching_waits(told.append), pytest.raises(ConnectionRefusedError):
+            loop(policy, dead_port)
+        assert told == [0.01, 0.01]
+        assert tenacity.DoSleep(3) == 3
+
+    def test_beside_fast_retries(self, dead_port):
+        told = []
+        with watching_waits(told.append), testing.fast_retries() as waits, pytest.raises(ConnectionRefusedError):
+            safedial.safe_connect(("127.0.0.1", dead_port), policy=an_hour())
+        assert told == waits != []
+
+    def test_wait_that_a_time_limit_cuts(self, dead_port):
+        told = []
+        with watching_waits(told.append), pytest.raises(TimeoutError):
+            safedial.safe_connect(("127.0.0.1", dead_port), policy=retrying(wait=HOUR), total_timeout=0.1)
+        assert len(told) == 1
+        assert told[0] <= 0.1
 
 
 class TestFastRetries:

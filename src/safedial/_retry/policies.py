@@ -164,11 +164,11 @@ class _StopAfter(tenacity.stop_after_delay):
         return _since_start(retry_state) >= self.max_delay
 
 
-def _since_start(state: Any) -> float:
+def _since_start(state: RetryCallState) -> float:
     """Return the seconds since the first round began; under freezegun in a loop of tenacity's, since it failed."""
-    if not hasattr(state, "failed_first"):
-        state.failed_first = _clock.now()
-    return max(state.seconds_since_start or 0.0, _clock.now() - state.failed_first)
+    now = _clock.now()
+    first: float = vars(state).setdefault("_failed_first", now)
+    return max(state.seconds_since_start or 0.0, now - first)
 
 
 class _Backoff(wait_base):

@@ -5,7 +5,7 @@ import functools
 import time
 import types
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, Self
 
 from safedial import _clock
 from safedial._forks import lock_held_across_forks
@@ -29,7 +29,7 @@ def fast_retries() -> Generator[list[float]]:
     class Unslept(tenacity.DoSleep):
         """A policy yields an instance of this class for each wait."""
 
-        def __new__(cls, _seconds: float) -> "Unslept":
+        def __new__(cls, _seconds: float) -> Self:
             return super().__new__(cls, 0.0)
 
     module: Any = tenacity
@@ -67,9 +67,9 @@ class _TenacitysTime(types.ModuleType):
 @contextlib.contextmanager
 def watching_waits(callback: Callable[[float], object]) -> Generator[None]:
     """Call *callback* with the seconds of each wait of a tenacity policy in this process, as it begins."""
-    from tenacity import RetryCallState
+    import tenacity  # late, as above
 
-    state: Any = RetryCallState
+    state: Any = tenacity.RetryCallState
     with _lock:
         _watchers.append(callback)
         if len(_watchers) == 1:
@@ -83,7 +83,7 @@ def watching_waits(callback: Callable[[float], object]) -> Generator[None]:
                 state.prepare_for_next_attempt = state.prepare_for_next_attempt.__wrapped__
 
 
-def _telling(plain: Callable[[Any], None]) -> Callable[[Any], None]:
+def _telling(plain: Any) -> Any:
     """Return *plain*, the last that a loop calls before a wait, so that it tells of the wait."""
 
     @functools.wraps(plain)
