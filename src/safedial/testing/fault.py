@@ -115,6 +115,7 @@ class Fault:
 
     def end(self) -> None:
         """Raise AssertionError or warn if it has hit nothing."""
+        __tracebackhide__ = True
         if self.triggered or self._unused == "ignore" or unittests.has_failed_or_skipped():
             return
         if self._unused == "error":
