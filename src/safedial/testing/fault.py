@@ -115,7 +115,6 @@ class Fault:
 
     def end(self) -> None:
         """Raise AssertionError or warn if it has hit nothing."""
-        __tracebackhide__ = True
         if self.triggered or self._unused == "ignore" or unittests.has_failed_or_skipped():
             return
         if self._unused == "error":
@@ -162,7 +161,6 @@ class FaultManager(AbstractContextManager[Fault]):
 
         @functools.wraps(function)
         def with_fault(*args: P.args, **kwds: P.kwargs) -> R:
-            __tracebackhide__ = True
             with FaultManager(self._make):
                 return function(*args, **kwds)
 
@@ -175,7 +173,6 @@ class FaultManager(AbstractContextManager[Fault]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        __tracebackhide__ = True  # pytest shows the user's line alone
         try:
             self._entered.__exit__(kind, error, traceback)
         except (AssertionError, UserWarning) as unused:

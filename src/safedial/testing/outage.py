@@ -111,7 +111,6 @@ class Outage:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        __tracebackhide__ = True  # pytest shows the user's line alone
         self.kill()
         faults, self._faults = self._faults, []
         if kind is None:  # an exception says more than an unused fault does
