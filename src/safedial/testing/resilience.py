@@ -11,7 +11,7 @@ from safedial._address import seconds, shown
 from safedial.testing.fault import Means
 from safedial.testing.ports import check_whole
 from safedial.testing.run import Factory, Outcome, error_chain, run_client
-from safedial.testing.scenarios import SCENARIOS, Setting
+from safedial.testing.scenarios import SCENARIOS, Setting, counted
 from safedial.testing.servers import Server, echo
 
 # A failure shows the user's line, and not these frames: by pytest's convention, and by unittest's (unittest.result).
@@ -140,7 +140,7 @@ def _happened(outcome: Outcome) -> str:
         return "hung"
     if outcome.retrying:
         last = "" if outcome.last_wait is None else f", last wait {outcome.last_wait:.2g} s"
-        return f"still retrying: {outcome.dials} dial{'s' * (outcome.dials != 1)}{last}"
+        return f"still retrying: {counted(outcome.dials, 'dial')}{last}"
     return "returned" if outcome.returned else _words(outcome.error)
 
 

@@ -76,7 +76,7 @@ def _self_connect(setting: Setting, stack: ExitStack) -> Begun:
 
     def problems(_: Outcome) -> list[str]:
         number = sent.count()
-        said = [f"the client sent {number} byte{'s' * (number > 1)} to itself"] if number else []
+        said = [f"the client sent {counted(number, 'byte')} to itself"] if number else []
         return _not_hit(fault) + said + _bind_problems(setting.host, port)
 
     return Begun(setting.host, port, problems, fault)
@@ -133,8 +133,9 @@ def _hangs_up(setting: Setting, stack: ExitStack) -> Begun:
         outage.kill()
 
     def problems(outcome: Outcome) -> list[str]:
-        too_many = [f"more than {setting.dials_per_second} dials in one second"]
-        return too_many if most > setting.dials_per_second else _not_dialed(outcome)
+        if most > setting.dials_per_second:
+            return [f"more than {counted(setting.dials_per_second, 'dial')} in one second"]
+        return _not_dialed(outcome)
 
     stack.callback(end)
     stack.enter_context(intercepting(Dials(outage.port, dial_begins).intercept))
@@ -165,6 +166,11 @@ SCENARIOS = {
     "frozen": Scenario(_frozen, errno.ETIMEDOUT, "nothing answers"),
     "name_failure": Scenario(_name_failure, socket.EAI_AGAIN),
 }
+
+
+def counted(number: int, word: str) -> str:
+    """Return *number* and *word*, which is in the plural unless it is one."""
+    return f"{number:,} {word}{'s' * (number != 1)}"
 
 
 def _not_hit(fault: Fault, why: str = "the client dials in C, or not at all, or from a port it chose") -> list[str]:
