@@ -46,11 +46,15 @@ async def with_tenacity_async(host, port):
 
 @pytest.mark.parametrize(
     "connect",
-    [with_safedial, with_tenacity, with_safedial_async, with_tenacity_async],
-    ids=lambda connect: connect.__name__,
+    [
+        with_tenacity,
+        with_safedial_async,
+        pytest.param(with_safedial, marks=pytest.mark.storm),
+        pytest.param(with_tenacity_async, marks=pytest.mark.storm),
+    ],
 )
 def test_wait_of_a_policy_ends_at_once(connect, refused_port):
-    outcome = ended(connect, refused_port)
+    outcome = ended(connect, refused_port, 0.3)
     assert (outcome.retrying, outcome.dials, outcome.last_wait) == (True, 1, 60)
     assert (tenacity.nap.time, loop.time) == (time, time)
 
@@ -123,10 +127,10 @@ class TestLoopsOfTheirOwn:
         def connect(host, port):
             while True:
                 with contextlib.suppress(OSError):
-                    return socket.create_connection((host, port), 0.05)
+                    return socket.create_connection((host, port), 0.1)
 
         with faults.full_listener() as silent:
-            assert ended(connect, silent.getsockname()[1], 0.3).retrying
+            assert ended(connect, silent.getsockname()[1], 0.35).retrying
 
     def test_one_that_waits_for_a_greeting_in_the_end(self):
         """Its last dial takes longer than those before: it hangs, and does not retry."""

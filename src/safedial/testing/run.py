@@ -92,10 +92,10 @@ class Outcome:
             self.last_wait, self._waits = seconds, True
 
     def _is_retrying(self) -> bool:
-        """Return whether the client is between two rounds, or in one that has not lasted longer than those before."""
+        """Return whether the client is between two rounds, or in one that is not much longer than those before."""
         if self._waits:
             return True
-        return self.dials > 1 and not (self.dialing and _clock.real() - self._last_dial > self._longest)
+        return self.dials > 1 and not (self.dialing and _clock.real() - self._last_dial > 2 * self._longest)
 
     def _run(self, factory: Factory, host: str) -> None:
         with contextlib.suppress(EndedError), self._ending.reachable():
