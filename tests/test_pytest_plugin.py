@@ -521,7 +521,8 @@ def test_name_that_nobody_needs(name_failure):
 """
 
 
-@pytest.mark.parametrize("arguments", [[], pytest.param(["-n", "2"], marks=pytest.mark.storm)], ids=["alone", "xdist"])
+@pytest.mark.storm
+@pytest.mark.parametrize("arguments", [[], ["-n", "2"]], ids=["alone", "xdist"])
 def test_ports_and_names(run, arguments):
     result = run(PORTS_AND_NAMES, *arguments)
     result.assert_outcomes(passed=10, errors=2)

@@ -3,11 +3,13 @@
 import contextlib
 import errno
 import socket
+from pathlib import Path
 
 import pytest
 
 from safedial import testing
 from safedial._tcp import steering
+from tests.support import namespace
 
 
 class TestPorts:
@@ -49,6 +51,20 @@ class TestPorts:
     def test_address_of_another_host(self):
         with pytest.raises(OSError, match="assign"):
             testing.dead_port("192.0.2.1")
+
+
+def _among_reserved_ports():
+    Path("/proc/sys/net/ipv4/ip_local_reserved_ports").write_text("40000")
+    assert testing.dead_port() == 40002
+    Path("/proc/sys/net/ipv4/ip_local_reserved_ports").write_text("40000-40002")
+    with pytest.raises(OSError, match="no port of 40000 to 40003 is free"):
+        testing.dead_port()
+    return True
+
+
+def test_a_reserved_port_is_not_at_risk():
+    namespace.require()
+    assert namespace.call(_among_reserved_ports, port_range=(40000, 40003))
 
 
 def test_dead_port_is_the_default_of_an_outage():

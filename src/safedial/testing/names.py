@@ -7,6 +7,7 @@ from collections.abc import Generator
 from typing import Any
 
 from safedial._address import as_text, family_of, worded
+from safedial._forks import loading
 from safedial.testing.fault import LOOKUPS, Fault, Unused, fault_manager, lasting
 from safedial.testing.lookups import asking
 
@@ -37,6 +38,7 @@ def name_failure(
         raise TypeError(f"error must be a code such as socket.EAI_AGAIN, not {error!r}")
     if error not in _CODES:
         raise ValueError(f"error must be one of socket.{', '.join(sorted(_CODES.values()))}, not {error!r}")
+    text = _text(error)
     fault = Fault(f"name_failure({name!r})", None, times, unused, LOOKUPS)
 
     def ask(host: Any, port: Any) -> Any:
@@ -45,7 +47,7 @@ def name_failure(
                 fault.note(worded(host))
         elif fault.trigger((host, port)):
             fault.means = "simulated"
-            raise socket.gaierror(error, _text(error))
+            raise socket.gaierror(error, text)
         return host
 
     with lasting(fault), asking(ask):
@@ -82,7 +84,8 @@ def _text(code: int) -> str:
     """Return the text that Python gives a gaierror with *code*."""
     if sys.platform != "win32":
         with contextlib.suppress(ImportError, AttributeError, OSError):
-            import ctypes  # late: few tests need it
+            with loading:
+                import ctypes  # late: few tests need it
 
             strerror = ctypes.CDLL(None).gai_strerror
             strerror.restype = ctypes.c_char_p

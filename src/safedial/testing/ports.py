@@ -8,6 +8,7 @@ from collections.abc import Generator
 
 from safedial._address import family_of
 from safedial._tcp import steering
+from safedial._tcp.port_settings import PortSettings, read_reserved, reserved_in
 
 # As in `resilience`.
 __tracebackhide__ = True
@@ -85,14 +86,15 @@ def bound(host: str) -> socket.socket:
     """Return a socket that is bound to *host* and a port at risk, which no other socket has."""
     global _passed
     check_numeric(host)
-    low, high = steering.read_range() or _DEFAULT_RANGE
+    low, high = known = steering.read_range() or _DEFAULT_RANGE
     ports = range(low, high + 1, 2)
+    reserved = reserved_in(PortSettings(reserved=read_reserved()), known)  # never drawn: a `server_port`, perhaps
     # Processes that test at the same time start in different parts, and each call starts behind the last one's port.
     part = max(1, len(ports) // _PARTS)
     first = os.getpid() % _PARTS * part + _passed % part
     for place in range(len(ports)):
         port = ports[(first + place) % len(ports)]
-        if not is_free(port):
+        if port in reserved or not is_free(port):
             continue
         holder = socket.socket(family_of(host), socket.SOCK_STREAM)
         try:
