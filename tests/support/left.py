@@ -16,8 +16,10 @@ def open_descriptors() -> dict[str, str]:
     return {fd: target for fd, target in found.items() if not target.startswith("/proc/")}
 
 
-def children() -> set[str]:
-    listing = Path(f"/proc/self/task/{os.getpid()}/children")
+def children(process: int | None = None) -> set[str]:
+    """Return the ids of the child processes of *process*, or of this process."""
+    process = process or os.getpid()
+    listing = Path(f"/proc/{process}/task/{process}/children")
     return set(listing.read_text().split()) if listing.exists() else set()
 
 

@@ -12,6 +12,7 @@ import pytest
 import safedial
 from safedial import testing
 from tests.support import left, libc
+from tests.support.databases import _directory, postgres_command  # noqa: F401  # fixtures
 from tests.support.plain import eventually
 
 pytestmark = pytest.mark.skipif(
@@ -37,7 +38,8 @@ def start(tmp_path):
 
     def started(*words, directory=tmp_path):
         ready = Path(directory, "ready")
-        environment = {**os.environ, "PYTHONPATH": str(Path(safedial.__file__).parents[1])}
+        paths = [str(Path(safedial.__file__).parents[1]), str(Path(__file__).parents[2])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         with Path(directory, "printed").open("w") as printed:
             process = subprocess.Popen(
                 [sys.executable, *words], cwd=directory, env=environment, stdout=printed, stderr=printed
@@ -98,17 +100,34 @@ KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 @pytest.mark.parametrize(
     ("what", "end"),
     [
-        ("", "os._exit(3)"),
-        ("", "os.execvp('true', ['true'])"),
-        ("process.kill(), process.wait()", KILL),
-        ("[os.kill(server._server._group.number, each) for each in (1, 2, 15)]", KILL),
+        ("process.kill(), process.wait()", "os._exit(3)"),
+        # SIGHUP, SIGINT, SIGTERM
+        ("[os.kill(server._server._group.number, number) for number in (1, 2, 15)]", KILL),
     ],
-    ids=["exits", "becomes another program", "has seen it end", "is told to end with all others"],
+    ids=["has seen its main process end, and exits", "was told to end with all others, and is killed"],
 )
 def test_a_command_ends_with_a_process_that(start, what, end):
     process, numbers = start("-c", SCRIPT.format(command=with_child("part"), what=what, end=end))
     process.wait()
     assert len(numbers) == 2
+    assert all_have_ended(numbers)
+
+
+@pytest.mark.storm
+def test_postgresql_ends_with_its_sessions(start, request):
+    """Each of its processes leads a group of its own, and ends when it sees that the first one has gone."""
+    children = """
+    import psycopg
+    from tests.support import databases, left
+    databases.postgres_answers(server.port)
+    session = psycopg.connect(host="127.0.0.1", port=server.port, user=databases.USER, dbname="postgres")
+    with open("part", "a") as part:
+        print(session.info.backend_pid, *left.children(process.pid), file=part)
+"""
+    command = request.getfixturevalue("postgres_command")
+    process, numbers = start("-c", SCRIPT.format(command=command, what=children, end=KILL))
+    process.wait()
+    assert len(numbers) > 4
     assert all_have_ended(numbers)
 
 

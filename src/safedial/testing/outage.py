@@ -46,6 +46,8 @@ class Start:
 class Outage:
     """A TCP server for tests of reconnecting clients. A context manager: it starts the server, and kills it at the end.
 
+    A command and its child processes end with this process, also if that is killed.
+
     Args:
         server: the server. A function is called with each connected socket, in a thread of its own. A list of words is
             a command that listens on ``{host}`` and ``{port}``, such as
