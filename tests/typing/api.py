@@ -151,7 +151,7 @@ with testing.Outage(["redis-server", "--port", "{port}"]) as outage, testing.fas
     outage.refuse_for("2")  # type: ignore[arg-type]
     assert_type(waits, list[float])
 assert_type(testing.assert_resilient(lambda host, port: safedial.safe_connect((host, port))), list[testing.Finding])
-testing.assert_resilient(safedial.open_connection, faults=["outage"], server=testing.echo)
+testing.assert_resilient(safedial.open_connection, faults=["outage"], server=testing.echo, dials_per_second=5)
 testing.Outage(server=7)  # type: ignore[arg-type]
 with testing.Outage(testing.hang_up, latency=0.5, reset_after=100), testing.HangingUp(2, testing.echo) as hanging_up:
     assert_type(hanging_up, testing.HangingUp)
