@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from safedial.testing import Fault, Outage
+    from safedial.testing import Fault, HangingUp, Outage
 
 
 # Whether the test has passed up to now; None until its call has ended.
@@ -250,7 +250,8 @@ def name_failure(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Faul
 def outage(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Outage]]":
     """``outage(server=echo, ...)``: a `safedial.testing.Outage`, a server that goes away and comes back.
 
-    Takes the arguments of `Outage`; *server* is a function or a command. Returned up, killed when the test ends.
+    Takes the arguments of `Outage`; *server* is a function or a command. Returned up, killed when the test ends, even
+    if pytest is killed. ``latency=`` and ``reset_after=`` delay and cut off the answers of a function.
 
     Example::
 
@@ -259,12 +260,35 @@ def outage(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Outage]]":
 
         def test_client_waits_for_its_server(outage, fast_retries):
             server = outage()
-            server.refuse_for(dials=5)
+            server.refuse_for(5)
             with safe_connect(server.address, policy=reconnect()) as sock:
                 sock.sendall(b"hello")
                 assert sock.recv(5) == b"hello"
     """
     yield from _entering("Outage", request)
+
+
+@pytest.fixture
+def hanging_up(request: pytest.FixtureRequest) -> "Iterator[Callable[..., HangingUp]]":
+    """``hanging_up(dials=None, server=echo)``: a server that accepts *dials* connections and hangs up, then serves.
+
+    None: it hangs up on all. Returns a `safedial.testing.HangingUp`, an `Outage` that counts them.
+
+    Example::
+
+        from safedial import connections, reconnect
+
+
+        def test_client_dials_again_after_a_hang_up(hanging_up, fast_retries):
+            server = hanging_up(dials=2)
+            for connection in connections(server.address, policy=reconnect()):
+                with connection as sock:
+                    sock.sendall(b"hello")
+                    if sock.recv(5) == b"hello":
+                        break
+            assert server.hung_up == 2
+    """
+    yield from _entering("HangingUp", request)
 
 
 @pytest.fixture

@@ -258,7 +258,7 @@ class TestLeftAlone:
 
         plain = error()
         with testing.Outage() as server, testing.address_not_available(unused="ignore") as fault:
-            server.refuse_for(dials=1)
+            server.refuse_for(1, unused="ignore")
             assert error() == plain
         with testing.self_connect(80, unused="ignore"):
             assert error() == plain

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 
+import freezegun
 import pytest
 
 import safedial
@@ -110,7 +111,7 @@ class TestStates:
 class TestRefusal:
     def test_refuses_for_some_dials(self, client):
         with testing.Outage(port=faults.port_never_drawn()) as server:
-            server.refuse_for(dials=3)
+            server.refuse_for(3)
             for _ in range(3):
                 with pytest.raises(OSError, match=r"refused|SO_ERROR|connect_ex|Connect") as caught:
                     client(*server.address)
@@ -138,7 +139,7 @@ class TestRefusal:
 
     def test_a_stop_ends_a_refusal(self):
         with testing.Outage() as server:
-            for refusal in ({"seconds": 0.05}, {"dials": 1}):
+            for refusal in ({"seconds": 0.05}, {"dials": 1, "unused": "ignore"}):
                 server.refuse_for(**refusal)
                 server.stop()
                 time.sleep(0.1)
@@ -153,6 +154,7 @@ class TestRefusal:
             ({"dials": "3"}, TypeError, "dials"),
             ({"seconds": -1}, ValueError, "seconds"),
             ({"seconds": "1"}, TypeError, "seconds"),
+            ({"dials": 1, "unused": "no"}, ValueError, "unused"),
         ],
     )
     def test_bad_arguments(self, options, error, words):
@@ -198,6 +200,48 @@ class TestRefusal:
             with socket.socket() as late:
                 old(late, server.address, lambda: None)
             assert [answers(server) for _ in range(3)] == [False, False, True]
+
+    def test_says_if_nobody_has_dialed(self):
+        with testing.Outage() as other:
+            port = other.port
+            with pytest.raises(
+                AssertionError, match=rf"^refuse_for\(2\) hit no connect; dialed instead: .* port {port}$"
+            ):
+                self._refuse_and_dial(other)
+            with pytest.raises(
+                AssertionError, match=r"^refuse_for\(2\) hit no connect; no Python connect\(\) was seen"
+            ):
+                self._refuse_and_dial()
+            with pytest.warns(UserWarning, match=r"refuse_for\(2\) hit no connect"):
+                self._refuse_and_dial(unused="warn")
+            self._refuse_and_dial(unused="ignore")
+
+    def _refuse_and_dial(self, *others, **options):
+        with testing.Outage() as server:
+            server.refuse_for(2, **options)
+            for other in others:
+                assert answers(other)
+
+    def test_one_of_several_that_nobody_has_dialed(self):
+        """Neither a start nor another refusal makes up for it."""
+        server = testing.Outage().__enter__()
+        server.refuse_for(2)
+        server.start()
+        server.refuse_for(1)
+        assert [answers(server) for _ in range(2)] == [False, True]
+        with pytest.raises(AssertionError, match=r"refuse_for\(2\) hit no connect"):
+            server.__exit__(None, None, None)
+
+    def test_an_exception_says_more_than_a_refusal_that_nobody_has_dialed(self):
+        server = testing.Outage().__enter__()
+        server.refuse_for(2)
+        server.__exit__(ZeroDivisionError, ZeroDivisionError(), None)
+        with server:  # the next time, nothing is left of it
+            assert answers(server)
+
+    def test_seconds_need_no_dial(self):
+        with testing.Outage() as server:
+            server.refuse_for(seconds=3600)
 
     def test_a_late_timer_does_not_restart_a_stopped_server(self, monkeypatch):
         timers = []
@@ -253,6 +297,15 @@ class TestStart:
     def test_on_a_free_port(self):
         with testing.Outage() as server:
             assert (server.started.binds, server.started.holders) == (1, ())
+
+    def test_while_time_stands_still(self):
+        """Neither a start that waits for its port nor one that waits for a command goes by a frozen clock."""
+        with socket.create_server(("127.0.0.1", 0)) as holder, freezegun.freeze_time("2026-01-01"):
+            port = holder.getsockname()[1]
+            with pytest.raises(OSError, match="in use"):
+                testing.Outage(port=port, within=0.1).start()
+            with pytest.raises(TimeoutError, match=r"sleep did not listen within 0\.1 s"):
+                testing.Outage(["sleep", "3600"], within=0.1).start()
 
     def test_names_the_first_holder_of_the_port(self, dead_port):
         """Not the holder at the time of the last failure."""

@@ -25,7 +25,7 @@ def test_detached_socket_is_seen(force, dead_port):
     try:
         force(dead_port)
         found = run.run_client(connect, HOST, dead_port, 5)
-        assert (found.dialed, found.self_connected, found.leaked) == (True, True, 1)
+        assert (found.dials, found.self_connected, found.leaked) == (1, True, 1)
     finally:
         kept.pop().close()
 
@@ -86,6 +86,26 @@ def test_socket_that_only_a_traceback_holds_is_no_leak(refused_port):
     found = run.run_client(connect, HOST, refused_port, 5)
     assert found.leaked == 0
     assert [each.__traceback__ for each in run.error_chain(found.error)] == [None, None]
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_socket_in_a_cycle_is_no_leak(refused_port):
+    def connect(host, port):
+        cycle = [socket.socket()]
+        cycle.append(cycle)
+        cycle[0].connect((host, port))
+
+    assert run.run_client(connect, HOST, refused_port, 5).leaked == 0
+
+
+def test_socket_that_connects_twice_is_one_dial(refused_port):
+    def connect(host, port):
+        for _ in range(2):
+            with socket.socket() as sock:
+                sock.connect_ex((host, port))
+                sock.connect_ex((host, port))
+
+    assert run.run_client(connect, HOST, refused_port, 5).dials == 2
 
 
 def test_chain_of_errors_that_refer_to_each_other_ends():

@@ -9,12 +9,13 @@ import socket
 import sys
 import threading
 import time
-from pathlib import Path
 
+import freezegun
 import pytest
 
 from safedial import testing
 from safedial.testing import servers
+from tests.support import left
 from tests.support.plain import answers, ask, eventually
 
 HTTP = [sys.executable, "-m", "http.server", "--bind", "{host}", "{port}"]
@@ -151,7 +152,7 @@ class TestCommand:
     def test_a_command_that_died_can_be_started_again(self):
         command = [sys.executable, "-m", "http.server", "--bind", "{host}", "{port}"]
         with testing.Outage(command, within=30) as server:
-            server._server._signal(signal.SIGKILL)
+            server._server._process.kill()
             server._server._process.wait()
             first = server.started
             assert server.start() is not first
@@ -172,6 +173,14 @@ class TestCommand:
             server.stop()
             assert process.returncode == -signal.SIGTERM
 
+    def test_that_does_not_end_is_killed_even_while_time_stands_still(self, monkeypatch):
+        monkeypatch.setattr(servers, "_PATIENCE", 0.1)
+        command = ["sh", "-c", "trap '' TERM; \"$@\" & wait", "sh", *HTTP]
+        with freezegun.freeze_time("2026-01-01"), testing.Outage(command, within=30) as server:
+            process = server._server._process
+            server.stop()
+            assert process.returncode == -signal.SIGKILL
+
     def test_that_is_stopped_takes_its_children_along(self, tmp_path):
         """redis-server, PostgreSQL and others have child processes."""
         code = (
@@ -185,7 +194,7 @@ class TestCommand:
         with testing.Outage(command, within=30) as server:
             child = int(pid.read_text())
             server.stop()
-            assert eventually(lambda: _has_ended(child))
+            assert eventually(lambda: left.has_ended(child))
 
     @pytest.mark.skipif(
         not shutil.which("redis-server"), reason="redis-server is not installed: apt-get install redis-server"
@@ -207,10 +216,3 @@ class TestCommand:
             server.start()
             server.refuse_for(dials=2)
             assert [answers(server) for _ in range(3)] == [False, False, True]
-
-
-def _has_ended(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True

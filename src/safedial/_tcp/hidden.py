@@ -22,9 +22,9 @@ from safedial._address import SockAddr
 from safedial._tcp.steering import ON_LINUX
 
 # linux/tcp.h: the option, and where struct tcp_info has tcpi_segs_in and tcpi_data_segs_in.
-_TCP_INFO, _SEGMENTS, _DATA_SEGMENTS, _SIZE = 11, 140, 152, 156
+TCP_INFO, _SEGMENTS, _DATA_SEGMENTS, _SIZE = 11, 140, 152, 156
 # linux/netlink.h, linux/sock_diag.h and linux/inet_diag.h
-_AF_NETLINK, _SOCK_DIAG, _BY_FAMILY, _REQUEST, _ANY_COOKIE = 16, 4, 20, 1, 0xFFFFFFFF
+AF_NETLINK, SOCK_DIAG, _BY_FAMILY, _REQUEST, _ANY_COOKIE = 16, 4, 20, 1, 0xFFFFFFFF
 _ALL_STATES, _INODE, _ANSWER_SIZE = 0xFFF, 84, 88
 # asm-generic/socket.h, Linux 5.0: the interface that the socket is bound to, also by the scope of its address.
 _SO_BINDTOIFINDEX = 62
@@ -46,7 +46,7 @@ def is_hidden(sock: _socket.socket, local: SockAddr, peer: SockAddr) -> bool:
 
 def is_suspicious(sock: _socket.socket) -> bool:
     """Return whether *sock* got more segments without data than a handshake with a server brings."""
-    info = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _SIZE)
+    info = sock.getsockopt(socket.IPPROTO_TCP, TCP_INFO, _SIZE)
     if len(info) < _SIZE:
         return False
     segments: int = struct.unpack_from("=I", info, _SEGMENTS)[0]
@@ -63,7 +63,7 @@ def is_found(sock: _socket.socket, local: SockAddr) -> bool:
     query += struct.pack("=III", interface, _ANY_COOKIE, _ANY_COOKIE)
     # SOCK_NONBLOCK: without it, the default timeout would apply.
     kind = socket.SOCK_RAW | getattr(socket, "SOCK_NONBLOCK", 0)
-    with contextlib.closing(_socket.socket(_AF_NETLINK, kind, _SOCK_DIAG)) as netlink:
+    with contextlib.closing(_socket.socket(AF_NETLINK, kind, SOCK_DIAG)) as netlink:
         netlink.send(struct.pack("=IHHII", 16 + len(query), _BY_FAMILY, _REQUEST, 0, 0) + query)
         answer = netlink.recv(4096)
     if len(answer) < _ANSWER_SIZE or struct.unpack_from("=H", answer, 4)[0] != _BY_FAMILY:

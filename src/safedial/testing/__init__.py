@@ -7,6 +7,7 @@ and the plugin.
 
 from safedial.testing.fault import Fault
 from safedial.testing.faults import address_not_available, ports_exhausted, self_connect
+from safedial.testing.hanging import HangingUp
 from safedial.testing.names import name_failure
 from safedial.testing.namespace import in_namespace, no_namespace
 from safedial.testing.never_drawn import server_port
@@ -15,13 +16,14 @@ from safedial.testing.ports import dead_port, refused_port
 from safedial.testing.resilience import FAULTS, Finding, assert_resilient
 from safedial.testing.retries import fast_retries
 from safedial.testing.scan import assert_no_self_connects, is_self_connected
-from safedial.testing.servers import echo
+from safedial.testing.servers import echo, hang_up
 from safedial.testing.silent import silent_port
 
 __all__ = [
     "FAULTS",
     "Fault",
     "Finding",
+    "HangingUp",
     "Outage",
     "Start",
     "address_not_available",
@@ -30,6 +32,7 @@ __all__ = [
     "dead_port",
     "echo",
     "fast_retries",
+    "hang_up",
     "in_namespace",
     "is_self_connected",
     "name_failure",

@@ -14,8 +14,8 @@ from safedial._address import describe
 from safedial.testing import unittests
 from safedial.testing.ports import check_port, check_whole
 
-# unittest leaves the frames of this module out of a failure's traceback (unittest.result, _is_relevant_tb_level).
-__unittest = True
+# As in `resilience`.
+__tracebackhide__ = __unittest = True
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -161,7 +161,6 @@ class FaultManager(AbstractContextManager[Fault]):
 
         @functools.wraps(function)
         def with_fault(*args: P.args, **kwds: P.kwargs) -> R:
-            __tracebackhide__ = True
             with FaultManager(self._make):
                 return function(*args, **kwds)
 
@@ -174,7 +173,6 @@ class FaultManager(AbstractContextManager[Fault]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        __tracebackhide__ = True  # pytest shows the user's line alone
         try:
             self._entered.__exit__(kind, error, traceback)
         except (AssertionError, UserWarning) as unused:

@@ -16,6 +16,9 @@ from safedial.testing.fault import Fault, Unused, fault_manager, lasting
 from safedial.testing.intercept import Connect, intercepting
 from safedial.testing.ports import all_taken, check_port, refused_port
 
+# As in `resilience`.
+__tracebackhide__ = True
+
 
 @fault_manager
 def self_connect(port: int, times: int | None = None, *, unused: Unused = "error") -> Generator[Fault]:

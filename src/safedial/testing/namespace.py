@@ -20,7 +20,10 @@ from typing import Any, TypeAlias, TypeVar
 from safedial._address import seconds
 from safedial._tcp import steering
 from safedial.testing.ports import check_whole
+from safedial.testing.process_group import ProcessGroup
 
+# As in `resilience`.
+__tracebackhide__ = True
 T = TypeVar("T")
 Range: TypeAlias = tuple[int, int]
 # The ephemeral range (None: the system's), and whether there is IPv6.
@@ -36,7 +39,7 @@ def in_namespace(
     """Return ``function(*args)``, run in a child process, in a network namespace that has only loopback.
 
     Every port is free there. The ephemeral range can be so small that the kernel draws the port that the test needs,
-    for C libraries too.
+    for C libraries too. The child and what it has started end with the call, also if this process is killed.
 
     Args:
         function: a function that can be imported by its name: not one of ``__main__``, nor of a test file that pytest
@@ -80,17 +83,21 @@ def no_namespace() -> str:
 
 
 def in_child(function: Callable[..., T], *args: Any, namespace: _Namespace | None = None, within: float) -> T:
-    """Return ``function(*args)``, run in a child process; if *namespace* is given, in a namespace like that."""
+    """Return ``function(*args)``, run in a child process; if *namespace* is given, in a namespace like that.
+
+    What *function* has started and left ends with it.
+    """
     try:
         task = pickle.dumps((function, args))
     except Exception as unpicklable:  # of several types
         raise TypeError(f"function and its arguments must be picklable: {unpicklable}") from unpicklable
-    with tempfile.TemporaryFile() as reply:
+    with tempfile.TemporaryFile() as reply, ProcessGroup() as group:
         try:
             subprocess.run(  # this very interpreter
                 [sys.executable, "-c", "from safedial.testing import namespace; namespace.run_child()"],
                 input=pickle.dumps((sys.path, namespace, reply.fileno())) + task,
                 pass_fds=[reply.fileno()],
+                process_group=group.number,
                 timeout=within,
                 check=False,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},

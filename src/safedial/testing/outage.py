@@ -2,22 +2,25 @@
 
 import contextlib
 import errno
-import socket
+import functools
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
-from weakref import WeakValueDictionary
 
-from safedial._address import SockAddr, shown
+from safedial import _clock
 from safedial._address import seconds as check_seconds
-from safedial._tcp.selfconnect import peer_of
+from safedial._address import shown
+from safedial.testing.fault import Fault, Unused
 from safedial.testing.holders import holders
-from safedial.testing.intercept import Connect, Interceptor, intercepting
 from safedial.testing.ports import check_numeric, check_port, check_whole, dead_port
+from safedial.testing.refusing import after_dials, after_seconds
+from safedial.testing.relay import relayed
 from safedial.testing.servers import Address, ProcessServer, Server, ThreadServer, echo, fill
 
+# As in `resilience`.
+__tracebackhide__ = True
 # Seconds between two attempts to bind.
 _BIND_PAUSE = 0.01
 # Notes on an error: a server that has had thousands of connections leaves as many in TIME_WAIT.
@@ -43,6 +46,8 @@ class Start:
 class Outage:
     """A TCP server for tests of reconnecting clients. A context manager: it starts the server, and kills it at the end.
 
+    A command and its child processes end with this process, also if that is killed.
+
     Args:
         server: the server. A function is called with each connected socket, in a thread of its own. A list of words is
             a command that listens on ``{host}`` and ``{port}``, such as
@@ -50,6 +55,9 @@ class Outage:
         host: the numeric address to listen on. Default: 127.0.0.1.
         port: the port. Default: a free one that is at risk, a `dead_port`.
         within: seconds that a start may take: until the port is bound and a command answers. Default: 10.
+        latency: seconds that each piece of the server's answers is late; connecting is not. Only for a function.
+        reset_after: the number of bytes of the answers after which a connection is reset. A client that has not read
+            the last of many may lose them, as always with a reset. Only for a function.
 
     Attributes:
         host: the address.
@@ -63,7 +71,14 @@ class Outage:
     """
 
     def __init__(
-        self, server: Server = echo, *, host: str = "127.0.0.1", port: int | None = None, within: float = 10.0
+        self,
+        server: Server = echo,
+        *,
+        host: str = "127.0.0.1",
+        port: int | None = None,
+        within: float = 10.0,
+        latency: float | None = None,
+        reset_after: int | None = None,
     ) -> None:
         if not callable(server):
             words: Sequence[object] = () if isinstance(server, str) or not isinstance(server, Sequence) else server
@@ -75,11 +90,11 @@ class Outage:
         if port is not None:
             check_port(port)
         self._within = check_seconds("within", within)
+        self._kind = relayed(server, latency, reset_after)
         self.host = host
         self.port: int = dead_port(host) if port is None else port
         self.state: Literal["down", "up", "frozen"] = "down"
         self.started: Start | None = None
-        self._kind = server
         self._server: ThreadServer | ProcessServer | None = None
         self._backlog = contextlib.ExitStack()  # the connections that fill it while the server is frozen
         # Reentrant: a client's attempt, in any thread, may start the server.
@@ -87,6 +102,8 @@ class Outage:
         self._refusing = contextlib.ExitStack()
         # The current refusal. An older one may still have an attempt under way, or its timer.
         self._refusal: object = None
+        # What must have hit something when the outage ends.
+        self._faults: list[Fault] = []
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} on port {self.port}>"  # the command may have a password
@@ -95,8 +112,12 @@ class Outage:
         self.start()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self.kill()
+        faults, self._faults = self._faults, []
+        if kind is None:  # an exception says more than an unused fault does
+            for fault in faults:
+                fault.end()
 
     @property
     def address(self) -> Address:
@@ -144,27 +165,35 @@ class Outage:
                     raise
                 self.state = "frozen"
 
-    def refuse_for(self, *, dials: int | None = None, seconds: float | None = None) -> None:
+    def refuse_for(self, dials: int | None = None, *, seconds: float | None = None, unused: Unused = "error") -> None:
         """Be down for a while: stop, and come up again before the dial after *dials*, or after *seconds*.
 
-        A dial is a ``connect()`` of this process's Python code, once for each socket; those of C libraries can't be
-        counted. Give exactly one of the two.
+        Give exactly one of the two.
+
+        Args:
+            dials: how many dials are refused. A dial is a ``connect()`` of this process's Python code, once for each
+                socket; those of C libraries can't be counted.
+            seconds: for how long. `fast_retries` does not sleep a client's waits, so that all its dials come before
+                this time is over: give *dials* there.
+            unused: what happens when the outage ends, as a context manager, if *dials* were given and none was refused:
+                ``error`` raises AssertionError, which says what was dialed instead; ``warn`` warns; ``ignore``.
         """
         if (dials is None) == (seconds is None):
             raise TypeError("refuse_for() takes either dials or seconds")
         if dials is not None:
             check_whole("dials", dials)
+        fault = Fault(f"refuse_for({dials})", self.port, dials, unused)
         if seconds is not None:
             seconds = check_seconds("seconds", seconds)
         self.stop()
         with self._lock:
             refusal = self._refusal = object()
-            if dials is not None:
-                self._refusing.enter_context(intercepting(self._counter(dials, refusal)))
-            elif seconds is not None:
-                timer = threading.Timer(seconds, self._come_back, [refusal])
-                timer.start()
-                self._refusing.callback(_cancel, timer)
+            back = functools.partial(self._come_back, refusal)
+            if seconds is None:
+                self._faults.append(fault)
+                self._refusing.enter_context(after_dials(fault, back, self._lock))
+            else:
+                self._refusing.enter_context(after_seconds(seconds, back))
 
     def _come_back(self, refusal: object) -> None:
         with self._lock:
@@ -180,7 +209,7 @@ class Outage:
                 server.end(kill=kill)  # under the lock: another start waits until the port is free
 
     def _bind(self) -> tuple[ThreadServer | ProcessServer, Start]:
-        began, binds = time.monotonic(), 0
+        began, binds = _clock.real(), 0
         held_by: tuple[str, ...] = ()
         server: ThreadServer | ProcessServer
         kind, address = self._kind, self.address
@@ -188,41 +217,12 @@ class Outage:
             binds += 1
             try:
                 server = ThreadServer(address, kind) if callable(kind) else ProcessServer(address, kind, self._within)
-                return server, Start(time.monotonic() - began, binds, held_by)
+                return server, Start(_clock.real() - began, binds, held_by)
             except OSError as error:
-                late = time.monotonic() - began > self._within
+                late = _clock.real() - began > self._within
                 held_by = held_by or tuple(holders(self.port))  # after the clock was read, because it takes time
                 if error.errno != errno.EADDRINUSE or late:
                     for holder in held_by[:_MOST_NOTES]:
                         error.add_note(f"safedial: port {self.port} is held: {holder}")
                     raise
                 time.sleep(_BIND_PAUSE)
-
-    def _counter(self, dials: int, refusal: object) -> Interceptor:
-        """Return an interceptor that starts the server after *dials*, unless *refusal* has ended."""
-        remaining = dials
-        # Non-blocking sockets connect more than once. By id: a user's subclass of socket may have no hash.
-        counted: WeakValueDictionary[int, socket.socket] = WeakValueDictionary()
-
-        def intercept(sock: socket.socket, address: SockAddr, _connect: Connect) -> bool:
-            nonlocal remaining
-            if address[1] != self.port:
-                return False
-            with contextlib.suppress(OSError):
-                peer_of(sock)
-                return False  # it is connected, perhaps by another interceptor
-            with self._lock:
-                if counted.get(id(sock)) is not sock and self._refusal is refusal:
-                    counted[id(sock)] = sock
-                    if not remaining:
-                        self.start()
-                    remaining -= 1
-            return False
-
-        return intercept
-
-
-def _cancel(timer: threading.Timer) -> None:
-    timer.cancel()
-    if timer is not threading.current_thread():
-        timer.join()

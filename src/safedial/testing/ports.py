@@ -10,6 +10,8 @@ from safedial._address import family_of
 from safedial._tcp import steering
 from safedial._tcp.port_settings import PortSettings, read_reserved, reserved_in
 
+# As in `resilience`.
+__tracebackhide__ = True
 # Linux's default, for systems whose range can't be read (Documentation/networking/ip-sysctl.rst).
 _DEFAULT_RANGE = steering.PortRange(32768, 60999)
 # Each process searches from its own part of the range; a part of the default range has 220 such ports.

@@ -2,16 +2,23 @@
 
 import contextlib
 import errno
+import socket
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from safedial._address import seconds, shown
-from safedial.testing.fault import Fault, Means
-from safedial.testing.faults import address_not_available, ports_exhausted, self_connect
-from safedial.testing.outage import Outage
-from safedial.testing.ports import dead_port, refused_port
-from safedial.testing.run import Factory, error_chain, run_client
+from safedial.testing.fault import Means
+from safedial.testing.ports import check_whole
+from safedial.testing.run import Factory, Outcome, error_chain, run_client
+from safedial.testing.scenarios import SCENARIOS, Setting, counted
 from safedial.testing.servers import Server, echo
+
+# A failure shows the user's line, and not these frames: by pytest's convention, and by unittest's (unittest.result).
+__tracebackhide__ = __unittest = True
+
+# Columns of the table: pytest puts 12 before it. Lines of one cell: errors may have a page of text.
+_WIDTH, _MOST_LINES = 68, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +38,7 @@ class Finding:
     means: Means | None = None
 
 
-# For each fault: the errno that the client's error must have, and why the client can't connect; empty if it can.
-_EXPECTED = {
-    "self_connect": (errno.ECONNREFUSED, "nobody listens"),
-    "refused_port": (errno.ECONNREFUSED, "nobody listens"),
-    "address_not_available": (errno.EADDRNOTAVAIL, ""),
-    "ports_exhausted": (errno.EADDRNOTAVAIL, "no local port was free"),
-    "outage": (errno.ECONNREFUSED, ""),
-    "frozen": (errno.ETIMEDOUT, "nothing answers"),
-}
-
-FAULTS = tuple(_EXPECTED)
+FAULTS = tuple(SCENARIOS)
 
 
 def assert_resilient(
@@ -51,6 +48,7 @@ def assert_resilient(
     server: Server = echo,
     host: str = "127.0.0.1",
     within: float = 5.0,
+    dials_per_second: int = 20,
 ) -> list[Finding]:
     """Call a client factory under each fault. Return what happened, or fail if the client does not cope with all.
 
@@ -59,98 +57,110 @@ def assert_resilient(
             coroutine that returns one and is run in an event loop of its own.
         faults: some of the names in `FAULTS`. ``self_connect``: nobody listens, and the kernel connects the client to
             itself. ``refused_port``: nobody listens. ``outage``: three attempts are refused, then the server is back.
+            ``hangs_up``: the server accepts and hangs up, for a second after the first dial, then serves.
             ``address_not_available``: the first connect finds no local port. ``ports_exhausted``: no connect finds
-            one. ``frozen``: the server's backlog is full. Default: all.
+            one. ``frozen``: the server's backlog is full. ``name_failure``: *host* is a name, of which two look-ups
+            fail with EAI_AGAIN. Default: all.
         server: the server, as for `Outage`. Default: an echo, for clients without a handshake.
         host: the numeric address to dial. Default: 127.0.0.1.
         within: seconds that each call may take, with the client's own retries and waits. Give the client shorter
-            timeouts. Default: 5.
+            timeouts. A client that takes longer is ended: see below. Default: 5.
+        dials_per_second: how many dials ``hangs_up`` lets pass within any one second. `reconnect` makes 6, a loop
+            without a wait thousands. Default: 20.
+
+    A client that takes too long is ended by an exception that is raised in its thread or task. If its thread sleeps by
+    itself, or waits for another one, that comes only afterwards.
 
     Raises:
-        AssertionError: the client connected to itself, hung, left a socket open, kept the server from binding, or
-            raised an error that does not come from the kernel's (``__cause__`` and ``__context__`` are searched too).
-            The message is a table.
+        AssertionError: the client connected to itself or sent bytes to itself, hung, went on retrying for too long,
+            dialed too often, left a socket open, kept the server from binding, or raised an error that does not come
+            from the kernel's (``__cause__`` and ``__context__`` are searched too; after ``hangs_up`` any error will
+            do). The message is a table. What was sent to itself on a connection that is closed again is seen on Linux
+            alone.
         TypeError, ValueError: an argument is wrong; the message names it.
+        OSError: the server did not come up.
     """
-    if not callable(connect):
-        raise TypeError(f"connect must be callable, not {shown(connect)}")
-    names = list(faults) if isinstance(faults, Iterable) else []
-    if isinstance(faults, str) or not names or any(name not in FAULTS for name in names):
-        kind = ValueError if isinstance(faults, Iterable) else TypeError
-        raise kind(f"faults must be some of {', '.join(FAULTS)}, not {faults!r}")
-    if not seconds("within", within):
-        raise ValueError("within must be more than 0 seconds: every client takes some time")
-    findings = [_finding(name, connect, server, host, within) for name in names]
+    try:
+        names, setting = _checked(connect, faults, server, host, within, dials_per_second)
+    except (TypeError, ValueError) as error:
+        raise error.with_traceback(None)  # noqa: B904  # it is the same exception
+    try:
+        findings = [_finding(name, connect, setting) for name in names]
+    except OSError as error:  # the server did not come up
+        raise error.with_traceback(None)  # noqa: B904  # as above
     if any(finding.problems for finding in findings):
         raise AssertionError(f"the client is not resilient\n{_table(findings)}")
     return findings
 
 
-def _finding(name: str, factory: Factory, server: Server, host: str, within: float) -> Finding:
-    code, obstacle = _EXPECTED[name]
-    outage = Outage(server, host=host, port=dead_port(host) if name == "self_connect" else None, within=within)
+def _checked(
+    connect: object, faults: Iterable[str], server: Server, host: str, within: float, dials_per_second: int
+) -> tuple[list[str], Setting]:
+    if not callable(connect):
+        raise TypeError(f"connect must be callable, not {shown(connect)}")
+    names: list[str] = list(faults) if isinstance(faults, Iterable) else []
+    if isinstance(faults, str) or not names or any(name not in FAULTS for name in names):
+        kind = ValueError if isinstance(faults, Iterable) else TypeError
+        raise kind(f"faults must be some of {', '.join(FAULTS)}, not {faults!r}")
+    if not seconds("within", within):
+        raise ValueError("within must be more than 0 seconds: every client takes some time")
+    check_whole("dials_per_second", dials_per_second)
+    setting = Setting(server, host, within, dials_per_second)
+    setting.outage()  # checks the rest
+    return names, setting
+
+
+def _finding(name: str, factory: Factory, setting: Setting) -> Finding:
+    scenario, within = SCENARIOS[name], setting.within
     with contextlib.ExitStack() as stack:
-        port, fault = _begin(name, outage, stack)
-        outcome = run_client(factory, host, port, within)
-    problems: list[str] = []
-    if outcome.returned and obstacle:
-        problems.append(f"the client returned, although {obstacle}")
-    if not (outcome.returned or outcome.hung or _reports(code, outcome.error)):
-        says = "is not a timeout" if code == errno.ETIMEDOUT else f"does not say {errno.errorcode[code]}"
-        problems.append(f"the error {says}")
-    if fault is not None and not fault.triggered:
-        causes = "the client dials in C, or not at all, or from a port that it chose itself"
-        problems.append(f"the fault was not triggered: {causes}")
-    if name == "self_connect":
-        problems += _bind_problems(outage)
-    if not outcome.dialed:
-        problems.append("no Python connect() was seen: the client did not dial, or dials in C")
+        begun = scenario.begin(setting, stack)
+        outcome = run_client(factory, begun.host, begun.port, within)
+        more = begun.problems(outcome)
+    problems = ["the client was connected to itself"] if outcome.self_connected else []
+    if outcome.returned and scenario.obstacle:
+        problems.append(f"the client returned, although {scenario.obstacle}")
+    if outcome.error is not None and not _reports(scenario.code, outcome.error):
+        problems.append(f"the error {_missing(scenario.code)}")
     if outcome.hung:
-        problems.append(f"the client hung: no end after {within:g} s")
-    if outcome.self_connected:
-        problems.append("the client was connected to itself")
+        waits = "" if outcome.dialing else "; no dial is under way, so it sleeps, or waits for something else"
+        problems.append(f"the client hung: no end within {within:g} s{waits}")
+    if outcome.retrying:
+        problems.append(
+            f"no end within {within:g} s: give the client fewer retries, or assert_resilient a longer within"
+        )
+    problems += more
     if outcome.leaked:
         problems.append(f"sockets left open: {outcome.leaked}")
-    happened = "hung" if outcome.hung else "returned" if outcome.returned else _words(outcome.error)
-    means = None if fault is None else fault.means
-    return Finding(name, tuple(_one_line(problem) for problem in problems), _one_line(happened), means)
+    means = None if begun.fault is None else begun.fault.means
+    return Finding(name, tuple(map(_one_line, problems)), _one_line(_happened(outcome)), means)
 
 
-def _begin(name: str, outage: Outage, stack: contextlib.ExitStack) -> tuple[int, Fault | None]:
-    """Begin the fault *name*, which ends with *stack*. Return the port to dial, and the `Fault` if a connect fails."""
-    if name == "self_connect":
-        return outage.port, stack.enter_context(self_connect(outage.port, unused="ignore"))
-    if name == "refused_port":
-        return stack.enter_context(refused_port(outage.host)), None
-    stack.enter_context(outage)
-    if name == "address_not_available":
-        return outage.port, stack.enter_context(address_not_available(outage.port, unused="ignore"))
-    if name == "ports_exhausted":
-        return outage.port, stack.enter_context(ports_exhausted(outage.port, unused="ignore"))
-    if name == "outage":
-        outage.refuse_for(dials=3)
-    else:
-        outage.freeze()
-    return outage.port, None
+def _happened(outcome: Outcome) -> str:
+    if outcome.hung:
+        return "hung"
+    if outcome.retrying:
+        last = "" if outcome.last_wait is None else f", last wait {outcome.last_wait:.2g} s"
+        return f"still retrying: {counted(outcome.dials, 'dial')}{last}"
+    return "returned" if outcome.returned else _words(outcome.error)
 
 
-def _reports(code: int, error: BaseException | None) -> bool:
-    """Return whether *error*, or an exception that it comes from, has the errno *code*. Timeouts often have none."""
+def _missing(code: int | None) -> str:
+    if code == errno.ETIMEDOUT:
+        return "is not a timeout"
+    return f"does not say {'EAI_AGAIN' if code == socket.EAI_AGAIN else errno.errorcode[code or 0]}"
+
+
+def _reports(code: int | None, error: BaseException | None) -> bool:
+    """Return whether *error*, or an exception that it comes from, has the errno *code*, at least in words.
+
+    Timeouts often have none.
+    """
     for each in error_chain(error):
         timed_out = isinstance(each, TimeoutError) or "Timeout" in type(each).__name__
-        if getattr(each, "errno", None) == code or (timed_out and code == errno.ETIMEDOUT):
+        in_words = f"[Errno {code}]" in _words(each)  # psycopg; asyncio's "Multiple exceptions"
+        if code in (None, getattr(each, "errno", None)) or in_words or (timed_out and code == errno.ETIMEDOUT):
             return True
     return False
-
-
-def _bind_problems(outage: Outage) -> list[str]:
-    try:
-        start = outage.start()
-    except OSError as error:
-        # The notes say who holds the port.
-        return ["; ".join([f"the server could not bind: {error}", *getattr(error, "__notes__", ())])]
-    outage.kill()
-    return [f"the server could not bind at once: {', '.join(start.holders)}"] if start.binds > 1 else []
 
 
 def _words(error: BaseException | None) -> str:
@@ -166,9 +176,25 @@ def _one_line(text: str) -> str:
 
 def _table(findings: Sequence[Finding]) -> str:
     width = max(len(finding.fault) for finding in findings)
-    rows: list[str] = []
+    lines: list[str] = []
     for finding in findings:
-        by = f" (by {finding.means})" if finding.means else ""
-        rows.append(f"  {finding.fault:{width}}  {'FAILED' if finding.problems else 'ok    '}  {finding.happened}{by}")
-        rows += [f"  {'':{width}}          - {problem}" for problem in finding.problems]
-    return "\n".join(rows)
+        head = f"  {finding.fault:{width}}  {'FAILED' if finding.problems else 'ok    '}  "
+        # Of an error that is right, its class is enough.
+        happened = finding.happened if finding.problems else finding.happened.partition(":")[0]
+        lines += _wrapped(happened, head, " " * len(head))
+        for problem in finding.problems:
+            lines += _wrapped(problem, "    - ", "      ")
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, head: str, below: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=head,
+        subsequent_indent=below,
+        max_lines=_MOST_LINES,
+        placeholder=" ...",
+        break_on_hyphens=False,
+        break_long_words=False,
+    )

@@ -1,15 +1,19 @@
 """Finding self-connects: in the connection that a client returned, and among all sockets of this process."""
 
+import _socket
 import contextlib
 import gc
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple
 
 from safedial._address import INET, SockAddr, describe, shown
 from safedial._clients.sockets import socket_of
 from safedial._tcp import selfconnect
+
+# As in `resilience`.
+__tracebackhide__ = __unittest = True
 
 
 def is_self_connected(connection: Any) -> bool:
@@ -27,7 +31,10 @@ def is_self_connected(connection: Any) -> bool:
     sock = socket_of(connection)
     if sock is None:
         raise TypeError(f"connection: no socket found in {shown(connection)}")
-    return selfconnect.is_self_connected(sock)
+    try:
+        return selfconnect.is_self_connected(sock)
+    except OSError as error:
+        raise error.with_traceback(None)  # noqa: B904  # it is the same exception
 
 
 class Connection(NamedTuple):
@@ -46,14 +53,25 @@ class Connection(NamedTuple):
 
 def connections() -> Iterator[Connection]:
     """Find the TCP connections of this process."""
-    for number in _descriptors():
+    for number in descriptors():
         with contextlib.suppress(OSError):  # not a socket, not connected, or closed meanwhile
-            with selfconnect.duplicate(number) as sock:
-                if sock.family not in INET:
+            with tcp_socket(number) as sock:
+                if sock is None:
                     continue
                 local, peer = sock.getsockname(), sock.getpeername()
                 self_connected = selfconnect.is_self_connected(sock)
             yield Connection(number, local, peer, self_connected)
+
+
+@contextlib.contextmanager
+def tcp_socket(number: int) -> Generator[_socket.socket | None]:
+    """Yield a socket on a duplicate of the descriptor *number*, None if it is of another family.
+
+    Raises:
+        OSError: it is not a socket, or closed.
+    """
+    with selfconnect.duplicate(number) as sock:
+        yield sock if sock.family in INET else None
 
 
 def assert_no_self_connects() -> None:
@@ -64,7 +82,8 @@ def assert_no_self_connects() -> None:
         raise AssertionError(f"connected to itself: {'; '.join(places)}")
 
 
-def _descriptors() -> list[int]:
+def descriptors() -> list[int]:
+    """Return the descriptors of this process."""
     # A link to /proc on Linux, a file system of its own on macOS and the BSDs.
     with contextlib.suppress(FileNotFoundError):
         return [int(name) for name in os.listdir("/dev/fd")]

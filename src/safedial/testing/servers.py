@@ -7,7 +7,6 @@ import _socket
 import contextlib
 import errno
 import os
-import signal
 import socket
 import subprocess
 import tempfile
@@ -16,16 +15,20 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+from safedial import _clock
 from safedial._address import family_of
 from safedial._dial.dialer import safe_connect
 from safedial._tcp.selfconnect import RESET
 from safedial.testing.intercept import bypassing
+from safedial.testing.process_group import ProcessGroup
 
 Address: TypeAlias = tuple[str, int]
 Handler: TypeAlias = Callable[[socket.socket], object]
 # A handler, or a command as a list of words.
 Server: TypeAlias = Handler | Sequence[str]
 
+# As in `resilience`.
+__tracebackhide__ = True
 # Seconds that a command has to end after SIGTERM, before it is killed; PostgreSQL takes one.
 _PATIENCE = 10.0
 # Seconds between two looks: at a command that starts, and at whether to go on accepting. No connect on loopback takes
@@ -41,6 +44,15 @@ def echo(connection: socket.socket) -> None:
     """Send back all data that comes; the default handler of an `Outage`."""
     while data := connection.recv(65536):
         connection.sendall(data)
+
+
+def hang_up(connection: socket.socket) -> None:
+    """Let a client read an end of file at once; a handler.
+
+    To close the connection is not enough: if the client has sent something, it reads a reset instead. The end of file
+    comes first here. So it is still read after the reset (tcp_recvmsg), and only what the client sends then fails.
+    """
+    connection.shutdown(socket.SHUT_WR)
 
 
 def fill(address: Address) -> contextlib.ExitStack:
@@ -124,7 +136,7 @@ class ThreadServer:
 
 
 class ProcessServer:
-    """A command that serves, such as redis-server. It leads its own process group."""
+    """A command that serves, such as redis-server, in a process group of its own."""
 
     def __init__(self, address: Address, command: Sequence[str], within: float) -> None:
         # A server that already listens there must not be mistaken for the command.
@@ -136,12 +148,13 @@ class ProcessServer:
         self._name = command[0]  # the other words may have a password
         with contextlib.ExitStack() as stack:
             self._output = stack.enter_context(tempfile.TemporaryFile())
+            self._group = stack.enter_context(ProcessGroup())
             self._process = subprocess.Popen(  # noqa: S603  # the user's own command, without a shell
                 [word.replace("{host}", host).replace("{port}", str(port)) for word in command],
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
+                process_group=self._group.number,
             )
             stack.callback(self.end, kill=True)
             self._await(address, within)
@@ -157,33 +170,31 @@ class ProcessServer:
         if not kill:
             self.thaw()
             self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_PATIENCE)
-        self._signal(signal.SIGKILL)
+            end = _clock.real() + _PATIENCE
+            while self.alive and _clock.real() < end:  # not wait(): freezegun stops its clock
+                time.sleep(_LOOK)
+        self._group.kill()
+        self._process.kill()  # it may have left the group
         self._process.wait()
         self._output.close()
 
     def freeze(self) -> None:
         """Suspend the process group, so that it accepts nothing and answers nothing."""
-        self._signal(signal.SIGSTOP)
+        self._group.freeze()
 
     def thaw(self) -> None:
         """Let the process group go on."""
-        self._signal(signal.SIGCONT)
-
-    def _signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, number)
+        self._group.thaw()
 
     def _await(self, address: Address, within: float) -> None:
-        end = time.monotonic() + within
+        end = _clock.real() + within
         while True:
             if (status := self._process.poll()) is not None:
                 raise OSError(f"{self._name} ended with status {status}: {self._printed()}")
             # Guarded, because it dials a dead port in a loop.
             with contextlib.suppress(OSError), bypassing(), safe_connect(address, within or _LOOK, policy=None):
                 return
-            if time.monotonic() > end:
+            if _clock.real() > end:
                 raise TimeoutError(f"{self._name} did not listen within {within:g} s: {self._printed()}")
             time.sleep(_LOOK)
 

@@ -1,0 +1,190 @@
+"""The faults that `assert_resilient` knows: how each begins, and what is wrong with a client under it."""
+
+import errno
+import socket
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from safedial import _clock
+from safedial._address import family_of
+from safedial.testing.dials import Dials
+from safedial.testing.fault import Fault
+from safedial.testing.faults import address_not_available, ports_exhausted, self_connect
+from safedial.testing.holders import holders
+from safedial.testing.intercept import intercepting
+from safedial.testing.names import name_failure, resolving
+from safedial.testing.outage import Outage
+from safedial.testing.ports import dead_port, refused_port
+from safedial.testing.run import Outcome
+from safedial.testing.sent import sent_to
+from safedial.testing.servers import Server, hang_up
+
+# As in `resilience`.
+__tracebackhide__ = True
+# A name that no resolver knows (RFC 6761), so that a look-up that is not hit fails.
+_NAME = "server.safedial.invalid"
+# How many look-ups fail.
+_LOOK_UPS = 2
+# Seconds for which a server hangs up.
+_HANGS_UP = 1.0
+
+
+class Setting(NamedTuple):
+    """What `assert_resilient` was given."""
+
+    server: Server
+    host: str
+    within: float
+    dials_per_second: int
+
+    def outage(self, server: Server | None = None, port: int | None = None) -> Outage:
+        """Return a server, which is down."""
+        return Outage(self.server if server is None else server, host=self.host, port=port, within=self.within)
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A fault that has begun: where to dial, and what is wrong with the client afterwards, apart from how it ended."""
+
+    host: str
+    port: int
+    problems: Callable[[Outcome], list[str]]
+    fault: Fault | None = None
+
+
+# Begins a fault, which ends with the stack.
+Begin: TypeAlias = Callable[[Setting, ExitStack], Begun]
+
+
+class Scenario(NamedTuple):
+    """A fault, and the end of a client that it lets pass."""
+
+    begin: Begin
+    # What the client's error must have as its errno; None if any error will do.
+    code: int | None
+    # Why the client can't connect; empty if it can.
+    obstacle: str = ""
+
+
+def _self_connect(setting: Setting, stack: ExitStack) -> Begun:
+    port = dead_port(setting.host)
+    fault = stack.enter_context(self_connect(port, unused="ignore"))
+    sent = stack.enter_context(sent_to(port))
+
+    def problems(_: Outcome) -> list[str]:
+        number = sent.count()
+        said = [f"the client sent {counted(number, 'byte')} to itself"] if number else []
+        return _not_hit(fault) + said + _bind_problems(setting.host, port)
+
+    return Begun(setting.host, port, problems, fault)
+
+
+def _refused_port(setting: Setting, stack: ExitStack) -> Begun:
+    return Begun(setting.host, stack.enter_context(refused_port(setting.host)), _not_dialed)
+
+
+def _address_not_available(setting: Setting, stack: ExitStack) -> Begun:
+    outage = stack.enter_context(setting.outage())
+    return _hit(outage, stack.enter_context(address_not_available(outage.port, unused="ignore")))
+
+
+def _ports_exhausted(setting: Setting, stack: ExitStack) -> Begun:
+    outage = stack.enter_context(setting.outage())
+    return _hit(outage, stack.enter_context(ports_exhausted(outage.port, unused="ignore")))
+
+
+def _hit(outage: Outage, fault: Fault) -> Begun:
+    return Begun(outage.host, outage.port, lambda _: _not_hit(fault), fault)
+
+
+def _outage(setting: Setting, stack: ExitStack) -> Begun:
+    outage = stack.enter_context(setting.outage())
+    outage.refuse_for(3, unused="ignore")
+    return Begun(outage.host, outage.port, _not_dialed)
+
+
+def _hangs_up(setting: Setting, stack: ExitStack) -> Begun:
+    outage = setting.outage()
+    hanging = stack.enter_context(setting.outage(hang_up, outage.port))
+    recent: deque[float] = deque()
+    most = 0
+    first: float | None = None
+    over = False
+
+    def dial_begins(_: socket.socket) -> None:
+        nonlocal first, most, over
+        now = _clock.real()
+        first = now if first is None else first
+        recent.append(now)
+        while now - recent[0] >= 1:
+            recent.popleft()
+        most = max(most, len(recent))
+        if not over and (now - first > _HANGS_UP or most > setting.dials_per_second):
+            over = True
+            hanging.kill()
+            outage.start()
+
+    def end() -> None:
+        nonlocal over
+        over = True  # for a client that was not to be ended
+        outage.kill()
+
+    def problems(outcome: Outcome) -> list[str]:
+        if most > setting.dials_per_second:
+            return [f"more than {counted(setting.dials_per_second, 'dial')} in one second"]
+        return _not_dialed(outcome)
+
+    stack.callback(end)
+    stack.enter_context(intercepting(Dials(outage.port, dial_begins).intercept))
+    return Begun(outage.host, outage.port, problems)
+
+
+def _frozen(setting: Setting, stack: ExitStack) -> Begun:
+    outage = stack.enter_context(setting.outage())
+    outage.freeze()
+    return Begun(outage.host, outage.port, _not_dialed)
+
+
+def _name_failure(setting: Setting, stack: ExitStack) -> Begun:
+    outage = stack.enter_context(setting.outage())
+    stack.enter_context(resolving(_NAME, outage.host))
+    fault = stack.enter_context(name_failure(_NAME, times=_LOOK_UPS, unused="ignore"))
+    why = "the client resolves names in C, or not at all"
+    return Begun(_NAME, outage.port, lambda _: _not_hit(fault, why), fault)
+
+
+SCENARIOS = {
+    "self_connect": Scenario(_self_connect, errno.ECONNREFUSED, "nobody listens"),
+    "refused_port": Scenario(_refused_port, errno.ECONNREFUSED, "nobody listens"),
+    "address_not_available": Scenario(_address_not_available, errno.EADDRNOTAVAIL),
+    "ports_exhausted": Scenario(_ports_exhausted, errno.EADDRNOTAVAIL, "no local port was free"),
+    "outage": Scenario(_outage, errno.ECONNREFUSED),
+    "hangs_up": Scenario(_hangs_up, None),
+    "frozen": Scenario(_frozen, errno.ETIMEDOUT, "nothing answers"),
+    "name_failure": Scenario(_name_failure, socket.EAI_AGAIN),
+}
+
+
+def counted(number: int, word: str) -> str:
+    """Return *number* and *word*, which is in the plural unless it is one."""
+    return f"{number:,} {word}{'s' * (number != 1)}"
+
+
+def _not_hit(fault: Fault, why: str = "the client dials in C, or not at all, or from a port it chose") -> list[str]:
+    return [] if fault.triggered else [f"the fault was not triggered: {why}"]
+
+
+def _not_dialed(outcome: Outcome) -> list[str]:
+    return [] if outcome.dials else ["it did not dial, or dials in C: no Python connect() was seen"]
+
+
+def _bind_problems(host: str, port: int) -> list[str]:
+    try:
+        # Any server will do, and without patience: a connection that a client closed may be in its way for a minute.
+        socket.create_server((host, port), family=family_of(host)).close()
+    except OSError as error:
+        return [f"the server could not bind port {port}: {'; '.join(holders(port)) or error}"]
+    return []

@@ -1,0 +1,141 @@
+"""What a client sent to itself, as the kernel counted it. Linux only; elsewhere nothing is known, and nothing claimed.
+
+When the kernel frees a TCP socket, it tells sock_diag's listeners what it counted (Linux 4.2), whoever closed the
+socket: TLS, an event loop, a C library. No right is needed for that, nothing is patched, and nothing keeps a connection
+alive. A socket is known by its cookie (SO_COOKIE, Linux 4.12). TCP_INFO counts what was sent since Linux 4.19.
+
+A socket that read all that it had sent, and was then closed by a reset (SO_LINGER), has forgotten its numbers.
+"""
+
+import _socket
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Generator
+
+from safedial import _clock
+from safedial._address import SockAddr
+from safedial._tcp.hidden import AF_NETLINK, SOCK_DIAG, TCP_INFO
+from safedial._tcp.steering import ON_LINUX
+from safedial.testing.intercept import Connect, intercepting
+from safedial.testing.scan import descriptors, tcp_socket
+
+# linux/sock_diag.h: SKNLGRP_INET_TCP_DESTROY and SKNLGRP_INET6_TCP_DESTROY, as bits.
+_FREED = 1 << 0 | 1 << 2
+# linux/inet_diag.h: where a message has the cookie and its attributes, and the attribute that is a struct tcp_info.
+_COOKIE_AT, _ATTRIBUTES_AT, _INFO = 60, 88, 2
+# linux/tcp.h: where struct tcp_info has tcpi_bytes_sent, followed by tcpi_bytes_retrans.
+_SENT_AT, _INFO_SIZE = 200, 216
+# asm-generic/socket.h; Python has no name for it.
+_SO_COOKIE = 57
+# As much as may be asked for (net.core.rmem_max): every socket of this network makes a message.
+_BUFFER = 2**20
+# Seconds that the kernel may take to tell of a socket; mostly it takes one millisecond.
+_PATIENCE = 0.5
+
+
+class Sent:
+    """The bytes that the sockets dialed to one port have sent."""
+
+    def __init__(self, port: int, freed: _socket.socket | None) -> None:
+        self._port, self._freed = port, freed
+        self._dialed: set[int] = set()  # the cookies of those that are not freed yet
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def watch(self, sock: socket.socket, address: SockAddr, _connect: Connect) -> bool:
+        """Note the socket of a connect."""
+        if address[1] == self._port:
+            with self._lock, contextlib.suppress(OSError):
+                self._dialed.add(_cookie(sock))
+                self._hear()  # now, before the messages are too many
+        return False
+
+    def count(self) -> int:
+        """Return how many bytes they have sent."""
+        if self._freed is None:
+            return 0
+        end = _clock.real() + _PATIENCE
+        with self._lock:
+            while True:
+                in_use = self._in_use()  # first: one that is freed meanwhile is heard of next
+                with contextlib.suppress(OSError):  # messages were lost
+                    self._hear()
+                left = end - _clock.real()
+                if self._dialed <= in_use.keys() or left <= 0:
+                    return self._bytes + sum(sent for cookie, sent in in_use.items() if cookie in self._dialed)
+                self._freed.settimeout(min(left, 0.01))
+                with contextlib.suppress(OSError):
+                    self._hear_one()
+
+    def _hear(self) -> None:
+        if self._freed is not None:
+            self._freed.settimeout(0)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    self._hear_one()
+
+    def _hear_one(self) -> None:
+        assert self._freed is not None
+        message = self._freed.recv(65536)
+        (cookie,) = struct.unpack_from("=Q", message, _COOKIE_AT)
+        if cookie in self._dialed:
+            self._dialed.discard(cookie)
+            self._bytes += _sent(_info(message))
+
+    def _in_use(self) -> dict[int, int]:
+        found: dict[int, int] = {}
+        for number in descriptors():
+            with contextlib.suppress(OSError), tcp_socket(number) as sock:
+                if sock is not None and (cookie := _cookie(sock)) in self._dialed:
+                    found[cookie] = _sent(sock.getsockopt(socket.IPPROTO_TCP, TCP_INFO, _INFO_SIZE))
+        return found
+
+
+@contextlib.contextmanager
+def sent_to(port: int) -> Generator[Sent]:
+    """Yield the `Sent` of the sockets that this process dials to *port*, where nobody listens, in the meantime."""
+    with contextlib.ExitStack() as stack:
+        freed = None
+        if ON_LINUX:
+            with contextlib.suppress(OSError):  # a sandbox may deny it
+                freed = stack.enter_context(contextlib.closing(_listener()))
+        sent = Sent(port, freed)
+        if freed is not None:
+            stack.enter_context(intercepting(sent.watch))
+        yield sent
+
+
+def _listener() -> _socket.socket:
+    listener = _socket.socket(AF_NETLINK, socket.SOCK_RAW, SOCK_DIAG)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+        listener.bind((0, _FREED))
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _cookie(sock: _socket.socket) -> int:
+    cookie: int = struct.unpack("=Q", sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8))[0]
+    return cookie
+
+
+def _info(message: bytes) -> bytes:
+    """Return the struct tcp_info in a message of sock_diag, b"" if there is none."""
+    place = _ATTRIBUTES_AT
+    while place + 4 <= len(message):
+        length, kind = struct.unpack_from("=HH", message, place)
+        if kind == _INFO or length < 4:
+            return message[place + 4 : place + length]
+        place += length + 3 & ~3
+    return b""
+
+
+def _sent(info: bytes) -> int:
+    if len(info) < _INFO_SIZE:
+        return 0  # an older kernel
+    sent, again = struct.unpack_from("=QQ", info, _SENT_AT)
+    return int(sent - again)

@@ -1,0 +1,134 @@
+"""What clients send to themselves: seen whoever closes the socket, and not where nothing was sent."""
+
+import asyncio
+import contextlib
+import errno
+import http.client
+import socket
+import ssl
+import struct
+
+import pytest
+import redis
+
+from safedial import safe_connect, testing
+from safedial.testing import sent
+from tests.support import faults
+
+REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "nobody listens, they say")
+
+
+@pytest.fixture(autouse=True)
+def _kernel_that_counts():
+    faults.require_option()  # Linux 6.3; TCP_INFO has counted since 4.19
+
+
+def naive(host, port):
+    with socket.create_connection((host, port), 1) as sock:
+        sock.sendall(b"what a socket is told itself")
+        sock.recv(1)
+
+
+def naive_and_forgotten(host, port):
+    socket.create_connection((host, port), 1).sendall(b"x")
+
+
+def detached(host, port):
+    sock = socket.create_connection((host, port), 1)
+    sock.sendall(b"x")
+    socket.close(sock.detach())
+
+
+def reset_unread(host, port):
+    with socket.create_connection((host, port), 1) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.sendall(b"x")
+
+
+def tls(host, port):
+    connection = http.client.HTTPSConnection(host, port, timeout=1, context=ssl.create_default_context())
+    try:
+        connection.request("GET", "/")
+    except OSError as error:
+        error.__traceback__ = None
+    finally:
+        connection.close()
+
+
+async def streams(host, port):
+    _, writer = await asyncio.open_connection(host, port)
+    writer.write(b"hello")
+    await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+
+
+def with_redis(host, port):
+    with contextlib.suppress(Exception):
+        redis.Redis(host, port, socket_timeout=0.2, retry=None).ping()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize(
+    "client",
+    [naive, naive_and_forgotten, detached, reset_unread, tls, streams, with_redis],
+    ids=lambda each: each.__name__,
+)
+def test_clients_that_say_refused_after_they_sent(client, host):
+    """All of these passed before: the error was right, and the connection closed."""
+
+    def connect(host, port):
+        if asyncio.iscoroutinefunction(client):
+            asyncio.run(client(host, port))
+        else:
+            client(host, port)
+        raise REFUSED
+
+    with pytest.raises(AssertionError, match=r"the client sent [1-9]\d* bytes? to itself"):
+        testing.assert_resilient(connect, faults=["self_connect"], host=host)
+
+
+def test_bytes_are_counted(dead_port):
+    with testing.self_connect(dead_port), sent.sent_to(dead_port) as found:
+        assert found.count() == 0
+        for number in (3, 24):
+            with socket.create_connection(("127.0.0.1", dead_port)) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                sock.sendall(b"x" * number)
+        assert found.count() == 27
+        with socket.create_connection(("127.0.0.1", dead_port)) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.sendall(b"four")
+            assert found.count() == 31, "one that is open counts, too"
+        assert found.count() == 31
+
+
+def test_a_dial_that_is_guarded_sends_nothing(dead_port, steering):
+    with testing.self_connect(dead_port) as fault, sent.sent_to(dead_port) as found:
+        for _ in range(3):
+            with pytest.raises(ConnectionRefusedError):
+                safe_connect(("127.0.0.1", dead_port), policy=None)
+        assert (fault.triggered, found.count(), found._dialed) == (3, 0, set())
+
+
+def test_sockets_of_others_are_not_counted(dead_port, server):
+    with testing.self_connect(dead_port, unused="ignore"), sent.sent_to(dead_port) as found:
+        with socket.create_connection(server.getsockname()) as sock:
+            sock.sendall(b"x")
+        assert found.count() == 0
+
+
+@pytest.mark.parametrize("lacks", ["Linux", "netlink", "TCP_INFO", "SO_COOKIE"])
+def test_nothing_is_claimed_where_it_can_not_be_seen(lacks, dead_port, monkeypatch):
+    if lacks == "Linux":
+        monkeypatch.setattr(sent, "ON_LINUX", False)
+    elif lacks == "netlink":
+        monkeypatch.setattr(sent, "SOCK_DIAG", 31)
+    elif lacks == "TCP_INFO":
+        monkeypatch.setattr(sent, "_INFO_SIZE", 10_000)
+    else:
+        monkeypatch.setattr(sent, "_SO_COOKIE", 10_000)
+    with testing.self_connect(dead_port), sent.sent_to(dead_port) as found:
+        naive("127.0.0.1", dead_port)
+        assert found.count() == 0
