@@ -400,7 +400,7 @@ def test_testing_faults_stay_under_interrupts(dead_port, assert_works):
     """The layer of `safedial.testing` shares the patch."""
 
     def inject():
-        with testing.self_connect(dead_port):
+        with testing.self_connect(dead_port, unused="ignore"):
             pass
 
     def nothing_stays():

@@ -104,6 +104,14 @@ class TestUnused:
         with pytest.raises(AssertionError, match=f"dialed instead: {HOST} port "):
             client(testing.dead_port())
 
+    def test_decorator_of_a_function_that_calls_itself(self, dead_port):
+        @testing.self_connect(dead_port)
+        def client(again):
+            client(False) if again else dial(HOST, dead_port)
+
+        with pytest.raises(AssertionError, match="hit no connect"):  # the inner fault is nearer to the kernel
+            client(True)
+
 
 class TestDialedInstead:
     def test_other_ports(self, refused_port, dead_port):

@@ -126,6 +126,15 @@ safedial.safe_connect(("db", 5432), resolver=resolver)  # type: ignore[arg-type]
 with testing.self_connect(5432, times=2) as fault:
     assert_type(fault, testing.Fault)
     assert_type(fault.triggered, int)
+
+
+@testing.ports_exhausted(5432, unused="warn")
+def decorated(port: int) -> str:
+    return str(port)
+
+
+assert_type(decorated(5432), str)
+testing.self_connect(5432, unused="no")  # type: ignore[arg-type]
 with testing.address_not_available() as fault, testing.ports_exhausted(5432), testing.refused_port() as refused_port:
     assert_type(refused_port, int)
 assert_type(testing.dead_port("::1"), int)
