@@ -1,6 +1,5 @@
 """Clocks that nobody stops: dials in a test that freezes its own clock, with freezegun or time-machine."""
 
-import socket
 import subprocess
 import sys
 import textwrap

@@ -233,19 +233,18 @@ def hanging_up(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Hangin
 
 @pytest.fixture
 def fast_retries() -> Iterator[list[float]]:
-    """The waits of all tenacity policies, in seconds, recorded instead of slept.
+    """The waits of all tenacity policies, in seconds, recorded instead of slept. Policies and time limits count them.
 
     Example::
 
         import pytest
-        import tenacity
+        from safedial import reconnect, safe_connect
 
 
-        def test_backoff(fast_retries):
-            flaky = tenacity.retry(wait=tenacity.wait_exponential(), stop=tenacity.stop_after_attempt(4))(int)
-            with pytest.raises(tenacity.RetryError):
-                flaky("no number")
-            assert fast_retries == [1, 2, 4]
+        def test_client_gives_up_after_a_minute(refused_port, fast_retries):
+            with pytest.raises(ConnectionRefusedError):
+                safe_connect(("127.0.0.1", refused_port), policy=reconnect(within=60))
+            assert 55 < sum(fast_retries) <= 60
     """
     from safedial.testing import fast_retries
 

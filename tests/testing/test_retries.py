@@ -22,7 +22,7 @@ from tests.support import dials
 from tests.support.policies import retrying
 
 HOUR = 3600
-# Each has two waits of half an hour, and a third that is cut, or none.
+# Each ends after an hour: after two waits, or a few.
 POLICIES = {
     "reconnect": lambda: safedial.reconnect(within=HOUR, first=2400, cap=2400),
     "stop_after_delay": lambda: retrying(wait=1800, stop=tenacity.stop_after_delay(HOUR), reraise=True),
@@ -33,6 +33,8 @@ POLICIES = {
         stop=tenacity.stop_after_delay(HOUR),
         reraise=True,
     ),
+    "sleep_using_event": lambda: an_hour().copy(sleep=tenacity.sleep_using_event(threading.Event())),
+    "a sleep of its own": lambda: an_hour().copy(sleep=lambda seconds: None),
 }
 LONGEST = HOUR + 1800  # tenacity's stop_after_delay begins a wait that ends too late
 
