@@ -10,7 +10,7 @@ import pytest
 
 import safedial.pytest_plugin
 
-OTHERS = ("randomly", "asyncio", "anyio", "socket", "xdist", "hypothesispytest")
+OTHERS = ("randomly", "asyncio", "anyio", "socket", "xdist", "rerunfailures", "time_machine")
 ALONE = [word for name in OTHERS for word in ("-p", f"no:{name}")]
 
 
@@ -383,7 +383,6 @@ def test_rerun_that_is_unused_too(self_connect):
 @pytest.mark.parametrize("arguments", [[], ["-n", "2"], ["--setup-show"]], ids=" ".join)
 def test_unused_fault_among_other_plugins(run, arguments):
     """Reruns begin anew, and an unused fault is run again as other errors are."""
-    pytest.importorskip("pytest_rerunfailures")
     result = run(UNUSED_AMONG_OTHERS, *arguments)
     found = result.parseoutcomes()  # each run that passes is counted
     assert found == {"passed": 12, "failed": 1, "skipped": 1, "errors": 8, "rerun": 5}
