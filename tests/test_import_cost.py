@@ -200,34 +200,6 @@ def test_error_of_a_late_import_comes_out_as_it_is():
     run(BROKEN)
 
 
-THREADS = """
-import random, sys, threading
-
-import safedial
-
-def touch(number):
-    start.wait()
-    for name in random.Random(number).sample(names, len(names)):
-        found[name].add(getattr(safedial, name))
-
-names = [*safedial.__all__, "adapters", "errors", "events"]
-found = {name: set() for name in names}
-start = threading.Barrier(8)
-sys.setswitchinterval(1e-5)
-threads = [threading.Thread(target=touch, args=(number,), daemon=True) for number in range(8)]
-for each in threads:
-    each.start()
-for each in threads:
-    each.join(30)
-    assert not each.is_alive()
-assert all(len(each) == 1 for each in found.values()), found
-"""
-
-
-def test_threads_that_touch_names_at_once():
-    run(THREADS)
-
-
 def test_plugin_loads_nothing_but_itself():
     code = f"import sys; {PYTEST}; before = set(sys.modules); import safedial.pytest_plugin; "
     code += "print(*sys.modules.keys() - before)"
