@@ -140,7 +140,9 @@ real = socket.socket
 for target in sys.argv[1:]:
     unload()
     import safedial
-    with mock.patch(target, lambda *args, **kwds: None):  # has fewer attributes than a Mock
+    # One has no operators, the other no __code__.
+    new = mock.Mock() if target.startswith("logging") else lambda *args, **kwds: None
+    with mock.patch(target, new):
         for name in [*safedial.__all__, "adapters"]:
             getattr(safedial, name)
     from safedial._clients import patch
