@@ -236,9 +236,13 @@ def test_readme_and_docs_name_each_fixture():
     assert fixtures <= set(re.findall(r"\w+", TESTING))
 
 
-def test_docs_tell_each_fault_of_assert_resilient():
+def test_docs_tell_the_faults_and_words_of_assert_resilient():
     (table,) = re.findall(r"^\| fault \| what happens.*?\n\n", TESTING, re.MULTILINE | re.DOTALL)
     assert tuple(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == FAULTS
+    source = "".join(path.read_text() for path in (ROOT / "src/safedial/testing").glob("*.py"))
+    (table,) = re.findall(r"^\| it says \|.*?\n\n", TESTING, re.MULTILINE | re.DOTALL)
+    for said in re.findall(r"^\| `([a-z ]+)", table, re.MULTILINE):
+        assert said.strip() in source, said
 
 
 def test_test_file_of_the_docs_is_the_example():
