@@ -44,6 +44,7 @@ bench: $(VENV)/test.stamp
 	$(BIN)/python -m bench.check
 	$(BIN)/python -m bench.in_the_way
 	$(BIN)/python -m bench.doctor
+	$(BIN)/python -m bench.plugin
 
 clean:
 	rm -rf $(VENV)

@@ -135,6 +135,11 @@ def test_check():
     assert rows == CHECK
 
 
+def test_plugin():
+    rows = re.findall(r"^  (\S+) +\d+\.\d\d ms, when .+$", run("plugin", "--rounds", "1"), re.MULTILINE)
+    assert rows == ["safedial.pytest_plugin", "safedial.testing"]
+
+
 @pytest.mark.storm
 def test_in_the_way():
     namespace.require()

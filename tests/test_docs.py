@@ -5,6 +5,7 @@ import contextlib
 import errno
 import importlib
 import io
+import os
 import re
 import shutil
 import socket
@@ -15,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from safedial.testing import assert_resilient, refused_port
+from safedial.testing import FAULTS, refused_port
 from tests.support import faults, matrix, namespace
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 COMMAND_LINE = (ROOT / "docs" / "command-line.md").read_text()
+TESTING = (ROOT / "docs" / "testing.md").read_text()
 
 
 def blocks(language, text=README):
@@ -192,28 +194,60 @@ def call_the_doctor():
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
-def test_test_file_of_the_readme_is_the_example():
-    (code,) = (code for code in blocks("python") if "def test_" in code)
-    assert len([line for line in code.splitlines() if line]) == 10
+# A test, and what pytest says of it: nothing if it passes.
+TESTS = re.findall(
+    r"^```python\n((?:(?!```).)*?def test_.*?)^```\n(?:\n```text\n(.*?)^```\n)?",
+    README + TESTING,
+    re.MULTILINE | re.DOTALL,
+)
+
+
+@pytest.mark.storm
+def test_tests_in_readme_and_docs_pass_or_fail_as_shown(tmp_path):
+    namespace.require()
+    faults.require_option()  # a line says what holds the port
+    files = [tmp_path / f"test_{number}.py" for number in range(len(TESTS))]
+    for file, (code, _) in zip(files, TESTS, strict=True):
+        file.write_text(code)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "safedial.pytest_plugin", *files]
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # others may shuffle and repeat tests
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+    )
+    printed = done.stdout
+    failures = [words(failure) for failure in re.split(r"^_{3,} .* _{3,}$", printed, flags=re.MULTILINE)[1:]]
+    failing = {file.name: words(said) for file, (_, said) in zip(files, TESTS, strict=True) if said}
+    assert len(failures) == len(failing) == 3, printed
+    for said in failing.values():
+        assert [said in failure for failure in failures].count(True) == 1, printed
+    assert set(re.findall(r"^(?:FAILED|ERROR) (?:.*/)?(test_\d+\.py)", printed, re.MULTILINE)) == {*failing}
+
+
+def words(text):
+    """Return *text* without numbers, line breaks and pytest's margin."""
+    return " ".join(re.sub(r"\d+", "N", re.sub(r"^E\b", "", text, flags=re.MULTILINE)).split())
+
+
+def test_readme_and_docs_name_each_fixture():
+    plugin = (ROOT / "src/safedial/pytest_plugin.py").read_text()
+    fixtures = set(re.findall(r"^@pytest\.fixture\ndef (\w+)", plugin, re.MULTILINE))
+    (table,) = re.findall(r"^\| fixture \|.*?\n\n", README, re.MULTILINE | re.DOTALL)
+    assert set(re.findall(r"`(\w+)", table)) == fixtures
+    assert fixtures <= set(re.findall(r"\w+", TESTING))
+
+
+def test_docs_tell_the_faults_and_words_of_assert_resilient():
+    (table,) = re.findall(r"^\| fault \| what happens.*?\n\n", TESTING, re.MULTILINE | re.DOTALL)
+    assert tuple(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == FAULTS
+    source = "".join(path.read_text() for path in (ROOT / "src/safedial/testing").glob("*.py"))
+    (table,) = re.findall(r"^\| it says \|.*?\n\n", TESTING, re.MULTILINE | re.DOTALL)
+    for said in re.findall(r"^\| `([a-z ]+)", table, re.MULTILINE):
+        assert said.strip() in source, said
+
+
+def test_test_file_of_the_docs_is_the_example():
+    (code,) = (code for code, _ in TESTS if "naive_loop" in code)
     assert (ROOT / "examples" / "test_reconnect_loop.py").read_text().endswith(f'"""\n\n{code}')
-
-
-@pytest.mark.storm
-def test_example_of_a_test_file_passes():
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "examples/test_reconnect_loop.py"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
-    assert "1 passed" in done.stdout
-
-
-@pytest.mark.storm
-def test_readme_shows_the_report_of_assert_resilient(outage_at_no_risk):
-    def shape(text):
-        return re.sub(r"\d+", "N", text).split()
-
-    with pytest.raises(AssertionError) as caught:
-        assert_resilient(lambda host, port: socket.create_connection((host, port), timeout=0.5))
-    (shown,) = (text for text in blocks("text") if text.startswith("the client is not"))
-    assert shape(str(caught.value)) == shape(shown)
 
 
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("reconnect*.py")), ids=lambda path: path.name)

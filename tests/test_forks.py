@@ -140,6 +140,57 @@ def test_fork_waits_for_a_late_import(request):
     thread.join()
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_fork_waits_for_a_lock_that_a_late_import_makes():
+    held, locks = threading.Event(), []
+
+    def load_and_use():
+        with _forks.loading:
+            held.set()
+            time.sleep(0.05)  # the fork has begun
+            locks.append(_forks.lock_held_across_forks())
+            locks[0].acquire()
+        time.sleep(0.02)
+        locks[0].release()
+
+    thread = threading.Thread(target=load_and_use)
+    thread.start()
+    held.wait()
+    pid = os.fork()
+    if not pid:
+        os._exit(0 if locks[0].acquire(blocking=False) else 1)
+    thread.join()
+    _forks._locks.remove(locks[0])
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+LOGGER = """
+import logging, os, threading, time
+import safedial
+from safedial import _forks
+
+def load():
+    with _forks.loading:
+        held.set()
+        time.sleep(0.1)  # the fork has begun
+        logging.getLogger("of a module that is imported late")
+
+held = threading.Event()
+threading.Thread(target=load).start()
+held.wait()
+pid = os.fork()
+if not pid:
+    os._exit(0)
+os.waitpid(pid, 0)
+"""
+
+
+@pytest.mark.parametrize("first", ["logging", "safedial"])
+def test_late_import_that_makes_a_logger_does_not_hang_a_fork(first):
+    code = f"import {first}\n{LOGGER}"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
+
+
 class AlarmError(Exception):
     """Raised by a signal handler."""
 
@@ -227,7 +278,8 @@ def test_lock_is_free_after_a_signal_whose_handler_raised(interrupting):
         for number in range(200):
             with contextlib.suppress(Interrupt):
                 interrupting.set()
-                signal.setitimer(signal.ITIMER_REAL, (5 + number % 20) * 1e-6)
+                # Once more after a second: Python 3.11 may miss a signal.
+                signal.setitimer(signal.ITIMER_REAL, (5 + number % 20) * 1e-6, 1)
                 use_until_interrupted()
             assert not lock._is_owned(), number
     finally:
@@ -240,7 +292,6 @@ def test_threads_that_fork_at_once_leave_the_locks_free():
 
 
 FORKING = """
-import logging  # before safedial: else the lock of logging lets one thread fork at a time
 import os, sys, threading
 import safedial
 from safedial import _forks

@@ -180,14 +180,14 @@ for each in threads:
 assert not raised, raised
 assert all(a is b for values in found for a, b in zip(values, found[0])), "two objects for one name"
 """
-LATE = [*safedial._LATE, "adapters.socket", "adapters.http", "adapters.asyncio", "adapters"]
+NAMES = [*safedial.__all__, "errors", "events", "adapters.socket", "adapters.http", "adapters.asyncio", "adapters"]
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(20, marks=pytest.mark.storm)])
-def test_first_use_of_the_late_names_in_all_threads(processes):
+def test_first_use_of_each_name_in_all_threads(processes):
     for _ in range(processes):
         subprocess.run(
-            [sys.executable, "-c", FIRST_USE, " ".join(LATE), str(sys.getswitchinterval())], check=True, timeout=120
+            [sys.executable, "-c", FIRST_USE, " ".join(NAMES), str(sys.getswitchinterval())], check=True, timeout=120
         )
 
 

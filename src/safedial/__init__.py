@@ -2,28 +2,31 @@
 
 `safe_connect` is a superset of `socket.create_connection`, `open_connection` of `asyncio.open_connection`.
 
-What a dial needs is loaded here: an import in a thread that dials would hang a child that is forked meanwhile. asyncio,
-ssl and tenacity are heavy, so the names that need them are loaded when they are first used (PEP 562).
+Each public name is loaded when it is first used (PEP 562), and with it all that its dials need: an import in a thread
+that dials would hang a child that is forked meanwhile. Only what is heavy and seldom needed comes later: asyncio, ssl
+and tenacity.
 """
 
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING, Any
 
-from safedial._clients.guard import guard, is_guarded
-from safedial._clients.hold import hold
-from safedial._clients.install import install, uninstall
-from safedial._clients.wrap import wrap
-from safedial._dial.dialer import Dialer, safe_connect
 from safedial._forks import loading as _loading
-from safedial._tcp.selfconnect import is_self_connected
-from safedial.errors import PortsExhaustedError, PortUsage, SelfConnectError
-from safedial.events import DialEvent
 
 if TYPE_CHECKING:
     from safedial import adapters as adapters
+    from safedial import errors as errors
+    from safedial import events as events
+    from safedial._clients.guard import guard, is_guarded
+    from safedial._clients.hold import hold
+    from safedial._clients.install import install, uninstall
+    from safedial._clients.wrap import wrap
     from safedial._connections import connections
+    from safedial._dial.dialer import Dialer, safe_connect
     from safedial._dial.streams import open_connection
     from safedial._retry.policies import reconnect, redial, retry_if_spurious, retry_if_transient
+    from safedial._tcp.selfconnect import is_self_connected
+    from safedial.errors import PortsExhaustedError, PortUsage, SelfConnectError
+    from safedial.events import DialEvent
 
 __version__ = "0.1.0"
 
@@ -49,26 +52,39 @@ __all__ = [
     "wrap",
 ]
 
-_LATE = {
-    "connections": "_connections",
-    "open_connection": "_dial.streams",
-    "reconnect": "_retry.policies",
-    "redial": "_retry.policies",
-    "retry_if_spurious": "_retry.policies",
-    "retry_if_transient": "_retry.policies",
+# By the module that they are in.
+_NAMES = {
+    "_clients.guard": ("guard", "is_guarded"),
+    "_clients.hold": ("hold",),
+    "_clients.install": ("install", "uninstall"),
+    "_clients.wrap": ("wrap",),
+    "_connections": ("connections",),
+    "_dial.dialer": ("Dialer", "safe_connect"),
+    "_dial.streams": ("open_connection",),
+    "_retry.policies": ("reconnect", "redial", "retry_if_spurious", "retry_if_transient"),
+    "_tcp.selfconnect": ("is_self_connected",),
+    "errors": ("PortUsage", "PortsExhaustedError", "SelfConnectError"),
+    "events": ("DialEvent",),
 }
+_HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
     """Load *name* when it is first used."""
-    if name == "adapters":  # not inside of _loading, which its own import may take
+    if name == "adapters":  # not inside of _loading, which its own import takes
         return _import_module(f"{__name__}.adapters")
-    if name not in _LATE:
+    if name in ("errors", "events"):
+        with _loading:
+            return _import_module(f"{__name__}.{name}")
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     with _loading:
-        value = globals()[name] = getattr(_import_module(f"{__name__}.{_LATE[name]}"), name)
+        try:
+            value = globals()[name] = getattr(_import_module(f"{__name__}.{_HOMES[name]}"), name)
+        except AttributeError as error:  # which `from safedial import ...` and hasattr() would hide
+            raise ImportError(f"safedial.{name} can't be loaded: {error}") from error
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "adapters", "errors", "events"})

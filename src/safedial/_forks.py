@@ -1,13 +1,15 @@
 """Locks that fork() waits for, and the lock of late imports. Imports nothing of safedial.
 
 A fork copies a lock that another thread holds, and nobody releases it in the child. So it is with Python's own lock of
-a module that another thread imports just now: the child would wait for ever when it imports that module. What a dial
-needs is therefore loaded with safedial. What is to stay late, because it is heavy and few programs need it (asyncio,
-ssl, tenacity), is imported inside ``with loading:``. A module that takes `loading` while it is imported must not be
-imported inside of it: a thread that imports the module by a plain ``import`` takes the two locks in reverse order.
+a module that another thread imports just now: the child would wait for ever when it imports that module. All that is
+imported after ``import safedial`` is therefore imported inside ``with loading:``: each public name with what its dials
+need; and what is heavy and seldom needed (asyncio, ssl, tenacity) when it is. A module that takes `loading` while it is
+imported must not be imported inside of it: a thread that imports the module by a plain ``import`` takes the two locks
+in reverse order.
 """
 
 import contextlib
+import logging as logging  # before register_at_fork(): see there
 import os
 import sys
 import threading
@@ -55,8 +57,8 @@ _forking = _Forking()
 
 
 def _take_all() -> None:
-    for lock in tuple(_locks):
-        _forking.taken.append(lock)  # first: a signal handler may raise at any moment
+    for lock in _locks:  # no copy: whoever has `loading`, the first, may be making others
+        _forking.taken.append(lock)  # before the next line: a signal handler may raise at any moment
         lock.acquire()
 
 
@@ -68,6 +70,8 @@ def _release_all() -> None:
             lock.release()
 
 
+# fork() takes the lock of logging, too, and before these if logging were loaded later than this module. But what is
+# imported inside of `loading` makes its logger there.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_take_all, after_in_parent=_release_all, after_in_child=_release_all)
     # Once more: a signal that came during the fork is handled as the first call begins. If its handler raises, Python

@@ -80,8 +80,9 @@ class _Thread(threading.local):
 
 
 _thread = _Thread()
-# On the stack while a record is handled, whoever logged it.
-_HANDLING = {each.__code__ for each in (logging.Logger.handle, logging.Logger.callHandlers, logging.Handler.handle)}
+# Functions of `logging` that are on the stack while a record is handled, whoever logged it. Only their names: when this
+# is loaded, a mock may stand in their place.
+_HANDLING = ("handle", "callHandlers")
 
 
 def check_hook(on_event: Any) -> OnEvent | None:
@@ -127,7 +128,7 @@ def log(level: int, template: str, *values: Any, fields: dict[str, Any] | None =
 def _handles_a_record() -> bool:
     frame: Any = inspect.currentframe()
     while frame is not None:
-        if frame.f_code in _HANDLING:
+        if frame.f_code.co_name in _HANDLING and frame.f_globals is vars(logging):
             return True
         frame = frame.f_back
     return False

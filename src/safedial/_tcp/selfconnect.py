@@ -35,7 +35,7 @@ from safedial._tcp.steering import ON_LINUX, learn
 if TYPE_CHECKING:
     from _typeshed import HasFileno
 
-AnySocket: TypeAlias = socket.socket | _socket.socket
+AnySocket: TypeAlias = "socket.socket | _socket.socket"  # not evaluated: a function may stand in the place of the first
 # SO_LINGER (1, 0): close() resets. A Windows linger is two shorts, elsewhere it is two ints.
 RESET = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 # asm-generic/socket.h; Python has no name for it.

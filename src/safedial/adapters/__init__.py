@@ -67,10 +67,14 @@ from importlib.util import find_spec
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from safedial._address import shown
-from safedial._dial.dialer import Dialer
-from safedial._dial.settings import Timeout
-from safedial._retry.argument import DEFAULT
+from safedial._forks import loading
+
+with loading:  # not what adapters add to these: that is nothing which a dial needs
+    from safedial._address import shown
+    from safedial._clients import wrap as wrap
+    from safedial._dial.dialer import Dialer
+    from safedial._dial.settings import Timeout
+    from safedial._retry.argument import DEFAULT
 
 if TYPE_CHECKING:
     from safedial.adapters import aiohttp, asyncio, http, httpx, redis, requests, socket, sqlalchemy, urllib3, valkey
