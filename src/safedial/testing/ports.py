@@ -105,7 +105,8 @@ def bound(host: str) -> socket.socket:
             holder.close()
             if error.errno != errno.EADDRINUSE:
                 raise
-    raise OSError(errno.EADDRINUSE, f"no port of {low} to {high} is free on {host}")
+    unreserved = " and not in net.ipv4.ip_local_reserved_ports" if reserved else ""
+    raise OSError(errno.EADDRINUSE, f"no port of {low} to {high} is free on {host}{unreserved}")
 
 
 def is_free(port: int) -> bool:

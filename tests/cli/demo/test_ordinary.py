@@ -108,8 +108,11 @@ def test_reserved_port_shows_nothing():
 
 
 def play_reserved():
-    Path("/proc/sys/net/ipv4/ip_local_reserved_ports").write_text("40000,40002")
-    return ordinary.play(ordinary.PLAIN, FORCED)
+    def dial(address, timeout):
+        Path("/proc/sys/net/ipv4/ip_local_reserved_ports").write_text("40000,40002")
+        return ordinary.PLAIN.dial(address, timeout)
+
+    return ordinary.play(dataclasses.replace(ordinary.PLAIN, dial=dial), FORCED)
 
 
 def test_without_the_means_to_force_it_an_act_may_show_nothing(monkeypatch):
