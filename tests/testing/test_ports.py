@@ -57,7 +57,7 @@ def _among_reserved_ports():
     Path("/proc/sys/net/ipv4/ip_local_reserved_ports").write_text("40000")
     assert testing.dead_port() == 40002
     Path("/proc/sys/net/ipv4/ip_local_reserved_ports").write_text("40000-40002")
-    with pytest.raises(OSError, match=r"no port of 40000 to 40003 is free on 127.0.0.1 and not in net\.ipv4\.ip_local_res"):
+    with pytest.raises(OSError, match=r"no port of 40000 to 40003 is free on 127.0.0.1 and not in net"):
         testing.dead_port()
     return True
 
