@@ -11,7 +11,7 @@ import pytest
 
 import safedial
 from safedial import testing
-from safedial.testing.fault import LOOKUPS, Fault, fault_manager, lasting
+from safedial.testing.fault import LOOKUPS, Fault, fault_manager, must_hit
 
 HOST = "127.0.0.1"
 NOTHING = "no Python connect() was seen: the client dials in C, or not at all, or in another process"
@@ -131,7 +131,7 @@ class TestDialedInstead:
         assert words.endswith(f"{HOST} port {ports[4]}; 4 more")
 
     def test_long_names_are_cut(self):
-        with pytest.raises(AssertionError) as caught, lasting(Fault("fault()", 5, None, "error")) as fault:
+        with pytest.raises(AssertionError) as caught, must_hit(Fault("fault()", 5, None, "error")) as fault:
             fault.trigger(("x" * 10_000, 6))
         assert len(str(caught.value)) < 300
 
@@ -225,7 +225,7 @@ class TestOfLookups:
     def failing(self):
         @fault_manager
         def failing(name):
-            with lasting(Fault(f"failing({name!r})", None, None, "error", LOOKUPS)) as fault:
+            with must_hit(Fault(f"failing({name!r})", None, None, "error", LOOKUPS)) as fault:
                 yield fault
 
         return lambda: failing("db")

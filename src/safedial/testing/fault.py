@@ -29,8 +29,8 @@ _MOST_SEEN = 5
 _LONGEST = 200
 
 
-class Target(NamedTuple):
-    """What a fault hits, in words."""
+class Wording(NamedTuple):
+    """What a fault hits, in the words of its message."""
 
     hit: str
     instead: str
@@ -38,8 +38,8 @@ class Target(NamedTuple):
 
 
 _ELSEWHERE = "or not at all, or in another process"
-CONNECTS = Target("connect", "dialed instead", f"no Python connect() was seen: the client dials in C, {_ELSEWHERE}")
-LOOKUPS = Target(
+CONNECTS = Wording("connect", "dialed instead", f"no Python connect() was seen: the client dials in C, {_ELSEWHERE}")
+LOOKUPS = Wording(
     "look-up", "looked up instead", f"no look-up by Python was seen: the client resolves names in C, {_ELSEWHERE}"
 )
 
@@ -56,7 +56,7 @@ class Fault:
 
     # *call* is what the user wrote, for messages: "self_connect(40000)".
     def __init__(
-        self, call: str, port: int | None, times: int | None, unused: Unused, target: Target = CONNECTS
+        self, call: str, port: int | None, times: int | None, unused: Unused, wording: Wording = CONNECTS
     ) -> None:
         if port is not None:
             check_port(port)
@@ -68,7 +68,7 @@ class Fault:
         self.port = port
         self.triggered = 0
         self.means: Means | None = None
-        self._call, self._times, self._unused, self._target = call, times, unused, target
+        self._call, self._times, self._unused, self._wording = call, times, unused, wording
         self._place = _place_of_user()
         # What it left alone, in words, and how often; and how much more there was.
         self._seen: dict[str, int] = {}
@@ -113,7 +113,7 @@ class Fault:
         else:
             self._unnamed += 1
 
-    def end(self) -> None:
+    def check_hit(self) -> None:
         """Raise AssertionError or warn if it has hit nothing."""
         if self.triggered or self._unused == "ignore" or unittests.has_failed_or_skipped():
             return
@@ -128,8 +128,8 @@ class Fault:
         seen = [words if times == 1 else f"{words} ({times} times)" for words, times in found]
         if self._unnamed:
             seen.append(f"{self._unnamed} more")
-        instead = f"{self._target.instead}: {'; '.join(seen)}" if seen else self._target.nothing
-        return f"{self._call} hit no {self._target.hit}; {instead}"
+        instead = f"{self._wording.instead}: {'; '.join(seen)}" if seen else self._wording.nothing
+        return f"{self._call} hit no {self._wording.hit}; {instead}"
 
 
 def _place_of_user() -> tuple[str, int]:
@@ -144,10 +144,10 @@ def _place_of_user() -> tuple[str, int]:
 
 
 @contextlib.contextmanager
-def lasting(fault: Fault) -> Generator[Fault]:
-    """Yield *fault*, and end it after the block. An exception of the block says more than an unused fault does."""
+def must_hit(fault: Fault) -> Generator[Fault]:
+    """Yield *fault*, and after the block check that it has hit something. An exception of the block says more."""
     yield fault
-    fault.end()
+    fault.check_hit()
 
 
 class FaultManager(AbstractContextManager[Fault]):

@@ -8,7 +8,7 @@ from typing import Any
 
 from safedial._address import as_text, family_of, worded
 from safedial._forks import loading
-from safedial.testing.fault import LOOKUPS, Fault, Unused, fault_manager, lasting
+from safedial.testing.fault import LOOKUPS, Fault, Unused, fault_manager, must_hit
 from safedial.testing.lookups import asking
 
 # Not errors that a gaierror has: Python raises the errno's OSError for the first, and the second counts the codes.
@@ -50,7 +50,7 @@ def name_failure(
             raise socket.gaierror(error, text)
         return host
 
-    with lasting(fault), asking(ask):
+    with must_hit(fault), asking(ask):
         yield fault
 
 

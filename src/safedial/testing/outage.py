@@ -117,7 +117,7 @@ class Outage:
         faults, self._faults = self._faults, []
         if kind is None:  # an exception says more than an unused fault does
             for fault in faults:
-                fault.end()
+                fault.check_hit()
 
     @property
     def address(self) -> Address:
