@@ -26,7 +26,7 @@ PLAIN = {
     (socket, "getaddrinfo"): socket.getaddrinfo,
     (socket, "gethostbyname"): socket.gethostbyname,
     (socket, "gethostbyname_ex"): socket.gethostbyname_ex,
-    (resolve, "asked"): resolve.asked,
+    (resolve, "resolver_for"): resolve.resolver_for,
 }
 
 
