@@ -101,7 +101,9 @@ def _uvloops_getaddrinfo(on_lookup: OnLookup, plain: Any) -> Any:
 
 
 def _uvloops_create_connection(on_lookup: OnLookup, plain: Any) -> Any:
-    async def create_connection(loop: Any, factory: Any, host: Any = None, port: Any = None, **kwds: Any) -> Any:
-        return await plain(loop, factory, on_lookup(host, port), port, **kwds)  # which looks it up in C
+    async def create_connection(
+        loop: Any, protocol_factory: Any, host: Any = None, port: Any = None, **kwds: Any
+    ) -> Any:
+        return await plain(loop, protocol_factory, on_lookup(host, port), port, **kwds)  # which looks it up in C
 
     return create_connection
