@@ -12,6 +12,7 @@ import pytest
 import safedial
 from safedial import testing
 from safedial.testing.fault import LOOKUPS, Fault, fault_manager, must_hit
+from tests.support import dials
 
 HOST = "127.0.0.1"
 NOTHING = "no Python connect() was seen: the client dials in C, or not at all, or in another process"
@@ -103,6 +104,22 @@ class TestUnused:
         assert [client(dead_port), client(dead_port)] == [dead_port, dead_port]
         with pytest.raises(AssertionError, match=f"dialed instead: {HOST} port "):
             client(testing.dead_port())
+
+    def test_decorator_of_a_coroutine_function(self, dead_port):
+        @testing.self_connect(dead_port)
+        async def client(port):
+            with pytest.raises(safedial.SelfConnectError):
+                await safedial.open_connection(HOST, port, policy=None)
+            return port
+
+        assert dials.run(client(dead_port)) == dead_port
+
+    def test_decorator_of_a_class(self, dead_port):
+        with pytest.raises(TypeError, match="decorate the methods of Client"):
+
+            @testing.self_connect(dead_port)
+            class Client:
+                pass
 
     def test_decorator_of_a_function_that_calls_itself(self, dead_port):
         @testing.self_connect(dead_port)

@@ -5,10 +5,10 @@ import functools
 import inspect
 import threading
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar, cast
 
 from safedial._address import describe
 from safedial.testing import unittests
@@ -157,14 +157,21 @@ class FaultManager(AbstractContextManager[Fault]):
         self._make = make
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Return *function*, with the fault during each call."""
+        """Return *function*, with the fault during each call. If it is a coroutine function, until that has ended."""
+        if isinstance(function, type):  # the tests of a class that has become a function would never run
+            raise TypeError(f"a fault decorates functions: decorate the methods of {function.__name__}")
 
         @functools.wraps(function)
         def with_fault(*args: P.args, **kwds: P.kwargs) -> R:
             with FaultManager(self._make):
                 return function(*args, **kwds)
 
-        return with_fault
+        @functools.wraps(function)
+        async def with_fault_async(*args: P.args, **kwds: P.kwargs) -> Any:
+            with FaultManager(self._make):
+                return await cast("Callable[P, Awaitable[Any]]", function)(*args, **kwds)
+
+        return cast("Callable[P, R]", with_fault_async) if inspect.iscoroutinefunction(function) else with_fault
 
     def __enter__(self) -> Fault:
         self._entered = self._make()
