@@ -20,7 +20,7 @@ from safedial.testing.relay import relayed
 from safedial.testing.servers import Address, ProcessServer, Server, ThreadServer, echo, fill
 
 # As in `resilience`.
-__tracebackhide__ = True
+__tracebackhide__ = __unittest = True
 # Seconds between two attempts to bind.
 _BIND_PAUSE = 0.01
 # Notes on an error: a server that has had thousands of connections leaves as many in TIME_WAIT.
