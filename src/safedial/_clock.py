@@ -21,7 +21,10 @@ def _unstoppable() -> Callable[[], float]:
     """
     clocks: Any = time
     if hasattr(clocks, "clock_gettime"):  # freezegun 1.5 does not replace it, time-machine 3 only for CLOCK_REALTIME
-        return functools.partial(clocks.clock_gettime, clocks.CLOCK_MONOTONIC)
+        # The clock of time.monotonic(), and so of event loops (pytime.c). On macOS that one stops while the computer
+        # sleeps; CLOCK_MONOTONIC runs on there (clock_gettime(3)).
+        number = getattr(clocks, "CLOCK_UPTIME_RAW", clocks.CLOCK_MONOTONIC)
+        return functools.partial(clocks.clock_gettime, number)
     # Windows: from a module time of its own, which nobody else has.
     spec: Any = clocks.__spec__
     clocks = spec.loader.create_module(spec)
