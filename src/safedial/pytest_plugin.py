@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Whether the test has passed up to now; None until its call has ended.
 _passed = pytest.StashKey[bool | None]()
-# What the faults say that had no effect on a test that has passed.
+# The messages of faults that had no effect on a test that has passed.
 _unused = pytest.StashKey[list[str]]()
 
 
@@ -42,7 +42,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
 
 
 class _NotPassedError(Exception):
-    """The test has failed or was skipped: what its faults did not hit says nothing new."""
+    """Ends the faults of a test that has failed or was skipped: after an exception, an unused one says nothing."""
 
 
 def _entering(name: str, request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
@@ -54,20 +54,20 @@ def _entering(name: str, request: pytest.FixtureRequest) -> Iterator[Callable[..
     from safedial import testing
 
     called = False
-    said: list[str] = []
+    messages: list[str] = []
 
     @contextmanager
-    def heard(manager: AbstractContextManager[Any]) -> Generator[Any]:
+    def collecting_message(manager: AbstractContextManager[Any]) -> Generator[Any]:
         try:
             with manager as entered:
                 yield entered
         except (AssertionError, UserWarning) as unused:  # a warning if warnings are errors
-            said.append(str(unused))
+            messages.append(str(unused))
 
     def enter(*args: Any, **kwds: Any) -> Any:
         nonlocal called
         called = True
-        return stack.enter_context(heard(getattr(testing, name)(*args, **kwds)))
+        return stack.enter_context(collecting_message(getattr(testing, name)(*args, **kwds)))
 
     with suppress(_NotPassedError), ExitStack() as stack:
         yield enter
@@ -76,9 +76,9 @@ def _entering(name: str, request: pytest.FixtureRequest) -> Iterator[Callable[..
         if not called:
             fixture = request.fixturename
             where = f"call it, or get it by request.getfixturevalue({fixture!r}) where it is needed"
-            said.append(f"{fixture} was requested and never called: {where}")
+            messages.append(f"{fixture} was requested and never called: {where}")
     # At the end of an interrupted session, there is no teardown of the item.
-    request.node.stash.setdefault(_unused, []).extend(reversed(said))  # in the order of the calls
+    request.node.stash.setdefault(_unused, []).extend(reversed(messages))  # in the order of the calls
 
 
 @pytest.fixture
