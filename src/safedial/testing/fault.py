@@ -45,11 +45,11 @@ LOOKUPS = Wording(
 
 
 class Fault:
-    """A fault that is switched on. It counts the connects that it hits.
+    """A fault that is switched on. It counts what it hits: connects, or the look-ups of a `name_failure`.
 
     Attributes:
         port: the port that connects must go to for the fault; None for any port.
-        triggered: how many connects it has hit.
+        triggered: how many it has hit.
         means: how the last one was made; None before the first. ``bind``: the source port was bound.
             ``simulated``: the kernel offers no way, so the error was raised without a connect.
     """
@@ -77,7 +77,7 @@ class Fault:
 
     @property
     def remaining(self) -> int | None:
-        """How many more connects it will hit; None for all."""
+        """How many more it will hit; None for all."""
         return None if self._times is None else self._times - self.triggered
 
     def is_for(self, address: Any) -> bool:
@@ -85,7 +85,7 @@ class Fault:
         return self.port is None or address[1] == self.port
 
     def trigger(self, address: Any) -> bool:
-        """Return whether a connect to *address* must fail; if so, count it."""
+        """Return whether what goes to *address* must fail; if so, count it. If it is not for this fault, note it."""
         with self._lock:
             if not self.is_for(address):
                 self._note(describe(*address[:2]))

@@ -141,7 +141,7 @@ def _endpoints(sock: socket.socket, address: SockAddr) -> tuple[SockAddr, SockAd
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
         return "a server listens there, or a socket has the port, perhaps in TIME_WAIT"
-    return str(getattr(error, "strerror", error))
+    return str(getattr(error, "strerror", None) or error)  # an OSError may have no errno
 
 
 def _connects_from(port: int, sock: socket.socket, connect: Connect, fault: Fault) -> bool:
