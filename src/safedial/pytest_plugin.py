@@ -20,23 +20,24 @@ _passed = pytest.StashKey[bool | None]()
 _unused = pytest.StashKey[list[str]]()
 
 
-# The outermost, so that it sees how a test ends that is expected to fail.
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+# The outermost, so that it sees how a test ends that is expected to fail. Not wrapper=True: pluggy has it from 1.2 on,
+# and Debian 12 has 1.0 beside its Python 3.11.
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
     """Note whether the test has passed, for the fixtures that end after it."""
-    report = yield
+    report: pytest.TestReport = (yield).get_result()
+    item.stash[_unused] = []
     passed = None  # a plugin may run the item again
     if report.when == "call":  # that of a subtest, too
         passed = report.passed and not hasattr(report, "wasxfail") and item.stash.get(_passed, None) is not False
     item.stash[_passed] = passed
-    return report
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+# The last, after pytest's own, which ends the fixtures.
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
     """Fail if faults had no effect: once for all of them, and not if an error has ended the teardown."""
-    unused = item.stash[_unused] = list[str]()
-    yield
+    unused = item.stash.get(_unused, None)
     if unused:
         pytest.fail("\n".join(unused), pytrace=False)
 
