@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import freezegun
 import pytest
@@ -180,6 +181,11 @@ def test_nothing_is_believed_for_56_years(freeze):
     until = [steering._believed[0], *(until for until, _ in settings_thread._looks.values())]
     assert len(until) == 2
     assert all(now - 60 < each <= now + 1 for each in until)
+
+
+def test_macos_has_another_clock_that_is_monotonic(monkeypatch):
+    monkeypatch.setattr(time, "CLOCK_UPTIME_RAW", time.CLOCK_MONOTONIC_RAW, raising=False)
+    assert _clock._unstoppable().args == (time.CLOCK_MONOTONIC_RAW,)
 
 
 class TestFirstImport:

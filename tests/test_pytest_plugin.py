@@ -37,6 +37,13 @@ def fixtures():
     return set(re.findall(r"@pytest.fixture\ndef (\w+)", Path(safedial.pytest_plugin.__file__).read_text()))
 
 
+def test_hooks_need_no_new_pluggy():
+    """pluggy has ``wrapper=`` from 1.2 on: with an older one, no pytest would start where safedial is installed."""
+    hooks = [value for name, value in vars(safedial.pytest_plugin).items() if name.startswith("pytest_")]
+    assert hooks
+    assert not any(hook.pytest_impl["wrapper"] for hook in hooks)
+
+
 def test_every_fixture_has_an_example():
     assert set(documented()) == fixtures()
 

@@ -9,18 +9,22 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
-# How far `fast_retries` moved `now` on, by context: a dial must not use up the time of those in other tasks or threads.
-_moved: ContextVar[float] = ContextVar("safedial's clock was moved on", default=0.0)
+# How far `fast_retries` advanced `now`, by context: a dial must not use up the time of those in other tasks or threads.
+_ahead: ContextVar[float] = ContextVar("how far safedial's clock was advanced", default=0.0)
 
 
 def _unstoppable() -> Callable[[], float]:
-    """Return the monotonic clock, from where freezegun does not look: it replaces the functions of time by others.
+    """Return the monotonic clock, in a form that freezegun does not find.
 
-    It does so in each module that has one among its attributes, and safedial may be imported while it does.
+    It replaces the functions of `time` in each module that has one as an attribute. It may have done so in `time`
+    itself when safedial is imported.
     """
     clocks: Any = time
     if hasattr(clocks, "clock_gettime"):  # freezegun 1.5 does not replace it, time-machine 3 only for CLOCK_REALTIME
-        return functools.partial(clocks.clock_gettime, clocks.CLOCK_MONOTONIC)
+        # The clock of time.monotonic(), and so of event loops (pytime.c). On macOS that one stops while the computer
+        # sleeps; CLOCK_MONOTONIC runs on there (clock_gettime(3)).
+        number = getattr(clocks, "CLOCK_UPTIME_RAW", clocks.CLOCK_MONOTONIC)
+        return functools.partial(clocks.clock_gettime, number)
     # Windows: from a module time of its own, which nobody else has.
     spec: Any = clocks.__spec__
     clocks = spec.loader.create_module(spec)
@@ -35,21 +39,21 @@ real: Callable[[], float] = _unstoppable()
 now: Callable[[], float] = real
 
 
-def moved() -> float:
+def ahead() -> float:
     """Return how far `now` is ahead of `real` in this context."""
-    return _moved.get() if now is _moved_on else 0.0
+    return _ahead.get() if now is _now_ahead else 0.0
 
 
-def move_on(seconds: float) -> None:
-    """Move `now` on in this context, while it can be moved."""
-    _moved.set(_moved.get() + seconds)
+def advance(seconds: float) -> None:
+    """Advance `now` in this context, while it can be advanced."""
+    _ahead.set(_ahead.get() + seconds)
 
 
-def let_move(movable: bool) -> None:
-    """Let `now` be what `move_on` makes of it, or `real` again."""
+def let_advance(can_advance: bool) -> None:
+    """Let `now` be what `advance` makes of it, or `real` again."""
     global now
-    now = _moved_on if movable else real
+    now = _now_ahead if can_advance else real
 
 
-def _moved_on() -> float:
-    return real() + _moved.get()
+def _now_ahead() -> float:
+    return real() + _ahead.get()

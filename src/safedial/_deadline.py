@@ -17,13 +17,13 @@ class Deadline:
     def __init__(self, total: float | None, started: float) -> None:
         self.total = total
         self.end = math.inf if total is None else started + total
-        self._moved = _clock.moved()
+        self._ahead = _clock.ahead()
         self.late_wait: float | None = None  # the wait that would have ended too late, if there was one
 
     def _left(self) -> float:
-        # Not _clock.now(): in another thread, fast_retries may have moved it on less, and time does not go back.
-        self._moved = max(self._moved, _clock.moved())
-        return self.end - _clock.real() - self._moved
+        # Not _clock.now(): in another thread, fast_retries may have advanced it less, and time does not go back.
+        self._ahead = max(self._ahead, _clock.ahead())
+        return self.end - _clock.real() - self._ahead
 
     def limit(self, seconds: float | None) -> float | None:
         """Return *seconds* or the time left, whichever is less. Raise TimeoutError if time is up."""

@@ -75,6 +75,7 @@ async def sleep(seconds: float) -> None:
 
 def _is_frozen(clock: Callable[[], float]) -> bool:
     """Return whether freezegun has stopped the *clock* of an event loop."""
+    # It moves time.monotonic() far away, but with tick=True or real_asyncio=True the loop's clock runs.
     return abs(time.monotonic() - _clock.real()) > 1 and clock() == clock()
 
 

@@ -16,33 +16,34 @@ if TYPE_CHECKING:
 
 # Whether the test has passed up to now; None until its call has ended.
 _passed = pytest.StashKey[bool | None]()
-# What the faults say that had no effect on a test that has passed.
+# The messages of faults that had no effect on a test that has passed.
 _unused = pytest.StashKey[list[str]]()
 
 
-# The outermost, so that it sees how a test ends that is expected to fail.
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+# The outermost, so that it sees how a test ends that is expected to fail. Not wrapper=True: pluggy has it from 1.2 on,
+# and Debian 12 has 1.0 beside its Python 3.11.
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
     """Note whether the test has passed, for the fixtures that end after it."""
-    report = yield
+    report: pytest.TestReport = (yield).get_result()
+    item.stash[_unused] = []
     passed = None  # a plugin may run the item again
     if report.when == "call":  # that of a subtest, too
         passed = report.passed and not hasattr(report, "wasxfail") and item.stash.get(_passed, None) is not False
     item.stash[_passed] = passed
-    return report
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+# The last, after pytest's own, which ends the fixtures.
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
     """Fail if faults had no effect: once for all of them, and not if an error has ended the teardown."""
-    unused = item.stash[_unused] = list[str]()
-    yield
+    unused = item.stash.get(_unused, None)
     if unused:
         pytest.fail("\n".join(unused), pytrace=False)
 
 
 class _NotPassedError(Exception):
-    """The test has failed or was skipped: what its faults did not hit says nothing new."""
+    """Ends the faults of a test that has failed or was skipped: after an exception, an unused one says nothing."""
 
 
 def _entering(name: str, request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
@@ -54,20 +55,20 @@ def _entering(name: str, request: pytest.FixtureRequest) -> Iterator[Callable[..
     from safedial import testing
 
     called = False
-    said: list[str] = []
+    messages: list[str] = []
 
     @contextmanager
-    def heard(manager: AbstractContextManager[Any]) -> Generator[Any]:
+    def collecting_message(manager: AbstractContextManager[Any]) -> Generator[Any]:
         try:
             with manager as entered:
                 yield entered
         except (AssertionError, UserWarning) as unused:  # a warning if warnings are errors
-            said.append(str(unused))
+            messages.append(str(unused))
 
     def enter(*args: Any, **kwds: Any) -> Any:
         nonlocal called
         called = True
-        return stack.enter_context(heard(getattr(testing, name)(*args, **kwds)))
+        return stack.enter_context(collecting_message(getattr(testing, name)(*args, **kwds)))
 
     with suppress(_NotPassedError), ExitStack() as stack:
         yield enter
@@ -76,9 +77,9 @@ def _entering(name: str, request: pytest.FixtureRequest) -> Iterator[Callable[..
         if not called:
             fixture = request.fixturename
             where = f"call it, or get it by request.getfixturevalue({fixture!r}) where it is needed"
-            said.append(f"{fixture} was requested and never called: {where}")
+            messages.append(f"{fixture} was requested and never called: {where}")
     # At the end of an interrupted session, there is no teardown of the item.
-    request.node.stash.setdefault(_unused, []).extend(reversed(said))  # in the order of the calls
+    request.node.stash.setdefault(_unused, []).extend(reversed(messages))  # in the order of the calls
 
 
 @pytest.fixture

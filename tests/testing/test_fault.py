@@ -11,7 +11,8 @@ import pytest
 
 import safedial
 from safedial import testing
-from safedial.testing.fault import LOOKUPS, Fault, fault_manager, lasting
+from safedial.testing.fault import LOOKUPS, Fault, fault_manager, must_hit
+from tests.support import dials
 
 HOST = "127.0.0.1"
 NOTHING = "no Python connect() was seen: the client dials in C, or not at all, or in another process"
@@ -104,6 +105,22 @@ class TestUnused:
         with pytest.raises(AssertionError, match=f"dialed instead: {HOST} port "):
             client(testing.dead_port())
 
+    def test_decorator_of_a_coroutine_function(self, dead_port):
+        @testing.self_connect(dead_port)
+        async def client(port):
+            with pytest.raises(safedial.SelfConnectError):
+                await safedial.open_connection(HOST, port, policy=None)
+            return port
+
+        assert dials.run(client(dead_port)) == dead_port
+
+    def test_decorator_of_a_class(self, dead_port):
+        with pytest.raises(TypeError, match="decorate the methods of Client"):
+
+            @testing.self_connect(dead_port)
+            class Client:
+                pass
+
     def test_decorator_of_a_function_that_calls_itself(self, dead_port):
         @testing.self_connect(dead_port)
         def client(again):
@@ -131,7 +148,7 @@ class TestDialedInstead:
         assert words.endswith(f"{HOST} port {ports[4]}; 4 more")
 
     def test_long_names_are_cut(self):
-        with pytest.raises(AssertionError) as caught, lasting(Fault("fault()", 5, None, "error")) as fault:
+        with pytest.raises(AssertionError) as caught, must_hit(Fault("fault()", 5, None, "error")) as fault:
             fault.trigger(("x" * 10_000, 6))
         assert len(str(caught.value)) < 300
 
@@ -225,7 +242,7 @@ class TestOfLookups:
     def failing(self):
         @fault_manager
         def failing(name):
-            with lasting(Fault(f"failing({name!r})", None, None, "error", LOOKUPS)) as fault:
+            with must_hit(Fault(f"failing({name!r})", None, None, "error", LOOKUPS)) as fault:
                 yield fault
 
         return lambda: failing("db")

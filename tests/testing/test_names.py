@@ -26,7 +26,7 @@ PLAIN = {
     (socket, "getaddrinfo"): socket.getaddrinfo,
     (socket, "gethostbyname"): socket.gethostbyname,
     (socket, "gethostbyname_ex"): socket.gethostbyname_ex,
-    (resolve, "asked"): resolve.asked,
+    (resolve, "resolver_for"): resolve.resolver_for,
 }
 
 
@@ -74,6 +74,13 @@ async def _asyncio(name, port):
     await writer.wait_closed()
 
 
+async def _by_keywords(name, port):
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_connection(protocol_factory=asyncio.Protocol, host=name, port=port)
+    transport.close()
+    await asyncio.sleep(0)  # it closes in the loop's next turn
+
+
 async def _look_up(name, port):
     return await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
 
@@ -95,6 +102,10 @@ CLIENTS = {
     "gethostbyname": lambda name, _: socket.gethostbyname(name),
     "gethostbyname_ex": lambda name, _: socket.gethostbyname_ex(name),
     **{name: lambda *address, loop=loop: dials.run(_asyncio(*address), loop) for name, loop in dials.LOOPS.items()},
+    **{
+        f"{name}, keywords": lambda *address, loop=loop: dials.run(_by_keywords(*address), loop)
+        for name, loop in dials.LOOPS.items()
+    },
     **{
         f"{name}, getaddrinfo": lambda *address, loop=loop: dials.run(_look_up(*address), loop)
         for name, loop in dials.LOOPS.items()

@@ -232,9 +232,9 @@ class TestClock:
             left[name] = deadline.cap(None)
 
         with testing.fast_retries():
-            _clock.move_on(50)
+            _clock.advance(50)
             before, deadline = contextvars.copy_context(), Deadline(1000, _clock.now())
-            _clock.move_on(100)
+            _clock.advance(100)
             look("here")
             before.run(look, "a context of before")
             thread = threading.Thread(target=look, args=["a thread"])
@@ -257,7 +257,7 @@ class TestClock:
         one, two = testing.fast_retries(), testing.fast_retries()
         one.__enter__()
         two.__enter__()
-        _clock.move_on(HOUR)
+        _clock.advance(HOUR)
         assert _clock.now() - _clock.real() > HOUR - 60
         one.__exit__(None, None, None)
         assert _clock.now() - _clock.real() > HOUR - 60

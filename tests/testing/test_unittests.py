@@ -8,7 +8,7 @@ TESTS = """
 import socket
 import unittest
 
-from safedial.testing import dead_port, self_connect
+from safedial.testing import Outage, dead_port, self_connect
 
 
 PORT = dead_port()
@@ -48,6 +48,10 @@ class Unused(unittest.TestCase):
     @self_connect(40003)
     def test_decorated(self):
         dial(PORT)
+
+    def test_outage(self):
+        with Outage() as server:
+            server.refuse_for(1)
 
     def test_warns(self):
         self.enterContext(self_connect(40004, unused="warn"))  # the line that is shown
@@ -108,8 +112,8 @@ def test_unused_fault_is_a_failure_unless_the_test_has_ended_otherwise(tmp_path)
     (tmp_path / "test_users.py").write_text(TESTS)
     run = [sys.executable, "-m", "unittest", "test_users"]
     report = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=60).stderr
-    assert "Ran 17 tests" in report
-    assert "FAILED (failures=7, errors=1, skipped=4, expected failures=1)" in report
+    assert "Ran 18 tests" in report
+    assert "FAILED (failures=8, errors=1, skipped=4, expected failures=1)" in report
     unused = re.findall(r"^AssertionError: self_connect\((\d+)\) hit no connect; ", report, re.MULTILINE)
     assert sorted(unused) == ["40001", "40002", "40003", "40005"]
     assert report.count("AssertionError: my own\n") == 3

@@ -84,7 +84,7 @@ class Replacement:
             setattr(self._owner, self._name, self._plain)
 
     def _look_through(self) -> None:
-        """Below us may be an old method of ours: somebody put it back, or was above us when it was undone."""
+        """Skip old methods of ours below: something lay on top when they were undone, or somebody put them back."""
         while isinstance(old := getattr(self._plain, "_replacement", None), Replacement):
             if old.method is not self._plain or old._now is not old._plain:
                 break  # functools.wraps() copied the attribute, or it is in force

@@ -57,7 +57,7 @@ class Call(Progress):
 
     def clock(self) -> float:
         """Return the seconds that the dial and its policy count."""
-        return super().clock() if self._trio is None else self._trio.current_time() + _clock.moved()
+        return super().clock() if self._trio is None else self._trio.current_time() + _clock.ahead()
 
     def find_addresses(self) -> None:
         """Find the addresses whose ports are held. An error of the user's own function ends the dial."""

@@ -4,7 +4,8 @@ An interrupt may end any function here half-way: a signal handler that raises, t
 behind, an entry has an effect only while it is open, and while the `with` statement or the `Guard` refers to it.
 """
 
-import encodings.idna  # noqa: F401  # pyright: ignore[reportUnusedImport]  # the first name would load it
+# Python loads it for the first host name, perhaps in a thread that dials: too late (see `_forks`).
+import encodings.idna  # noqa: F401  # pyright: ignore[reportUnusedImport]
 import functools
 import socket
 import sys

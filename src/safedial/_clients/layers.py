@@ -41,7 +41,8 @@ def through(layers: tuple[Layer, ...], below: Below, sock: socket.socket, addres
 
 def code_through(layers: tuple[Layer, ...], connect_ex: Any, sock: socket.socket, address: Any) -> int:
     """Do as `through` does, for ``connect_ex()``: return the errno of a failed connect."""
-    # What connect_ex() itself raised, such as the errors of getaddrinfo and of a signal handler, is not an errno.
+    # What connect_ex() itself raised, such as the errors of getaddrinfo and of a signal handler, is not an errno. Nor
+    # is the code of a gaierror: `name_failure` raises one.
     raised: list[BaseException] = []
 
     def below(sock: socket.socket, address: Any) -> None:

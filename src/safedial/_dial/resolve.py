@@ -25,8 +25,8 @@ _LARGEST_INT = 2**31 - 1
 MOST_ADDRESSES = 100
 
 
-def asked(_host: Host, resolver: Resolver) -> Resolver:
-    """Return whom to ask for a host: the user's *resolver*. `safedial.testing` puts its own function in this place."""
+def resolver_for(_host: Host, resolver: Resolver) -> Resolver:
+    """Return the user's *resolver*. `name_failure` puts a function in this place that may return another one."""
     return resolver
 
 
@@ -39,7 +39,7 @@ def resolve(record: Record, resolver: Resolver | None, family: int) -> Sequence[
             if not infos:
                 raise OSError("getaddrinfo returns an empty list")
         else:
-            ask = asked(host, resolver)
+            ask = resolver_for(host, resolver)
             answer = ask(host, port, family=family, type=socket.SOCK_STREAM, proto=0, flags=0)
             if inspect.isawaitable(answer):
                 if inspect.iscoroutine(answer):
@@ -79,7 +79,7 @@ async def _ask(
         if not infos:
             raise OSError("getaddrinfo() returned empty list")
         return infos
-    resolver = asked(host, resolver)
+    resolver = resolver_for(host, resolver)
     ask = functools.partial(resolver, host, port, type=socket.SOCK_STREAM, **hints)
     answer: Any = ask() if inspect.iscoroutinefunction(resolver) else await loop.run_in_executor(None, _in_thread, ask)
     if inspect.isawaitable(answer):

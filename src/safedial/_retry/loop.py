@@ -78,7 +78,7 @@ class Retries:
             self._progress.retrying(error, wait_cut)
             self._state.upcoming_sleep = wait_cut
             self._state.prepare_for_next_attempt()
-        return wait_cut if wait_cut is None else min(slept, wait_cut)
+        return None if wait_cut is None else min(slept, wait_cut)
 
     async def begin_round(self) -> bool:
         """Begin the next round. Return False if a stop event was set or the deadline passed meanwhile."""

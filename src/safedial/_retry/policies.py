@@ -158,14 +158,17 @@ def retrying_too(policy: Any, wanted: Callable[[BaseException], bool]) -> Any:
 
 
 class _StopAfter(tenacity.stop_after_delay):
-    """tenacity's own, by a clock that nobody stops."""
+    """`tenacity.stop_after_delay`, by safedial's clock, which freezegun does not stop."""
 
     def __call__(self, retry_state: RetryCallState) -> bool:
         return _since_start(retry_state) >= self.max_delay
 
 
 def _since_start(state: RetryCallState) -> float:
-    """Return the seconds since the first round began; under freezegun in a loop of tenacity's, since it failed."""
+    """Return the seconds since the first round began.
+
+    In a loop of tenacity's, freezegun stops the clock that tells them. Then return those since the first round failed.
+    """
     now = _clock.now()
     first: float = vars(state).setdefault("_failed_first", now)
     return max(state.seconds_since_start or 0.0, now - first)

@@ -69,7 +69,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from safedial._forks import loading
 
-with loading:  # not what adapters add to these: that is nothing which a dial needs
+# What a dial needs (see `_forks`), with `wrap`, which some adapters import. No dial needs what else they import.
+with loading:
     from safedial._address import shown
     from safedial._clients import wrap as wrap
     from safedial._dial.dialer import Dialer

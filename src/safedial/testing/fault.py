@@ -5,10 +5,10 @@ import functools
 import inspect
 import threading
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar, cast
 
 from safedial._address import describe
 from safedial.testing import unittests
@@ -29,8 +29,8 @@ _MOST_SEEN = 5
 _LONGEST = 200
 
 
-class Target(NamedTuple):
-    """What a fault hits, in words."""
+class Wording(NamedTuple):
+    """What a fault hits, in the words of its message."""
 
     hit: str
     instead: str
@@ -38,25 +38,25 @@ class Target(NamedTuple):
 
 
 _ELSEWHERE = "or not at all, or in another process"
-CONNECTS = Target("connect", "dialed instead", f"no Python connect() was seen: the client dials in C, {_ELSEWHERE}")
-LOOKUPS = Target(
+CONNECTS = Wording("connect", "dialed instead", f"no Python connect() was seen: the client dials in C, {_ELSEWHERE}")
+LOOKUPS = Wording(
     "look-up", "looked up instead", f"no look-up by Python was seen: the client resolves names in C, {_ELSEWHERE}"
 )
 
 
 class Fault:
-    """A fault that is switched on. It counts the connects that it hits.
+    """A fault that is switched on. It counts what it hits: connects, or the look-ups of a `name_failure`.
 
     Attributes:
         port: the port that connects must go to for the fault; None for any port.
-        triggered: how many connects it has hit.
+        triggered: how many it has hit.
         means: how the last one was made; None before the first. ``bind``: the source port was bound.
             ``simulated``: the kernel offers no way, so the error was raised without a connect.
     """
 
     # *call* is what the user wrote, for messages: "self_connect(40000)".
     def __init__(
-        self, call: str, port: int | None, times: int | None, unused: Unused, target: Target = CONNECTS
+        self, call: str, port: int | None, times: int | None, unused: Unused, wording: Wording = CONNECTS
     ) -> None:
         if port is not None:
             check_port(port)
@@ -68,7 +68,7 @@ class Fault:
         self.port = port
         self.triggered = 0
         self.means: Means | None = None
-        self._call, self._times, self._unused, self._target = call, times, unused, target
+        self._call, self._times, self._unused, self._wording = call, times, unused, wording
         self._place = _place_of_user()
         # What it left alone, in words, and how often; and how much more there was.
         self._seen: dict[str, int] = {}
@@ -77,7 +77,7 @@ class Fault:
 
     @property
     def remaining(self) -> int | None:
-        """How many more connects it will hit; None for all."""
+        """How many more it will hit; None for all."""
         return None if self._times is None else self._times - self.triggered
 
     def is_for(self, address: Any) -> bool:
@@ -85,7 +85,7 @@ class Fault:
         return self.port is None or address[1] == self.port
 
     def trigger(self, address: Any) -> bool:
-        """Return whether a connect to *address* must fail; if so, count it."""
+        """Return whether what goes to *address* must fail; if so, count it. If it is not for this fault, note it."""
         with self._lock:
             if not self.is_for(address):
                 self._note(describe(*address[:2]))
@@ -113,7 +113,7 @@ class Fault:
         else:
             self._unnamed += 1
 
-    def end(self) -> None:
+    def check_hit(self) -> None:
         """Raise AssertionError or warn if it has hit nothing."""
         if self.triggered or self._unused == "ignore" or unittests.has_failed_or_skipped():
             return
@@ -128,8 +128,8 @@ class Fault:
         seen = [words if times == 1 else f"{words} ({times} times)" for words, times in found]
         if self._unnamed:
             seen.append(f"{self._unnamed} more")
-        instead = f"{self._target.instead}: {'; '.join(seen)}" if seen else self._target.nothing
-        return f"{self._call} hit no {self._target.hit}; {instead}"
+        instead = f"{self._wording.instead}: {'; '.join(seen)}" if seen else self._wording.nothing
+        return f"{self._call} hit no {self._wording.hit}; {instead}"
 
 
 def _place_of_user() -> tuple[str, int]:
@@ -144,10 +144,10 @@ def _place_of_user() -> tuple[str, int]:
 
 
 @contextlib.contextmanager
-def lasting(fault: Fault) -> Generator[Fault]:
-    """Yield *fault*, and end it after the block. An exception of the block says more than an unused fault does."""
+def must_hit(fault: Fault) -> Generator[Fault]:
+    """Yield *fault*, and after the block check that it has hit something. An exception of the block says more."""
     yield fault
-    fault.end()
+    fault.check_hit()
 
 
 class FaultManager(AbstractContextManager[Fault]):
@@ -157,14 +157,21 @@ class FaultManager(AbstractContextManager[Fault]):
         self._make = make
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Return *function*, with the fault during each call."""
+        """Return *function*, with the fault during each call. If it is a coroutine function, until that has ended."""
+        if isinstance(function, type):  # the tests of a class that has become a function would never run
+            raise TypeError(f"a fault decorates functions: decorate the methods of {function.__name__}")
 
         @functools.wraps(function)
         def with_fault(*args: P.args, **kwds: P.kwargs) -> R:
             with FaultManager(self._make):
                 return function(*args, **kwds)
 
-        return with_fault
+        @functools.wraps(function)
+        async def with_fault_async(*args: P.args, **kwds: P.kwargs) -> Any:
+            with FaultManager(self._make):
+                return await cast("Callable[P, Awaitable[Any]]", function)(*args, **kwds)
+
+        return cast("Callable[P, R]", with_fault_async) if inspect.iscoroutinefunction(function) else with_fault
 
     def __enter__(self) -> Fault:
         self._entered = self._make()

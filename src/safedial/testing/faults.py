@@ -12,7 +12,7 @@ from collections.abc import Generator
 
 from safedial._address import SockAddr, describe, same_endpoint
 from safedial._tcp import steering
-from safedial.testing.fault import Fault, Unused, fault_manager, lasting
+from safedial.testing.fault import Fault, Unused, fault_manager, must_hit
 from safedial.testing.intercept import Connect, intercepting
 from safedial.testing.ports import all_taken, check_port, refused_port
 
@@ -56,7 +56,7 @@ def self_connect(port: int, times: int | None = None, *, unused: Unused = "error
         fault.revert(f"{describe(*address[:2])}: {failed}")
         return False
 
-    with lasting(fault), intercepting(intercept):
+    with must_hit(fault), intercepting(intercept):
         yield fault
 
 
@@ -106,7 +106,7 @@ def _without_a_port(fault: Fault) -> Generator[Fault]:
                 raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
             return True
 
-        with lasting(fault), intercepting(intercept):
+        with must_hit(fault), intercepting(intercept):
             yield fault
 
 
@@ -141,7 +141,7 @@ def _endpoints(sock: socket.socket, address: SockAddr) -> tuple[SockAddr, SockAd
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
         return "a server listens there, or a socket has the port, perhaps in TIME_WAIT"
-    return str(getattr(error, "strerror", error))
+    return str(getattr(error, "strerror", None) or error)  # an OSError may have no errno
 
 
 def _connects_from(port: int, sock: socket.socket, connect: Connect, fault: Fault) -> bool:

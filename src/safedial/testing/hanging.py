@@ -2,12 +2,12 @@
 
 import socket
 
-from safedial.testing.fault import Fault, Target, Unused
+from safedial.testing.fault import Fault, Unused, Wording
 from safedial.testing.outage import Outage
 from safedial.testing.ports import check_whole
 from safedial.testing.servers import Handler, echo, hang_up
 
-_CONNECTIONS = Target("connection", "", "nobody has connected")
+_CONNECTIONS = Wording("connection", "", "nobody has connected")
 
 
 class HangingUp(Outage):

@@ -22,23 +22,23 @@ from safedial.testing.intercept import Connect, intercepting
 
 # Called before each look-up, with the host and the port, both as they came. Returns the host to look up, or raises what
 # the look-up raises.
-Ask: TypeAlias = Callable[[Any, Any], Any]
+OnLookup: TypeAlias = Callable[[Any, Any], Any]
 
 
 @contextmanager
-def asking(ask: Ask) -> Generator[None]:
-    """Call *ask* before every look-up of this process, in all its threads."""
+def intercepting_lookups(on_lookup: OnLookup) -> Generator[None]:
+    """Call *on_lookup* before every look-up of this process, in all its threads."""
 
     def connect(sock: socket.socket, address: SockAddr, _: Connect) -> bool:
         host = address[0]
-        if family_of(host) or (instead := ask(host, address[1])) is host:
+        if family_of(host) or (instead := on_lookup(host, address[1])) is host:
             return False
         sock.connect((instead, *address[1:]))
         return True
 
-    def replace(owner: Any, name: str, made: Callable[[Ask, Any], Any]) -> None:
+    def replace(owner: Any, name: str, made: Callable[[OnLookup, Any], Any]) -> None:
         with patch.lock:
-            stack.callback(_undo, Replacement(owner, name, partial(made, ask)))
+            stack.callback(_undo, Replacement(owner, name, partial(made, on_lookup)))
 
     def uvloop(_: str, module: ModuleType) -> None:
         replace(module.Loop, "getaddrinfo", _uvloops_getaddrinfo)
@@ -48,7 +48,7 @@ def asking(ask: Ask) -> Generator[None]:
         replace(_socket, "getaddrinfo", _getaddrinfo)
         replace(socket, "gethostbyname", _gethostbyname)
         replace(socket, "gethostbyname_ex", _gethostbyname)
-        replace(resolve, "asked", _asked)
+        replace(resolve, "resolver_for", _resolver_for)
         watch = Watch({"uvloop": uvloop})
         stack.callback(watch.end)
         watch.begin()
@@ -64,25 +64,25 @@ def _undo(replacement: Replacement) -> None:
 # --- what takes the place of each function: *plain*, or what somebody put there ------------------------------
 
 
-def _getaddrinfo(ask: Ask, plain: Any) -> Any:
+def _getaddrinfo(on_lookup: OnLookup, plain: Any) -> Any:
     def getaddrinfo(host: Any, port: Any, *args: Any, **hints: Any) -> Any:
-        flags = hints.get("flags", 0) | sum(args[3:])  # family, type, proto, flags
+        flags = args[3] if len(args) > 3 else hints.get("flags", 0)  # family, type, proto, flags
         # trio asks first whether the host is a number.
-        return plain(host if flags & socket.AI_NUMERICHOST else ask(host, port), port, *args, **hints)
+        return plain(host if flags & socket.AI_NUMERICHOST else on_lookup(host, port), port, *args, **hints)
 
     return getaddrinfo
 
 
-def _gethostbyname(ask: Ask, plain: Any) -> Any:
+def _gethostbyname(on_lookup: OnLookup, plain: Any) -> Any:
     def gethostbyname(host: Any) -> Any:
-        return plain(ask(host, None))
+        return plain(on_lookup(host, None))
 
     return gethostbyname
 
 
-def _asked(ask: Ask, plain: Any) -> Any:
-    def asked(host: Any, resolver: Any) -> Any:
-        if (instead := ask(host, None)) is host:
+def _resolver_for(on_lookup: OnLookup, plain: Any) -> Any:
+    def resolver_for(host: Any, resolver: Any) -> Any:
+        if (instead := on_lookup(host, None)) is host:
             return plain(host, resolver)
 
         def resolver_of_this(_: Any, *args: Any, **hints: Any) -> Any:
@@ -90,18 +90,20 @@ def _asked(ask: Ask, plain: Any) -> Any:
 
         return resolver_of_this
 
-    return asked
+    return resolver_for
 
 
-def _uvloops_getaddrinfo(ask: Ask, plain: Any) -> Any:
+def _uvloops_getaddrinfo(on_lookup: OnLookup, plain: Any) -> Any:
     async def getaddrinfo(loop: Any, *args: Any, **hints: Any) -> Any:
-        return await _getaddrinfo(ask, partial(plain, loop))(*args, **hints)
+        return await _getaddrinfo(on_lookup, partial(plain, loop))(*args, **hints)
 
     return getaddrinfo
 
 
-def _uvloops_create_connection(ask: Ask, plain: Any) -> Any:
-    async def create_connection(loop: Any, factory: Any, host: Any = None, port: Any = None, **kwds: Any) -> Any:
-        return await plain(loop, factory, ask(host, port), port, **kwds)  # which looks it up in C
+def _uvloops_create_connection(on_lookup: OnLookup, plain: Any) -> Any:
+    async def create_connection(
+        loop: Any, protocol_factory: Any, host: Any = None, port: Any = None, **kwds: Any
+    ) -> Any:
+        return await plain(loop, protocol_factory, on_lookup(host, port), port, **kwds)  # which looks it up in C
 
     return create_connection

@@ -8,8 +8,8 @@ from typing import Any
 
 from safedial._address import as_text, family_of, worded
 from safedial._forks import loading
-from safedial.testing.fault import LOOKUPS, Fault, Unused, fault_manager, lasting
-from safedial.testing.lookups import asking
+from safedial.testing.fault import LOOKUPS, Fault, Unused, fault_manager, must_hit
+from safedial.testing.lookups import intercepting_lookups
 
 # Not errors that a gaierror has: Python raises the errno's OSError for the first, and the second counts the codes.
 _NO_CODES = ("EAI_SYSTEM", "EAI_MAX")
@@ -41,7 +41,7 @@ def name_failure(
     text = _text(error)
     fault = Fault(f"name_failure({name!r})", None, times, unused, LOOKUPS)
 
-    def ask(host: Any, port: Any) -> Any:
+    def on_lookup(host: Any, port: Any) -> Any:
         if _key(host) != key:
             if host is not None:
                 fault.note(worded(host))
@@ -50,7 +50,7 @@ def name_failure(
             raise socket.gaierror(error, text)
         return host
 
-    with lasting(fault), asking(ask):
+    with must_hit(fault), intercepting_lookups(on_lookup):
         yield fault
 
 
@@ -58,7 +58,7 @@ def name_failure(
 def resolving(name: str, host: str) -> Generator[None]:
     """Let *name* resolve to the numeric *host* in this process."""
     key = _key(_checked(name))
-    with asking(lambda asked, _: host if _key(asked) == key else asked):
+    with intercepting_lookups(lambda asked_for, _: host if _key(asked_for) == key else asked_for):
         yield
 
 

@@ -20,7 +20,7 @@ from safedial.testing.relay import relayed
 from safedial.testing.servers import Address, ProcessServer, Server, ThreadServer, echo, fill
 
 # As in `resilience`.
-__tracebackhide__ = True
+__tracebackhide__ = __unittest = True
 # Seconds between two attempts to bind.
 _BIND_PAUSE = 0.01
 # Notes on an error: a server that has had thousands of connections leaves as many in TIME_WAIT.
@@ -117,7 +117,7 @@ class Outage:
         faults, self._faults = self._faults, []
         if kind is None:  # an exception says more than an unused fault does
             for fault in faults:
-                fault.end()
+                fault.check_hit()
 
     @property
     def address(self) -> Address:

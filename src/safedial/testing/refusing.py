@@ -4,10 +4,10 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Generator
-from weakref import WeakValueDictionary
 
 from safedial._address import SockAddr
 from safedial._tcp.selfconnect import peer_of
+from safedial.testing.dials import Sockets
 from safedial.testing.fault import Fault
 from safedial.testing.intercept import Connect, intercepting
 
@@ -16,18 +16,15 @@ def after_dials(
     fault: Fault, back: Callable[[], None], lock: threading.RLock
 ) -> contextlib.AbstractContextManager[None]:
     """Call *back* before the first dial that *fault* does not hit, with *lock* held."""
-    # Non-blocking sockets connect more than once. By id: a user's subclass of socket may have no hash.
-    counted: WeakValueDictionary[int, socket.socket] = WeakValueDictionary()
+    dialed = Sockets()
 
     def intercept(sock: socket.socket, address: SockAddr, _connect: Connect) -> bool:
         with contextlib.suppress(OSError):
             peer_of(sock)
             return False  # it is connected, perhaps by another interceptor
         with lock:
-            if counted.get(id(sock)) is not sock:
-                counted[id(sock)] = sock
-                if not fault.trigger(address) and fault.is_for(address):
-                    back()
+            if dialed.add(sock) and not fault.trigger(address) and fault.is_for(address):
+                back()
         return False
 
     return intercepting(intercept)

@@ -43,7 +43,7 @@ def fast_retries() -> Generator[list[float]]:
             _recordings.append(waits)
             if len(_recordings) == 1:
                 module.DoSleep, module.time = Unslept, _TenacitysTime("time")
-                _clock.let_move(True)
+                _clock.let_advance(True)
         try:
             yield waits
         finally:
@@ -51,7 +51,7 @@ def fast_retries() -> Generator[list[float]]:
                 del _recordings[[each is waits for each in _recordings].index(True)]
                 if not _recordings:
                     module.DoSleep, module.time = module.DoSleep.__base__, time
-                    _clock.let_move(False)
+                    _clock.let_advance(False)
 
 
 class _TenacitysTime(types.ModuleType):
@@ -93,6 +93,6 @@ def _telling(plain: Any) -> Any:
         for callback in tuple(_watchers):
             callback(seconds)
         if _recordings:
-            _clock.move_on(seconds)
+            _clock.advance(seconds)
 
     return prepare_for_next_attempt

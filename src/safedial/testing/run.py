@@ -11,8 +11,8 @@ from typing import Any, TypeAlias, cast
 
 from safedial import _clock
 from safedial._clients.sockets import close
+from safedial.testing.cancellation import Cancellation, ClientCancelledError, cancellable_waits
 from safedial.testing.dials import Dials
-from safedial.testing.ending import EndedError, Ending, waits_that_end
 from safedial.testing.intercept import intercepting
 from safedial.testing.retries import watching_waits
 from safedial.testing.scan import Connection, connections
@@ -50,11 +50,11 @@ class Outcome:
         # When the last dial began, the longest time between two, and whether a policy's wait has begun since.
         self._last_dial = self._longest = 0.0
         self._waits = False
-        self._ending = Ending()
+        self._cancellation = Cancellation()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._others = {each.descriptor for each in connections() if each.peer[1] == port}
         thread = threading.Thread(target=self._run, args=(factory, host), name="client under test", daemon=True)
-        with intercepting(self._dials.intercept), watching_waits(self._wait_begins), waits_that_end():
+        with intercepting(self._dials.intercept), watching_waits(self._wait_begins), cancellable_waits():
             thread.start()
             thread.join(within)
             if thread.is_alive():
@@ -79,16 +79,16 @@ class Outcome:
         return self._dials.count
 
     def _dial_begins(self, sock: socket.socket) -> None:
-        if self._ending.is_over:
+        if self._cancellation.cancelled:
             sock.close()  # not all clients close one whose connect raises this
-            raise EndedError
+            raise ClientCancelledError
         now = _clock.real()
         if self.dials:
             self._longest = max(self._longest, now - self._last_dial)
         self._last_dial, self._waits = now, False
 
     def _wait_begins(self, seconds: float) -> None:
-        if self._ending.is_here():
+        if self._cancellation.is_here():
             self.last_wait, self._waits = seconds, True
 
     def _is_retrying(self) -> bool:
@@ -98,7 +98,7 @@ class Outcome:
         return self.dials > 1 and not (self.dialing and _clock.real() - self._last_dial > 2 * self._longest)
 
     def _run(self, factory: Factory, host: str) -> None:
-        with contextlib.suppress(EndedError), self._ending.reachable():
+        with contextlib.suppress(ClientCancelledError), self._cancellation.cancellable():
             self._call(factory, host)
 
     def _call(self, factory: Factory, host: str) -> None:
@@ -127,7 +127,7 @@ class Outcome:
 
     def _end(self, thread: threading.Thread) -> None:
         """End a client whose time is over: its waits, its tasks and its connections, and what is left of it."""
-        self._ending.begin()
+        self._cancellation.cancel()
         for connection in self._connections():
             self.self_connected |= connection.self_connected
             connection.shut_down()
@@ -139,7 +139,7 @@ class Outcome:
                 loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
         thread.join(_GRACE)
         if thread.is_alive():
-            self._ending.interrupt()
+            self._cancellation.interrupt()
             thread.join(_GRACE)
 
     def _open(self) -> int:

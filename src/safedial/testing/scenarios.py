@@ -129,7 +129,7 @@ def _hangs_up(setting: Setting, stack: ExitStack) -> Begun:
 
     def end() -> None:
         nonlocal over
-        over = True  # for a client that was not to be ended
+        over = True  # a client that could not be cancelled may dial again: it must not start the server
         outage.kill()
 
     def problems(outcome: Outcome) -> list[str]:

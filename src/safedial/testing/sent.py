@@ -44,12 +44,12 @@ class Sent:
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def watch(self, sock: socket.socket, address: SockAddr, _connect: Connect) -> bool:
-        """Note the socket of a connect."""
+    def intercept(self, sock: socket.socket, address: SockAddr, _connect: Connect) -> bool:
+        """Note the socket of a connect, as an `Interceptor`."""
         if address[1] == self._port:
             with self._lock, contextlib.suppress(OSError):
                 self._dialed.add(_cookie(sock))
-                self._hear()  # now, before the messages are too many
+                self._receive_all()  # now, before the messages are too many
         return False
 
     def count(self) -> int:
@@ -59,24 +59,24 @@ class Sent:
         end = _clock.real() + _PATIENCE
         with self._lock:
             while True:
-                in_use = self._in_use()  # first: one that is freed meanwhile is heard of next
+                in_use = self._in_use()  # first: of one that is freed meanwhile, the message comes next
                 with contextlib.suppress(OSError):  # messages were lost
-                    self._hear()
+                    self._receive_all()
                 left = end - _clock.real()
                 if self._dialed <= in_use.keys() or left <= 0:
                     return self._bytes + sum(sent for cookie, sent in in_use.items() if cookie in self._dialed)
                 self._freed.settimeout(min(left, 0.01))
                 with contextlib.suppress(OSError):
-                    self._hear_one()
+                    self._receive_one()
 
-    def _hear(self) -> None:
+    def _receive_all(self) -> None:
         if self._freed is not None:
             self._freed.settimeout(0)
             with contextlib.suppress(BlockingIOError):
                 while True:
-                    self._hear_one()
+                    self._receive_one()
 
-    def _hear_one(self) -> None:
+    def _receive_one(self) -> None:
         assert self._freed is not None
         message = self._freed.recv(65536)
         (cookie,) = struct.unpack_from("=Q", message, _COOKIE_AT)
@@ -103,7 +103,7 @@ def sent_to(port: int) -> Generator[Sent]:
                 freed = stack.enter_context(contextlib.closing(_listener()))
         sent = Sent(port, freed)
         if freed is not None:
-            stack.enter_context(intercepting(sent.watch))
+            stack.enter_context(intercepting(sent.intercept))
         yield sent
 
 

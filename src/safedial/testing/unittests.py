@@ -12,13 +12,15 @@ def has_failed_or_skipped() -> bool:
     frame = inspect.currentframe()
     while frame is not None:
         if frame.f_globals.get("__name__") == "unittest.case" and frame.f_code.co_name == "run":
-            return _is_told(**{name: frame.f_locals.get(name) for name in ("self", "result", "outcome")})
+            of_run = frame.f_locals.get  # the local variables of TestCase.run()
+            return _is_recorded(of_run("self"), of_run("result"), of_run("outcome"))
         frame = frame.f_back
     return False
 
 
-def _is_told(self: Any, result: Any, outcome: Any) -> bool:
+def _is_recorded(test: Any, result: Any, outcome: Any) -> bool:
+    """Return whether *result* or *outcome* says that *test* has failed or was skipped."""
     entries = [entry for kind in ("failures", "errors", "skipped") for entry in getattr(result, kind, ())]
-    told = [getattr(test, "test_case", test) for test, _ in entries]  # of a subtest, the test that it is part of
+    recorded = [getattr(each, "test_case", each) for each, _ in entries]  # of a subtest, the test that it is part of
     expected = getattr(outcome, "expectedFailure", None)
-    return self in told or bool(expected) or bool(getattr(result, "_excinfo", None))  # the last is pytest's
+    return test in recorded or bool(expected) or bool(getattr(result, "_excinfo", None))  # the last is pytest's

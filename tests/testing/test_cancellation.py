@@ -1,4 +1,4 @@
-"""Ending clients that do not end by themselves: nothing stays behind, and the table tells waiting from retrying."""
+"""Cancelling clients that do not end by themselves: nothing stays behind, and the table tells waiting from retrying."""
 
 import asyncio
 import contextlib
