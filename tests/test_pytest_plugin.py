@@ -49,9 +49,9 @@ def make_examples(pytester):
     return sum(code.count("def test_") for code in examples.values())
 
 
-def test_examples_run(run, pytester):
+def test_examples_run(run_alone, pytester):
     examples = make_examples(pytester)
-    run("").assert_outcomes(passed=examples)
+    run_alone().assert_outcomes(passed=examples)
 
 
 @pytest.mark.storm
