@@ -105,9 +105,8 @@ def loop_factory(request):
 def run_alone(pytester, monkeypatch):
     """Run the test files of a user in another process, with no plugin but ours: to load all of them takes seconds."""
 
-    def ran(code="", *arguments):
-        if code:
-            pytester.makepyfile(code)
+    def ran(code, *arguments):
+        pytester.makepyfile(code)
         monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
         options = "-W", "error", "-p", "no:cacheprovider", "-p", "safedial.pytest_plugin"
         return pytester.runpytest_subprocess(*options, *arguments)

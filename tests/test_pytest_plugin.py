@@ -51,7 +51,7 @@ def make_examples(pytester):
 
 def test_examples_run(run_alone, pytester):
     examples = make_examples(pytester)
-    run_alone().assert_outcomes(passed=examples)
+    run_alone("").assert_outcomes(passed=examples)
 
 
 @pytest.mark.storm
