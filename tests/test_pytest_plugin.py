@@ -391,7 +391,7 @@ def test_unused_fault_among_other_plugins(run, arguments):
 
 @pytest.mark.storm
 def test_unused_fault_among_subtests(run):
-    pytest.importorskip("_pytest.subtests", reason="came with pytest 9")
+    pytest.importorskip("_pytest.subtests", reason="subtests came with pytest 9")
     code = """
     import pytest
 
