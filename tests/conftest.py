@@ -102,6 +102,19 @@ def loop_factory(request):
 
 
 @pytest.fixture
+def run_alone(pytester, monkeypatch):
+    """Run the test files of a user in another process, with no plugin but ours: to load all of them takes seconds."""
+
+    def ran(code, *arguments):
+        pytester.makepyfile(code)
+        monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+        options = "-W", "error", "-p", "no:cacheprovider", "-p", "safedial.pytest_plugin"
+        return pytester.runpytest_subprocess(*options, *arguments)
+
+    return ran
+
+
+@pytest.fixture
 def events():
     """A list to append a dial's events to."""
     return []

@@ -56,9 +56,9 @@ def make_examples(pytester):
     return sum(code.count("def test_") for code in examples.values())
 
 
-def test_examples_run(run, pytester):
+def test_examples_run(run_alone, pytester):
     examples = make_examples(pytester)
-    run("").assert_outcomes(passed=examples)
+    run_alone("").assert_outcomes(passed=examples)
 
 
 @pytest.mark.storm
@@ -398,7 +398,7 @@ def test_unused_fault_among_other_plugins(run, arguments):
 
 @pytest.mark.storm
 def test_unused_fault_among_subtests(run):
-    pytest.importorskip("_pytest.subtests", reason="came with pytest 9")
+    pytest.importorskip("_pytest.subtests", reason="subtests came with pytest 9")
     code = """
     import pytest
 

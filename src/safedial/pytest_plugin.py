@@ -229,10 +229,10 @@ def server_port() -> Iterator[int]:
 
 @pytest.fixture
 def name_failure(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Fault]]":
-    """``name_failure(name, error=socket.EAI_AGAIN, times=None)``: look-ups of *name* fail, as the resolver's own.
+    """``name_failure(name, error=socket.EAI_AGAIN, times=None)``: look-ups of *name* fail.
 
-    Hits *times* look-ups, or all until the test ends. Returns the `safedial.testing.Fault`, which counts them.
-    ``unused`` is as for `self_connect`.
+    They raise the resolver's own `socket.gaierror`. Hits *times* look-ups, or all until the test ends. Returns the
+    `safedial.testing.Fault`, which counts them. ``unused`` is as for `self_connect`.
 
     Example::
 
@@ -251,8 +251,9 @@ def name_failure(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Faul
 def outage(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Outage]]":
     """``outage(server=echo, ...)``: a `safedial.testing.Outage`, a server that goes away and comes back.
 
-    Takes the arguments of `Outage`; *server* is a function or a command. Returned up, killed when the test ends, even
-    if pytest is killed. ``latency=`` and ``reset_after=`` delay and cut off the answers of a function.
+    Takes the arguments of `Outage`; *server* is a function or a command. It is up when it is returned, and is killed
+    when the test ends. A command also ends if pytest is killed. ``latency=`` and ``reset_after=`` delay and cut off the
+    answers of a function.
 
     Example::
 
@@ -271,9 +272,9 @@ def outage(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Outage]]":
 
 @pytest.fixture
 def hanging_up(request: pytest.FixtureRequest) -> "Iterator[Callable[..., HangingUp]]":
-    """``hanging_up(dials=None, server=echo)``: a server that accepts *dials* connections and hangs up, then serves.
+    """``hanging_up(dials=None, server=echo)``: a server that hangs up on *dials* connections, then serves.
 
-    None: it hangs up on all. Returns a `safedial.testing.HangingUp`, an `Outage` that counts them.
+    None: on all. Returns a `safedial.testing.HangingUp`, an `Outage` that counts them.
 
     Example::
 

@@ -75,10 +75,8 @@ AssertionError: the client is not resilient
 
 
 @pytest.mark.parametrize("style", ["long", pytest.param("short", marks=pytest.mark.storm)])
-def test_pytest_shows_the_users_code(pytester, monkeypatch, style):
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # all plugins take seconds to load
-    pytester.makepyfile(CLIENTS + ERRORS)
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", f"--tb={style}")
+def test_pytest_shows_the_users_code(run_alone, style):
+    result = run_alone(CLIENTS + ERRORS, f"--tb={style}")
     result.assert_outcomes(failed=11)
     lines = [line.rstrip() for line in result.outlines]
     assert not [line for line in lines if "safedial/" in line.replace("\\\\", "/")]

@@ -9,7 +9,11 @@ import pytest
 from safedial import testing
 from tests.support import namespace
 
-pytestmark = pytest.mark.skipif(bool(testing.no_namespace()), reason=testing.no_namespace())
+
+@pytest.fixture(autouse=True)
+def _this_process_can_make_one():
+    """Asked in a test, not when this module is imported: each child imports it."""
+    namespace.require()
 
 
 class TwoError(Exception):

@@ -37,15 +37,15 @@ class Hit(unittest.TestCase):
 
 class Unused(unittest.TestCase):
     def test_with(self):
-        with self_connect(40001):
+        with self_connect(11):
             dial(PORT)
 
     def test_enter_context(self):
-        self.enterContext(self_connect(40002))
+        self.enterContext(self_connect(12))
         with self.subTest("that passes"):
             dial(PORT)
 
-    @self_connect(40003)
+    @self_connect(13)
     def test_decorated(self):
         dial(PORT)
 
@@ -54,44 +54,44 @@ class Unused(unittest.TestCase):
             server.refuse_for(1)
 
     def test_warns(self):
-        self.enterContext(self_connect(40004, unused="warn"))  # the line that is shown
+        self.enterContext(self_connect(14, unused="warn"))  # the line that is shown
 
 
 class OwnEnd(unittest.TestCase):
     def test_fails(self):
-        with self_connect(40000):
+        with self_connect(10):
             self.fail("my own")
 
     def test_fails_later(self):
-        self.enterContext(self_connect(40000))
+        self.enterContext(self_connect(10))
         self.fail("my own")
 
     def test_error(self):
-        self.enterContext(self_connect(40000))
+        self.enterContext(self_connect(10))
         raise LookupError("my own")
 
     def test_skips(self):
-        with self_connect(40000):
+        with self_connect(10):
             self.skipTest("my own")
 
     def test_skips_later(self):
-        self.enterContext(self_connect(40000, unused="warn"))
+        self.enterContext(self_connect(10, unused="warn"))
         self.skipTest("my own")
 
     @unittest.expectedFailure
     def test_expected(self):
-        self.enterContext(self_connect(40000))
+        self.enterContext(self_connect(10))
         self.fail("my own")
 
     def test_subtest(self):
-        self.enterContext(self_connect(40000))
+        self.enterContext(self_connect(10))
         with self.subTest("that fails"):
             self.fail("my own")
 
 
 class SkippedInSetUp(unittest.TestCase):
     def setUp(self):
-        self.enterContext(self_connect(40000))
+        self.enterContext(self_connect(10))
         self.skipTest("my own")
 
     def test(self):
@@ -100,11 +100,11 @@ class SkippedInSetUp(unittest.TestCase):
 
 class Asynchronous(unittest.IsolatedAsyncioTestCase):
     async def test_skips(self):
-        self.enterContext(self_connect(40000))
+        self.enterContext(self_connect(10))
         self.skipTest("my own")
 
     async def test_unused(self):
-        self.enterContext(self_connect(40005))
+        self.enterContext(self_connect(15))
 """
 
 
@@ -115,9 +115,9 @@ def test_unused_fault_is_a_failure_unless_the_test_has_ended_otherwise(tmp_path)
     assert "Ran 18 tests" in report
     assert "FAILED (failures=8, errors=1, skipped=4, expected failures=1)" in report
     unused = re.findall(r"^AssertionError: self_connect\((\d+)\) hit no connect; ", report, re.MULTILINE)
-    assert sorted(unused) == ["40001", "40002", "40003", "40005"]
+    assert sorted(unused) == ["11", "12", "13", "15"]
     assert report.count("AssertionError: my own\n") == 3
     assert len(re.findall(r"; dialed instead: 127.0.0.1 port \d+\n", report)) == 3
     (line,) = [number for number, text in enumerate(TESTS.splitlines(), 1) if "the line that is shown" in text]
-    assert f"test_users.py:{line}: UserWarning: self_connect(40004) hit no connect; " in report
+    assert f"test_users.py:{line}: UserWarning: self_connect(14) hit no connect; " in report
     assert not re.search(r'File ".*(contextlib|safedial).*"', report)
