@@ -91,8 +91,8 @@ def __getattr__(name: str) -> Any:
     return import_module(f"{__name__}.{name}")
 
 
-# No __dir__: freezegun and others get each attribute that dir() lists, of every module, and would load all the libraries.
-# help() finds the adapters among the files of the package.
+# No __dir__: freezegun gets each attribute that dir() lists, of every module, and would load all the libraries. help()
+# finds the adapters among the files of the package.
 
 
 def checked_dialer(dialer: Any) -> Dialer:

@@ -9,13 +9,14 @@ from typing import Any, Self
 
 from safedial import _clock
 from safedial._forks import lock_held_across_forks
+from safedial.testing.manager import managed
 
 _watchers: list[Callable[[float], object]] = []
 _recordings: list[list[float]] = []
 _lock = lock_held_across_forks()
 
 
-@contextlib.contextmanager
+@managed
 def fast_retries() -> Generator[list[float]]:
     """Make every tenacity policy of this process go on without sleeping, in sync and async code.
 
