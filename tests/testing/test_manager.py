@@ -33,8 +33,8 @@ def make(call):
 
 def test_never_entered_is_a_warning_at_the_line_of_the_user(call, make):
     with pytest.warns(UserWarning, match="never entered") as caught:
-        line = sys._getframe().f_lineno + 1
         make()
+    line = sys._getframe().f_lineno - 1
     (warning,) = caught
     assert str(warning.message) == f"{call} was never entered, so it had no effect: write `with {call}:`"
     assert (warning.filename, warning.lineno) == (__file__, line)

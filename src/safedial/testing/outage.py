@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -119,6 +120,11 @@ class Outage:
             for fault in faults:
                 fault.check_hit()
 
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            for fault in getattr(self, "_faults", ()):  # an argument may have been wrong
+                fault.check_hit(raises=False)
+
     @property
     def address(self) -> Address:
         """Host and port, as clients take them."""
@@ -176,7 +182,8 @@ class Outage:
             seconds: for how long. `fast_retries` does not sleep a client's waits, so that all its dials come before
                 this time is over: give *dials* there.
             unused: what happens when the outage ends, as a context manager, if *dials* were given and none was refused:
-                ``error`` raises AssertionError, which says what was dialed instead; ``warn`` warns; ``ignore``.
+                ``error`` raises AssertionError, which says what was dialed instead; ``warn`` warns; ``ignore``. If it
+                was no context manager, ``error`` warns, too, once nobody has the outage any more.
         """
         if (dials is None) == (seconds is None):
             raise TypeError("refuse_for() takes either dials or seconds")
