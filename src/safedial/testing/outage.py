@@ -13,7 +13,7 @@ from typing import Literal, Self
 from safedial import _clock
 from safedial._address import seconds as check_seconds
 from safedial._address import shown
-from safedial.testing.fault import Fault, Unused
+from safedial.testing.fault import CountingFault, Unused
 from safedial.testing.holders import holders
 from safedial.testing.ports import check_numeric, check_port, check_whole, dead_port
 from safedial.testing.refusing import after_dials, after_seconds
@@ -104,7 +104,7 @@ class Outage:
         # The current refusal. An older one may still have an attempt under way, or its timer.
         self._refusal: object = None
         # What must have hit something when the outage ends.
-        self._faults: list[Fault] = []
+        self._faults: list[CountingFault] = []
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} on port {self.port}>"  # the command may have a password
@@ -189,7 +189,7 @@ class Outage:
             raise TypeError("refuse_for() takes either dials or seconds")
         if dials is not None:
             check_whole("dials", dials)
-        fault = Fault(f"refuse_for({dials})", self.port, dials, unused)
+        fault = CountingFault(f"refuse_for({dials})", self.port, dials, unused)
         if seconds is not None:
             seconds = check_seconds("seconds", seconds)
         self.stop()
