@@ -75,7 +75,7 @@ def _entering(name: str, request: pytest.FixtureRequest) -> Iterator[Callable[..
         stack.push(leave)
         return entered
 
-    enter.__qualname__ = request.fixturename  # pytest shows it as an argument of the test
+    enter.__qualname__ = str(request.fixturename)  # pytest shows it as an argument of the test
     with suppress(_NotPassedError), ExitStack() as stack:
         yield enter
         if not request.node.stash.get(_passed, None):

@@ -73,6 +73,7 @@ class TestUnused:
             with make(port) as fault, pytest.raises(OSError, match=r"refused|connected to itself|no local port"):
                 safedial.safe_connect((HOST, port), policy=None)
             assert fault.triggered
+            assert repr(fault) == f"<{make.__name__}({port}), triggered {fault.triggered}>"
 
     @pytest.mark.parametrize("unused", ["error", "warn"])
     def test_exception_of_the_block_wins(self, make, unused):

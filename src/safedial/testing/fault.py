@@ -50,7 +50,7 @@ class Fault:
 
     def __init__(self, port: int | None, times: int | None) -> None:
         self.port = port
-        self.triggered = 0
+        self.triggered: int = 0
         self.means: Means | None = None
         self._times = times
 
@@ -80,6 +80,9 @@ class CountingFault(Fault):
         self._seen: dict[str, int] = {}
         self._unnamed = 0
         self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<{self._call}, triggered {self.triggered}>"
 
     def is_for(self, address: Any) -> bool:
         """Return whether *address* has the port of this fault."""
