@@ -83,8 +83,8 @@ def fill(address: Address) -> contextlib.ExitStack:
 class ThreadServer:
     """A thread that accepts, and one thread for each connection.
 
-    The handler gets a connection, and an event that is set when this server ends. *failed* is called with what a handler
-    raises, unless it is an OSError, or this server was ending its connection.
+    The handler gets a connection, and an event that is set when this server ends. *failed* is called with what a
+    handler raises, unless it is an OSError, or this server was ending its connection.
     """
 
     alive = True
