@@ -70,6 +70,8 @@ def _entering(name: str, request: pytest.FixtureRequest) -> Iterator[Callable[..
             try:
                 manager.__exit__(*raised)
             except (AssertionError, UserWarning) as unused:  # a warning if warnings are errors
+                if hasattr(unused, "__notes__"):  # raised by the function that an outage serves with
+                    raise
                 messages.append(str(unused))
 
         stack.push(leave)
@@ -262,7 +264,8 @@ def outage(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Outage]]":
 
     Takes the arguments of `Outage`; *server* is a function or a command. It is up when it is returned, and is killed
     when the test ends. A command also ends if pytest is killed. ``latency=`` and ``reset_after=`` delay and cut off the
-    answers of a function.
+    answers of a function. What a function raises is an error of the test. ``refuse_for(2)`` counts dials of Python: for
+    a client in C give ``refuse_for(seconds=0.5)``, or it never comes back.
 
     For several tests, write a fixture of your own: with ``scope="module"``, and in it
     ``with safedial.testing.Outage() as server: yield server``. So it is with each fixture here.
@@ -284,7 +287,7 @@ def outage(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Outage]]":
 
 @pytest.fixture
 def hanging_up(request: pytest.FixtureRequest) -> "Iterator[Callable[..., HangingUp]]":
-    """``hanging_up(dials=None, server=echo)``: a server that hangs up on *dials* connections, then serves.
+    """``hanging_up(dials=None, server=echo, ...)``: a server that hangs up on *dials* connections, then serves.
 
     None: on all. Returns a `safedial.testing.HangingUp`, an `Outage` that counts them.
 
@@ -302,7 +305,7 @@ def hanging_up(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Hangin
                         break
             assert server.hung_up == 2
     """
-    yield from _entering("HangingUp", request)
+    yield from _entering("hanging_up", request)
 
 
 @pytest.fixture

@@ -3,22 +3,23 @@
 import contextlib
 import socket
 import threading
-import time
+from collections.abc import Callable, Sequence
 
-from safedial import _clock
 from safedial._address import seconds
 from safedial._tcp.selfconnect import RESET
+from safedial.testing.fault import CountingFault, Wording
 from safedial.testing.ports import check_whole
 from safedial.testing.servers import Handler, Server
 
-# Seconds between two looks at whether the connection was closed.
-_LOOK = 0.02
+RESETS = Wording("connection", "the answers had fewer bytes", "nobody has connected")
 
 
-def relayed(server: Server, latency: float | None, reset_after: int | None) -> Server:
+def relayed(
+    server: Server, latency: float | None, reset_after: int | None, reset: CountingFault
+) -> Callable[[socket.socket, threading.Event], object] | Sequence[str]:
     """Return *server* behind a network where each piece of its answers is *latency* seconds late, or that resets.
 
-    A function gets one end of a socket pair; what is written there goes on to the client.
+    A function gets one end of a socket pair; what is written there goes on to the client. *reset* counts the resets.
     """
     for name, value in (("latency", latency), ("reset_after", reset_after)):
         if value is not None and not callable(server):
@@ -26,24 +27,36 @@ def relayed(server: Server, latency: float | None, reset_after: int | None) -> S
     late = 0.0 if latency is None else seconds("latency", latency)
     if reset_after is not None:
         check_whole("reset_after", reset_after)
-    return _relayed(server, late, reset_after) if callable(server) and (late or reset_after) else server
+    if not callable(server):
+        return server
+    if late or reset_after:
+        return _relayed(server, late, reset_after, reset)
+    return lambda connection, _: server(connection)
 
 
-def _relayed(handler: Handler, latency: float, reset_after: int | None) -> Handler:
-    def relay(connection: socket.socket) -> None:
+def _relayed(
+    handler: Handler, latency: float, reset_after: int | None, reset: CountingFault
+) -> Callable[[socket.socket, threading.Event], object]:
+    def relay(connection: socket.socket, ended: threading.Event) -> None:
         near, far = socket.socketpair()
-        threading.Thread(target=_serve, args=(handler, far), daemon=True).start()
+        errors: list[BaseException] = []
+        threading.Thread(target=_serve, args=(handler, far, errors), daemon=True).start()
         requests = threading.Thread(target=_forward, args=(connection, near), daemon=True)
         requests.start()
+        left = reset_after
         try:
-            left = reset_after
             while left != 0 and (answer := near.recv(65536)[:left]):
-                _wait(latency, connection)
+                ended.wait(latency)
                 connection.sendall(answer)
                 left = None if left is None else left - len(answer)
             if left == 0:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                reset.trigger(connection.getsockname())
+            elif errors:
+                raise errors[0]
         finally:
+            if left and reset_after:
+                reset.note(str(reset_after - left))
             _wake(connection, socket.SHUT_RD)
             _wake(near, socket.SHUT_RDWR)
             requests.join()  # as long as it reads, the connection can't be closed
@@ -52,9 +65,14 @@ def _relayed(handler: Handler, latency: float, reset_after: int | None) -> Handl
     return relay
 
 
-def _serve(handler: Handler, far: socket.socket) -> None:
-    with far, contextlib.suppress(OSError):  # the client has gone
-        handler(far)
+def _serve(handler: Handler, far: socket.socket, errors: list[BaseException]) -> None:
+    with far:  # closed when *errors* are known
+        try:
+            handler(far)
+        except OSError:  # the client has gone
+            pass
+        except BaseException as error:
+            errors.append(error)
 
 
 def _forward(connection: socket.socket, near: socket.socket) -> None:
@@ -62,12 +80,6 @@ def _forward(connection: socket.socket, near: socket.socket) -> None:
         while request := connection.recv(65536):
             near.sendall(request)
         near.shutdown(socket.SHUT_WR)
-
-
-def _wait(latency: float, connection: socket.socket) -> None:
-    due = _clock.real() + latency
-    while (left := due - _clock.real()) > 0 and connection.fileno() != -1:
-        time.sleep(min(left, _LOOK))
 
 
 def _wake(sock: socket.socket, direction: int) -> None:
