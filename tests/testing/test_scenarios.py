@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+import tenacity
 
 import safedial
 from safedial import testing
@@ -69,6 +70,27 @@ class TestHangsUp:
     def test_policy_with_waits_passes(self, briefly):
         client = safedial.wrap(greeted, policy=safedial.reconnect())
         assert problems(client, "hangs_up") == ""
+
+    @pytest.mark.parametrize("kind", ["safedial", "tenacity", "connections"])
+    def test_waits_that_are_not_slept_count(self, kind, fast_retries):
+        """Without a sleep, the loop dials as fast as one without a wait; but by its own clock it does not."""
+        wait = tenacity.wait_fixed(0.4)
+
+        def by_connections(host, port):
+            for connection in safedial.connections((host, port), policy=safedial.reconnect()):
+                with connection as sock:
+                    sock.sendall(b"hello")
+                    if sock.recv(5):
+                        return
+                    raise ConnectionResetError("the server hung up")
+
+        client = {
+            "safedial": safedial.wrap(greeted, policy=tenacity.Retrying(wait=wait)),
+            "tenacity": tenacity.Retrying(wait=wait).wraps(greeted),
+            "connections": by_connections,
+        }[kind]
+        assert problems(client, "hangs_up", dials_per_second=6) == ""
+        assert fast_retries
 
     def test_loop_without_a_wait_fails_and_ends(self, steering):
         """It is served as soon as it has dialed too often, and does not go on for the rest of the second."""

@@ -2,6 +2,7 @@
 
 import errno
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -106,40 +107,53 @@ def _outage(setting: Setting, stack: ExitStack) -> Begun:
     return Begun(outage.host, outage.port, _not_dialed)
 
 
-def _hangs_up(setting: Setting, stack: ExitStack) -> Begun:
-    outage = setting.outage()
-    hanging = stack.enter_context(setting.outage(hang_up, outage.port))
-    recent: deque[float] = deque()
-    most = 0
-    first: float | None = None
-    over = False
+class _HangsUp:
+    """Hangs up for a while, and then lets another server take its place; at once if the client dials too often.
 
-    def dial_begins(_: socket.socket) -> None:
-        nonlocal first, most, over
-        now = _clock.real()
-        first = now if first is None else first
-        recent.append(now)
-        while now - recent[0] >= 1:
-            recent.popleft()
-        most = max(most, len(recent))
-        if not over and (now - first > _HANGS_UP or most > setting.dials_per_second):
-            over = True
-            hanging.kill()
-            outage.start()
+    It goes by the clock that `fast_retries` moves on by each wait.
+    """
 
-    def end() -> None:
-        nonlocal over
-        over = True  # a client that could not be cancelled may dial again: it must not start the server
-        outage.kill()
+    def __init__(self, setting: Setting, stack: ExitStack) -> None:
+        self._server = setting.outage()
+        self._hanging = setting.outage(hang_up, self._server.port)
+        self._limit = setting.dials_per_second
+        self._recent: deque[float] = deque()  # when the dials of the last second began
+        self._first: float | None = None
+        self._too_many = self._over = False
+        self._lock = threading.RLock()
+        stack.callback(self._end)
+        stack.enter_context(self._hanging)
+        stack.enter_context(intercepting(Dials(self._server.port, self._dial_begins).intercept))
+        self.begun = Begun(self._server.host, self._server.port, self._problems)
 
-    def problems(outcome: Outcome) -> list[str]:
-        if most > setting.dials_per_second:
-            return [f"more than {counted(setting.dials_per_second, 'dial')} in one second"]
+    def _dial_begins(self, _: socket.socket) -> None:
+        with self._lock:
+            if self._over:
+                return
+            now = _clock.now()
+            self._first = now if self._first is None else self._first
+            self._recent.append(now)
+            while now - self._recent[0] >= 1:
+                self._recent.popleft()
+            self._too_many = len(self._recent) > self._limit
+            if self._too_many or now - self._first > _HANGS_UP:
+                self._over = True
+                self._hanging.kill()
+                self._server.start()
+
+    def _end(self) -> None:
+        with self._lock:  # a client that could not be cancelled may dial again, and must not start the server
+            self._over = True
+        self._server.kill()
+
+    def _problems(self, outcome: Outcome) -> list[str]:
+        if self._too_many:
+            return [f"more than {counted(self._limit, 'dial')} in one second"]
         return _not_dialed(outcome)
 
-    stack.callback(end)
-    stack.enter_context(intercepting(Dials(outage.port, dial_begins).intercept))
-    return Begun(outage.host, outage.port, problems)
+
+def _hangs_up(setting: Setting, stack: ExitStack) -> Begun:
+    return _HangsUp(setting, stack).begun
 
 
 def _frozen(setting: Setting, stack: ExitStack) -> Begun:
