@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import http.client
+import inspect
 import os
 import socket
 import ssl
@@ -124,7 +125,7 @@ def test_clients_that_say_refused_after_they_sent(client, host):
     """All of these passed before: the error was right, and the connection closed."""
 
     def connect(host, port):
-        if asyncio.iscoroutinefunction(client):
+        if inspect.iscoroutinefunction(client):
             asyncio.run(client(host, port))
         else:
             client(host, port)
