@@ -272,7 +272,7 @@ def outage(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Outage]]":
 
 @pytest.fixture
 def hanging_up(request: pytest.FixtureRequest) -> "Iterator[Callable[..., HangingUp]]":
-    """``hanging_up(dials=None, server=echo)``: a server that hangs up on *dials* connections, then serves.
+    """``hanging_up(dials=None, server=echo, ...)``: a server that hangs up on *dials* connections, then serves.
 
     None: on all. Returns a `safedial.testing.HangingUp`, an `Outage` that counts them.
 
@@ -290,7 +290,7 @@ def hanging_up(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Hangin
                         break
             assert server.hung_up == 2
     """
-    yield from _entering("HangingUp", request)
+    yield from _entering("hanging_up", request)
 
 
 @pytest.fixture
