@@ -1,6 +1,7 @@
 """The two kinds of server behind an `Outage`: threads of this process, and a command of the user's.
 
-Each listens on its port as soon as it is made. Neither is started again after its end: a new one is made.
+Each listens on its port once `begin` is over. An interrupt may end that half-way, so it is no part of the making: who
+has made a server can end it at any moment. Neither is started again after its end: a new one is made.
 """
 
 import _socket
@@ -94,11 +95,17 @@ class ThreadServer:
         handler: Callable[[Accepted], object],
         failed: Callable[[BaseException], object],
     ) -> None:
-        self._handler, self._failed = handler, failed
-        self._listener = socket.create_server(address, family=family_of(address[0]))
-        self._listener.settimeout(_LOOK)
+        self._address, self._handler, self._failed = address, handler, failed
+        self._listening = contextlib.ExitStack()
         self._open: dict[Accepted, threading.Thread] = {}
-        self._thawed, self._ended = threading.Event(), threading.Event()
+        self._thawed, self._ended, self._over = threading.Event(), threading.Event(), threading.Event()
+        self._acceptor = threading.Thread()
+
+    def begin(self) -> None:
+        """Listen."""
+        listener = socket.create_server(self._address, family=family_of(self._address[0]))
+        self._listener = self._listening.enter_context(listener)
+        self._listener.settimeout(_LOOK)
         self.thaw()
 
     def freeze(self) -> None:
@@ -119,8 +126,9 @@ class ThreadServer:
     def end(self, *, kill: bool) -> None:
         """Stop listening, and close the connections. If *kill* is set, reset them."""
         self._over.set()
-        self._acceptor.join()
-        self._listener.close()
+        if self._acceptor.is_alive():  # one whose start was interrupted ends by itself
+            self._acceptor.join()
+        self._listening.close()
         if self._thawed.is_set():
             self._settle()
         self._ended.set()
@@ -138,6 +146,10 @@ class ThreadServer:
                 if not thread.is_alive():
                     break
             connection.close()  # even if its handler waits for something else
+
+    def leave_to_parent(self) -> None:
+        """Close a forked child's copy of what listens."""
+        self._listening.close()
 
     def _settle(self) -> None:
         """Let the handlers take what their clients have sent, or that those have gone.
@@ -190,44 +202,53 @@ class ProcessServer:
     """A command that serves, such as redis-server, in a process group of its own."""
 
     def __init__(self, address: Address, command: Sequence[str], within: float) -> None:
+        self._address, self._command, self._within = address, command, within
+        self._name = command[0]  # the other words may have a password
+        self._started = contextlib.ExitStack()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def begin(self) -> None:
+        """Run the command, and wait until it listens."""
         # A server that already listens there must not be mistaken for the command.
-        with socket.socket(family_of(address[0]), socket.SOCK_STREAM) as probe:
+        with socket.socket(family_of(self._address[0]), socket.SOCK_STREAM) as probe:
             if os.name == "posix":
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
-            probe.bind(address)
-        host, port = address
-        self._name = command[0]  # the other words may have a password
-        with contextlib.ExitStack() as stack:
-            self._output = stack.enter_context(tempfile.TemporaryFile())
-            self._group = stack.enter_context(ProcessGroup())
-            self._process = subprocess.Popen(  # noqa: S603  # the user's own command, without a shell
-                [word.replace("{host}", host).replace("{port}", str(port)) for word in command],
-                stdin=subprocess.DEVNULL,
-                stdout=self._output,
-                stderr=subprocess.STDOUT,
-                process_group=self._group.number,
-            )
-            stack.callback(self.end, kill=True)
-            self._await(address, within)
-            stack.pop_all()
+            probe.bind(self._address)
+        host, port = self._address
+        self._output = self._started.enter_context(tempfile.TemporaryFile())
+        self._started.callback(self._kill)  # after its group
+        self._group = self._started.enter_context(ProcessGroup())
+        self._process = subprocess.Popen(  # noqa: S603  # the user's own command, without a shell
+            [word.replace("{host}", host).replace("{port}", str(port)) for word in self._command],
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            process_group=self._group.number,
+        )
+        self._await(self._process)
 
     @property
     def alive(self) -> bool:
         """Whether the command is running."""
-        return self._process.poll() is None
+        return self._process is not None and self._process.poll() is None
 
     def end(self, *, kill: bool) -> None:
         """Kill the whole process group. Unless *kill* is set, first let the command end by itself."""
-        if not kill:
+        if self._process is not None and not kill:
             self.thaw()
             self._process.terminate()
             end = _clock.real() + _PATIENCE
             while self.alive and _clock.real() < end:  # not wait(): freezegun stops its clock
                 time.sleep(_LOOK)
-        self._group.kill()
-        self._process.kill()  # it may have left the group
-        self._process.wait()
-        self._output.close()
+        self._started.close()
+
+    def leave_to_parent(self) -> None:
+        """Nothing: a forked child has no copy of it. A `ProcessGroup` looks after itself."""
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()  # it may have left the group
+            self._process.wait()
 
     def freeze(self) -> None:
         """Suspend the process group, so that it accepts nothing and answers nothing."""
@@ -237,13 +258,14 @@ class ProcessServer:
         """Let the process group go on."""
         self._group.thaw()
 
-    def _await(self, address: Address, within: float) -> None:
+    def _await(self, process: "subprocess.Popen[bytes]") -> None:
+        within = self._within
         end = _clock.real() + within
         while True:
-            if (status := self._process.poll()) is not None:
+            if (status := process.poll()) is not None:
                 raise OSError(f"{self._name} ended with status {status}: {self._printed()}")
             # Guarded, because it dials a dead port in a loop.
-            with contextlib.suppress(OSError), bypassing(), safe_connect(address, within or _LOOK, policy=None):
+            with contextlib.suppress(OSError), bypassing(), safe_connect(self._address, within or _LOOK, policy=None):
                 return
             if _clock.real() > end:
                 raise TimeoutError(f"{self._name} did not listen within {within:g} s: {self._printed()}")
