@@ -37,6 +37,12 @@ def test_hangs_up_on_all():
         assert server.hung_up == 5
 
 
+def test_serves_as_an_outage_does():
+    with testing.hanging_up(1, latency=0.001, reset_after=3) as server:
+        assert ask(server) == b""
+        assert ask(server) == b"hel"
+
+
 def test_goes_on_counting_after_it_was_down():
     with testing.hanging_up(2, lambda connection: connection.sendall(b"220 ready")) as server:
         assert ask(server) == b""

@@ -38,6 +38,9 @@ class TestArguments:
             ({"host": ""}, ValueError, "host must be"),
             ({"within": "x"}, TypeError, "within"),
             ({"within": -1}, ValueError, "within"),
+            ({"unused": "no"}, ValueError, "unused must be one of"),
+            ({"server": ["redis-server"]}, ValueError, r"server has no word with \{port\}"),
+            ({"server": ["redis-server", "--port", "{PORT}"]}, ValueError, r"server has no word with \{port\}"),
         ],
         ids=repr,
     )
@@ -45,6 +48,14 @@ class TestArguments:
         monkeypatch.setattr(testing_outage, "dead_port", lambda host: pytest.fail("a port was looked for"))
         with pytest.raises(error, match=words):
             testing.Outage(**options)
+
+    @pytest.mark.parametrize("make", [testing.Outage, lambda server: testing.hanging_up(1, server)])
+    def test_an_async_function_would_never_be_awaited(self, make):
+        async def serve(connection):
+            pass
+
+        with pytest.raises(TypeError, match="server must be a plain function, not an async one"):
+            make(serve)
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "0.0.0.0"])
     def test_numeric_hosts(self, host):
@@ -133,7 +144,7 @@ class TestRefusal:
     def test_a_timer_that_fires_during_a_start(self):
         with testing.Outage() as server:
             for turn in range(200):
-                server.refuse_for(seconds=0.0005 if turn % 2 else 0)
+                server.refuse_for(seconds=0.0005 if turn % 2 else 1e-9)
                 server.start()
             assert ask(server) == b"hello"
 
@@ -153,6 +164,7 @@ class TestRefusal:
             ({"dials": 0}, ValueError, "dials"),
             ({"dials": "3"}, TypeError, "dials"),
             ({"seconds": -1}, ValueError, "seconds"),
+            ({"seconds": 0}, ValueError, "seconds must be more than 0"),
             ({"seconds": "1"}, TypeError, "seconds"),
             ({"dials": 1, "unused": "no"}, ValueError, "unused"),
         ],
@@ -229,8 +241,33 @@ class TestRefusal:
         server.start()
         server.refuse_for(1)
         assert [answers(server) for _ in range(2)] == [False, True]
-        with pytest.raises(AssertionError, match=r"refuse_for\(2\) hit no connect"):
+        with pytest.raises(AssertionError, match=r"refuse_for\(2\) hit no connect; start\(\) ended it before a dial$"):
             server.__exit__(None, None, None)
+
+    @pytest.mark.parametrize(
+        ("end", "words"),
+        [
+            (lambda server: server.start(), r"start\(\) ended it before a dial"),
+            (lambda server: server.stop(), r"stop\(\) ended it before a dial"),
+            (lambda server: server.kill(), r"kill\(\) ended it before a dial"),
+            (lambda server: server.refuse_for(seconds=3600), r"another refuse_for\(\) ended it before a dial"),
+            (lambda server: None, r"no Python connect\(\) was seen"),
+        ],
+        ids=["start", "stop", "kill", "refuse_for", "the outage"],
+    )
+    def test_says_what_ended_it_before_a_dial(self, end, words):
+        server = testing.Outage().__enter__()
+        server.refuse_for(2)
+        end(server)
+        with pytest.raises(AssertionError, match=rf"^refuse_for\(2\) hit no connect; {words}"):
+            server.__exit__(None, None, None)
+
+    def test_some_time_is_no_time_while_waits_are_not_slept(self):
+        with testing.Outage() as server:
+            with testing.fast_retries(), pytest.raises(RuntimeError, match="fast_retries is active"):
+                server.refuse_for(seconds=3600)
+            assert ask(server) == b"hello"
+            server.refuse_for(seconds=3600)
 
     def test_an_exception_says_more_than_a_refusal_that_nobody_has_dialed(self):
         server = testing.Outage().__enter__()
@@ -257,7 +294,7 @@ class TestRefusal:
 
         monkeypatch.setattr(testing_outage.threading, "Timer", Late)
         with testing.Outage() as server:
-            server.refuse_for(seconds=0)
+            server.refuse_for(seconds=3600)
             server.stop()
             timers[0].function(*timers[0].args)
             assert server.state == "down"
@@ -305,7 +342,7 @@ class TestStart:
             with pytest.raises(OSError, match="in use"):
                 testing.Outage(port=port, within=0.1).start()
             with pytest.raises(TimeoutError, match=r"sleep did not listen within 0\.1 s"):
-                testing.Outage(["sleep", "3600"], within=0.1).start()
+                testing.Outage(["sleep", "3600"], port=testing.dead_port(), within=0.1).start()
 
     def test_names_the_first_holder_of_the_port(self, dead_port):
         """Not the holder at the time of the last failure."""
@@ -345,6 +382,8 @@ class TestStart:
             server = testing.Outage(port=dead_port, within=0)
             with pytest.raises(OSError, match="in use") as caught:
                 server.start()
+            frames = [str(entry.path) for entry in caught.traceback]
+            assert not any(path.endswith("socket.py") for path in frames)
             assert caught.value.__notes__[0].startswith(
                 f"safedial: port {dead_port} is held: ESTABLISHED to itself, of"
             )

@@ -15,7 +15,7 @@ from tests.support import left, libc
 from tests.support.databases import _directory, postgres_command  # noqa: F401  # fixtures
 from tests.support.plain import eventually
 
-pytestmark = pytest.mark.skipif(
+needs_redis = pytest.mark.skipif(
     not shutil.which("redis-server"), reason="redis-server is not installed: apt-get install redis-server"
 )
 
@@ -51,6 +51,7 @@ def start(tmp_path):
     return started
 
 
+@needs_redis
 def test_nothing_is_left_when_pytest_is_terminated(pytester, start, monkeypatch):
     """Neither the command of an outage nor the child of a namespace, nor what they have started."""
     pytester.makepyfile(
@@ -97,6 +98,7 @@ with testing.Outage({command}) as server:
 KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 
 
+@needs_redis
 @pytest.mark.parametrize(
     ("what", "end"),
     [
@@ -131,6 +133,8 @@ def test_postgresql_ends_with_its_sessions(start, request):
     assert all_have_ended(numbers)
 
 
+@needs_redis
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has subreapers")
 def test_a_frozen_command_ends_with_a_process_whose_orphans_stay_in_the_session(start):
     """As in a container. Elsewhere the kernel resumes a group that becomes an orphan (setpgid(2))."""
     before = left.children()
@@ -146,6 +150,7 @@ def test_a_frozen_command_ends_with_a_process_whose_orphans_stay_in_the_session(
             os.waitpid(int(child), 0)
 
 
+@needs_redis
 def test_a_fork_that_lives_on_keeps_no_command(start, tmp_path):
     """Such as a worker of multiprocessing, which has a copy of each descriptor."""
     fork = "(fork := os.fork()) or time.sleep(60) or os._exit(0); open('fork', 'w').write(str(fork))"
@@ -157,6 +162,7 @@ def test_a_fork_that_lives_on_keeps_no_command(start, tmp_path):
         os.kill(int((tmp_path / "fork").read_text()), signal.SIGKILL)
 
 
+@needs_redis
 def test_a_command_that_leaves_its_group_ends_with_the_outage():
     with testing.Outage(["sh", "-c", 'exec setsid "$@"', "sh", *REDIS]) as server:
         process = server._server._process
@@ -164,6 +170,7 @@ def test_a_command_that_leaves_its_group_ends_with_the_outage():
     assert left.has_ended(process.pid)
 
 
+@needs_redis
 def test_children_that_outlive_a_command_end_with_the_outage(tmp_path):
     with testing.Outage(with_child(tmp_path / "child")) as server:
         process, group = server._server._process, server._server._group
@@ -176,5 +183,5 @@ def test_children_that_outlive_a_command_end_with_the_outage(tmp_path):
 
 def test_a_command_that_does_not_exist_leaves_no_watcher():
     with pytest.raises(FileNotFoundError, match="no-such-command"):
-        testing.Outage(["no-such-command"]).start()
+        testing.Outage(["no-such-command", "{port}"]).start()
     assert not left.children()

@@ -72,7 +72,7 @@ def test_is_reset_after_some_bytes(size):
 
 def test_a_shorter_answer_ends_as_without_it():
     with (
-        testing.Outage(serve(b"220 ready"), reset_after=10) as server,
+        testing.Outage(serve(b"220 ready"), reset_after=10, unused="ignore") as server,
         socket.create_connection(server.address, 10) as sock,
     ):
         assert read_all(sock) == (b"220 ready", None)
@@ -95,7 +95,7 @@ def test_is_reset_although_the_handler_and_the_client_wait():
 
 def test_many_bytes_both_ways():
     size = 10**6
-    with testing.Outage(reset_after=10**8) as server, socket.create_connection(server.address, 10) as sock:
+    with testing.Outage(latency=1e-9) as server, socket.create_connection(server.address, 10) as sock:
         for _ in range(10):
             sock.sendall(bytes(size))
             left = size
@@ -105,6 +105,17 @@ def test_many_bytes_both_ways():
         assert sock.recv(1) == b""
 
 
+def test_says_if_it_has_reset_nothing():
+    said = r"^reset_after=10 hit no connection; nobody has connected$"
+    with pytest.raises(AssertionError, match=said), testing.Outage(reset_after=10):
+        pass
+    said = r"^reset_after=10 hit no connection; the answers had fewer bytes: 9 \(2 times\)$"
+    with pytest.raises(AssertionError, match=said), testing.Outage(serve(b"220 ready"), reset_after=10) as server:
+        assert [ask(server) for _ in range(2)] == [b"220 ready"] * 2
+    with pytest.warns(UserWarning, match="reset_after=10"), testing.Outage(reset_after=10, unused="warn"):
+        pass
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
@@ -112,8 +123,12 @@ def test_many_bytes_both_ways():
         ({"latency": -1}, ValueError, "latency must be from 0"),
         ({"reset_after": 0}, ValueError, "reset_after must be at least 1"),
         ({"reset_after": 1.5}, TypeError, "reset_after must be a whole number"),
-        ({"server": ["redis-server"], "latency": 1}, ValueError, "latency needs a server that is a function"),
-        ({"server": ["redis-server"], "reset_after": 1}, ValueError, "reset_after needs a server that is a function"),
+        ({"server": ["redis-server", "{port}"], "latency": 1}, ValueError, "latency needs a server that is a function"),
+        (
+            {"server": ["redis-server", "{port}"], "reset_after": 1},
+            ValueError,
+            "reset_after needs a server that is a function",
+        ),
     ],
     ids=repr,
 )

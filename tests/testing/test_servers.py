@@ -49,6 +49,86 @@ class TestFunction:
         with testing.Outage(lambda connection: connection.sendall(b"220 ready")) as server:
             assert ask(server) == b"220 ready"
 
+    @pytest.mark.parametrize("latency", [None, 0.001], ids=["at once", "late"])
+    @pytest.mark.parametrize("end", ["reads", "stops it", "closes"])
+    def test_what_a_handler_raises_is_raised_at_the_end(self, latency, end):
+        def handler(connection):
+            assert connection.recv(10) == b"HELLO", "not polite"
+
+        server = testing.Outage(handler, latency=latency).__enter__()
+        with socket.create_connection(server.address, 10) as sock:
+            sock.sendall(b"hello")
+            if end == "reads":
+                assert sock.recv(1) == b""
+        if end == "stops it":
+            server.stop()
+        with pytest.raises(AssertionError, match="not polite") as caught:
+            server.__exit__(None, None, None)
+        assert caught.value.__notes__ == [f"safedial: raised by the server on port {server.port}"]
+        with server:  # the next time, nothing is left of it
+            pass
+
+    def test_an_end_of_file_that_comes_from_the_end_is_no_error_of_a_handler(self):
+        """The connection of a client that lives on."""
+
+        def handler(connection):
+            while True:
+                assert connection.recv(5) == b"hello"
+                connection.sendall(b"hello")
+
+        for end in ("stop", "kill", "__exit__"):
+            with testing.Outage(handler) as server, socket.create_connection(server.address, 10) as sock:
+                sock.sendall(b"hello")
+                assert sock.recv(5) == b"hello"
+                sock.sendall(b"hello" * 3)
+                getattr(server, end)(*[None] * 3) if end == "__exit__" else getattr(server, end)()
+
+    def test_beside_another_error_a_handler_s_is_told_as_of_a_thread(self, monkeypatch):
+        told = []
+        monkeypatch.setattr(threading, "excepthook", lambda args: told.append(args.exc_value))
+        failure = ZeroDivisionError()
+
+        def handler(connection):
+            raise failure
+
+        server = testing.Outage(handler).__enter__()
+        assert answers(server)
+        server.__exit__(LookupError, LookupError(), None)
+        assert told == [failure]
+        server.start()  # not as a context manager: nobody would raise it
+        assert answers(server)
+        assert eventually(lambda: len(told) == 2)
+        server.kill()
+
+    def test_open_connections_freeze(self):
+        with testing.Outage() as server, socket.create_connection(server.address, 10) as sock:
+            for _ in range(2):
+                sock.sendall(b"one")
+                assert sock.recv(10) == b"one"
+                server.freeze()
+                sock.sendall(b"two")
+                sock.settimeout(0.05)
+                with pytest.raises(TimeoutError):
+                    sock.recv(10)
+                server.start()
+                sock.settimeout(10)
+                assert sock.recv(10) == b"two"
+
+    @pytest.mark.parametrize("end", ["stop", "kill"])
+    def test_a_frozen_handler_ends_with_its_server(self, end):
+        """It does not see what had come meanwhile."""
+        seen = []
+        with testing.Outage(lambda connection: seen.append(connection.recv(10))) as server:
+            sock = socket.create_connection(server.address, 10)
+            assert eventually(lambda: server._server._open)
+            server.freeze()
+            sock.sendall(b"two")
+            (thread,) = server._server._open.values()
+            getattr(server, end)()
+            thread.join()
+            sock.close()
+        assert not seen
+
     def test_a_backlog_that_cannot_be_filled(self, monkeypatch):
         monkeypatch.setattr(servers, "_MOST", 0)
         with testing.Outage() as server:
@@ -125,21 +205,23 @@ class TestCommand:
     def test_a_command_that_fails_is_quoted(self):
         code = "print('cannot open the database'); raise SystemExit(3)"
         with pytest.raises(OSError, match="ended with status 3: cannot open the database"):
-            testing.Outage([sys.executable, "-c", code], within=30).start()
+            testing.Outage([sys.executable, "-c", code, "{port}"], within=30).start()
         with pytest.raises(TimeoutError, match=r"did not listen within 0.1 s: it printed nothing"):
-            testing.Outage([sys.executable, "-c", "import time; time.sleep(3600)"], within=0.1).start()
+            testing.Outage([sys.executable, "-c", "import time; time.sleep(3600)", "{port}"], within=0.1).start()
 
     def test_a_password_in_the_command_is_not_shown(self):
-        command = [sys.executable, "-c", "raise SystemExit(3)", "s3cret"]
+        command = [sys.executable, "-c", "raise SystemExit(3)", "s3cret", "{port}"]
         with pytest.raises(TypeError) as wrong:
             testing.Outage([*command, 3])
         with pytest.raises(OSError, match="ended with status 3") as failed:
             testing.Outage(command, within=30).start()
         with pytest.raises(TimeoutError) as late:
-            testing.Outage([sys.executable, "-c", "import time; time.sleep(3600)", "s3cret"], within=0.1).start()
+            testing.Outage([sys.executable, "-c", "import time; time.sleep(3600)", *command[3:]], within=0.1).start()
+        with pytest.raises(ValueError, match="server has no word") as nowhere:
+            testing.Outage(command[:-1])
         outage = testing.Outage(command, port=4000)
         assert repr(outage) == "<Outage on port 4000>"
-        for each in (wrong.value, failed.value, late.value):
+        for each in (wrong.value, failed.value, late.value, nowhere.value):
             assert "s3cret" not in str(each)
 
     def test_a_port_that_another_server_has(self, server):
@@ -162,7 +244,7 @@ class TestCommand:
         log = tmp_path / "runs"
         code = f"open({str(log)!r}, 'a').write('run '); raise SystemExit(3)"
         with pytest.raises(OSError, match="ended with status 3"):
-            testing.Outage([sys.executable, "-c", code], within=10).start()
+            testing.Outage([sys.executable, "-c", code, "{port}"], within=10).start()
         assert log.read_text() == "run "
 
     def test_that_is_frozen_can_be_stopped(self):

@@ -53,6 +53,13 @@ class Unused(unittest.TestCase):
         with Outage() as server:
             server.refuse_for(1)
 
+    def test_server(self):
+        def serve(connection):
+            assert connection.recv(5) == b"HELLO", "my server's own"
+
+        with Outage(serve) as server, socket.create_connection(server.address) as sock:
+            sock.sendall(b"hello")
+
     def test_warns(self):
         self.enterContext(self_connect(14, unused="warn"))  # the line that is shown
 
@@ -112,11 +119,12 @@ def test_unused_fault_is_a_failure_unless_the_test_has_ended_otherwise(tmp_path)
     (tmp_path / "test_users.py").write_text(TESTS)
     run = [sys.executable, "-m", "unittest", "test_users"]
     report = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=60).stderr
-    assert "Ran 18 tests" in report
-    assert "FAILED (failures=8, errors=1, skipped=4, expected failures=1)" in report
+    assert "Ran 19 tests" in report
+    assert "FAILED (failures=9, errors=1, skipped=4, expected failures=1)" in report
     unused = re.findall(r"^AssertionError: self_connect\((\d+)\) hit no connect; ", report, re.MULTILINE)
     assert sorted(unused) == ["11", "12", "13", "15"]
     assert report.count("AssertionError: my own\n") == 3
+    assert report.count("AssertionError: my server's own\nsafedial: raised by the server on port ") == 1
     assert len(re.findall(r"; dialed instead: 127.0.0.1 port \d+\n", report)) == 3
     (line,) = [number for number, text in enumerate(TESTS.splitlines(), 1) if "the line that is shown" in text]
     assert f"test_users.py:{line}: UserWarning: self_connect(14) hit no connect; " in report

@@ -6,12 +6,15 @@ import socket
 import threading
 from typing import Any
 
+# Seconds between two looks at whether a frozen server has ended.
+_LOOK = 0.02
+
 
 class Accepted(socket.socket):
     """A connection that is neither read nor written while its server is frozen.
 
-    No thread can be suspended, so its handler waits in the next method that reads or writes. What it has read, or
-    begun to write, when the server freezes does not reach it, or goes on. TLS wraps the descriptor and does not wait.
+    No thread can be suspended, so its handler waits in the next method that reads or writes, or in the one that it is
+    in. Only a `sendall` that has begun is not held up. A connection that is wrapped in TLS has other methods.
 
     Attributes:
         ended: set when the server closes its connections, and not before.
@@ -24,8 +27,8 @@ class Accepted(socket.socket):
 
     def wait(self) -> None:
         """Wait as long as the server is frozen."""
-        if not self._thawed.is_set():
-            self._thawed.wait()
+        while not self._thawed.is_set():
+            self._thawed.wait(_LOOK)
             if self.ended.is_set():
                 raise ConnectionAbortedError(errno.ECONNABORTED, "the server ended while it was frozen")
 

@@ -132,7 +132,6 @@ class ThreadServer:
         if self._thawed.is_set():
             self._settle()
         self._ended.set()
-        self._thawed.set()
         for connection, thread in list(self._open.items()):
             if kill:
                 with contextlib.suppress(OSError):
