@@ -10,13 +10,14 @@ import errno
 import inspect
 import os
 import selectors
+import signal
 import socket
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import IO, TypeAlias
 
 from safedial import _clock
 from safedial._address import family_of
@@ -96,15 +97,14 @@ class ThreadServer:
         failed: Callable[[BaseException], object],
     ) -> None:
         self._address, self._handler, self._failed = address, handler, failed
-        self._listening = contextlib.ExitStack()
+        self._listener: socket.socket | None = None
         self._open: dict[Accepted, threading.Thread] = {}
         self._thawed, self._ended, self._over = threading.Event(), threading.Event(), threading.Event()
         self._acceptor = threading.Thread()
 
     def begin(self) -> None:
         """Listen."""
-        listener = socket.create_server(self._address, family=family_of(self._address[0]))
-        self._listener = self._listening.enter_context(listener)
+        self._listener = socket.create_server(self._address, family=family_of(self._address[0]))
         self._listener.settimeout(_LOOK)
         self.thaw()
 
@@ -113,22 +113,26 @@ class ThreadServer:
         self._thawed.clear()
         self._over.set()
         self._acceptor.join()
-        self._listener.listen(0)  # the smallest backlog, which is soon full
+        if self._listener is not None:
+            self._listener.listen(0)  # the smallest backlog, which is soon full
 
     def thaw(self) -> None:
         """Accept connections."""
         self._thawed.set()
-        self._listener.listen()
-        self._over = threading.Event()
-        self._acceptor = threading.Thread(target=self._accept, name="server of an outage", daemon=True)
-        self._acceptor.start()
+        if self._listener is not None:
+            self._listener.listen()
+            self._over = threading.Event()
+            self._acceptor = threading.Thread(
+                target=self._accept, args=(self._listener,), name="server of an outage", daemon=True
+            )
+            self._acceptor.start()
 
     def end(self, *, kill: bool) -> None:
         """Stop listening, and close the connections. If *kill* is set, reset them."""
         self._over.set()
         if self._acceptor.is_alive():  # one whose start was interrupted ends by itself
             self._acceptor.join()
-        self._listening.close()
+        self.leave_to_parent()
         if self._thawed.is_set():
             self._settle()
         self._ended.set()
@@ -147,8 +151,9 @@ class ThreadServer:
             connection.close()  # even if its handler waits for something else
 
     def leave_to_parent(self) -> None:
-        """Close a forked child's copy of what listens."""
-        self._listening.close()
+        """Close this process's copy of what listens."""
+        if self._listener is not None:
+            self._listener.close()
 
     def _settle(self) -> None:
         """Let the handlers take what their clients have sent, or that those have gone.
@@ -161,10 +166,10 @@ class ThreadServer:
                 while thread.is_alive() and _has_come(connection) and _clock.real() < end:
                     thread.join(_TURN)
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         while not self._over.is_set():
             try:
-                connection, _ = self._listener.accept()
+                connection, _ = listener.accept()
             except TimeoutError:
                 continue
             except OSError:  # the client has gone, or no descriptor is free and the client still waits
@@ -203,7 +208,8 @@ class ProcessServer:
     def __init__(self, address: Address, command: Sequence[str], within: float) -> None:
         self._address, self._command, self._within = address, command, within
         self._name = command[0]  # the other words may have a password
-        self._started = contextlib.ExitStack()
+        self._output: IO[bytes] | None = None
+        self._group: ProcessGroup | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     def begin(self) -> None:
@@ -214,9 +220,8 @@ class ProcessServer:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
             probe.bind(self._address)
         host, port = self._address
-        self._output = self._started.enter_context(tempfile.TemporaryFile())
-        self._started.callback(self._kill)  # after its group
-        self._group = self._started.enter_context(ProcessGroup())
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  # until the end
+        self._group = ProcessGroup()
         self._process = subprocess.Popen(  # noqa: S603  # the user's own command, without a shell
             [word.replace("{host}", host).replace("{port}", str(port)) for word in self._command],
             stdin=subprocess.DEVNULL,
@@ -239,23 +244,33 @@ class ProcessServer:
             end = _clock.real() + _PATIENCE
             while self.alive and _clock.real() < end:  # not wait(): freezegun stops its clock
                 time.sleep(_LOOK)
-        self._started.close()
+        if self._group is not None:
+            self._group.kill()
+        if self._process is not None:
+            self._process.kill()  # it may have left the group
+            self._process.wait()
+        if self._output is not None:
+            self._output.close()
 
     def leave_to_parent(self) -> None:
         """Nothing: a forked child has no copy of it. A `ProcessGroup` looks after itself."""
 
-    def _kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()  # it may have left the group
-            self._process.wait()
-
     def freeze(self) -> None:
         """Suspend the process group, so that it accepts nothing and answers nothing."""
-        self._group.freeze()
+        if self._group is not None:
+            self._group.freeze()
+        self._signal("SIGSTOP")
 
     def thaw(self) -> None:
         """Let the process group go on."""
-        self._group.thaw()
+        if self._group is not None:
+            self._group.thaw()
+        self._signal("SIGCONT")
+
+    def _signal(self, name: str) -> None:
+        """Signal the command itself: it may have left the group, or the group gets no signals."""
+        if self._process is not None:
+            self._process.send_signal(getattr(signal, name))  # Windows has neither
 
     def _await(self, process: "subprocess.Popen[bytes]") -> None:
         within = self._within
@@ -271,5 +286,7 @@ class ProcessServer:
             time.sleep(_LOOK)
 
     def _printed(self) -> str:
+        if self._output is None:
+            return ""
         self._output.seek(0)
         return self._output.read()[-2000:].decode(errors="replace").strip() or "it printed nothing"
