@@ -255,7 +255,8 @@ def outage(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Outage]]":
 
     Takes the arguments of `Outage`; *server* is a function or a command. It is up when it is returned, and is killed
     when the test ends. A command also ends if pytest is killed. ``latency=`` and ``reset_after=`` delay and cut off the
-    answers of a function.
+    answers of a function. What a function raises is an error of the test. ``refuse_for(2)`` counts dials of Python: for
+    a client in C give ``refuse_for(seconds=0.5)``, or it never comes back.
 
     Example::
 

@@ -68,6 +68,23 @@ class TestFunction:
         with server:  # the next time, nothing is left of it
             pass
 
+    def test_what_a_handler_raises_is_an_error_of_its_test(self, pytester):
+        pytester.makepyfile(
+            """
+            import socket
+
+            def serve(connection):
+                assert connection.recv(10) == b"HELLO"
+
+            def test_it(outage):
+                with socket.create_connection(outage(serve).address) as sock:
+                    sock.sendall(b"hello")
+            """
+        )
+        result = pytester.runpytest_subprocess("-W", "error", "-p", "no:cacheprovider", "-p", "no:asyncio")
+        result.assert_outcomes(passed=1, errors=1)
+        result.stdout.fnmatch_lines(["*ERROR at teardown of test_it*", '*assert connection.recv(10) == b"HELLO"'])
+
     def test_an_end_of_file_that_comes_from_the_end_is_no_error_of_a_handler(self):
         """The connection of a client that lives on."""
 

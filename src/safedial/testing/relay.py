@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 
 from safedial._address import seconds
 from safedial._tcp.selfconnect import RESET
-from safedial.testing.accepted import Accepted
 from safedial.testing.fault import Fault, Wording
 from safedial.testing.ports import check_whole
 from safedial.testing.servers import Handler, Server
@@ -17,7 +16,7 @@ RESETS = Wording("connection", "the answers had fewer bytes", "nobody has connec
 
 def relayed(
     server: Server, latency: float | None, reset_after: int | None, reset: Fault
-) -> Callable[[Accepted], object] | Sequence[str]:
+) -> Callable[[socket.socket, threading.Event], object] | Sequence[str]:
     """Return *server* behind a network where each piece of its answers is *latency* seconds late, or that resets.
 
     A function gets one end of a socket pair; what is written there goes on to the client. *reset* counts the resets.
@@ -28,11 +27,17 @@ def relayed(
     late = 0.0 if latency is None else seconds("latency", latency)
     if reset_after is not None:
         check_whole("reset_after", reset_after)
-    return _relayed(server, late, reset_after, reset) if callable(server) and (late or reset_after) else server
+    if not callable(server):
+        return server
+    if late or reset_after:
+        return _relayed(server, late, reset_after, reset)
+    return lambda connection, _: server(connection)
 
 
-def _relayed(handler: Handler, latency: float, reset_after: int | None, reset: Fault) -> Callable[[Accepted], object]:
-    def relay(connection: Accepted) -> None:
+def _relayed(
+    handler: Handler, latency: float, reset_after: int | None, reset: Fault
+) -> Callable[[socket.socket, threading.Event], object]:
+    def relay(connection: socket.socket, ended: threading.Event) -> None:
         near, far = socket.socketpair()
         errors: list[BaseException] = []
         threading.Thread(target=_serve, args=(handler, far, errors), daemon=True).start()
@@ -41,7 +46,7 @@ def _relayed(handler: Handler, latency: float, reset_after: int | None, reset: F
         left = reset_after
         try:
             while left != 0 and (answer := near.recv(65536)[:left]):
-                connection.ended.wait(latency)
+                ended.wait(latency)
                 connection.sendall(answer)
                 left = None if left is None else left - len(answer)
             if left == 0:

@@ -23,7 +23,7 @@ from safedial import _clock
 from safedial._address import family_of
 from safedial._dial.dialer import safe_connect
 from safedial._tcp.selfconnect import RESET
-from safedial.testing.accepted import Accepted
+from safedial.testing.freezable import freezable
 from safedial.testing.intercept import bypassing
 from safedial.testing.process_group import ProcessGroup
 
@@ -85,7 +85,8 @@ def fill(address: Address) -> contextlib.ExitStack:
 class ThreadServer:
     """A thread that accepts, and one thread for each connection.
 
-    *failed* is called with what a handler raises, unless it is an OSError, or this server was ending its connection.
+    The handler gets a connection, and an event that is set when this server ends. *failed* is called with what a
+    handler raises, unless it is an OSError, or this server was ending its connection.
     """
 
     alive = True
@@ -93,12 +94,12 @@ class ThreadServer:
     def __init__(
         self,
         address: Address,
-        handler: Callable[[Accepted], object],
+        handler: Callable[[socket.socket, threading.Event], object],
         failed: Callable[[BaseException], object],
     ) -> None:
         self._address, self._handler, self._failed = address, handler, failed
         self._listener: socket.socket | None = None
-        self._open: dict[Accepted, threading.Thread] = {}
+        self._open: dict[socket.socket, threading.Thread] = {}
         self._thawed, self._ended, self._over = threading.Event(), threading.Event(), threading.Event()
         self._acceptor = threading.Thread()
 
@@ -175,16 +176,16 @@ class ThreadServer:
             except OSError:  # the client has gone, or no descriptor is free and the client still waits
                 self._over.wait(_LOOK)
                 continue
-            connection = Accepted(connection, self._thawed, self._ended)
+            connection = freezable(connection, self._thawed, self._ended)
             thread = threading.Thread(target=self._handle, args=(connection,), daemon=True)
             self._open[connection] = thread
             thread.start()
 
-    def _handle(self, connection: Accepted) -> None:
+    def _handle(self, connection: socket.socket) -> None:
         try:
             with connection:
                 try:
-                    self._handler(connection)
+                    self._handler(connection, self._ended)
                 except OSError:  # the client has gone
                     pass
                 except BaseException as error:  # pytest.fail() raises no Exception
@@ -196,7 +197,7 @@ class ThreadServer:
 
 def _has_come(connection: socket.socket) -> bool:
     """Return whether a handler can read something, or an end of file."""
-    with selectors.DefaultSelector() as selector, contextlib.suppress(ValueError):  # it is closed
+    with selectors.DefaultSelector() as selector, contextlib.suppress(OSError, ValueError):  # closed
         selector.register(connection, selectors.EVENT_READ)
         return bool(selector.select(0))
     return False
