@@ -3,18 +3,16 @@
 import contextlib
 import errno
 import os
-import signal
 import socket
 import threading
 import time
-from pathlib import Path
 
 import freezegun
 import pytest
 
 import safedial
 from safedial import testing
-from safedial.testing import intercept, namespace, servers
+from safedial.testing import intercept, servers
 from safedial.testing import outage as testing_outage
 from tests.support import faults
 from tests.support.forked import ends_well
@@ -415,39 +413,6 @@ class TestInterrupts:
             assert (threading.active_count(), server.state) == (before, "down")
             with server:
                 assert ask(server) == b"hello"
-
-    @pytest.mark.storm
-    @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
-    @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux lists its threads")
-    def test_signals_at_any_instant(self):
-        """In a process of its own: threading keeps what is left of a thread whose start() was interrupted."""
-        assert namespace.in_child(_interrupted_starts, within=300) > 50
-
-
-def _interrupted_starts():
-    """Return how many starts were interrupted."""
-
-    def ring(*args):
-        raise Interrupt
-
-    signal.signal(signal.SIGALRM, ring)
-    hit = 0
-    for turn in range(400):
-        server = testing.Outage()
-        try:
-            signal.setitimer(signal.ITIMER_REAL, 1e-5 + turn % 50 * 1e-5)
-            try:
-                server.start()
-                server.refuse_for(1, unused="ignore")
-                server.start()
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-        except Interrupt:
-            hit += 1
-        server.kill()
-        assert eventually(lambda: not answers(server)), turn  # noqa: B023  # an interrupted join() does not join
-    assert eventually(lambda: len(list(Path("/proc/self/task").iterdir())) == 1)
-    return hit
 
 
 class TestForks:

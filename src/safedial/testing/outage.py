@@ -61,7 +61,9 @@ class Outage:
         host: the numeric address to listen on. Default: 127.0.0.1.
         port: the port. Default: a free one that is at risk, a `dead_port`.
         within: seconds that a start may take: until the port is bound and a command answers. Default: 10.
-        latency: seconds that each piece of the server's answers is late; connecting is not. Only for a function.
+        latency: seconds that each piece of the server's answers is late, also the end of them; connecting is not. Only
+            for a function. With this or *reset_after*, its socket is a Unix one: TCP's options and addresses are not
+            there.
         reset_after: the number of bytes of the answers after which a connection is reset. A client that has not read
             the last of many may lose them, as always with a reset. Only for a function.
         unused: what happens at the end if *reset_after* has reset no connection: ``error`` raises AssertionError, which
@@ -198,7 +200,8 @@ class Outage:
     def refuse_for(self, dials: int | None = None, *, seconds: float | None = None, unused: Unused = "error") -> None:
         """Be down for a while: stop, and come up again before the dial after *dials*, or after *seconds*.
 
-        Give exactly one of the two.
+        Give exactly one of the two. The start is awaited in that dial, whatever its timeout, and in others that come
+        meanwhile: with a command that takes a second to start, an event loop stands still for that second.
 
         Args:
             dials: how many dials are refused. A dial is a ``connect()`` of this process's Python code, once for each
