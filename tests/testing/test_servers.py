@@ -131,6 +131,24 @@ class TestFunction:
                 sock.settimeout(10)
                 assert sock.recv(10) == b"two"
 
+    def test_a_handler_that_was_busy_does_not_answer_while_frozen(self):
+        def handler(connection):
+            busy.set()
+            done.wait(60)
+            connection.sendall(b"220 ready")
+
+        busy, done = threading.Event(), threading.Event()
+        with testing.Outage(handler) as server, socket.create_connection(server.address, 10) as sock:
+            busy.wait(10)
+            server.freeze()
+            done.set()
+            sock.settimeout(0.05)
+            with pytest.raises(TimeoutError):
+                sock.recv(10)
+            server.start()
+            sock.settimeout(10)
+            assert sock.recv(10) == b"220 ready"
+
     @pytest.mark.parametrize("end", ["stop", "kill"])
     def test_a_frozen_handler_ends_with_its_server(self, end):
         """It does not see what had come meanwhile."""

@@ -66,8 +66,7 @@ def _relayed(
         finally:
             if left and reset_after:
                 reset.note(str(reset_after - left))
-            # A reset comes when it is closed; an end of file before that, even if not all requests were read.
-            _wake(connection, socket.SHUT_RDWR if left != 0 else socket.SHUT_RD)
+            _wake(connection, socket.SHUT_RD)
             _wake(near, socket.SHUT_RDWR)
             while answer:
                 _, answer = answers.get()
