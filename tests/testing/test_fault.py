@@ -11,7 +11,8 @@ import pytest
 
 import safedial
 from safedial import testing
-from safedial.testing.fault import LOOKUPS, Fault, fault_manager, must_hit
+from safedial.testing.fault import LOOKUPS, CountingFault, must_hit
+from safedial.testing.manager import managed
 from tests.support import dials
 
 HOST = "127.0.0.1"
@@ -72,6 +73,7 @@ class TestUnused:
             with make(port) as fault, pytest.raises(OSError, match=r"refused|connected to itself|no local port"):
                 safedial.safe_connect((HOST, port), policy=None)
             assert fault.triggered
+            assert repr(fault) == f"<{make.__name__}({port}), triggered {fault.triggered}>"
 
     @pytest.mark.parametrize("unused", ["error", "warn"])
     def test_exception_of_the_block_wins(self, make, unused):
@@ -84,7 +86,7 @@ class TestUnused:
         with pytest.raises((AssertionError, UserWarning), match="hit no connect") as caught, make(unused=unused):
             pass
         _, ours = traceback.extract_tb(caught.value.__traceback__)
-        assert (ours.filename, ours.name) == (testing.fault.__file__, "__exit__")
+        assert (ours.filename, ours.name) == (testing.manager.__file__, "__exit__")
 
     @pytest.mark.parametrize(("unused", "error"), [("no", ValueError), (None, TypeError), (True, TypeError)])
     def test_bad_values(self, make, unused, error):
@@ -148,7 +150,7 @@ class TestDialedInstead:
         assert words.endswith(f"{HOST} port {ports[4]}; 4 more")
 
     def test_long_names_are_cut(self):
-        with pytest.raises(AssertionError) as caught, must_hit(Fault("fault()", 5, None, "error")) as fault:
+        with pytest.raises(AssertionError) as caught, must_hit(CountingFault("fault()", 5, None, "error")) as fault:
             fault.trigger(("x" * 10_000, 6))
         assert len(str(caught.value)) < 300
 
@@ -232,7 +234,8 @@ class TestLayer:
     def test_is_not_there_before(self, make):
         manager = make()
         assert not is_patched()
-        del manager
+        with pytest.warns(UserWarning, match="never entered"):
+            del manager
 
 
 class TestOfLookups:
@@ -240,9 +243,9 @@ class TestOfLookups:
 
     @pytest.fixture
     def failing(self):
-        @fault_manager
+        @managed
         def failing(name):
-            with must_hit(Fault(f"failing({name!r})", None, None, "error", LOOKUPS)) as fault:
+            with must_hit(CountingFault(f"failing({name!r})", None, None, "error", LOOKUPS)) as fault:
                 yield fault
 
         return lambda: failing("db")

@@ -271,6 +271,8 @@ def test_interrupted_exit(monkeypatch):
     assert _is_plain()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # __del__ is interrupted, too
+@pytest.mark.filterwarnings("ignore:.*never entered:UserWarning")
 @pytest.mark.parametrize("setter", [pytest.param(sys.setprofile, marks=pytest.mark.storm), sys.settrace])
 def test_interrupt_at_each_call_and_return(setter):
     def after():
@@ -290,6 +292,7 @@ def test_interrupt_at_each_call_and_return(setter):
 @pytest.mark.storm
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # raised in a callback of the collector
+@pytest.mark.filterwarnings("ignore:.*never entered:UserWarning")
 def test_signals_at_any_instant():
     def ring(*args):
         raise Interrupt

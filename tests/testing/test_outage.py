@@ -329,6 +329,14 @@ class TestRefusal:
                 server.refuse_for(seconds=3600)
             assert ask(server) == b"hello"
             server.refuse_for(seconds=3600)
+    @pytest.mark.parametrize("options", [{}, {"unused": "warn"}])
+    def test_unused_is_a_warning_without_a_block(self, options):
+        server = testing.Outage()
+        server.start()
+        server.refuse_for(2, **options)
+        server.kill()
+        with pytest.warns(UserWarning, match=r"refuse_for\(2\) hit no connect; kill\(\) ended it before a dial"):
+            del server
 
     def test_an_exception_says_more_than_a_refusal_that_nobody_has_dialed(self):
         server = testing.Outage().__enter__()

@@ -3,7 +3,7 @@
 import socket
 from typing import Any
 
-from safedial.testing.fault import Fault, Unused, Wording
+from safedial.testing.fault import CountingFault, Unused, Wording
 from safedial.testing.outage import Outage
 from safedial.testing.ports import check_whole
 from safedial.testing.servers import Handler, check_not_async, echo, hang_up
@@ -25,7 +25,8 @@ class HangingUp(Outage):
         check_not_async(server)
         self._serve = server
         super().__init__(self._hang_up_or_serve, unused=unused, **options)
-        self._fault = Fault(f"hanging_up({'' if dials is None else dials})", self.port, dials, unused, _CONNECTIONS)
+        call = f"hanging_up({'' if dials is None else dials})"
+        self._fault = CountingFault(call, self.port, dials, unused, _CONNECTIONS)
         self._faults.append(self._fault)
 
     @property

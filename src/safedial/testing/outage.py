@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import os
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from weakref import WeakSet
 from safedial import _clock
 from safedial._address import seconds as check_seconds
 from safedial._address import shown
-from safedial.testing.fault import Fault, Unused
+from safedial.testing.fault import CountingFault, Unused
 from safedial.testing.holders import holders
 from safedial.testing.ports import check_numeric, check_port, check_whole, dead_port
 from safedial.testing.refusing import after_dials, after_seconds
@@ -104,7 +105,7 @@ class Outage:
         if port is not None:
             check_port(port)
         self._within = check_seconds("within", within)
-        reset = Fault(f"reset_after={reset_after}", None, None, unused, RESETS)
+        reset = CountingFault(f"reset_after={reset_after}", None, None, unused, RESETS)
         self._handler_or_command = relayed(server, latency, reset_after, reset)
         self.host = host
         self.port: int = dead_port(host) if port is None else port
@@ -119,7 +120,7 @@ class Outage:
         # timer.
         self._refusal: object = None
         # What must have hit something when the outage ends.
-        self._faults: list[Fault] = [] if reset_after is None else [reset]
+        self._faults: list[CountingFault] = [] if reset_after is None else [reset]
         # What handlers have raised.
         self._errors: list[BaseException] = []
         self._entered = False
@@ -157,6 +158,11 @@ class Outage:
         if not self._entered:  # nobody else would tell
             raise error
         self._errors.append(error)
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            for fault in getattr(self, "_faults", ()):  # an argument may have been wrong
+                fault.check_hit(raises=False)
 
     @property
     def address(self) -> Address:
@@ -210,7 +216,8 @@ class Outage:
             seconds: for how long; more than 0. Not while `fast_retries` is active: it does not sleep a client's waits,
                 so that all its dials would come before this time is over.
             unused: for *dials*, what happens when the outage ends, as a context manager, if none was refused: ``error``
-                raises AssertionError, which says what was dialed instead; ``warn`` warns; ``ignore``.
+                raises AssertionError, which says what was dialed instead; ``warn`` warns; ``ignore``. If it was no
+                context manager, ``error`` warns, too, once nobody has the outage any more.
 
         Raises:
             TypeError, ValueError: an argument is wrong; the message names it.
@@ -225,7 +232,7 @@ class Outage:
                 raise RuntimeError("fast_retries is active: waits are not slept; give refuse_for() dials, not seconds")
         else:
             check_whole("dials", dials)
-        fault = None if dials is None else Fault(f"refuse_for({dials})", self.port, dials, unused)
+        fault = None if dials is None else CountingFault(f"refuse_for({dials})", self.port, dials, unused)
         self._refusing.close()
         with self._lock:
             self._forget_refusal("another refuse_for()")
@@ -248,7 +255,7 @@ class Outage:
                     self._refusing.close()  # not before: other dials wait there until the server is up
 
     def _forget_refusal(self, by: str | None) -> None:
-        if by and isinstance(self._refusal, Fault):
+        if by and isinstance(self._refusal, CountingFault):
             self._refusal.end_early(by)
         self._refusal = None
 

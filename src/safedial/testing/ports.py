@@ -9,6 +9,7 @@ from collections.abc import Generator
 from safedial._address import family_of
 from safedial._tcp import steering
 from safedial._tcp.port_settings import PortSettings, read_reserved, reserved_in
+from safedial.testing.manager import managed
 
 # As in `resilience`.
 __tracebackhide__ = True
@@ -39,7 +40,7 @@ def dead_port(host: str = "127.0.0.1") -> int:
         return port
 
 
-@contextlib.contextmanager
+@managed
 def refused_port(host: str = "127.0.0.1") -> Generator[int]:
     """Hold a port like `dead_port`, bound and not listening: every connect to it is refused.
 
@@ -98,7 +99,7 @@ def bound(host: str) -> socket.socket:
             continue
         holder = socket.socket(family_of(host), socket.SOCK_STREAM)
         try:
-            holder.bind((host, port))
+            bind(holder, host, port)
             _passed += place + 1
             return holder
         except OSError as error:
@@ -107,6 +108,16 @@ def bound(host: str) -> socket.socket:
                 raise
     unreserved = " and not in net.ipv4.ip_local_reserved_ports" if reserved else ""
     raise OSError(errno.EADDRINUSE, f"no port of {low} to {high} is free on {host}{unreserved}")
+
+
+def bind(sock: socket.socket, host: str, port: int) -> None:
+    """Bind *sock* to *port* of *host*; the error says so if that is not an address of this host."""
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+        raise OSError(error.errno, f"host must be an address of this host, not {host}") from None
 
 
 def is_free(port: int) -> bool:

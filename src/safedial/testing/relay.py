@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from safedial import _clock
 from safedial._address import seconds
 from safedial._tcp.selfconnect import RESET
-from safedial.testing.fault import Fault, Wording
+from safedial.testing.fault import CountingFault, Wording
 from safedial.testing.ports import check_whole
 from safedial.testing.servers import Handler, Server
 
@@ -19,7 +19,7 @@ RESETS = Wording("connection", "the answers had fewer bytes", "nobody has connec
 
 
 def relayed(
-    server: Server, latency: float | None, reset_after: int | None, reset: Fault
+    server: Server, latency: float | None, reset_after: int | None, reset: CountingFault
 ) -> Callable[[socket.socket, threading.Event], object] | Sequence[str]:
     """Return *server* behind a network where each piece of its answers is *latency* seconds late, or that resets.
 
@@ -39,7 +39,7 @@ def relayed(
 
 
 def _relayed(
-    handler: Handler, latency: float, reset_after: int | None, reset: Fault
+    handler: Handler, latency: float, reset_after: int | None, reset: CountingFault
 ) -> Callable[[socket.socket, threading.Event], object]:
     def relay(connection: socket.socket, ended: threading.Event) -> None:
         near, far = socket.socketpair()
