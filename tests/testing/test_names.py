@@ -3,6 +3,8 @@
 import _socket
 import asyncio
 import contextlib
+import gc
+import signal
 import socket
 import subprocess
 import sys
@@ -15,9 +17,10 @@ import trio
 
 import safedial
 from safedial import testing
+from safedial._clients import patch
 from safedial._dial import replaced, resolve
-from safedial.testing import names
-from tests.support import dials, faults
+from safedial.testing import lookups, names
+from tests.support import dials, faults, interrupts
 
 NAME = "db.test"
 # What there is without any fault; the functions are put back.
@@ -173,6 +176,24 @@ def test_other_names_are_left_alone():
         assert not fault.triggered
 
 
+@pytest.mark.parametrize("dial", [dials.DIALS["safe_connect"], dials.DIALS["open_connection"]], ids=["sync", "async"])
+def test_the_users_resolver_is_asked_for_other_names(dial):
+    def resolver(host, port, **hints):
+        asked.append(host)
+        return socket.getaddrinfo("127.0.0.1", port, **hints)
+
+    asked = []
+    with faults.listener() as server, testing.name_failure(NAME, unused="ignore"):
+        dial("other.test", server.getsockname()[1], policy=None, resolver=resolver)
+    assert asked == ["other.test"]
+
+
+def test_a_connect_to_a_number_looks_nothing_up():
+    with faults.listener() as server, pytest.raises(AssertionError, match="no look-up by Python was seen"):
+        with testing.name_failure(NAME):
+            _connect(*server.getsockname())
+
+
 def test_an_unused_one_says_what_was_looked_up():
     fault = testing.name_failure("db.test")
     fault.__enter__()
@@ -221,6 +242,82 @@ def test_many_threads_count_each_look_up(port):
         for thread in threads:
             thread.join()
         assert fault.triggered == 77
+
+
+def _fail_for_a_while():
+    with testing.name_failure(NAME, unused="ignore"):
+        pass
+
+
+class Interrupt(BaseException):
+    pass
+
+
+def test_interrupted_exit(monkeypatch):
+    """The fault is over, and the next one puts everything back."""
+
+    def interrupted(*args):
+        raise Interrupt
+
+    with pytest.raises(Interrupt), monkeypatch.context() as patched:
+        patched.setattr(lookups, "_end", interrupted)
+        _fail_for_a_while()
+    gc.collect()
+    assert not _is_plain()
+    with pytest.raises(socket.gaierror) as caught:
+        socket.getaddrinfo(NAME, 80, flags=socket.AI_NUMERICHOST)
+    assert caught.value.errno == socket.EAI_NONAME
+    _fail_for_a_while()
+    assert _is_plain()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # __del__ is interrupted, too
+@pytest.mark.filterwarnings("ignore:.*never entered:UserWarning")
+@pytest.mark.parametrize("setter", [pytest.param(sys.setprofile, marks=pytest.mark.storm), sys.settrace])
+def test_interrupt_at_each_call_and_return(setter):
+    def after():
+        assert not lookups._in_use()
+        _fail_for_a_while()
+        assert _is_plain()
+        assert not patch.lock._is_owned(), "the lock is held for ever"
+
+    before = sys.gettrace(), sys.getprofile()
+    try:
+        assert interrupts.interrupt_each(_fail_for_a_while, setter, after) > 50
+    finally:
+        sys.settrace(before[0])
+        sys.setprofile(before[1])
+
+
+@pytest.mark.storm
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # raised in a callback of the collector
+@pytest.mark.filterwarnings("ignore:.*never entered:UserWarning")
+def test_signals_at_any_instant():
+    def ring(*args):
+        raise Interrupt
+
+    before = signal.signal(signal.SIGALRM, ring)
+    hit = 0
+    try:
+        for turn in range(5_000):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-5 + turn % 80 * 1e-5)
+                try:
+                    for _ in range(3):
+                        _fail_for_a_while()
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except Interrupt:
+                hit += 1
+            if turn % 20 == 0:
+                gc.collect()
+                assert not lookups._in_use()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert hit > 500
+    _fail_for_a_while()
+    assert _is_plain()
 
 
 class TestSomebodyElsesGetaddrinfo:

@@ -12,9 +12,10 @@ import pytest
 
 import safedial
 from safedial import testing
-from safedial.testing import intercept
+from safedial.testing import intercept, servers
 from safedial.testing import outage as testing_outage
 from tests.support import faults
+from tests.support.forked import ends_well
 from tests.support.plain import answers, ask, ends_of, eventually
 
 
@@ -203,6 +204,66 @@ class TestRefusal:
             assert server.state == "down"
             assert not answers(server)
 
+    def test_a_late_attempt_does_not_thaw_a_server(self):
+        with testing.Outage() as server:
+            server.refuse_for(dials=1)
+            (fault,) = intercept._interceptors()
+            assert not answers(server)
+            server.start()
+            server.freeze()
+            with socket.socket() as late:
+                fault(late, server.address, lambda: None)
+            assert server.state == "frozen"
+
+    @pytest.mark.parametrize("dials", [1, 5])
+    def test_concurrent_dials(self, dials):
+        """Exactly as many are refused, and the others wait until the server is up, even if a start takes a while."""
+
+        def dial():
+            together.wait()
+            found.append(answers(server))
+
+        with testing.Outage(port=faults.port_never_drawn()) as server:
+            for _ in range(5):
+                server.refuse_for(dials)
+                found, together = [], threading.Barrier(20)
+                threads = [threading.Thread(target=dial) for _ in range(20)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                assert sorted(found) == [False] * dials + [True] * (20 - dials)
+
+    def test_a_dial_waits_for_the_start_of_another(self, monkeypatch):
+        """And one to another port does not."""
+
+        def begin(self):
+            second = threading.Thread(target=lambda: found.append(answers(server)))
+            second.start()
+            threads.append(second)
+            elsewhere = threading.Thread(target=lambda: found.append(answers(other)))
+            elsewhere.start()
+            elsewhere.join()
+            second.join(0.1)
+            real(self)
+
+        real, found, threads = servers.ThreadServer.begin, [], []
+        with testing.Outage() as other, testing.Outage() as server:
+            server.refuse_for(1)
+            assert not answers(server)
+            monkeypatch.setattr(servers.ThreadServer, "begin", begin)
+            assert answers(server)
+            threads[0].join()
+            assert found == [True, True]
+
+    def test_a_watcher_of_dials_sees_a_refused_one(self):
+        """An interceptor that is older than the refusal."""
+        seen = []
+        with testing.Outage() as server, intercept.intercepting(lambda _, address, __: seen.append(address[1])):
+            server.refuse_for(1)
+            assert [answers(server) for _ in range(2)] == [False, True]
+            assert seen == [server.port] * 2
+
     def test_a_late_attempt_is_not_counted_for_the_next_refusal(self):
         with testing.Outage() as server:
             server.refuse_for(dials=1)
@@ -244,15 +305,6 @@ class TestRefusal:
         with pytest.raises(AssertionError, match=r"refuse_for\(2\) hit no connect; start\(\) ended it before a dial$"):
             server.__exit__(None, None, None)
 
-    @pytest.mark.parametrize("options", [{}, {"unused": "warn"}])
-    def test_unused_is_a_warning_without_a_block(self, options):
-        server = testing.Outage()
-        server.start()
-        server.refuse_for(2, **options)
-        server.kill()
-        with pytest.warns(UserWarning, match=r"refuse_for\(2\) hit no connect; kill\(\) ended it before a dial"):
-            del server
-
     @pytest.mark.parametrize(
         ("end", "words"),
         [
@@ -277,6 +329,15 @@ class TestRefusal:
                 server.refuse_for(seconds=3600)
             assert ask(server) == b"hello"
             server.refuse_for(seconds=3600)
+
+    @pytest.mark.parametrize("options", [{}, {"unused": "warn"}])
+    def test_unused_is_a_warning_without_a_block(self, options):
+        server = testing.Outage()
+        server.start()
+        server.refuse_for(2, **options)
+        server.kill()
+        with pytest.warns(UserWarning, match=r"refuse_for\(2\) hit no connect; kill\(\) ended it before a dial"):
+            del server
 
     def test_an_exception_says_more_than_a_refusal_that_nobody_has_dialed(self):
         server = testing.Outage().__enter__()
@@ -337,6 +398,66 @@ class TestRefusal:
         with testing.Outage() as server:
             server.refuse_for(dials=50)
             assert [answers(server) for _ in range(51)] == [False] * 50 + [True]
+
+
+class Interrupt(BaseException):
+    """As a signal handler raises."""
+
+
+class TestInterrupts:
+    def test_a_start_that_is_interrupted_leaves_nothing(self, monkeypatch):
+        """After its thread has begun: it is over, and the port is free."""
+        real = threading.Thread.start
+
+        def start(self):
+            real(self)
+            raise Interrupt
+
+        before = threading.active_count()
+        for way in ("start", "__enter__"):
+            server = testing.Outage()
+            with monkeypatch.context() as patch, pytest.raises(Interrupt):
+                patch.setattr(threading.Thread, "start", start)
+                getattr(server, way)()
+            assert (threading.active_count(), server.state) == (before, "down")
+            with server:
+                assert ask(server) == b"hello"
+
+
+class TestForks:
+    def test_a_child_ends_nothing(self):
+        with testing.Outage() as server, socket.create_connection(server.address) as sock:
+            sock.sendall(b"x")
+            assert sock.recv(1) == b"x"
+            for end in (server.stop, server.kill, lambda: server.__exit__(None, None, None)):
+                assert ends_well(end)
+            sock.sendall(b"y")
+            assert sock.recv(1) == b"y"
+
+    def test_a_child_that_lives_on_listens_no_more(self):
+        """And its dials bring nothing back."""
+
+        def dial():
+            assert server.state == "down"
+            assert not any(answers(server) for _ in range(3))
+
+        with testing.Outage() as server:
+            server.refuse_for(1)
+            assert ends_well(dial)
+            assert [answers(server) for _ in range(2)] == [False, True]
+            ours, childs = socket.socketpair()
+            with ours, childs:
+                pid = os.fork()
+                if not pid:
+                    childs.sendall(b"I live")
+                    childs.recv(1)
+                    os._exit(0)
+                ours.recv(6)
+                server.stop()
+                refused = not answers(server)
+                ours.sendall(b"x")
+            os.waitpid(pid, 0)
+            assert refused
 
 
 class TestStart:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,11 @@ import pytest
 
 import safedial
 from safedial import testing
+from safedial.testing import process_group
 from tests.support import left, libc
 from tests.support.databases import _directory, postgres_command  # noqa: F401  # fixtures
-from tests.support.plain import eventually
+from tests.support.forked import ends_well
+from tests.support.plain import answers, ask, eventually
 
 needs_redis = pytest.mark.skipif(
     not shutil.which("redis-server"), reason="redis-server is not installed: apt-get install redis-server"
@@ -185,3 +188,59 @@ def test_a_command_that_does_not_exist_leaves_no_watcher():
     with pytest.raises(FileNotFoundError, match="no-such-command"):
         testing.Outage(["no-such-command", "{port}"]).start()
     assert not left.children()
+
+
+@pytest.mark.parametrize("reaped", [True, False], ids=["reaped", "a zombie"])
+def test_a_watcher_that_was_killed(reaped):
+    """If somebody else has reaped it, its number may be another's: the command alone gets signals."""
+    with testing.Outage(REDIS) as server:
+        process, group = server._server._process, server._server._group
+        os.kill(group.number, signal.SIGKILL)
+        os.waitid(os.P_PID, group.number, os.WEXITED | (0 if reaped else os.WNOWAIT))
+        with pytest.MonkeyPatch.context() as patch:
+            sent = []
+            patch.setattr(os, "killpg", lambda *args: sent.append(args))
+            group.thaw()
+            assert bool(sent) is not reaped
+        server.freeze()
+        with pytest.raises(TimeoutError):
+            socket.create_connection(server.address, 0.05)
+        server.start()
+        assert ask(server, b"PING\r\n") == b"+PONG\r\n"
+    assert left.has_ended(process.pid)
+
+
+def test_children_that_nobody_waits_for():
+    """The kernel reaps them itself (sigaction(2))."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with testing.Outage(REDIS) as server:
+            process = server._server._process
+            server.freeze()
+            server.start()
+            assert ask(server, b"PING\r\n") == b"+PONG\r\n"
+            server.refuse_for(1)
+            assert [answers(server) for _ in range(2)] == [False, True]
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert left.has_ended(process.pid)
+
+
+def test_a_group_gets_no_signals_after_its_end(monkeypatch):
+    with process_group.ProcessGroup() as group:
+        pass
+    # Its number may be another's by now.
+    monkeypatch.setattr(os, "killpg", lambda *args: pytest.fail("a group was signalled"))
+    monkeypatch.setattr(os, "waitid", lambda *args: None)
+    group.kill()
+
+
+def test_a_forked_child_ends_no_command():
+    with testing.Outage(REDIS) as server:
+        assert ends_well(lambda: server.kill())
+        assert ends_well(lambda: server.__exit__(None, None, None))
+        assert ask(server, b"PING\r\n") == b"+PONG\r\n"
+        server.freeze()
+        assert ends_well(lambda: server.stop())
+        server.start()
+        assert ask(server, b"PING\r\n") == b"+PONG\r\n"

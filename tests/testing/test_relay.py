@@ -1,6 +1,7 @@
 """Answers that are late, or cut off by a reset."""
 
 import socket
+import threading
 
 import pytest
 
@@ -135,3 +136,26 @@ def test_says_if_it_has_reset_nothing():
 def test_bad_arguments(options, error, words):
     with pytest.raises(error, match=words):
         testing.Outage(**options)
+
+
+def test_a_piece_does_not_wait_for_the_one_before():
+    """The server's end takes more than a socket has room for, while the first piece is on its way."""
+
+    def handler(connection):
+        connection.sendall(bytes(8 * 10**6))
+        sent.set()
+
+    sent = threading.Event()
+    with testing.Outage(handler, latency=FOREVER) as server, socket.create_connection(server.address, 10):
+        assert sent.wait(10)
+
+
+def test_the_end_of_a_connection_whose_answers_wait():
+    """More than are kept: the server's thread that takes them ends all the same."""
+    before = threading.active_count()
+    with (
+        testing.Outage(lambda connection: connection.sendall(bytes(10**8)), latency=FOREVER) as server,
+        socket.create_connection(server.address, 10),
+    ):
+        assert eventually(lambda: server._server._open)
+    assert eventually(lambda: threading.active_count() == before)

@@ -53,12 +53,12 @@ _layer = _Interception()
 
 
 @contextlib.contextmanager
-def intercepting(interceptor: Interceptor) -> Generator[None]:
-    """Call *interceptor* before every TCP connect of this process, in all its threads."""
+def intercepting(interceptor: Interceptor, *, nearest_kernel: bool = False) -> Generator[None]:
+    """Call *interceptor* before every TCP connect of this process, in all its threads; before the others, or last."""
     user = _User(interceptor)
     patch.put(_layer, user, nearest_kernel=True)
     try:
-        _users.append(weakref.ref(user, _users.remove))
+        _users.insert(0 if nearest_kernel else len(_users), weakref.ref(user, _users.remove))
         yield
     finally:
         patch.remove(_layer, user)

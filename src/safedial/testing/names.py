@@ -23,9 +23,10 @@ def name_failure(
 ) -> Generator[Fault]:
     """Make this process's look-ups of *name* fail with `socket.gaierror`, as the resolver's own. Yield the `Fault`.
 
-    So it is for `socket.getaddrinfo`, whoever calls it, the event loops of asyncio, uvloop and trio, gevent,
-    ``connect()`` with a name, `socket.gethostbyname`, and the *resolver* of a `safedial.Dialer`. Not reached are C
-    libraries, and resolvers that ask the name servers themselves: c-ares, dnspython, and with it eventlet's.
+    So it is for TCP dials: by `socket.getaddrinfo`, whoever calls it, the event loops of asyncio, uvloop and trio,
+    gevent, ``connect()`` with a name, `socket.gethostbyname`, and the *resolver* of a `safedial.Dialer`. Not reached
+    are C libraries, and resolvers that ask the name servers themselves: c-ares, dnspython, and with it eventlet's; nor
+    what is no TCP dial: ``gethostbyaddr()``, ``bind()`` and UDP with a name, uvloop's servers and UDP.
 
     Args:
         name: the host name; compared as the DNS does, without regard to case and a dot at the end.

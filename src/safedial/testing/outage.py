@@ -3,12 +3,14 @@
 import contextlib
 import errno
 import functools
+import os
 import sys
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
+from weakref import WeakSet
 
 from safedial import _clock
 from safedial._address import seconds as check_seconds
@@ -50,7 +52,7 @@ class Outage:
 
     A command and its child processes end with this process, also if that is killed. What a function raises, such as an
     assertion that fails, is raised again at the end of the context manager, the first of several. Only an OSError is
-    not: the client has gone.
+    not: the client has gone. In a forked child, the server is the parent's: it is ``down`` there, and nothing ends it.
 
     Args:
         server: the server. A function is called with each connected socket, in a thread of its own. A list of words is
@@ -60,7 +62,9 @@ class Outage:
         host: the numeric address to listen on. Default: 127.0.0.1.
         port: the port. Default: a free one that is at risk, a `dead_port`.
         within: seconds that a start may take: until the port is bound and a command answers. Default: 10.
-        latency: seconds that each piece of the server's answers is late; connecting is not. Only for a function.
+        latency: seconds that each piece of the server's answers is late, also the end of them; connecting is not. Only
+            for a function. With this or *reset_after*, its socket is a Unix one: TCP's options and addresses are not
+            there.
         reset_after: the number of bytes of the answers after which a connection is reset. A client that has not read
             the last of many may lose them, as always with a reset. Only for a function.
         unused: what happens at the end if *reset_after* has reset no connection: ``error`` raises AssertionError, which
@@ -120,13 +124,19 @@ class Outage:
         # What handlers have raised.
         self._errors: list[BaseException] = []
         self._entered = False
+        _outages.add(self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} on port {self.port}>"  # the command may have a password
 
     def __enter__(self) -> Self:
         self._entered = True
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self._entered = False
+            self._end(kill=True)  # nobody else would, and an interrupt may come at any moment
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
@@ -164,16 +174,7 @@ class Outage:
         self._refusing.close()  # before the lock is taken, because its timer may wait for the lock
         with self._lock:
             self._forget_refusal("start()")
-            self._backlog.close()
-            if self._server is not None and not self._server.alive:
-                self._server.end(kill=True)
-                self._server = None
-            if self._server is None or self.started is None:
-                self._server, self.started = self._bind()
-            elif self.state == "frozen":
-                self._server.thaw()
-            self.state = "up"
-            return self.started
+            return self._come_up()
 
     def stop(self) -> None:
         """End in order: connections are closed, attempts to connect refused."""
@@ -205,7 +206,8 @@ class Outage:
     def refuse_for(self, dials: int | None = None, *, seconds: float | None = None, unused: Unused = "error") -> None:
         """Be down for a while: stop, and come up again before the dial after *dials*, or after *seconds*.
 
-        Give exactly one of the two.
+        Give exactly one of the two. The start is awaited in that dial, whatever its timeout, and in others that come
+        meanwhile: with a command that takes a second to start, an event loop stands still for that second.
 
         Args:
             dials: how many dials are refused. A dial is a ``connect()`` of this process's Python code, once for each
@@ -231,20 +233,26 @@ class Outage:
         else:
             check_whole("dials", dials)
         fault = None if dials is None else CountingFault(f"refuse_for({dials})", self.port, dials, unused)
-        self._end(kill=False, by="another refuse_for()")
+        self._refusing.close()
         with self._lock:
-            refusal = self._refusal = fault or object()
-            back = functools.partial(self._come_back, refusal)
-            if fault is not None:
+            self._forget_refusal("another refuse_for()")
+            back = functools.partial(self._come_back, refusal := fault or object())
+            if fault is not None:  # before the end, so that each dial after it is counted
                 self._faults.append(fault)
                 self._refusing.enter_context(after_dials(fault, back, self._lock))
-            elif seconds is not None:
+            self._go_down(kill=False)
+            self._refusal = refusal
+            if seconds is not None:
                 self._refusing.enter_context(after_seconds(seconds, back))
 
     def _come_back(self, refusal: object) -> None:
         with self._lock:
             if self._refusal is refusal:
-                self.start()
+                self._forget_refusal(None)
+                try:
+                    self._come_up()
+                finally:
+                    self._refusing.close()  # not before: other dials wait there until the server is up
 
     def _forget_refusal(self, by: str | None) -> None:
         if by and isinstance(self._refusal, CountingFault):
@@ -255,24 +263,44 @@ class Outage:
         self._refusing.close()
         with self._lock:
             self._forget_refusal(by)
-            self._backlog.close()
-            server, self._server, self.state = self._server, None, "down"
-            if server is not None:
-                server.end(kill=kill)  # under the lock: another start waits until the port is free
+            self._go_down(kill=kill)
 
-    def _bind(self) -> tuple[ThreadServer | ProcessServer, Start]:
+    # The lock is held until the port is free, or the server is up: another start waits.
+    def _go_down(self, *, kill: bool) -> None:
+        self._backlog.close()
+        self.state = "down"
+        if self._server is not None:
+            self._server.end(kill=kill)
+            self._server = None
+
+    def _come_up(self) -> Start:
+        self._backlog.close()
+        if self._server is not None and not self._server.alive:
+            self._go_down(kill=True)
+        try:
+            if self._server is None or self.started is None:
+                self.started = self._bind()
+            elif self.state == "frozen":
+                self._server.thaw()
+            self.state = "up"
+        except BaseException:  # also an interrupt
+            self._go_down(kill=True)
+            raise
+        return self.started
+
+    def _bind(self) -> Start:
         began, binds = _clock.real(), 0
         held_by: tuple[str, ...] = ()
-        server: ThreadServer | ProcessServer
         what, address = self._handler_or_command, self.address
         while True:
             binds += 1
+            if callable(what):
+                self._server = ThreadServer(address, what, self._failed)
+            else:
+                self._server = ProcessServer(address, what, self._within)
             try:
-                if callable(what):
-                    server = ThreadServer(address, what, self._failed)
-                else:
-                    server = ProcessServer(address, what, self._within)
-                return server, Start(_clock.real() - began, binds, held_by)
+                self._server.begin()
+                return Start(_clock.real() - began, binds, held_by)
             except OSError as error:
                 late = _clock.real() - began > self._within
                 held_by = held_by or tuple(holders(self.port))  # after the clock was read, because it takes time
@@ -280,4 +308,30 @@ class Outage:
                     for holder in held_by[:_MOST_NOTES]:
                         error.add_note(f"safedial: port {self.port} is held: {holder}")
                     raise error.with_traceback(None)  # noqa: B904  # it is the same exception
+                self._server.end(kill=True)
                 time.sleep(_BIND_PAUSE)
+
+    def _leave_to_parent(self) -> None:
+        """In a forked child: the server is the parent's, and no dial of this process is counted."""
+        self._lock = threading.RLock()  # another thread may have held it
+        self._refusing.close()
+        self._backlog.close()
+        self._refusal, self._faults, self._errors = None, [], []
+        if self._server is not None:
+            self._server.leave_to_parent()
+            _of_parent.append(self._server)
+            self._server, self.state = None, "down"
+
+
+_outages: WeakSet[Outage] = WeakSet()
+# Kept: `subprocess.Popen` would warn that its process still runs.
+_of_parent: list[ThreadServer | ProcessServer] = []
+
+
+def _leave_all_to_parent() -> None:
+    for outage in tuple(_outages):
+        outage._leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_all_to_parent)

@@ -19,7 +19,8 @@ class ProcessGroup:
     PR_SET_PDEATHSIG: it fires when the thread that started a command ends, and grandchildren don't inherit it.
 
     The watcher comes before the command, so nothing is unwatched for a moment. As long as it is not reaped, the number
-    of the group is not given to other processes. A process that leaves the group is not found: a session of PostgreSQL
+    of the group is not given to other processes. If somebody else has reaped it (``os.wait()``, or the kernel because
+    SIGCHLD is ignored), nobody can know whose the number is, and the group gets no signals any more. A process that leaves the group is not found: a session of PostgreSQL
     leaves, but ends by itself when its parent has gone.
 
     Attributes:
@@ -49,7 +50,8 @@ class ProcessGroup:
     def freeze(self) -> None:
         """Suspend the group."""
         self._signal(signal.SIGSTOP)
-        os.kill(self.number, signal.SIGCONT)  # the watcher goes on
+        if self._is_ours():
+            os.kill(self.number, signal.SIGCONT)  # the watcher goes on
 
     def thaw(self) -> None:
         """Let the group go on."""
@@ -61,9 +63,20 @@ class ProcessGroup:
             self._watcher.stdin.close()
 
     def _signal(self, number: int) -> None:
-        if self._watcher.returncode is None:  # not reaped
+        if self._is_ours():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.number, number)
+
+    def _is_ours(self) -> bool:
+        """Return whether the watcher is not reaped, by nobody."""
+        if self._watcher.returncode is not None:
+            return False
+        if hasattr(os, "waitid"):
+            try:
+                os.waitid(os.P_PID, self.number, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # reaps nothing
+            except ChildProcessError:
+                return False
+        return True
 
 
 _groups: WeakSet[ProcessGroup] = WeakSet()

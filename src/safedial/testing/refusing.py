@@ -15,19 +15,31 @@ from safedial.testing.intercept import Connect, intercepting
 def after_dials(
     fault: CountingFault, back: Callable[[], None], lock: threading.RLock
 ) -> contextlib.AbstractContextManager[None]:
-    """Call *back* before the first dial that *fault* does not hit, with *lock* held."""
+    """Call *back* before the first dial that *fault* does not hit, with *lock* held.
+
+    A dial that it hits has been refused before another can bring the server back: it is made with *lock* held.
+    """
     dialed = Sockets()
 
-    def intercept(sock: socket.socket, address: SockAddr, _connect: Connect) -> bool:
+    def intercept(sock: socket.socket, address: SockAddr, connect: Connect) -> bool:
         with contextlib.suppress(OSError):
             peer_of(sock)
             return False  # it is connected, perhaps by another interceptor
+        if not fault.is_for(address):  # it must not wait for a start
+            if dialed.add(sock):
+                fault.trigger(address)
+            return False
         with lock:
-            if dialed.add(sock) and not fault.trigger(address) and fault.is_for(address):
-                back()
+            if not dialed.add(sock):
+                return False
+            if fault.trigger(address):
+                connect()
+                return True
+            back()
         return False
 
-    return intercepting(intercept)
+    # The last one of all, because it makes connects itself.
+    return intercepting(intercept, nearest_kernel=True)
 
 
 @contextlib.contextmanager

@@ -1,16 +1,20 @@
 """A server's answers on their way through a bad network: late, or cut off by a reset."""
 
 import contextlib
+import queue
 import socket
 import threading
 from collections.abc import Callable, Sequence
 
+from safedial import _clock
 from safedial._address import seconds
 from safedial._tcp.selfconnect import RESET
 from safedial.testing.fault import CountingFault, Wording
 from safedial.testing.ports import check_whole
 from safedial.testing.servers import Handler, Server
 
+# Pieces of an answer that are on their way, of at most 64 kB each; then the server has to wait.
+_MOST = 256
 RESETS = Wording("connection", "the answers had fewer bytes", "nobody has connected")
 
 
@@ -43,12 +47,17 @@ def _relayed(
         threading.Thread(target=_serve, args=(handler, far, errors), daemon=True).start()
         requests = threading.Thread(target=_forward, args=(connection, near), daemon=True)
         requests.start()
-        left = reset_after
+        answers: queue.Queue[tuple[float, bytes]] = queue.Queue(_MOST)
+        threading.Thread(target=_take, args=(near, answers, latency), daemon=True).start()
+        left, answer = reset_after, b"?"
         try:
-            while left != 0 and (answer := near.recv(65536)[:left]):
-                ended.wait(latency)
-                connection.sendall(answer)
-                left = None if left is None else left - len(answer)
+            while left != 0:
+                due, answer = answers.get()
+                ended.wait(max(0.0, due - _clock.real()))
+                if not answer:
+                    break
+                connection.sendall(answer[:left])
+                left = None if left is None else max(0, left - len(answer))
             if left == 0:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
                 reset.trigger(connection.getsockname())
@@ -59,6 +68,8 @@ def _relayed(
                 reset.note(str(reset_after - left))
             _wake(connection, socket.SHUT_RD)
             _wake(near, socket.SHUT_RDWR)
+            while answer:
+                _, answer = answers.get()
             requests.join()  # as long as it reads, the connection can't be closed
             near.close()
 
@@ -73,6 +84,17 @@ def _serve(handler: Handler, far: socket.socket, errors: list[BaseException]) ->
             pass
         except BaseException as error:
             errors.append(error)
+
+
+def _take(near: socket.socket, answers: "queue.Queue[tuple[float, bytes]]", latency: float) -> None:
+    """Put each piece into *answers*, with the time when it is due; at the end an empty one."""
+    answer = b"?"
+    while answer:
+        try:
+            answer = near.recv(65536)
+        except OSError:  # the server has ended
+            answer = b""
+        answers.put((_clock.real() + latency, answer))
 
 
 def _forward(connection: socket.socket, near: socket.socket) -> None:

@@ -1,6 +1,7 @@
 """The two kinds of server behind an `Outage`: threads of this process, and a command of the user's.
 
-Each listens on its port as soon as it is made. Neither is started again after its end: a new one is made.
+Each listens on its port once `begin` is over. An interrupt may end that half-way, so it is no part of the making: who
+has made a server can end it at any moment. Neither is started again after its end: a new one is made.
 """
 
 import _socket
@@ -9,13 +10,14 @@ import errno
 import inspect
 import os
 import selectors
+import signal
 import socket
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import IO, TypeAlias
 
 from safedial import _clock
 from safedial._address import family_of
@@ -95,11 +97,16 @@ class ThreadServer:
         handler: Callable[[socket.socket, threading.Event], object],
         failed: Callable[[BaseException], object],
     ) -> None:
-        self._handler, self._failed = handler, failed
-        self._listener = socket.create_server(address, family=family_of(address[0]))
-        self._listener.settimeout(_LOOK)
+        self._address, self._handler, self._failed = address, handler, failed
+        self._listener: socket.socket | None = None
         self._open: dict[socket.socket, threading.Thread] = {}
-        self._thawed, self._ended = threading.Event(), threading.Event()
+        self._thawed, self._ended, self._over = threading.Event(), threading.Event(), threading.Event()
+        self._acceptor = threading.Thread()
+
+    def begin(self) -> None:
+        """Listen."""
+        self._listener = socket.create_server(self._address, family=family_of(self._address[0]))
+        self._listener.settimeout(_LOOK)
         self.thaw()
 
     def freeze(self) -> None:
@@ -107,21 +114,26 @@ class ThreadServer:
         self._thawed.clear()
         self._over.set()
         self._acceptor.join()
-        self._listener.listen(0)  # the smallest backlog, which is soon full
+        if self._listener is not None:
+            self._listener.listen(0)  # the smallest backlog, which is soon full
 
     def thaw(self) -> None:
         """Accept connections."""
         self._thawed.set()
-        self._listener.listen()
-        self._over = threading.Event()
-        self._acceptor = threading.Thread(target=self._accept, name="server of an outage", daemon=True)
-        self._acceptor.start()
+        if self._listener is not None:
+            self._listener.listen()
+            self._over = threading.Event()
+            self._acceptor = threading.Thread(
+                target=self._accept, args=(self._listener,), name="server of an outage", daemon=True
+            )
+            self._acceptor.start()
 
     def end(self, *, kill: bool) -> None:
         """Stop listening, and close the connections. If *kill* is set, reset them."""
         self._over.set()
-        self._acceptor.join()
-        self._listener.close()
+        if self._acceptor.is_alive():  # one whose start was interrupted ends by itself
+            self._acceptor.join()
+        self.leave_to_parent()
         if self._thawed.is_set():
             self._settle()
         self._ended.set()
@@ -139,6 +151,11 @@ class ThreadServer:
                     break
             connection.close()  # even if its handler waits for something else
 
+    def leave_to_parent(self) -> None:
+        """Close this process's copy of what listens."""
+        if self._listener is not None:
+            self._listener.close()
+
     def _settle(self) -> None:
         """Let the handlers take what their clients have sent, or that those have gone.
 
@@ -150,10 +167,10 @@ class ThreadServer:
                 while thread.is_alive() and _has_come(connection) and _clock.real() < end:
                     thread.join(_TURN)
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         while not self._over.is_set():
             try:
-                connection, _ = self._listener.accept()
+                connection, _ = listener.accept()
             except TimeoutError:
                 continue
             except OSError:  # the client has gone, or no descriptor is free and the client still waits
@@ -190,65 +207,87 @@ class ProcessServer:
     """A command that serves, such as redis-server, in a process group of its own."""
 
     def __init__(self, address: Address, command: Sequence[str], within: float) -> None:
+        self._address, self._command, self._within = address, command, within
+        self._name = command[0]  # the other words may have a password
+        self._output: IO[bytes] | None = None
+        self._group: ProcessGroup | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def begin(self) -> None:
+        """Run the command, and wait until it listens."""
         # A server that already listens there must not be mistaken for the command.
-        with socket.socket(family_of(address[0]), socket.SOCK_STREAM) as probe:
+        with socket.socket(family_of(self._address[0]), socket.SOCK_STREAM) as probe:
             if os.name == "posix":
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
-            probe.bind(address)
-        host, port = address
-        self._name = command[0]  # the other words may have a password
-        with contextlib.ExitStack() as stack:
-            self._output = stack.enter_context(tempfile.TemporaryFile())
-            self._group = stack.enter_context(ProcessGroup())
-            self._process = subprocess.Popen(  # noqa: S603  # the user's own command, without a shell
-                [word.replace("{host}", host).replace("{port}", str(port)) for word in command],
-                stdin=subprocess.DEVNULL,
-                stdout=self._output,
-                stderr=subprocess.STDOUT,
-                process_group=self._group.number,
-            )
-            stack.callback(self.end, kill=True)
-            self._await(address, within)
-            stack.pop_all()
+            probe.bind(self._address)
+        host, port = self._address
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  # until the end
+        self._group = ProcessGroup()
+        self._process = subprocess.Popen(  # noqa: S603  # the user's own command, without a shell
+            [word.replace("{host}", host).replace("{port}", str(port)) for word in self._command],
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            process_group=self._group.number,
+        )
+        self._await(self._process)
 
     @property
     def alive(self) -> bool:
         """Whether the command is running."""
-        return self._process.poll() is None
+        return self._process is not None and self._process.poll() is None
 
     def end(self, *, kill: bool) -> None:
         """Kill the whole process group. Unless *kill* is set, first let the command end by itself."""
-        if not kill:
+        if self._process is not None and not kill:
             self.thaw()
             self._process.terminate()
             end = _clock.real() + _PATIENCE
             while self.alive and _clock.real() < end:  # not wait(): freezegun stops its clock
                 time.sleep(_LOOK)
-        self._group.kill()
-        self._process.kill()  # it may have left the group
-        self._process.wait()
-        self._output.close()
+        if self._group is not None:
+            self._group.kill()
+        if self._process is not None:
+            self._process.kill()  # it may have left the group
+            self._process.wait()
+        if self._output is not None:
+            self._output.close()
+
+    def leave_to_parent(self) -> None:
+        """Nothing: a forked child has no copy of it. A `ProcessGroup` looks after itself."""
 
     def freeze(self) -> None:
         """Suspend the process group, so that it accepts nothing and answers nothing."""
-        self._group.freeze()
+        if self._group is not None:
+            self._group.freeze()
+        self._signal("SIGSTOP")
 
     def thaw(self) -> None:
         """Let the process group go on."""
-        self._group.thaw()
+        if self._group is not None:
+            self._group.thaw()
+        self._signal("SIGCONT")
 
-    def _await(self, address: Address, within: float) -> None:
+    def _signal(self, name: str) -> None:
+        """Signal the command itself: it may have left the group, or the group gets no signals."""
+        if self._process is not None:
+            self._process.send_signal(getattr(signal, name))  # Windows has neither
+
+    def _await(self, process: "subprocess.Popen[bytes]") -> None:
+        within = self._within
         end = _clock.real() + within
         while True:
-            if (status := self._process.poll()) is not None:
+            if (status := process.poll()) is not None:
                 raise OSError(f"{self._name} ended with status {status}: {self._printed()}")
             # Guarded, because it dials a dead port in a loop.
-            with contextlib.suppress(OSError), bypassing(), safe_connect(address, within or _LOOK, policy=None):
+            with contextlib.suppress(OSError), bypassing(), safe_connect(self._address, within or _LOOK, policy=None):
                 return
             if _clock.real() > end:
                 raise TimeoutError(f"{self._name} did not listen within {within:g} s: {self._printed()}")
             time.sleep(_LOOK)
 
     def _printed(self) -> str:
+        if self._output is None:
+            return ""
         self._output.seek(0)
         return self._output.read()[-2000:].decode(errors="replace").strip() or "it printed nothing"
