@@ -1,6 +1,6 @@
 """The clocks of safedial, in seconds. freezegun and time-machine stop neither. Imports nothing of safedial.
 
-Call them by the module, as `_clock.now()`: `fast_retries` puts another function there.
+Call them by the module, as `_clock.now()`: the first `advance` puts another function there.
 """
 
 import functools
@@ -9,7 +9,10 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
+# A year. A longer wait counts as one: where a clock is so far ahead that a float loses the seconds, no time ever passes.
+_LONGEST = 3.2e7
 # How far `fast_retries` advanced `now`, by context: a dial must not use up the time of those in other tasks or threads.
+# It stays so: a dial may still run when `fast_retries` ends, or when it begins again, and its clock must not leap.
 _ahead: ContextVar[float] = ContextVar("how far safedial's clock was advanced", default=0.0)
 
 
@@ -41,18 +44,14 @@ now: Callable[[], float] = real
 
 def ahead() -> float:
     """Return how far `now` is ahead of `real` in this context."""
-    return _ahead.get() if now is _now_ahead else 0.0
+    return _ahead.get()
 
 
 def advance(seconds: float) -> None:
-    """Advance `now` in this context, while it can be advanced."""
-    _ahead.set(_ahead.get() + seconds)
-
-
-def let_advance(can_advance: bool) -> None:
-    """Let `now` be what `advance` makes of it, or `real` again."""
+    """Advance `now` in this context, by a year at most. No clock goes back."""
     global now
-    now = _now_ahead if can_advance else real
+    now = _now_ahead
+    _ahead.set(_ahead.get() + min(_LONGEST, seconds))  # in this order: not a number is a year, too
 
 
 def _now_ahead() -> float:

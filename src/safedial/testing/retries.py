@@ -1,19 +1,41 @@
-"""tenacity's waits: recorded instead of slept, or watched."""
+"""tenacity's waits: recorded instead of slept, or watched.
+
+What is replaced of tenacity's does nothing by itself: it asks for the users there are. They are referred to weakly. So
+if an interrupt ends a function here half-way, what is left is harmless, and the next use puts it in order.
+"""
 
 import contextlib
 import functools
-import time
 import types
+import weakref
 from collections.abc import Callable, Generator
 from typing import Any, Self
 
 from safedial import _clock
-from safedial._forks import lock_held_across_forks
+from safedial._forks import loading, lock_held_across_forks
 from safedial.testing.manager import managed
 
-_watchers: list[Callable[[float], object]] = []
-_recordings: list[list[float]] = []
 _lock = lock_held_across_forks()
+
+
+class _User:
+    """Who is told of waits, as long as he is open and not freed. If he is *fast*, none is slept."""
+
+    open = True
+
+    def __init__(self, callback: Callable[[float], object], *, fast: bool) -> None:
+        self.callback, self.fast = callback, fast
+
+
+_users: list[weakref.ref[_User]] = []
+
+
+def _open_users() -> list[_User]:
+    return [user for ref in tuple(_users) if (user := ref()) is not None and user.open]
+
+
+def _are_fast() -> bool:
+    return any(user.fast for user in _open_users())
 
 
 @managed
@@ -25,75 +47,112 @@ def fast_retries() -> Generator[list[float]]:
     and tasks each have their own time. The clock of your own code is real. A policy's own sleep function is called
     with 0.
     """
-    import tenacity  # late: a program that tests no retries need not load it
-
-    class Unslept(tenacity.DoSleep):
-        """A policy yields an instance of this class for each wait."""
-
-        def __new__(cls, _seconds: float) -> Self:
-            return super().__new__(cls, 0.0)
-
-    module: Any = tenacity
     waits: list[float] = []
-
-    def record(seconds: float) -> None:
-        waits.append(seconds)
-
-    with watching_waits(record):
-        with _lock:
-            _recordings.append(waits)
-            if len(_recordings) == 1:
-                module.DoSleep, module.time = Unslept, _TenacitysTime("time")
-                _clock.let_advance(True)
-        try:
-            yield waits
-        finally:
-            with _lock:
-                del _recordings[[each is waits for each in _recordings].index(True)]
-                if not _recordings:
-                    module.DoSleep, module.time = module.DoSleep.__base__, time
-                    _clock.let_advance(False)
-
-
-class _TenacitysTime(types.ModuleType):
-    """The module time as tenacity sees it while waits are not slept."""
-
-    def monotonic(self) -> float:
-        return _clock.now()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(time, name)
+    with _using(_User(waits.append, fast=True)):
+        yield waits
 
 
 @contextlib.contextmanager
 def watching_waits(callback: Callable[[float], object]) -> Generator[None]:
     """Call *callback* with the seconds of each wait of a tenacity policy in this process, as it begins."""
-    import tenacity  # late, as above
+    with _using(_User(callback, fast=False)):
+        yield
 
-    state: Any = tenacity.RetryCallState
-    with _lock:
-        _watchers.append(callback)
-        if len(_watchers) == 1:
-            state.prepare_for_next_attempt = _telling(state.prepare_for_next_attempt)
+
+@contextlib.contextmanager
+def _using(user: _User) -> Generator[None]:
+    with loading:  # late: a program that tests no retries need not load it
+        import tenacity
     try:
+        with _lock:
+            if not _open_users():
+                _put_all_back()  # what an interrupt left
+                _replace_all(tenacity)
+            _users.append(weakref.ref(user, _users.remove))
         yield
     finally:
+        user.open = False
         with _lock:
-            del _watchers[[each is callback for each in _watchers].index(True)]
-            if not _watchers:
-                state.prepare_for_next_attempt = state.prepare_for_next_attempt.__wrapped__
+            if not _open_users():
+                _put_all_back()
 
 
-def _telling(plain: Any) -> Any:
+class _Replaced:
+    """One attribute of tenacity's, and what *make* makes of it in its place."""
+
+    def __init__(self, owner: Any, name: str, make: "Callable[[_Replaced, Any], Any]") -> None:
+        self._owner, self._name, self._plain = owner, name, getattr(owner, name)
+        while below := [each._plain for each in _replaced if each._made is self._plain]:
+            (self._plain,) = below  # somebody put back ours, which had been on its way out
+        self._made = make(self, self._plain)
+        _replaced.append(self)
+        _newest[name] = self
+        setattr(owner, name, self._made)
+
+    @property
+    def counts(self) -> bool:
+        """Whether this is the newest in its place: others may lie below."""
+        return _newest[self._name] is self
+
+    def put_back(self) -> None:
+        """Put back what stood there, unless somebody has put something else there: that stays, and ours below it."""
+        if getattr(self._owner, self._name, None) is self._made:
+            setattr(self._owner, self._name, self._plain)
+            _replaced.remove(self)
+
+
+_replaced: list[_Replaced] = []
+_newest: dict[str, _Replaced] = {}
+
+
+# Functions of their own: CPython 3.13 leaves the lock taken if a signal interrupts a loop that stands right in `with`.
+def _replace_all(tenacity: Any) -> None:
+    _Replaced(tenacity.RetryCallState, "prepare_for_next_attempt", _telling)
+    _Replaced(tenacity, "DoSleep", _unslept)
+    _Replaced(tenacity, "time", _TenacitysTime)
+
+
+def _put_all_back() -> None:
+    for each in _replaced[::-1]:
+        each.put_back()
+
+
+def _telling(replaced: _Replaced, plain: Any) -> Any:
     """Return *plain*, the last that a loop calls before a wait, so that it tells of the wait."""
 
     @functools.wraps(plain)
     def prepare_for_next_attempt(self: Any) -> None:
         plain(self)
-        seconds = float(self.upcoming_sleep)
-        for callback in tuple(_watchers):
-            callback(seconds)
-        if _recordings:
-            _clock.advance(seconds)
+        users = _open_users() if replaced.counts else []
+        for user in users:
+            user.callback(float(self.upcoming_sleep))
+        if any(user.fast for user in users):
+            _clock.advance(float(self.upcoming_sleep))
 
     return prepare_for_next_attempt
+
+
+def _unslept(_: _Replaced, plain: Any) -> Any:
+    class Unslept(plain):  # type: ignore[misc]  # tenacity.DoSleep
+        """A policy yields an instance of this class for each wait."""
+
+        def __new__(cls, seconds: float) -> Self:
+            made: Self = super().__new__(cls, 0.0 if _are_fast() else seconds)
+            return made
+
+    return Unslept
+
+
+class _TenacitysTime(types.ModuleType):
+    """The module time as tenacity sees it while waits are not slept."""
+
+    def __init__(self, _: _Replaced, plain: Any) -> None:
+        super().__init__("time")
+        self._plain = plain
+
+    def monotonic(self) -> float:
+        now: float = _clock.now() if _are_fast() else self._plain.monotonic()
+        return now
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plain, name)
