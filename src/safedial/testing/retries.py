@@ -66,7 +66,6 @@ def _using(user: _User) -> Generator[None]:
     try:
         with _lock:
             if not _open_users():
-                _put_all_back()  # what an interrupt left
                 _replace_all(tenacity)
             _users.append(weakref.ref(user, _users.remove))
         yield
@@ -74,47 +73,48 @@ def _using(user: _User) -> Generator[None]:
         user.open = False
         with _lock:
             if not _open_users():
-                _put_all_back()
+                _put_all_back(tenacity)
 
 
 class _Replaced:
     """One attribute of tenacity's, and what *make* makes of it in its place."""
 
     def __init__(self, owner: Any, name: str, make: "Callable[[_Replaced, Any], Any]") -> None:
-        self._owner, self._name, self._plain = owner, name, getattr(owner, name)
-        while below := [each._plain for each in _replaced if each._made is self._plain]:
-            (self._plain,) = below  # somebody put back ours, which had been on its way out
-        self._made = make(self, self._plain)
-        _replaced.append(self)
+        self.plain, self._name = getattr(owner, name), name
+        self.made = make(self, self.plain)
+        self.made._replaced = self  # for _ours
         _newest[name] = self
-        setattr(owner, name, self._made)
+        setattr(owner, name, self.made)
 
     @property
     def counts(self) -> bool:
-        """Whether this is the newest in its place: others may lie below."""
+        """Whether this is the newest in its place: old ones may lie below, with something else between."""
         return _newest[self._name] is self
 
-    def put_back(self) -> None:
-        """Put back what stood there, unless somebody has put something else there: that stays, and ours below it."""
-        if getattr(self._owner, self._name, None) is self._made:
-            setattr(self._owner, self._name, self._plain)
-            _replaced.remove(self)
 
-
-_replaced: list[_Replaced] = []
 _newest: dict[str, _Replaced] = {}
+
+
+def _ours(standing: Any) -> _Replaced | None:
+    """Return what made *standing*, None if it is not ours. functools.wraps() and subclasses copy the attribute."""
+    replaced = getattr(standing, "_replaced", None)
+    return replaced if isinstance(replaced, _Replaced) and replaced.made is standing else None
 
 
 # Functions of their own: CPython 3.13 leaves the lock taken if a signal interrupts a loop that stands right in `with`.
 def _replace_all(tenacity: Any) -> None:
+    _put_all_back(tenacity)  # what an interrupt left, or somebody has put back since
     _Replaced(tenacity.RetryCallState, "prepare_for_next_attempt", _telling)
     _Replaced(tenacity, "DoSleep", _unslept)
     _Replaced(tenacity, "time", _TenacitysTime)
 
 
-def _put_all_back() -> None:
-    for each in _replaced[::-1]:
-        each.put_back()
+def _put_all_back(tenacity: Any) -> None:
+    """Put back what stood there. If somebody has put something on top of ours, both stay, and ours does nothing."""
+    places = (tenacity.RetryCallState, "prepare_for_next_attempt"), (tenacity, "DoSleep"), (tenacity, "time")
+    for owner, name in places:
+        while (replaced := _ours(getattr(owner, name))) is not None:
+            setattr(owner, name, replaced.plain)
 
 
 def _telling(replaced: _Replaced, plain: Any) -> Any:
