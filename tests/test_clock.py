@@ -185,7 +185,7 @@ class TestEventLoops:
 
     def test_race_ends(self, freeze, loop_factory):
         async def main():
-            dialer = safedial.Dialer(5, resolver=servers(hole, server), happy_eyeballs_delay=0.01)
+            dialer = safedial.Dialer(timeout=5, resolver=servers(hole, server), happy_eyeballs_delay=0.01)
             with await dialer.dial_async(("db", 1)) as sock:
                 return sock.getpeername()
 

@@ -320,6 +320,46 @@ def test_unused_fault_is_an_error_unless_the_test_has_ended_otherwise(run, pytes
     assert "safedial/" not in shown
 
 
+WRONG = """
+import pytest
+from safedial import testing
+
+
+def test_keyword(self_connect):
+    self_connect(5, time=3)
+
+
+def test_value(self_connect):
+    self_connect("x")
+
+
+def test_outage(outage):
+    outage(latency="x")
+
+
+def test_hanging_up(hanging_up):
+    hanging_up("x")
+
+
+def test_port_that_is_taken(outage):
+    outage(port=outage().port, within=0)
+
+
+def test_with():
+    with testing.name_failure("127.0.0.1"):
+        pass
+"""
+
+
+def test_wrong_argument_shows_the_line_of_the_user(run_alone):
+    result = run_alone(WRONG)
+    result.assert_outcomes(failed=6)
+    shown = result.stdout.str()
+    assert not re.search(r"^\S*(safedial|contextlib|socket).*:\d+:", shown, re.MULTILINE)
+    assert len(re.findall(r"^>  ", shown, re.MULTILINE)) == 6
+    assert "self_connect = <function self_connect at " in shown
+
+
 @pytest.mark.storm
 @pytest.mark.parametrize(
     "arguments",

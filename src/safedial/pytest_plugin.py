@@ -5,7 +5,7 @@ fixture is used.
 """
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -57,19 +57,25 @@ def _entering(name: str, request: pytest.FixtureRequest) -> Iterator[Callable[..
     called = False
     messages: list[str] = []
 
-    @contextmanager
-    def collecting_message(manager: AbstractContextManager[Any]) -> Generator[Any]:
-        try:
-            with manager as entered:
-                yield entered
-        except (AssertionError, UserWarning) as unused:  # a warning if warnings are errors
-            messages.append(str(unused))
-
     def enter(*args: Any, **kwds: Any) -> Any:
         nonlocal called
-        called = True
-        return stack.enter_context(collecting_message(getattr(testing, name)(*args, **kwds)))
+        __tracebackhide__ = called = True  # a wrong argument shows the user's line
+        try:
+            manager: Any = getattr(testing, name)(*args, **kwds)
+            entered = manager.__enter__()
+        except (TypeError, ValueError, OSError) as error:  # of an argument, or of the system
+            raise error.with_traceback(None)  # noqa: B904  # it is the same exception
 
+        def leave(*raised: Any) -> None:
+            try:
+                manager.__exit__(*raised)
+            except (AssertionError, UserWarning) as unused:  # a warning if warnings are errors
+                messages.append(str(unused))
+
+        stack.push(leave)
+        return entered
+
+    enter.__qualname__ = str(request.fixturename)  # pytest shows it as an argument of the test
     with suppress(_NotPassedError), ExitStack() as stack:
         yield enter
         if not request.node.stash.get(_passed, None):
@@ -86,9 +92,12 @@ def _entering(name: str, request: pytest.FixtureRequest) -> Iterator[Callable[..
 def self_connect(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Fault]]":
     """``self_connect(port, times=None)``: Python's connects to *port* really connect to themselves.
 
-    Hits *times* connects, or all until the test ends. Returns the `safedial.testing.Fault`, which counts them. If it
-    has hit none when the test has passed, that is an error, which says what was dialed instead; ``unused="warn"`` and
-    ``unused="ignore"`` change that.
+    Hits *times* connects, or all until the test ends, without a ``with``. Returns the `safedial.testing.Fault`, which
+    counts them. After a client has closed its self-connected socket without a reset, the next connects are refused: the
+    socket's TIME_WAIT keeps the port, for a second or a minute. They do not count.
+
+    If it has hit none when the test has passed, that is an error, which says what was dialed instead; ``unused="warn"``
+    and ``unused="ignore"`` change that.
 
     Example::
 
@@ -254,6 +263,9 @@ def outage(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Outage]]":
     Takes the arguments of `Outage`; *server* is a function or a command. It is up when it is returned, and is killed
     when the test ends. A command also ends if pytest is killed. ``latency=`` and ``reset_after=`` delay and cut off the
     answers of a function.
+
+    For several tests, write a fixture of your own: with ``scope="module"``, and in it
+    ``with safedial.testing.Outage() as server: yield server``. So it is with each fixture here.
 
     Example::
 

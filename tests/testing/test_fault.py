@@ -11,7 +11,7 @@ import pytest
 
 import safedial
 from safedial import testing
-from safedial.testing.fault import LOOKUPS, Fault, must_hit
+from safedial.testing.fault import LOOKUPS, CountingFault, must_hit
 from safedial.testing.manager import managed
 from tests.support import dials
 
@@ -73,6 +73,7 @@ class TestUnused:
             with make(port) as fault, pytest.raises(OSError, match=r"refused|connected to itself|no local port"):
                 safedial.safe_connect((HOST, port), policy=None)
             assert fault.triggered
+            assert repr(fault) == f"<{make.__name__}({port}), triggered {fault.triggered}>"
 
     @pytest.mark.parametrize("unused", ["error", "warn"])
     def test_exception_of_the_block_wins(self, make, unused):
@@ -149,7 +150,7 @@ class TestDialedInstead:
         assert words.endswith(f"{HOST} port {ports[4]}; 4 more")
 
     def test_long_names_are_cut(self):
-        with pytest.raises(AssertionError) as caught, must_hit(Fault("fault()", 5, None, "error")) as fault:
+        with pytest.raises(AssertionError) as caught, must_hit(CountingFault("fault()", 5, None, "error")) as fault:
             fault.trigger(("x" * 10_000, 6))
         assert len(str(caught.value)) < 300
 
@@ -244,7 +245,7 @@ class TestOfLookups:
     def failing(self):
         @managed
         def failing(name):
-            with must_hit(Fault(f"failing({name!r})", None, None, "error", LOOKUPS)) as fault:
+            with must_hit(CountingFault(f"failing({name!r})", None, None, "error", LOOKUPS)) as fault:
                 yield fault
 
         return lambda: failing("db")

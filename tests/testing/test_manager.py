@@ -1,5 +1,6 @@
 """Context managers that are not used as they should be: never entered, or twice, or with a wrong argument."""
 
+import errno
 import functools
 import socket
 import sys
@@ -33,8 +34,8 @@ def make(call):
 
 def test_never_entered_is_a_warning_at_the_line_of_the_user(call, make):
     with pytest.warns(UserWarning, match="never entered") as caught:
-        line = sys._getframe().f_lineno + 1
         make()
+    line = sys._getframe().f_lineno - 1
     (warning,) = caught
     assert str(warning.message) == f"{call} was never entered, so it had no effect: write `with {call}:`"
     assert (warning.filename, warning.lineno) == (__file__, line)
@@ -66,12 +67,31 @@ class TestTwice:
 
 class TestWrongArguments:
     @pytest.mark.parametrize(
+        "begin",
+        [
+            testing.dead_port,
+            lambda host: testing.refused_port(host).__enter__(),
+            lambda host: testing.silent_port(host).__enter__(),
+            lambda host: testing.server_port(host).__enter__(),
+            lambda host: testing.Outage(host=host),
+        ],
+    )
+    @pytest.mark.parametrize("host", ["203.0.113.1", "2001:db8::1"])
+    def test_host_of_another_machine(self, begin, host):
+        """In the documentation's networks (RFC 5737, RFC 3849)."""
+        with pytest.raises(
+            OSError, match=rf"\[Errno \d+\] host must be an address of this host, not {host}$"
+        ) as caught:
+            begin(host)
+        assert caught.value.errno == errno.EADDRNOTAVAIL
+
+    @pytest.mark.parametrize(
         ("make", "error"),
         [
             (lambda: testing.self_connect(0), ValueError),
             (lambda: testing.self_connect("x"), TypeError),
             (lambda: testing.self_connect(5, time=3), TypeError),
-            (lambda: testing.silent_port("10.255.255.1"), OSError),
+            (lambda: testing.silent_port("203.0.113.1"), OSError),
         ],
     )
     def test_traceback_is_short(self, make, error):

@@ -31,6 +31,11 @@ def fail(kind):
     raise TwoError(1, 2) if kind == "two" else ValueError("as it was")
 
 
+def assert_equal(one, two):
+    if one != two:
+        raise AssertionError  # as of an assert that pytest has not rewritten
+
+
 def end():
     os._exit(3)
 
@@ -45,7 +50,7 @@ def test_function_that_cannot_be_pickled():
 
 
 def test_has_the_given_range():
-    assert testing.in_namespace(drawn, port_range=(40000, 40001)) in (40000, 40001)
+    assert testing.in_namespace(drawn, port_range=(1024, 1025)) in (1024, 1025)
 
 
 def drawn():
@@ -57,7 +62,31 @@ def drawn():
 def test_exception_comes_back_with_its_traceback():
     with pytest.raises(ValueError, match="as it was") as caught:
         testing.in_namespace(fail, "plain")
-    assert "in fail" in caught.value.__notes__[0]
+    (note,) = caught.value.__notes__
+    assert "in fail" in note
+    assert "run_child" not in note
+    assert "ValueError: as it was" not in note  # it is the message already
+
+
+def test_assert_shows_the_values_and_not_more():
+    with pytest.raises(AssertionError) as caught:
+        testing.in_namespace(assert_equal, 1, "two")
+    (note,) = caught.value.__notes__
+    assert note.endswith("    one = 1\n    two = 'two'")
+
+
+@pytest.mark.parametrize(
+    "name", ["skip", *(pytest.param(name, marks=pytest.mark.storm) for name in ("fail", "xfail", "exit"))]
+)
+def test_outcomes_of_pytest(name):
+    with pytest.raises(getattr(pytest, name).Exception, match="my reason") as caught:
+        testing.in_namespace(end_as, name)
+    assert type(caught.value) is getattr(pytest, name).Exception
+    assert hasattr(caught.value, "__notes__") == (name != "skip")
+
+
+def end_as(name):
+    getattr(pytest, name)("my reason")
 
 
 def test_exception_that_cannot_be_unpickled():
@@ -83,7 +112,14 @@ def test_time_limit():
 
 @pytest.mark.parametrize(
     ("port_range", "error"),
-    [((5,), TypeError), ("ab", TypeError), ((2, 1), ValueError), ((1, 70000), ValueError), (5, TypeError)],
+    [
+        ((5,), TypeError),
+        ("ab", TypeError),
+        ((2, 1), ValueError),
+        ((80, 81), ValueError),
+        ((1, 70000), ValueError),
+        (5, TypeError),
+    ],
 )
 def test_bad_ranges(port_range, error):
     with pytest.raises(error, match="port_range"):

@@ -126,6 +126,7 @@ safedial.safe_connect(("db", 5432), resolver=resolver)  # type: ignore[arg-type]
 with testing.self_connect(5432, times=2) as fault:
     assert_type(fault, testing.Fault)
     assert_type(fault.triggered, int)
+    fault.trigger(("db", 5432))  # type: ignore[attr-defined]  # its machinery is not the user's
 
 
 @testing.ports_exhausted(5432, unused="warn")

@@ -48,7 +48,21 @@ class Fault:
             ``simulated``: the kernel offers no way, so the error was raised without a connect.
     """
 
-    # *call* is what the user wrote, for messages: "self_connect(40000)".
+    def __init__(self, port: int | None, times: int | None) -> None:
+        self.port = port
+        self.triggered: int = 0
+        self.means: Means | None = None
+        self._times = times
+
+    @property
+    def remaining(self) -> int | None:
+        """How many more it will hit; None for all."""
+        return None if self._times is None else self._times - self.triggered
+
+
+class CountingFault(Fault):
+    """A `Fault` as those see it who make it. *call* is what the user wrote, for messages: "self_connect(40000)"."""
+
     def __init__(
         self, call: str, port: int | None, times: int | None, unused: Unused, wording: Wording = CONNECTS
     ) -> None:
@@ -59,20 +73,16 @@ class Fault:
         if unused not in _UNUSED:
             kind = ValueError if isinstance(unused, str) else TypeError
             raise kind(f"unused must be one of {', '.join(_UNUSED)}, not {unused!r}")
-        self.port = port
-        self.triggered = 0
-        self.means: Means | None = None
-        self._call, self._times, self._unused, self._wording = call, times, unused, wording
+        super().__init__(port, times)
+        self._call, self._unused, self._wording = call, unused, wording
         self._place = place_of_user()
         # What it left alone, in words, and how often; and how much more there was.
         self._seen: dict[str, int] = {}
         self._unnamed = 0
         self._lock = threading.Lock()
 
-    @property
-    def remaining(self) -> int | None:
-        """How many more it will hit; None for all."""
-        return None if self._times is None else self._times - self.triggered
+    def __repr__(self) -> str:
+        return f"<{self._call}, triggered {self.triggered}>"
 
     def is_for(self, address: Any) -> bool:
         """Return whether *address* has the port of this fault."""
@@ -107,11 +117,11 @@ class Fault:
         else:
             self._unnamed += 1
 
-    def check_hit(self) -> None:
-        """Raise AssertionError or warn if it has hit nothing."""
+    def check_hit(self, *, raises: bool = True) -> None:
+        """Raise AssertionError if it *raises*, or warn, if it has hit nothing."""
         if self.triggered or self._unused == "ignore" or unittests.has_failed_or_skipped():
             return
-        if self._unused == "error":
+        if self._unused == "error" and raises:
             raise AssertionError(self._said())
         # Not from here: a fixture ends when its user's test is no longer on the stack.
         warnings.warn_explicit(self._said(), UserWarning, *self._place)
@@ -127,7 +137,7 @@ class Fault:
 
 
 @contextlib.contextmanager
-def must_hit(fault: Fault) -> Generator[Fault]:
+def must_hit(fault: CountingFault) -> Generator[CountingFault]:
     """Yield *fault*, and after the block check that it has hit something. An exception of the block says more."""
     yield fault
     fault.check_hit()

@@ -12,7 +12,7 @@ from collections.abc import Generator
 
 from safedial._address import SockAddr, describe, same_endpoint
 from safedial._tcp import steering
-from safedial.testing.fault import Fault, Unused, must_hit
+from safedial.testing.fault import CountingFault, Fault, Unused, must_hit
 from safedial.testing.intercept import Connect, intercepting
 from safedial.testing.manager import managed
 from safedial.testing.ports import all_taken, check_port, refused_port
@@ -34,7 +34,7 @@ def self_connect(port: int, times: int | None = None, *, unused: Unused = "error
             dialed instead; ``warn`` warns; ``ignore``. Default: ``error``.
     """
     check_port(port)
-    fault = Fault(f"self_connect({port})", port, times, unused)
+    fault = CountingFault(f"self_connect({port})", port, times, unused)
 
     def intercept(sock: socket.socket, address: SockAddr, connect: Connect) -> bool:
         ends = _hit(fault, sock, address)
@@ -74,7 +74,7 @@ def address_not_available(
         unused: as for `self_connect`.
     """
     call = f"address_not_available({'' if port is None else port})"
-    with _without_a_port(Fault(call, port, times, unused)) as fault:
+    with _without_a_port(CountingFault(call, port, times, unused)) as fault:
         yield fault
 
 
@@ -91,12 +91,12 @@ def ports_exhausted(port: int, *, unused: Unused = "error") -> Generator[Fault]:
         unused: as for `self_connect`. It counts Python's connects alone, so give ``ignore`` for a C library.
     """
     check_port(port)
-    with _without_a_port(Fault(f"ports_exhausted({port})", port, None, unused)) as fault, all_taken():
+    with _without_a_port(CountingFault(f"ports_exhausted({port})", port, None, unused)) as fault, all_taken():
         yield fault
 
 
 @contextlib.contextmanager
-def _without_a_port(fault: Fault) -> Generator[Fault]:
+def _without_a_port(fault: CountingFault) -> Generator[Fault]:
     with refused_port() as held:
 
         def intercept(sock: socket.socket, address: SockAddr, connect: Connect) -> bool:
@@ -111,7 +111,7 @@ def _without_a_port(fault: Fault) -> Generator[Fault]:
             yield fault
 
 
-def _hit(fault: Fault, sock: socket.socket, address: SockAddr) -> tuple[SockAddr, SockAddr] | None:
+def _hit(fault: CountingFault, sock: socket.socket, address: SockAddr) -> tuple[SockAddr, SockAddr] | None:
     """Return the ends of a connect to *address* if *fault* hits it; else None, and note why not."""
     ends = _endpoints(sock, address) if fault.is_for(address) else None
     if isinstance(ends, str):
@@ -145,7 +145,7 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)  # an OSError may have no errno
 
 
-def _connects_from(port: int, sock: socket.socket, connect: Connect, fault: Fault) -> bool:
+def _connects_from(port: int, sock: socket.socket, connect: Connect, fault: CountingFault) -> bool:
     """Connect *sock*, with *port* as the only local port to draw; return False if the kernel has no such option."""
     before = _narrow(sock, steering.option_value(steering.PortRange(port, port)))
     if before is None:

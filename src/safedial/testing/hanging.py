@@ -2,7 +2,7 @@
 
 import socket
 
-from safedial.testing.fault import Fault, Unused, Wording
+from safedial.testing.fault import CountingFault, Unused, Wording
 from safedial.testing.outage import Outage
 from safedial.testing.ports import check_whole
 from safedial.testing.servers import Handler, echo, hang_up
@@ -43,7 +43,8 @@ class HangingUp(Outage):
             check_whole("dials", dials)
         super().__init__(self._hang_up_or_serve, host=host, port=port)
         self._serve = server
-        self._fault = Fault(f"hanging_up({'' if dials is None else dials})", self.port, dials, unused, _CONNECTIONS)
+        call = f"hanging_up({'' if dials is None else dials})"
+        self._fault = CountingFault(call, self.port, dials, unused, _CONNECTIONS)
         self._faults.append(self._fault)
 
     @property

@@ -24,12 +24,13 @@ class Manager(AbstractContextManager[T]):
     *call* is what the user wrote, for messages. *make* returns what is entered, another one each time.
     """
 
-    _used = False
+    _used = True  # until it is made: an interrupt may end that half-way
     _entered: AbstractContextManager[T] | None = None
 
     def __init__(self, call: str, make: Callable[[], AbstractContextManager[T]]) -> None:
         self._call, self._make = call, make
         self._place = place_of_user()
+        self._used = False
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Return *function*, with what is managed during each call; that of a coroutine function lasts to its end."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from safedial._address import as_text, family_of, worded
 from safedial._forks import loading
-from safedial.testing.fault import LOOKUPS, Fault, Unused, must_hit
+from safedial.testing.fault import LOOKUPS, CountingFault, Fault, Unused, must_hit
 from safedial.testing.lookups import intercepting_lookups
 from safedial.testing.manager import managed
 
@@ -40,7 +40,7 @@ def name_failure(
     if error not in _CODES:
         raise ValueError(f"error must be one of socket.{', '.join(sorted(_CODES.values()))}, not {error!r}")
     text = _text(error)
-    fault = Fault(f"name_failure({name!r})", None, times, unused, LOOKUPS)
+    fault = CountingFault(f"name_failure({name!r})", None, times, unused, LOOKUPS)
 
     def on_lookup(host: Any, port: Any) -> Any:
         if _key(host) != key:

@@ -3,6 +3,7 @@
 The namespace belongs to the user namespace of a child process, because a process can't leave one again.
 """
 
+import copyreg
 import ctypes
 import functools
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from safedial._address import seconds
+from safedial._forks import loading
 from safedial._tcp import steering
 from safedial.testing.ports import check_whole
 from safedial.testing.process_group import ProcessGroup
@@ -31,6 +33,8 @@ _Namespace: TypeAlias = tuple[Range | None, bool]
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000  # linux/sched.h
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 0x1  # linux/sockios.h, linux/if.h
+# net.ipv4.ip_unprivileged_port_start of a new namespace: the range can't begin below (ipv4_local_port_range()).
+_LOWEST = 1024
 
 
 def in_namespace(
@@ -44,9 +48,10 @@ def in_namespace(
     Args:
         function: a function that can be imported by its name: not one of ``__main__``, nor of a test file that pytest
             imports with ``--import-mode=importlib``. The function, its arguments and its result or exception are
-            pickled.
-        *args: its arguments.
-        port_range: the lowest and the highest port that the kernel draws. Default: the system's range.
+            pickled. It may call ``pytest.skip`` and the like. pytest does not rewrite its asserts; of one that fails
+            without a message, the note shows the local variables.
+        *args: its arguments. For keyword arguments, give a `functools.partial`.
+        port_range: the lowest and the highest port that the kernel draws, from 1024 on. Default: the system's range.
         ipv6: whether there is IPv6. Default: True.
         within: seconds that it may take before it is killed. Default: 60.
 
@@ -65,6 +70,8 @@ def in_namespace(
         check_whole("port_range", port, 65535)
     if port_range and port_range[0] > port_range[1]:
         raise ValueError(f"port_range must be (lowest, highest), not {port_range!r}")
+    if port_range and port_range[0] < _LOWEST:
+        raise ValueError(f"port_range must begin at {_LOWEST} or later, not at {port_range[0]}")
     if reason := no_namespace():
         raise RuntimeError(reason)
     return in_child(function, *args, namespace=(port_range, ipv6), within=seconds("within", within))
@@ -111,7 +118,8 @@ def in_child(function: Callable[..., T], *args: Any, namespace: _Namespace | Non
     result: T
     result, error, trace = pickle.loads(pickled)  # noqa: S301  # our own child's
     if error is not None:
-        error.add_note(trace)
+        if trace is not None:
+            error.add_note(trace)
         raise error
     return result
 
@@ -131,20 +139,52 @@ def run_child() -> None:
         function, args = pickle.load(sys.stdin.buffer)  # noqa: S301  # from the parent, by its own pipe
         result = function(*args)
     except BaseException as raised:
-        error, trace = raised, f"In the child process:\n{traceback.format_exc()}"
+        error = raised
+        if type(raised).__name__ not in ("Skipped", "SkipTest"):  # pytest's and unittest's: it is shown as a reason
+            trace = f"In the child process:\n{_trace(raised)}"
+    _let_pickle_outcomes()
     try:
         pickled = pickle.dumps((result, error, trace))
         pickle.loads(pickled)  # noqa: S301  # an exception may need more arguments than its args
     except Exception as unpicklable:
         plain = RuntimeError(f"can't be pickled ({unpicklable}): {result if error is None else error!r}")
-        pickled = pickle.dumps((None, plain, trace or ""))
+        pickled = pickle.dumps((None, plain, trace))
     with open(descriptor, "wb") as reply:
         reply.write(pickled)
 
 
+def _trace(error: BaseException) -> str:
+    """Return the traceback of *error*, without its message, which the parent shows."""
+    bare = isinstance(error, AssertionError) and not error.args
+    ours = error.__traceback__
+    report = traceback.TracebackException(type(error), error, ours and ours.tb_next, capture_locals=bare)
+    for frame in report.stack[:-1]:
+        frame.locals = None
+    return "".join(report.format()).removesuffix("".join(report.format_exception_only())).rstrip()
+
+
+def _let_pickle_outcomes() -> None:
+    """Let pickle find the classes of pytest's outcomes, which say that they are in `builtins`."""
+    if (pytest := sys.modules.get("pytest")) is not None:
+        for name in ("skip", "fail", "exit"):
+            copyreg.pickle(getattr(pytest, name).Exception, functools.partial(_reduced, name))
+
+
+def _reduced(name: str, outcome: BaseException) -> tuple[Any, ...]:
+    return _outcome, (name,), vars(outcome)
+
+
+def _outcome(name: str) -> BaseException:
+    import pytest
+
+    outcome: BaseException = getattr(pytest, name).Exception("")
+    return outcome
+
+
 def enter_network(port_range: Range | None = None) -> None:
     """Move this thread into a new network namespace, with loopback up."""
-    import fcntl  # not on Windows
+    with loading:
+        import fcntl  # not on Windows
 
     _unshare(_CLONE_NEWNET)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

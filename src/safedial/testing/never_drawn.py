@@ -12,7 +12,7 @@ from safedial._tcp import steering
 from safedial._tcp.port_settings import PortSettings, read_reserved, reserved_in
 from safedial._tcp.steering import PortRange
 from safedial.testing.manager import managed
-from safedial.testing.ports import check_numeric, is_free
+from safedial.testing.ports import bind, check_numeric, is_free
 
 # The ports from which systems draw whose range can't be read: IANA's (RFC 6335 section 6), and Linux's.
 _DRAWN = PortRange(32768, 65535)
@@ -52,7 +52,7 @@ def _chosen(host: str) -> tuple[socket.socket, int]:
             try:
                 claim = stack.enter_context(_claim(port))
                 with socket.socket(family_of(host), socket.SOCK_STREAM) as probe:
-                    probe.bind((host, port))
+                    bind(probe, host, port)
             except OSError as error:
                 if error.errno not in (errno.EADDRINUSE, errno.EACCES):  # Windows reserves ports, too
                     raise

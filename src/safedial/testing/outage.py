@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Literal, Self
 from safedial import _clock
 from safedial._address import seconds as check_seconds
 from safedial._address import shown
-from safedial.testing.fault import Fault, Unused
+from safedial.testing.fault import CountingFault, Unused
 from safedial.testing.holders import holders
 from safedial.testing.ports import check_numeric, check_port, check_whole, dead_port
 from safedial.testing.refusing import after_dials, after_seconds
@@ -103,7 +104,7 @@ class Outage:
         # The current refusal. An older one may still have an attempt under way, or its timer.
         self._refusal: object = None
         # What must have hit something when the outage ends.
-        self._faults: list[Fault] = []
+        self._faults: list[CountingFault] = []
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} on port {self.port}>"  # the command may have a password
@@ -118,6 +119,11 @@ class Outage:
         if kind is None:  # an exception says more than an unused fault does
             for fault in faults:
                 fault.check_hit()
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            for fault in getattr(self, "_faults", ()):  # an argument may have been wrong
+                fault.check_hit(raises=False)
 
     @property
     def address(self) -> Address:
@@ -176,13 +182,14 @@ class Outage:
             seconds: for how long. `fast_retries` does not sleep a client's waits, so that all its dials come before
                 this time is over: give *dials* there.
             unused: what happens when the outage ends, as a context manager, if *dials* were given and none was refused:
-                ``error`` raises AssertionError, which says what was dialed instead; ``warn`` warns; ``ignore``.
+                ``error`` raises AssertionError, which says what was dialed instead; ``warn`` warns; ``ignore``. If it
+                was no context manager, ``error`` warns, too, once nobody has the outage any more.
         """
         if (dials is None) == (seconds is None):
             raise TypeError("refuse_for() takes either dials or seconds")
         if dials is not None:
             check_whole("dials", dials)
-        fault = Fault(f"refuse_for({dials})", self.port, dials, unused)
+        fault = CountingFault(f"refuse_for({dials})", self.port, dials, unused)
         if seconds is not None:
             seconds = check_seconds("seconds", seconds)
         self.stop()

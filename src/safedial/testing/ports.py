@@ -99,7 +99,7 @@ def bound(host: str) -> socket.socket:
             continue
         holder = socket.socket(family_of(host), socket.SOCK_STREAM)
         try:
-            holder.bind((host, port))
+            bind(holder, host, port)
             _passed += place + 1
             return holder
         except OSError as error:
@@ -108,6 +108,16 @@ def bound(host: str) -> socket.socket:
                 raise
     unreserved = " and not in net.ipv4.ip_local_reserved_ports" if reserved else ""
     raise OSError(errno.EADDRINUSE, f"no port of {low} to {high} is free on {host}{unreserved}")
+
+
+def bind(sock: socket.socket, host: str, port: int) -> None:
+    """Bind *sock* to *port* of *host*; the error says so if that is not an address of this host."""
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+        raise OSError(error.errno, f"host must be an address of this host, not {host}") from None
 
 
 def is_free(port: int) -> bool:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Generator
 from safedial._address import SockAddr
 from safedial._tcp.selfconnect import peer_of
 from safedial.testing.dials import Sockets
-from safedial.testing.fault import Fault
+from safedial.testing.fault import CountingFault
 from safedial.testing.intercept import Connect, intercepting
 
 
 def after_dials(
-    fault: Fault, back: Callable[[], None], lock: threading.RLock
+    fault: CountingFault, back: Callable[[], None], lock: threading.RLock
 ) -> contextlib.AbstractContextManager[None]:
     """Call *back* before the first dial that *fault* does not hit, with *lock* held."""
     dialed = Sockets()
