@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
-# A year. A longer wait counts as one: where a clock is so far ahead that a float loses the seconds, no time ever passes.
+# Seconds, a year. A longer wait counts as one: if a clock is so far ahead that a float loses seconds, no time passes.
 _LONGEST = 3.2e7
 # How far `fast_retries` advanced `now`, by context: a dial must not use up the time of those in other tasks or threads.
 # It stays so: a dial may still run when `fast_retries` ends, or when it begins again, and its clock must not leap.

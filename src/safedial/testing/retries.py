@@ -9,7 +9,7 @@ import functools
 import types
 import weakref
 from collections.abc import Callable, Generator
-from typing import Any, Self
+from typing import Any
 
 from safedial import _clock
 from safedial._forks import loading, lock_held_across_forks
@@ -133,14 +133,12 @@ def _telling(replaced: _Replaced, plain: Any) -> Any:
 
 
 def _unslept(_: _Replaced, plain: Any) -> Any:
-    class Unslept(plain):  # type: ignore[misc]  # tenacity.DoSleep
-        """A policy yields an instance of this class for each wait."""
+    """Return a class whose instances, of which a policy yields one for each wait, are 0."""
 
-        def __new__(cls, seconds: float) -> Self:
-            made: Self = super().__new__(cls, 0.0 if _are_fast() else seconds)
-            return made
+    def new(cls: Any, seconds: float) -> Any:
+        return plain.__new__(cls, 0.0 if _are_fast() else seconds)
 
-    return Unslept
+    return type("Unslept", (plain,), {"__new__": new})
 
 
 class _TenacitysTime(types.ModuleType):
