@@ -384,8 +384,8 @@ class TestOthersReplaceToo:
         with contextlib.ExitStack() as stack:
             with testing.fast_retries():
                 ours = operator.attrgetter(name)(tenacity)
-                stack.enter_context(unittest.mock.patch(f"tenacity.{name}", ours))
-                stack.enter_context(unittest.mock.patch(f"tenacity.{name}", mock_of(ours)))
+                other = stack.enter_context(unittest.mock.patch(f"tenacity.{name}", mock_of(ours)))
+            assert operator.attrgetter(name)(tenacity) is other
             with testing.fast_retries() as waits:  # on top of the mock, which calls the one below
                 TestFastRetries().fail()
             assert waits == [3600]
@@ -405,7 +405,7 @@ def mock_of(ours):
     """Return something that does as *ours* does."""
     if isinstance(ours, types.ModuleType):
         return types.SimpleNamespace(monotonic=ours.monotonic, sleep=time.sleep)
-    return type("Other", (ours,), {}) if isinstance(ours, type) else lambda state: ours(state)
+    return type("Other", (ours,), {}) if isinstance(ours, type) else functools.wraps(ours)(lambda state: ours(state))
 
 
 @pytest.mark.filterwarnings("ignore:.*was never entered:UserWarning")

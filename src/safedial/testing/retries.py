@@ -103,14 +103,16 @@ def _ours(standing: Any) -> _Replaced | None:
 
 # Functions of their own: CPython 3.13 leaves the lock taken if a signal interrupts a loop that stands right in `with`.
 def _replace_all(tenacity: Any) -> None:
-    _put_all_back(tenacity)  # what an interrupt left, or somebody has put back since
     _Replaced(tenacity.RetryCallState, "prepare_for_next_attempt", _telling)
     _Replaced(tenacity, "DoSleep", _unslept)
     _Replaced(tenacity, "time", _TenacitysTime)
 
 
 def _put_all_back(tenacity: Any) -> None:
-    """Put back what stood there. If somebody has put something on top of ours, both stay, and ours does nothing."""
+    """Put back what stood there, below old ones too, which an interrupt left, or somebody has put back since.
+
+    If somebody has put something on top of ours, both stay, and ours does nothing.
+    """
     places = (tenacity.RetryCallState, "prepare_for_next_attempt"), (tenacity, "DoSleep"), (tenacity, "time")
     for owner, name in places:
         while (replaced := _ours(getattr(owner, name))) is not None:
