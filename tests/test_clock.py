@@ -1,5 +1,6 @@
 """Clocks that nobody stops: dials in a test that freezes its own clock, with freezegun or time-machine."""
 
+import asyncio
 import subprocess
 import sys
 import textwrap
@@ -13,8 +14,8 @@ import time_machine
 import trio
 
 import safedial
-from safedial import _clock, testing
-from safedial._steps import sleep
+from safedial import _clock, _steps, testing
+from safedial._steps import sleep, within
 from safedial._tcp import settings_thread, steering
 from tests.support import dials, exhaustion, faults, namespace
 from tests.support.resolvers import servers
@@ -125,6 +126,17 @@ class TestReconnect:
         with freeze(), pytest.raises(ConnectionRefusedError):
             loop(self.policy)
 
+    def test_last_wait_of_a_loop_of_tenacity_is_cut(self, freeze):
+        slept = []
+
+        def pause(seconds):
+            slept.append(seconds)
+            time.sleep(seconds)
+
+        with freeze(), pytest.raises(ConnectionRefusedError):
+            safedial.reconnect(within=0.1, first=0.07, cap=0.07).copy(sleep=pause)(refuse)
+        assert sum(slept) <= 0.1
+
     def test_fast_retries_inside(self, freeze, dead_port):
         with freeze(), testing.fast_retries() as waits, pytest.raises(ConnectionRefusedError):
             safedial.safe_connect(("127.0.0.1", dead_port), policy=safedial.reconnect(within=HOUR, cap=600))
@@ -145,6 +157,16 @@ class TestReconnect:
         assert events[-1].elapsed >= 0.2
 
 
+# Dials in asyncio that a time limit ends.
+LIMITED = {
+    "timeout": lambda hole: safedial.Dialer(timeout=0.05).dial_async(hole.getsockname()[:2]),
+    "total_timeout": lambda hole: safedial.open_connection(*hole.getsockname()[:2], total_timeout=0.05),
+    "race": lambda hole: safedial.Dialer(
+        total_timeout=0.05, resolver=servers(hole, hole), happy_eyeballs_delay=0.01
+    ).dial_async(("db", 1)),
+}
+
+
 class TestEventLoops:
     """Their timers stand still with the clock. A dial's own waits end."""
 
@@ -155,6 +177,66 @@ class TestEventLoops:
     def test_wait_of_trio_ends(self, freeze):
         with freeze():
             trio.run(sleep, 0.01)
+
+    @pytest.mark.parametrize("kind", LIMITED)
+    def test_time_limit_ends_a_dial(self, freeze, black_hole, kind, loop_factory):
+        with freeze(), pytest.raises(TimeoutError):
+            dials.run(LIMITED[kind](black_hole), loop_factory)
+
+    def test_race_ends(self, freeze, loop_factory):
+        async def main():
+            dialer = safedial.Dialer(timeout=5, resolver=servers(hole, server), happy_eyeballs_delay=0.01)
+            with await dialer.dial_async(("db", 1)) as sock:
+                return sock.getpeername()
+
+        with faults.black_hole_and_server() as (hole, server), freeze():
+            assert dials.run(main(), loop_factory) == server.getsockname()
+
+    def test_alarm_of_a_step_that_is_over_does_nothing(self, freeze):
+        async def main():
+            assert await within(0.001, asyncio.sleep(0, "done")) == "done"
+            await sleep(0.02)
+
+        with freeze():
+            dials.run(main())
+
+    def test_other_tasks_have_turns_during_a_wait(self, freeze):
+        async def main():
+            turns, task = [], asyncio.create_task(count())
+            for seconds in (0, 0.03):
+                before = len(counted)
+                await sleep(seconds)
+                turns.append(len(counted) - before)
+            task.cancel()
+            return turns
+
+        async def count():
+            while True:
+                counted.append(1)
+                await asyncio.sleep(0)
+
+        counted = []
+        with freeze():
+            of_none, of_some = dials.run(main())
+        assert of_none > 0
+        assert of_some > 2
+
+    @pytest.mark.parametrize(
+        ("freezer", "stops"),
+        [
+            (FREEZERS["freezegun"], True),
+            pytest.param(lambda: freezegun.freeze_time("1970-01-01"), True, marks=pytest.mark.storm),
+            (FREEZERS["freezegun, real_asyncio"], False),
+            pytest.param(FREEZERS["freezegun, tick"], False, marks=pytest.mark.storm),
+            (FREEZERS["time-machine, tick=False"], False),
+        ],
+    )
+    def test_sees_whether_the_clock_stands_still(self, freezer, stops):
+        async def main():
+            return _steps.clock_of(asyncio.get_running_loop()) is _clock.real
+
+        with freezer():
+            assert dials.run(main(), asyncio.new_event_loop) == stops
 
     @pytest.mark.storm
     def test_wait_for_a_local_port_ends(self):

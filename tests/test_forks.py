@@ -286,6 +286,32 @@ def test_lock_is_free_after_a_signal_whose_handler_raised(interrupting):
         _forks._locks.remove(lock)
 
 
+def test_lock_whose_taking_is_interrupted_is_released():
+    class Interrupted:
+        """A lock that a signal handler interrupts as soon as it is taken."""
+
+        def __init__(self):
+            self.lock = threading.RLock()
+
+        def acquire(self):
+            self.lock.acquire()
+            raise Interrupt
+
+        def release(self):
+            self.lock.release()
+
+    interrupted = Interrupted()
+    _forks._locks.append(interrupted)
+    try:
+        with pytest.raises(Interrupt):
+            _forks._take_all()
+        _forks._release_all()
+    finally:
+        _forks._locks.remove(interrupted)
+    assert not interrupted.lock._is_owned()
+    assert locks_are_free()
+
+
 def test_threads_that_fork_at_once_leave_the_locks_free():
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORKING], timeout=60, check=False)
     assert done.returncode == 0

@@ -4,7 +4,8 @@
 
 Each public name is loaded when it is first used (PEP 562), and with it all that its dials need: an import in a thread
 that dials would hang a child that is forked meanwhile. Only what is heavy and seldom needed comes later: asyncio, ssl
-and tenacity.
+and tenacity. A signal handler that dials may interrupt this loading, and finds half a module then: ImportError. Use the
+name once before such a handler is set.
 """
 
 from importlib import import_module as _import_module

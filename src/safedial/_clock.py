@@ -1,6 +1,6 @@
 """The clocks of safedial, in seconds. freezegun and time-machine stop neither. Imports nothing of safedial.
 
-Call them by the module, as `_clock.now()`: `fast_retries` puts another function there.
+Call them by the module, as `_clock.now()`: the first `advance` puts another function there.
 """
 
 import functools
@@ -9,11 +9,11 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
-# How far `now` was advanced, by context: a dial must not use up the time of those in other tasks or threads. With the
-# block of `fast_retries` in which it was.
-_ahead: ContextVar[tuple[object, float]] = ContextVar("how far safedial's clock was advanced", default=(None, 0.0))
-# The block that is open, if one is.
-_block: object = None
+# Seconds, a year. A longer wait counts as one: if a clock is so far ahead that a float loses seconds, no time passes.
+_LONGEST = 3.2e7
+# How far `fast_retries` advanced `now`, by context: a dial must not use up the time of those in other tasks or threads.
+# It stays so: a dial may still run when `fast_retries` ends, or when it begins again, and its clock must not leap.
+_ahead: ContextVar[float] = ContextVar("how far safedial's clock was advanced", default=0.0)
 
 
 def _unstoppable() -> Callable[[], float]:
@@ -44,20 +44,15 @@ now: Callable[[], float] = real
 
 def ahead() -> float:
     """Return how far `now` is ahead of `real` in this context."""
-    block, seconds = _ahead.get()
-    return seconds if _block is not None and block is _block else 0.0
+    return _ahead.get()
 
 
 def advance(seconds: float) -> None:
-    """Advance `now` in this context, until it can be advanced no more."""
-    _ahead.set((_block, ahead() + seconds))
-
-
-def let_advance(can_advance: bool) -> None:
-    """Let `now` be what `advance` makes of it from here on, or `real` again."""
-    global now, _block
-    now, _block = (_now_ahead, object()) if can_advance else (real, None)
+    """Advance `now` in this context, by a year at most. No clock goes back."""
+    global now
+    now = _now_ahead
+    _ahead.set(_ahead.get() + min(_LONGEST, seconds))  # in this order: not a number is a year, too
 
 
 def _now_ahead() -> float:
-    return real() + ahead()
+    return real() + _ahead.get()

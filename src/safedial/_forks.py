@@ -5,7 +5,8 @@ a module that another thread imports just now: the child would wait for ever whe
 imported after ``import safedial`` is therefore imported inside ``with loading:``: each public name with what its dials
 need; and what is heavy and seldom needed (asyncio, ssl, tenacity) when it is. A module that takes `loading` while it is
 imported must not be imported inside of it: a thread that imports the module by a plain ``import`` takes the two locks
-in reverse order.
+in reverse order. `safedial.adapters` is such a module. So a child that is forked while another thread loads it for the
+first time must not use it: load it before.
 """
 
 import contextlib

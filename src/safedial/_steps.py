@@ -4,13 +4,18 @@ Code that blocking and async dials share is a coroutine. A blocking dial runs it
 """
 
 import contextlib
+import math
 import sys
+import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar, cast
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from safedial import _clock
 from safedial._forks import loading
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 T = TypeVar("T")
 # Seconds that an event loop stops for at a time, while its clock stands still.
@@ -43,10 +48,13 @@ async def within(seconds: float | None, steps: Awaitable[T]) -> T:
     with loading:
         import asyncio
 
-    limit = asyncio.timeout(seconds)
+    loop, limit = asyncio.get_running_loop(), asyncio.timeout(seconds)
     try:
         async with limit:
-            return await steps
+            if not _is_frozen(loop.time):
+                return await steps
+            with _alarm(seconds, loop, limit):
+                return await steps
     except TimeoutError:
         if limit.expired():
             raise TimeoutError("timed out") from None
@@ -63,7 +71,7 @@ async def sleep(seconds: float) -> None:
             import asyncio
 
         pause, clock = asyncio.sleep, asyncio.get_running_loop().time
-    if not _is_frozen(clock):
+    if not seconds or not _is_frozen(clock):
         await pause(seconds)
         return
     # Timers stand still too. So a wait would never end, where another library's dial would have raised its error.
@@ -71,6 +79,28 @@ async def sleep(seconds: float) -> None:
     while (left := end - _clock.real()) > 0:
         time.sleep(min(left, _TURN))  # noqa: ASYNC251  # a test that freezes its clock has no other tasks that hurry
         await pause(0)
+
+
+def clock_of(loop: "AbstractEventLoop") -> Callable[[], float]:
+    """Return the clock that time limits go by in *loop*: its own, or one that runs if that stands still."""
+    return _clock.real if _is_frozen(loop.time) else loop.time
+
+
+@contextlib.contextmanager
+def _alarm(seconds: float, loop: "AbstractEventLoop", limit: Any) -> Generator[None]:
+    """End *limit*, an asyncio.Timeout, after *seconds* in a *loop* whose timers stand still: a thread's do not."""
+
+    def end(later: Callable[..., Any], *args: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # it is over already
+            later(*args)
+
+    alarm = threading.Timer(seconds, end, [loop.call_soon_threadsafe, end, limit.reschedule, -math.inf])
+    alarm.daemon = True
+    alarm.start()
+    try:
+        yield
+    finally:
+        alarm.cancel()
 
 
 def _is_frozen(clock: Callable[[], float]) -> bool:

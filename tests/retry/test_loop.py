@@ -1,7 +1,9 @@
 """Rounds under any tenacity policy, in blocking and asyncio dials, and interrupted waits."""
 
 import asyncio
+import concurrent.futures
 import errno
+import itertools
 import logging
 import socket
 import threading
@@ -186,6 +188,20 @@ def call_during_wait(action):
             threads[-1].start()
 
     return hook, threads
+
+
+class TestThreads:
+    def test_each_connection_of_a_loop_in_another_thread(self, dead_port):
+        """tenacity keeps its statistics by thread."""
+        connections = safedial.connections(("127.0.0.1", dead_port), policy=retrying(2, 0.001))
+
+        def enter(connection):
+            with pytest.raises(ConnectionRefusedError), connection:
+                pass
+
+        for connection in itertools.islice(connections, 2):
+            with concurrent.futures.ThreadPoolExecutor(1) as thread:
+                thread.submit(enter, connection).result()
 
 
 class TestInterruption:

@@ -2,10 +2,17 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
+import functools
 import itertools
+import math
+import operator
+import sys
 import threading
 import time
+import types
+import unittest.mock
 
 import httpx
 import pytest
@@ -17,11 +24,20 @@ import safedial.adapters.httpx
 from safedial import _clock, testing
 from safedial._deadline import Deadline
 from safedial._tcp import steering
+from safedial.testing import retries
 from safedial.testing.retries import watching_waits
-from tests.support import dials
+from tests.support import dials, interrupts
 from tests.support.policies import retrying
+from tests.support.resolvers import servers
 
 HOUR = 3600
+
+
+def standing():
+    return tenacity.RetryCallState.prepare_for_next_attempt, tenacity.DoSleep, tenacity.time
+
+
+PLAIN = standing()
 # Each ends after an hour: after two waits, or a few.
 POLICIES = {
     "reconnect": lambda: safedial.reconnect(within=HOUR, first=2400, cap=2400),
@@ -119,6 +135,19 @@ LOOPS = {
 @pytest.fixture(params=LOOPS)
 def loop(request):
     return LOOPS[request.param]
+
+
+def in_its_own_context(test):
+    @functools.wraps(test)
+    def run(*args, **kwds):
+        contextvars.copy_context().run(test, *args, **kwds)
+
+    return run
+
+
+def wait_an_hour(port):
+    with pytest.raises(ConnectionRefusedError):
+        safedial.safe_connect(("127.0.0.1", port), policy=an_hour())
 
 
 class TestClock:
@@ -252,32 +281,176 @@ class TestClock:
         assert all(later - sooner < HOUR for sooner, later in itertools.pairwise(seen))
         assert steering._believed[0] <= _clock.real() + steering._RANGE_AGE
 
-    def test_each_block_begins_at_the_real_time(self):
-        for _ in range(2):
-            with testing.fast_retries():
-                assert _clock.ahead() == 0
-                _clock.advance(HOUR)
-                with testing.fast_retries():
-                    assert _clock.ahead() == HOUR
-                    _clock.advance(HOUR)
-                assert _clock.ahead() == 2 * HOUR
-            assert _clock.ahead() == 0
-        _clock.advance(HOUR)  # a wait that begins as a block ends
-        assert _clock.ahead() == 0
-
-    def test_real_again_afterwards(self):
-        plain = tenacity.RetryCallState.prepare_for_next_attempt
+    def test_nothing_is_replaced_afterwards(self):
         one, two = testing.fast_retries(), testing.fast_retries()
         one.__enter__()
         two.__enter__()
         _clock.advance(HOUR)
-        assert _clock.now() - _clock.real() > HOUR - 60
         one.__exit__(None, None, None)
-        assert _clock.now() - _clock.real() > HOUR - 60
+        assert tenacity.time.monotonic() - _clock.real() > HOUR - 60
         assert not two.__exit__(LookupError, LookupError(), None)
-        assert _clock.now() - _clock.real() < HOUR - 60
-        assert tenacity.time is time
-        assert tenacity.RetryCallState.prepare_for_next_attempt is plain
+        assert standing() == PLAIN
+
+    @pytest.mark.parametrize(
+        "wait",
+        [tenacity.wait_exponential(), tenacity.wait_fixed(math.inf), tenacity.wait_fixed(math.nan)],
+        ids=["exponential", "infinite", "not a number"],
+    )
+    @in_its_own_context
+    def test_dial_after_waits_without_end_has_its_own_time(self, wait, dead_port):
+        """A clock that is moved too far stands still: a float loses the seconds."""
+        long = tenacity.Retrying(wait=wait, stop=tenacity.stop_after_attempt(70), reraise=True)
+        with testing.fast_retries(), pytest.raises(ConnectionRefusedError):
+            long(refuse)
+        policy = safedial.reconnect(within=60)
+        policy.stop |= tenacity.stop_after_attempt(200)
+        with testing.fast_retries() as waits, pytest.raises(ConnectionRefusedError):
+            safedial.safe_connect(("127.0.0.1", dead_port), policy=policy)
+        assert sum(waits) == pytest.approx(60, abs=10)
+        assert len(waits) < 60
+
+
+class TestClockDoesNotLeap:
+    """A dial runs on when fast_retries begins or ends, after waits that were not slept."""
+
+    policy = safedial.reconnect(within=0.2, first=0.05, cap=0.05)
+    policy.stop |= tenacity.stop_after_attempt(60)
+
+    def events_of_dial(self, port, act):
+        """Return the events of a dial that *act* was called in, after its third."""
+        events = []
+
+        def on_event(event):
+            events.append(event)
+            if len(events) == 3:
+                act()
+
+        with pytest.raises(ConnectionRefusedError):
+            safedial.safe_connect(("127.0.0.1", port), policy=self.policy, on_event=on_event)
+        return events
+
+    def check(self, events):
+        assert all(0 <= later.elapsed - sooner.elapsed < 60 for sooner, later in itertools.pairwise(events))
+        assert 0.2 <= events[-1].elapsed < 60
+
+    @in_its_own_context
+    def test_end(self, dead_port):
+        recording = testing.fast_retries()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(recording)
+            wait_an_hour(dead_port)
+            self.check(self.events_of_dial(dead_port, stack.close))
+
+    @in_its_own_context
+    def test_begin(self, dead_port):
+        with testing.fast_retries():
+            wait_an_hour(dead_port)
+        with contextlib.ExitStack() as stack:
+            self.check(self.events_of_dial(dead_port, lambda: stack.enter_context(testing.fast_retries())))
+
+    @in_its_own_context
+    def test_end_in_a_race(self, dead_port, black_hole):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(testing.fast_retries())
+            wait_an_hour(dead_port)
+
+            def resolver(*args, **hints):
+                stack.close()
+                return servers(black_hole, black_hole)()
+
+            options = {"timeout": 5, "total_timeout": 0.1, "resolver": resolver, "happy_eyeballs_delay": 0.01}
+            with pytest.raises(TimeoutError, match="within total_timeout"):
+                safedial.safe_connect(("db", 1), **options, policy=None)
+
+
+class TestOthersReplaceToo:
+    """Such as mocks. What they put there comes back, and what they put back does no harm."""
+
+    @pytest.mark.parametrize("name", ["time", "DoSleep", "RetryCallState.prepare_for_next_attempt"])
+    def test_before(self, name):
+        owner, plain = tenacity, PLAIN[("RetryCallState.prepare_for_next_attempt", "DoSleep", "time").index(name)]
+        other = {"time": types.ModuleType("time"), "DoSleep": type("Other", (tenacity.DoSleep,), {})}.get(
+            name, lambda state: plain(state)
+        )
+        with unittest.mock.patch(f"tenacity.{name}", other):
+            with testing.fast_retries() as waits:
+                TestFastRetries().fail()
+            assert waits == [3600]
+            assert operator.attrgetter(name)(owner) is other
+        assert standing() == PLAIN
+
+    @pytest.mark.parametrize("name", ["time", "DoSleep", "RetryCallState.prepare_for_next_attempt"])
+    def test_inside_and_longer(self, name):
+        with contextlib.ExitStack() as stack:
+            with testing.fast_retries():
+                ours = operator.attrgetter(name)(tenacity)
+                other = stack.enter_context(unittest.mock.patch(f"tenacity.{name}", mock_of(ours)))
+            assert operator.attrgetter(name)(tenacity) is other
+            with testing.fast_retries() as waits:  # on top of the mock, which calls the one below
+                TestFastRetries().fail()
+            assert waits == [3600]
+        assert tenacity.DoSleep(3) == 3
+        assert abs(tenacity.time.monotonic() - time.monotonic()) < 60
+        with testing.fast_retries() as waits:
+            TestFastRetries().fail()
+        assert waits == [3600]
+        assert standing() == PLAIN
+
+    def test_the_rest_of_time_is_there(self):
+        with testing.fast_retries():
+            assert tenacity.time.sleep is time.sleep
+
+
+def mock_of(ours):
+    """Return something that does as *ours* does."""
+    if isinstance(ours, types.ModuleType):
+        return types.SimpleNamespace(monotonic=ours.monotonic, sleep=time.sleep)
+    return type("Other", (ours,), {}) if isinstance(ours, type) else functools.wraps(ours)(lambda state: ours(state))
+
+
+@pytest.mark.filterwarnings("ignore:.*was never entered:UserWarning")
+class TestInterrupts:
+    """One at each instant, as of a signal handler that raises: what is left does nothing, and the next use mends it."""
+
+    @pytest.mark.parametrize("setter", [sys.settrace, sys.setprofile])
+    @pytest.mark.parametrize("manager", [testing.fast_retries, lambda: watching_waits(print)])
+    def test_nothing_counts_that_is_left(self, setter, manager):
+        managers = [manager()]
+
+        def act():
+            with managers[-1]:  # its __del__ is not interrupted
+                pass
+
+        def after():
+            managers[:] = [manager()]
+            assert tenacity.DoSleep(3) == 3
+            assert tenacity.time.monotonic() <= time.monotonic()
+            assert not retries._open_users()
+
+        _clock.advance(HOUR)
+        assert interrupts.interrupt_each(act, setter, after) > 20
+        with testing.fast_retries() as waits:
+            TestFastRetries().fail()
+        assert waits == [3600]
+        assert standing() == PLAIN
+
+    @pytest.mark.storm
+    @pytest.mark.parametrize("setter", [sys.settrace, sys.setprofile])
+    def test_next_use_mends_each(self, setter):
+        managers = [testing.fast_retries()]
+
+        def act():
+            with managers[-1]:
+                pass
+
+        def after():
+            managers[:] = [testing.fast_retries()]
+            with testing.fast_retries() as waits:
+                TestFastRetries().fail()
+            assert waits == [3600]
+            assert standing() == PLAIN
+
+        assert interrupts.interrupt_each(act, setter, after) > 20
 
 
 class TestWatchingWaits:
@@ -304,6 +477,31 @@ class TestWatchingWaits:
 
 
 class TestFastRetries:
+    def test_nothing_is_slept(self):
+        with testing.fast_retries():
+            assert tenacity.DoSleep(3) == 0
+
+    def test_other_tasks_have_a_turn_in_each_wait(self):
+        """Though the policy has an event to look at."""
+        turns = []
+
+        async def other():
+            while True:
+                turns.append(1)
+                await asyncio.sleep(0)
+
+        async def main():
+            task = asyncio.create_task(other())
+            policy = safedial.reconnect(within=HOUR, cap=600)
+            policy.stop |= tenacity.stop_when_event_set(threading.Event())
+            with pytest.raises(ConnectionRefusedError):
+                await safedial.wrap(refused, policy=policy)()
+            task.cancel()
+
+        with testing.fast_retries() as waits:
+            dials.run(main())
+        assert len(turns) >= len(waits) > 5
+
     def test_records_the_waits_of_safedial(self, dial, dead_port):
         policy = tenacity.Retrying(
             retry=safedial.retry_if_transient,

@@ -22,7 +22,7 @@ from safedial._dial.settings import Resolver, Settings
 from safedial._dial.socket_class import can_be_nonblocking
 from safedial._retry import loop as retry_loop
 from safedial._retry.argument import DEFAULT, policy_after
-from safedial._steps import within
+from safedial._steps import clock_of, within
 from safedial._tcp.connect import bind_source
 
 # Connects to one address within a limit in seconds.
@@ -115,16 +115,16 @@ async def _first_of(
     record: Record, infos: Sequence[AddrInfo], attempt: _Connecting, delay: float | None, limit: float | None
 ) -> Attempt:
     """Connect to the address that answers first. Without *delay*, try one after the other."""
-    loop = asyncio.get_running_loop()
+    clock = clock_of(asyncio.get_running_loop())
     left = record.deadline.cap(None)
-    race = Race(len(infos), delay, limit, math.inf if left is None else loop.time() + left)
+    race = Race(len(infos), delay, limit, math.inf if left is None else clock() + left)
 
     async def attempt_numbered(number: int, limit: float | None) -> Attempt | None:
         info = infos[number]
         try:
             return await attempt(info, limit)
         except OSError as error:
-            race.failed(number, loop.time())
+            race.failed(number, clock())
             record.failed(info[4], error, number)
         await _turn()
         return None

@@ -1,10 +1,12 @@
 """Drive a race in asyncio: a task for each attempt that does not run alone. Knows nothing of sockets."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias, TypeVar
 
 from safedial._dial.race import Race
+from safedial._steps import clock_of, within
 
 T = TypeVar("T")
 # Gets an attempt's number and its limit in seconds. Returns its result; if it fails, tells the race and returns None.
@@ -21,7 +23,7 @@ async def run(race: Race, attempt: Attempting[T], discard: Callable[[T], object]
         if not task.cancelled() and task.exception() is None and (won := task.result()) is not None:
             discard(won)
 
-    clock = asyncio.get_running_loop().time
+    clock = clock_of(asyncio.get_running_loop())
     running: dict[asyncio.Task[T | None], int] = {}
     winner: T | None = None
     try:
@@ -34,7 +36,8 @@ async def run(race: Race, attempt: Attempting[T], discard: Callable[[T], object]
                 else:
                     running[asyncio.create_task(steps)] = started[0]
             elif running:
-                await asyncio.wait(running, timeout=race.wait(now), return_when=asyncio.FIRST_COMPLETED)
+                with contextlib.suppress(TimeoutError):
+                    await within(race.wait(now), asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED))
                 done = sorted((task for task in running if task.done()), key=running.__getitem__)
                 while done and winner is None:
                     del running[done[0]]

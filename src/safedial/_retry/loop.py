@@ -89,6 +89,8 @@ class Retries:
         return True
 
     async def _step(self) -> Any:
+        if not self._retrying.statistics:  # each thread has its own, and a loop may go on in another one
+            self._retrying.begin()
         step = self._retrying.iter(self._state)
         return await step if inspect.isawaitable(step) else step
 
