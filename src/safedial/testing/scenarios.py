@@ -78,6 +78,8 @@ def _self_connect(setting: Setting, stack: ExitStack) -> Begun:
     def problems(_: Outcome) -> list[str]:
         number = sent.count()
         said = [f"the client sent {counted(number, 'byte')} to itself"] if number else []
+        if sent.incomplete:
+            said.append("what the client sent to itself is not known: too many of its sockets closed at once")
         return _not_hit(fault) + said + _bind_problems(setting.host, port)
 
     return Begun(setting.host, port, problems, fault)
