@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import socket
 import sys
 import time
@@ -115,7 +116,7 @@ class TestHangsUp:
         assert problems(connect, "hangs_up") == ""
 
     def test_client_that_never_dials(self):
-        assert "did not dial" in problems(lambda host, port: None, "hangs_up")
+        assert "the client did not dial" in problems(lambda host, port: None, "hangs_up")
 
     def test_client_that_goes_on_is_ended(self, briefly):
         def connect(host, port):
@@ -171,7 +172,8 @@ class TestNameFailure:
 
         (found,) = testing.assert_resilient(connect, faults=["name_failure"], host=host)
         assert (found.happened, found.means) == ("returned", "simulated")
-        assert named == ["server.safedial.invalid"]
+        (name,) = named
+        assert re.fullmatch(r"server-\d+\.safedial\.invalid", name)
 
     def test_asyncio_client(self):
         async def connect(host, port):

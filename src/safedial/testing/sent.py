@@ -71,7 +71,7 @@ class Sent:
         return False
 
     def closing(self, plain: Any) -> Any:
-        """Return what takes the place of `socket.socket._real_close`, where every close of a Python socket ends."""
+        """Return what takes the place of `socket.socket._real_close`, where all closes of a socket end."""
 
         def real_close(sock: socket.socket, *args: Any, **kwds: Any) -> Any:
             with contextlib.suppress(OSError):  # it is closed, or of another family
