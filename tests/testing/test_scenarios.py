@@ -214,3 +214,42 @@ class TestNameFailure:
         said = problems(lambda host, port: None, "name_failure")
         assert "the fault was not triggered: the client resolves names in C, or not at all" in said
         assert "did not dial" not in said
+
+
+class TestServerThatDoesNotComeBack:
+    """No client is to blame for it, nor passes."""
+
+    @pytest.mark.parametrize("attempts", [1, 1_000_000])
+    def test_one_that_never_starts_after_it_hung_up(self, attempts, briefly):
+        with pytest.raises(OSError, match="false ended with status 1"):
+            testing.assert_resilient(in_a_loop(0.02, attempts), faults=["hangs_up"], server=["false"], within=0.3)
+
+    @pytest.mark.storm
+    def test_one_without_reuseaddr(self, briefly):
+        """The connections that were hung up on are in its way."""
+
+        def connect(host, port):
+            while True:
+                with contextlib.suppress(OSError), socket.create_connection((host, port)) as sock:
+                    sock.recv(1)
+                time.sleep(0.06)
+
+        serves = "import socket; s = socket.socket(); s.bind(('{host}', {port})); s.listen(); input()"
+        with pytest.raises(OSError, match="Address already in use"):
+            testing.assert_resilient(connect, faults=["hangs_up"], server=[sys.executable, "-c", serves], within=1.5)
+
+    @pytest.mark.parametrize(
+        ("then", "attempts", "within", "words"),
+        [
+            ("exit 7", 5, 30, "sh ended with status 7"),
+            pytest.param("exec sleep 9", 1000, 1.5, "sh did not listen|had not come up again", marks=pytest.mark.storm),
+        ],
+    )
+    def test_one_that_starts_once(self, then, attempts, within, words, tmp_path):
+        mark = tmp_path / "started"
+        serves = "import socket, time; s = socket.create_server(('{host}', {port})); time.sleep(60)"
+        script = f'test -e {mark} && {then}; touch {mark}; exec {sys.executable} -c "{serves}"'
+        with pytest.raises(OSError, match=words):
+            testing.assert_resilient(
+                in_a_loop(0.01, attempts), faults=["outage"], server=["sh", "-c", script], within=within
+            )
