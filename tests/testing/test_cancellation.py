@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import signal
 import socket
 import threading
 import time
@@ -12,7 +13,7 @@ import tenacity
 import safedial
 from safedial import testing
 from safedial._retry import loop
-from safedial.testing import run
+from safedial.testing import cancellation, run
 from tests.support import faults
 
 HOST = "127.0.0.1"
@@ -134,6 +135,25 @@ class TestLoopsOfTheirOwn:
         with faults.full_listener() as silent:
             assert ended(connect, silent.getsockname()[1]).retrying
 
+    @pytest.mark.storm
+    def test_one_that_catches_everything(self, refused_port, monkeypatch):
+        """Its thread can't be ended, but does not spin on."""
+        dialed, over = [], threading.Event()
+        monkeypatch.setattr(cancellation, "_never", over)
+
+        def connect(host, port):
+            while not over.is_set():
+                dialed.append(port)
+                with contextlib.suppress(BaseException):
+                    socket.create_connection((host, port))
+
+        outcome = run.run_client(connect, HOST, refused_port, 0.2)
+        assert (outcome.retrying, outcome.still_running, outcome.leaked) == (True, True, 0)
+        before = len(dialed)
+        time.sleep(0.1)
+        assert len(dialed) == before
+        over.set()
+
     def test_one_that_waits_for_a_greeting_in_the_end(self):
         """Its last dial takes longer than those before: it hangs, and does not retry."""
 
@@ -146,6 +166,91 @@ class TestLoopsOfTheirOwn:
             server.refuse_for(dials=2)
             outcome = ended(connect, server.port)
         assert (outcome.hung, outcome.retrying, outcome.dials) == (True, False, 3)
+
+
+class TestLoopsOfAsyncio:
+    @pytest.mark.parametrize("library", ["asyncio", pytest.param("uvloop", marks=pytest.mark.storm)])
+    def test_one_of_the_clients_own(self, library, refused_port):
+        runs = pytest.importorskip(library).run
+
+        async def main(host, port):
+            with contextlib.suppress(OSError):
+                await asyncio.open_connection(host, port)
+            await asyncio.sleep(60)
+
+        assert ended(lambda *address: runs(main(*address)), refused_port).hung
+
+
+class TestThreadsOfTheClients:
+    def client(self, error, threads):
+        def dials(host, port):
+            while True:
+                with contextlib.suppress(OSError):
+                    return socket.create_connection((host, port))
+                time.sleep(0.01)
+                if error is not None:
+                    raise error
+
+        def connect(host, port):
+            threads.append(threading.Thread(target=dials, args=(host, port)))
+            threads[-1].start()
+            threads[-1].join()
+
+        return connect
+
+    def test_they_end_without_a_word(self, refused_port, monkeypatch):
+        """pytest would warn of an exception that nobody handled."""
+        said, threads = [], []
+        monkeypatch.setattr(threading, "excepthook", said.append)
+        ended(self.client(None, threads), refused_port, 0.2)
+        assert [thread.is_alive() for thread in threads] == [False]
+        assert not said
+        assert threading.excepthook == said.append
+
+    def test_their_own_errors_are_heard_of(self, refused_port, monkeypatch):
+        said, threads = [], []
+        monkeypatch.setattr(threading, "excepthook", lambda args: said.append(args.exc_type))
+        run.run_client(self.client(LookupError(), threads), HOST, refused_port, 5)
+        assert said == [LookupError]
+
+
+class StopError(Exception):
+    """As pytest-timeout's, or Ctrl-C."""
+
+
+@pytest.mark.parametrize("fault", ["refused_port", "frozen", "self_connect"])
+def test_an_interrupt_ends_the_client(fault):
+    dialed = []
+
+    def connect(host, port):
+        while True:
+            dialed.append(port)
+            if len(dialed) == 2:
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+            with contextlib.suppress(OSError):
+                socket.create_connection((host, port), 0.05).close()
+            time.sleep(0.01)
+
+    def interrupt(*args):
+        raise StopError
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(StopError):
+            testing.assert_resilient(connect, faults=[fault], within=30)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert "client under test" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_the_table_says_that_a_thread_still_runs(monkeypatch):
+    monkeypatch.setattr(run, "_GRACE", 0)
+    over = threading.Event()
+    try:
+        with pytest.raises(AssertionError, match=r"its thread could not be\s+ended, and still runs"):
+            testing.assert_resilient(lambda host, port: over.wait(60), faults=["refused_port"], within=0.1)
+    finally:
+        over.set()
 
 
 def test_the_table_tells_retrying_from_hanging():

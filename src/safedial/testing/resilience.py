@@ -73,8 +73,13 @@ def assert_resilient(
         dials_per_second: how many dials ``hangs_up`` lets pass within any one second. `reconnect` makes 6, a loop
             without a wait thousands. Default: 20.
 
-    A client that takes too long is ended by an exception that is raised in its thread or task. If its thread sleeps by
-    itself, or waits for another one, that comes only afterwards.
+    A client that takes too long, or is running when the test is interrupted, is ended by an exception that is raised in
+    its thread, where it dials or waits, and by cancelling its asyncio tasks. If its thread sleeps by itself, waits for
+    another one, or runs a loop of trio's, the exception comes only afterwards. If its code catches every exception
+    (a bare ``except``), it does not end. The message says if a thread still runs.
+
+    A socket is left open if it is open after the connection that was returned is closed. What nothing refers to after
+    that is closed by Python, and not seen.
 
     Raises:
         AssertionError: the client connected to itself or sent bytes to itself, hung, went on retrying for too long,
@@ -144,6 +149,8 @@ def _finding(name: str, factory: Factory, setting: Setting) -> Finding:
         problems.append(f"the error {_missing(scenario.code)}{where}")
     if outcome.hung or outcome.retrying:
         problems.append(f"{'the client hung: ' * outcome.hung}no end within {within:g} s{_why_no_end(outcome)}")
+    if outcome.still_running:
+        problems.append("its thread could not be ended, and still runs")
     problems += more
     if outcome.leaked:
         problems.append(f"sockets left open: {outcome.leaked}")
