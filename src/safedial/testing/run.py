@@ -192,7 +192,7 @@ def _run_async(closing: Awaitable[Any]) -> None:
         await closing
 
     frame = getattr(closing, "cr_frame", None)
-    if frame is not None and frame.f_globals["__name__"].partition(".")[0] == "trio":
+    if frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "trio":
         sys.modules["trio"].run(main)
     else:
         asyncio.run(main())
