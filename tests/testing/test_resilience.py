@@ -323,6 +323,26 @@ def test_timeouts_are_known_by_their_own_names():
     with pytest.raises(AssertionError, match="the error is not a timeout"):
         testing.assert_resilient(connect, faults=["frozen"])
 
+    def test_what_could_change_the_terminal_is_escaped(self):
+        def connect(host, port):
+            with contextlib.suppress(OSError):
+                guarded(host, port)
+            raise LookupError("red \x1b[31m, \u202eright to left, \udc80\nand another line")
+
+        table = "\n".join(self.table(connect, faults=["refused_port"]))
+        assert "\\x1b[31m," in table
+        assert "\\u202eright" in table
+        assert "\\udc80 and" in table
+        assert table.replace("\n", "").isprintable()
+
+    def test_a_word_without_an_end_is_cut(self):
+        def connect(host, port):
+            with contextlib.suppress(OSError):
+                guarded(host, port)
+            raise LookupError("x" * 200_000)
+
+        assert len(self.table(connect, faults=["refused_port"])) < 10
+
 
 class TestFindings:
     def test_name_the_means(self, means, monkeypatch):
@@ -359,7 +379,38 @@ class NoGroupError(Exception):
     exceptions = None
 
 
-@pytest.mark.parametrize("kind", [FrozenError, NoGroupError])
+class NoAttributesError(Exception):
+    def __getattr__(self, name):
+        raise KeyError(name)
+
+
+class NoErrnoError(Exception):
+    @property
+    def errno(self):
+        raise LookupError("no errno")
+
+
+class NoArgsError(Exception):
+    args = None
+
+
+class NoCauseError(Exception):
+    @property
+    def _fails(self):
+        raise LookupError("no cause")
+
+    args = __cause__ = __context__ = __traceback__ = _fails
+
+
+class NoWordsError(Exception):
+    def __str__(self):
+        raise SystemExit
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [FrozenError, NoGroupError, NoAttributesError, NoErrnoError, NoArgsError, NoCauseError, NoWordsError],
+)
 def test_strange_errors_are_errors(kind):
     def connect(host, port):
         with contextlib.suppress(OSError):

@@ -101,7 +101,7 @@ class Cancellation:
 
 def _loop_in(thread: int) -> asyncio.AbstractEventLoop | None:
     # asyncio tells of a loop in its own thread alone. A loop of uvloop's has no frame, but asyncio.Runner has one.
-    frame = sys._current_frames().get(thread)
+    frame = sys._current_frames().get(thread)  # pyright: ignore[reportPrivateUsage]  # documented
     while frame is not None:
         if frame.f_globals.get("__name__") in ("asyncio.runners", "asyncio.base_events"):
             for value in (frame.f_locals.get("self"), frame.f_locals.get("task")):

@@ -144,10 +144,9 @@ class Outcome:
         except BaseException as error:
             self.error, self.raised_at = error, place_of(error)
             chain = error_chain(error)
-            self.own_mistake = not self.dials and not any(isinstance(each, OSError) for each in chain)
+            self.own_mistake = not self.dials and not any(issubclass(type(each), OSError) for each in chain)
             for each in () if self.own_mistake else chain:
-                with contextlib.suppress(Exception):  # a frozen dataclass
-                    each.__traceback__ = None  # its frames would keep the client's sockets alive
+                BaseException.with_traceback(each, None)  # its frames would keep the client's sockets alive
 
     async def _await(self, awaitable: Any) -> None:
         if inspect.isawaitable(closing := self._close(await awaitable)):
