@@ -196,6 +196,26 @@ class TestTable:
             "    - sockets left open: 1",
         ]
 
+    def test_what_could_change_the_terminal_is_escaped(self):
+        def connect(host, port):
+            with contextlib.suppress(OSError):
+                guarded(host, port)
+            raise LookupError("red \x1b[31m, \u202eright to left, \udc80\nand another line")
+
+        table = "\n".join(self.table(connect, faults=["refused_port"]))
+        assert "\\x1b[31m," in table
+        assert "\\u202eright" in table
+        assert "\\udc80 and" in table
+        assert table.replace("\n", "").isprintable()
+
+    def test_a_word_without_an_end_is_cut(self):
+        def connect(host, port):
+            with contextlib.suppress(OSError):
+                guarded(host, port)
+            raise LookupError("x" * 200_000)
+
+        assert len(self.table(connect, faults=["refused_port"])) < 10
+
 
 class TestMistakes:
     """Errors of the client's own code, which a table would hide."""
@@ -322,26 +342,6 @@ def test_timeouts_are_known_by_their_own_names():
     kind = LikeUrllib3sNewConnectionError
     with pytest.raises(AssertionError, match="the error is not a timeout"):
         testing.assert_resilient(connect, faults=["frozen"])
-
-    def test_what_could_change_the_terminal_is_escaped(self):
-        def connect(host, port):
-            with contextlib.suppress(OSError):
-                guarded(host, port)
-            raise LookupError("red \x1b[31m, \u202eright to left, \udc80\nand another line")
-
-        table = "\n".join(self.table(connect, faults=["refused_port"]))
-        assert "\\x1b[31m," in table
-        assert "\\u202eright" in table
-        assert "\\udc80 and" in table
-        assert table.replace("\n", "").isprintable()
-
-    def test_a_word_without_an_end_is_cut(self):
-        def connect(host, port):
-            with contextlib.suppress(OSError):
-                guarded(host, port)
-            raise LookupError("x" * 200_000)
-
-        assert len(self.table(connect, faults=["refused_port"])) < 10
 
 
 class TestFindings:
