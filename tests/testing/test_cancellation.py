@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 import time
+import types
 
 import pytest
 import tenacity
@@ -69,6 +70,23 @@ def test_a_mock_of_sleep_is_called(refused_port, monkeypatch):
     outcome = run.run_client(lambda *address: policy(socket.create_connection, address), HOST, refused_port, 5)
     assert (slept, outcome.dials, outcome.last_wait) == ([60, 60], 3, 60)
     assert isinstance(outcome.error, ConnectionRefusedError)
+
+
+def test_several_at_once_are_cancellable():
+    with cancellation.cancellable_waits():
+        with cancellation.cancellable_waits():
+            pass
+        assert tenacity.nap.time is not time
+        assert loop.time is not time
+    assert (tenacity.nap.time, loop.time) == (time, time)
+
+
+def test_a_module_time_of_somebody_else_stays(monkeypatch):
+    mock = types.ModuleType("time")
+    monkeypatch.setattr(tenacity.nap, "time", mock)
+    with cancellation.cancellable_waits():
+        assert tenacity.nap.time is mock
+    assert tenacity.nap.time is mock
 
 
 def test_waits_of_other_threads_are_not_the_clients(refused_port):

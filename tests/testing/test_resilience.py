@@ -129,7 +129,7 @@ class TestAssertResilient:
             with socket.create_connection((host, port)) as sock:
                 sock.recv(1)
 
-        with pytest.raises(AssertionError, match="the client hung"):
+        with pytest.raises(AssertionError, match=r"the client hung: no end within [\d.]+ s\n"):
             testing.assert_resilient(connect, faults=["self_connect"], within=0.2)
 
     @pytest.mark.parametrize(
@@ -154,6 +154,29 @@ class TestAssertResilient:
     def test_connect_must_be_callable(self):
         with pytest.raises(TypeError, match="connect must be callable"):
             testing.assert_resilient("redis://")
+
+
+@pytest.mark.parametrize(
+    ("error", "fault", "passes"),
+    [
+        (TimeoutError("late"), "refused_port", False),
+        (TimeoutError("late"), "frozen", True),
+        (RuntimeError(f"[Errno {errno.ECONNREFUSED}] in words alone"), "refused_port", True),
+        (RuntimeError(f"[Errno {errno.EPERM}] in words alone"), "refused_port", False),
+    ],
+)
+def test_error_must_say_what_the_fault_was(error, fault, passes):
+    def connect(host, port):
+        with contextlib.suppress(OSError):
+            socket.create_connection((host, port), 0.05)
+        error.__context__ = None
+        raise error
+
+    if passes:
+        testing.assert_resilient(connect, faults=[fault])
+    else:
+        with pytest.raises(AssertionError, match="does not say ECONNREFUSED"):
+            testing.assert_resilient(connect, faults=[fault])
 
 
 class TestTable:

@@ -111,6 +111,21 @@ class TestHangsUp:
         assert problems(client, "hangs_up", dials_per_second=100) == ""
         assert "more than 1 dial in one second" in problems(client, "hangs_up", dials_per_second=1)
 
+    def test_limit_is_for_one_second(self, fast_retries):
+        """The fourth dial comes 1.2 seconds after the first."""
+        client = safedial.wrap(greeted, policy=tenacity.Retrying(wait=tenacity.wait_fixed(0.4)))
+        assert problems(client, "hangs_up", dials_per_second=3) == ""
+
+    def test_a_dial_that_is_late_starts_no_server(self):
+        """That of a client that could not be cancelled."""
+        setting = scenarios.Setting(testing.servers.echo, "127.0.0.1", 5, 1)
+        with contextlib.ExitStack() as stack:
+            scenario = scenarios._HangsUp(setting, stack)
+        with socket.socket() as sock:
+            for _ in range(3):
+                scenario._dial_begins(sock)
+        assert scenario._server.state == "down"
+
     @pytest.mark.parametrize("connect", [greeted, in_a_loop(0, 3)], ids=["once", "three times"])
     def test_any_error_will_do(self, connect):
         assert problems(connect, "hangs_up") == ""
@@ -214,6 +229,12 @@ class TestNameFailure:
         said = problems(lambda host, port: None, "name_failure")
         assert "the fault was not triggered: the client resolves names in C, or not at all" in said
         assert "did not dial" not in said
+
+
+@pytest.mark.parametrize("attempts", [3, 4])
+def test_outage_refuses_three_dials(attempts):
+    said = problems(in_a_loop(0, attempts), "outage")
+    assert ("LookupError" in said) == (attempts == 3)
 
 
 class TestServerThatDoesNotComeBack:

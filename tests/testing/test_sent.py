@@ -9,6 +9,7 @@ import os
 import socket
 import ssl
 import struct
+import threading
 import time
 
 import pytest
@@ -216,7 +217,7 @@ def test_many_other_sockets_that_close(filtered, words, server, monkeypatch):
 @pytest.mark.parametrize("end", ["refused", "reset", "never bound"])
 def test_the_end_of_each_dial_is_heard_of(end, monkeypatch):
     """Not so late that count() has to wait for it."""
-    monkeypatch.setattr(sent, "_PATIENCE", 5)
+    monkeypatch.setattr(sent, "_PATIENCE", 3600)
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(testing.refused_port() if end == "refused" else testing.server_port())
         if end == "reset":
@@ -233,3 +234,21 @@ def test_the_end_of_each_dial_is_heard_of(end, monkeypatch):
         sock.close()
         assert found.count() == 0
         assert not found._dialed
+
+
+def test_what_is_sent_again_counts_once():
+    assert sent._sent(struct.pack("=200xQQ", 100, 30)) == 70
+
+
+def test_socket_that_is_freed_late(dead_port):
+    """It is under way between two processes, and nobody has it."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, testing.self_connect(dead_port), sent.sent_to(dead_port) as found:
+        sock = socket.create_connection(("127.0.0.1", dead_port))
+        os.write(sock.fileno(), b"late")
+        socket.send_fds(ours, [b"x"], [sock.fileno()])
+        os.close(sock.detach())
+        timer = threading.Timer(0.1, theirs.close)
+        timer.start()
+        assert found.count() == 4
+        timer.join()

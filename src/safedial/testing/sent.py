@@ -12,6 +12,7 @@ import _socket
 import contextlib
 import ctypes
 import errno
+import select
 import socket
 import struct
 import threading
@@ -84,21 +85,21 @@ class Sent:
         """Return how many bytes they have sent."""
         if self._freed is None:
             return 0
+        comes = select.poll()
+        comes.register(self._freed, select.POLLIN)
         end = _clock.real() + _PATIENCE
-        with self._lock:
-            while True:
+        while True:
+            with self._lock:
                 in_use = self._look_at_all()  # first: of one that is freed meanwhile, the message comes next
                 self._receive_all()
                 left = end - _clock.real()
                 if self._dialed <= in_use or left <= 0:
                     self.incomplete = self._overflowed and not self._dialed <= in_use
                     return sum(self._seen.values())
-                self._freed.settimeout(min(left, 0.01))
-                self._receive_one()
+            comes.poll(10)  # milliseconds; without the lock, because other threads may close sockets
 
     def _receive_all(self) -> None:
         if self._freed is not None:
-            self._freed.settimeout(0)
             while self._receive_one():
                 pass
 
@@ -164,6 +165,7 @@ def _listener(port: int) -> _socket.socket:
         with contextlib.suppress(OSError):  # a sandbox may deny it
             _let_only_pass(listener, port)
         listener.bind((0, _FREED))
+        listener.setblocking(False)
     except BaseException:
         listener.close()
         raise
