@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import signal
 import socket
 import threading
 import time
+import types
 
 import pytest
 import tenacity
@@ -12,7 +14,7 @@ import tenacity
 import safedial
 from safedial import testing
 from safedial._retry import loop
-from safedial.testing import run
+from safedial.testing import cancellation, run
 from tests.support import faults
 
 HOST = "127.0.0.1"
@@ -68,6 +70,23 @@ def test_a_mock_of_sleep_is_called(refused_port, monkeypatch):
     outcome = run.run_client(lambda *address: policy(socket.create_connection, address), HOST, refused_port, 5)
     assert (slept, outcome.dials, outcome.last_wait) == ([60, 60], 3, 60)
     assert isinstance(outcome.error, ConnectionRefusedError)
+
+
+def test_several_at_once_are_cancellable():
+    with cancellation.cancellable_waits():
+        with cancellation.cancellable_waits():
+            pass
+        assert tenacity.nap.time is not time
+        assert loop.time is not time
+    assert (tenacity.nap.time, loop.time) == (time, time)
+
+
+def test_a_module_time_of_somebody_else_stays(monkeypatch):
+    mock = types.ModuleType("time")
+    monkeypatch.setattr(tenacity.nap, "time", mock)
+    with cancellation.cancellable_waits():
+        assert tenacity.nap.time is mock
+    assert tenacity.nap.time is mock
 
 
 def test_waits_of_other_threads_are_not_the_clients(refused_port):
@@ -134,6 +153,25 @@ class TestLoopsOfTheirOwn:
         with faults.full_listener() as silent:
             assert ended(connect, silent.getsockname()[1]).retrying
 
+    @pytest.mark.storm
+    def test_one_that_catches_everything(self, refused_port, monkeypatch):
+        """Its thread can't be ended, but does not spin on."""
+        dialed, over = [], threading.Event()
+        monkeypatch.setattr(cancellation, "_never", over)
+
+        def connect(host, port):
+            while not over.is_set():
+                dialed.append(port)
+                with contextlib.suppress(BaseException):
+                    socket.create_connection((host, port))
+
+        outcome = run.run_client(connect, HOST, refused_port, 0.2)
+        assert (outcome.retrying, outcome.still_running, outcome.leaked) == (True, True, 0)
+        before = len(dialed)
+        time.sleep(0.1)
+        assert len(dialed) == before
+        over.set()
+
     def test_one_that_waits_for_a_greeting_in_the_end(self):
         """Its last dial takes longer than those before: it hangs, and does not retry."""
 
@@ -146,6 +184,91 @@ class TestLoopsOfTheirOwn:
             server.refuse_for(dials=2)
             outcome = ended(connect, server.port)
         assert (outcome.hung, outcome.retrying, outcome.dials) == (True, False, 3)
+
+
+class TestLoopsOfAsyncio:
+    @pytest.mark.parametrize("library", ["asyncio", pytest.param("uvloop", marks=pytest.mark.storm)])
+    def test_one_of_the_clients_own(self, library, refused_port):
+        runs = pytest.importorskip(library).run
+
+        async def main(host, port):
+            with contextlib.suppress(OSError):
+                await asyncio.open_connection(host, port)
+            await asyncio.sleep(60)
+
+        assert ended(lambda *address: runs(main(*address)), refused_port).hung
+
+
+class TestThreadsOfTheClients:
+    def client(self, error, threads):
+        def dials(host, port):
+            while True:
+                with contextlib.suppress(OSError):
+                    return socket.create_connection((host, port))
+                time.sleep(0.01)
+                if error is not None:
+                    raise error
+
+        def connect(host, port):
+            threads.append(threading.Thread(target=dials, args=(host, port)))
+            threads[-1].start()
+            threads[-1].join()
+
+        return connect
+
+    def test_they_end_without_a_word(self, refused_port, monkeypatch):
+        """pytest would warn of an exception that nobody handled."""
+        said, threads = [], []
+        monkeypatch.setattr(threading, "excepthook", said.append)
+        ended(self.client(None, threads), refused_port, 0.2)
+        assert [thread.is_alive() for thread in threads] == [False]
+        assert not said
+        assert threading.excepthook == said.append
+
+    def test_their_own_errors_are_heard_of(self, refused_port, monkeypatch):
+        said, threads = [], []
+        monkeypatch.setattr(threading, "excepthook", lambda args: said.append(args.exc_type))
+        run.run_client(self.client(LookupError(), threads), HOST, refused_port, 5)
+        assert said == [LookupError]
+
+
+class StopError(Exception):
+    """As pytest-timeout's, or Ctrl-C."""
+
+
+@pytest.mark.parametrize("fault", ["refused_port", "frozen", "self_connect"])
+def test_an_interrupt_ends_the_client(fault):
+    dialed = []
+
+    def connect(host, port):
+        while True:
+            dialed.append(port)
+            if len(dialed) == 2:
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+            with contextlib.suppress(OSError):
+                socket.create_connection((host, port), 0.05).close()
+            time.sleep(0.01)
+
+    def interrupt(*args):
+        raise StopError
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(StopError):
+            testing.assert_resilient(connect, faults=[fault], within=30)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert "client under test" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_the_table_says_that_a_thread_still_runs(monkeypatch):
+    monkeypatch.setattr(run, "_GRACE", 0)
+    over = threading.Event()
+    try:
+        with pytest.raises(AssertionError, match=r"its thread could not be\s+ended, and still runs"):
+            testing.assert_resilient(lambda host, port: over.wait(60), faults=["refused_port"], within=0.1)
+    finally:
+        over.set()
 
 
 def test_the_table_tells_retrying_from_hanging():

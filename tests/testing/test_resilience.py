@@ -129,7 +129,7 @@ class TestAssertResilient:
             with socket.create_connection((host, port)) as sock:
                 sock.recv(1)
 
-        with pytest.raises(AssertionError, match="the client hung"):
+        with pytest.raises(AssertionError, match=r"the client hung: no end within [\d.]+ s\n"):
             testing.assert_resilient(connect, faults=["self_connect"], within=0.2)
 
     @pytest.mark.parametrize(
@@ -154,6 +154,29 @@ class TestAssertResilient:
     def test_connect_must_be_callable(self):
         with pytest.raises(TypeError, match="connect must be callable"):
             testing.assert_resilient("redis://")
+
+
+@pytest.mark.parametrize(
+    ("error", "fault", "passes"),
+    [
+        (TimeoutError("late"), "refused_port", False),
+        (TimeoutError("late"), "frozen", True),
+        (RuntimeError(f"[Errno {errno.ECONNREFUSED}] in words alone"), "refused_port", True),
+        (RuntimeError(f"[Errno {errno.EPERM}] in words alone"), "refused_port", False),
+    ],
+)
+def test_error_must_say_what_the_fault_was(error, fault, passes):
+    def connect(host, port):
+        with contextlib.suppress(OSError):
+            socket.create_connection((host, port), 0.05)
+        error.__context__ = None
+        raise error
+
+    if passes:
+        testing.assert_resilient(connect, faults=[fault])
+    else:
+        with pytest.raises(AssertionError, match="does not say ECONNREFUSED"):
+            testing.assert_resilient(connect, faults=[fault])
 
 
 class TestTable:
@@ -195,6 +218,26 @@ class TestTable:
             "  address_not_available  FAILED  returned",
             "    - sockets left open: 1",
         ]
+
+    def test_what_could_change_the_terminal_is_escaped(self):
+        def connect(host, port):
+            with contextlib.suppress(OSError):
+                guarded(host, port)
+            raise LookupError("red \x1b[31m, \u202eright to left, \udc80\nand another line")
+
+        table = "\n".join(self.table(connect, faults=["refused_port"]))
+        assert "\\x1b[31m," in table
+        assert "\\u202eright" in table
+        assert "\\udc80 and" in table
+        assert table.replace("\n", "").isprintable()
+
+    def test_a_word_without_an_end_is_cut(self):
+        def connect(host, port):
+            with contextlib.suppress(OSError):
+                guarded(host, port)
+            raise LookupError("x" * 200_000)
+
+        assert len(self.table(connect, faults=["refused_port"])) < 10
 
 
 class TestMistakes:
@@ -359,7 +402,38 @@ class NoGroupError(Exception):
     exceptions = None
 
 
-@pytest.mark.parametrize("kind", [FrozenError, NoGroupError])
+class NoAttributesError(Exception):
+    def __getattr__(self, name):
+        raise KeyError(name)
+
+
+class NoErrnoError(Exception):
+    @property
+    def errno(self):
+        raise LookupError("no errno")
+
+
+class NoArgsError(Exception):
+    args = None
+
+
+class NoCauseError(Exception):
+    @property
+    def _fails(self):
+        raise LookupError("no cause")
+
+    args = __cause__ = __context__ = __traceback__ = _fails
+
+
+class NoWordsError(Exception):
+    def __str__(self):
+        raise SystemExit
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [FrozenError, NoGroupError, NoAttributesError, NoErrnoError, NoArgsError, NoCauseError, NoWordsError],
+)
 def test_strange_errors_are_errors(kind):
     def connect(host, port):
         with contextlib.suppress(OSError):

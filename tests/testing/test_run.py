@@ -4,11 +4,14 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import socket
 import threading
+import time
 import weakref
 
 import pytest
+import tenacity
 import trio
 
 from safedial import testing
@@ -167,3 +170,44 @@ def test_chain_has_members_of_groups_and_arguments():
     refused, late = ConnectionRefusedError("refused"), TimeoutError("late")
     wrapped = RuntimeError(refused)
     assert set(raised.error_chain(ExceptionGroup("all", [wrapped, late]))) >= {refused, late, wrapped}
+
+
+class TestEnd:
+    """What is known of a client whose time is over."""
+
+    def test_one_that_hangs_after_a_wait(self):
+        """It waits for a greeting, and no longer for its next round."""
+
+        def connect(host, port):
+            with socket.create_connection((host, port)) as sock:
+                sock.recv(1)
+
+        policy = tenacity.Retrying(wait=tenacity.wait_fixed(0.01))
+        with testing.Outage() as server:
+            server.refuse_for(dials=1)
+            outcome = run.run_client(policy.wraps(connect), HOST, server.port, 0.3)
+        assert (outcome.hung, outcome.dials, outcome.last_wait) == (True, 2, 0.01)
+
+    def test_one_whose_last_dial_takes_a_few_times_longer(self):
+        def connect(host, port):
+            for _ in range(2):
+                with contextlib.suppress(ConnectionRefusedError), socket.create_connection((host, port)) as sock:
+                    sock.recv(1)
+                time.sleep(0.05)
+
+        with testing.Outage() as server:
+            server.refuse_for(dials=1)
+            assert run.run_client(connect, HOST, server.port, 0.4).hung
+
+    def test_one_that_is_connected_to_itself(self, force, dead_port):
+        """Another object has taken the descriptor from the socket that dialed, as TLS does, and C code waits on it."""
+
+        def connect(host, port):
+            number = socket.create_connection((host, port), 1).detach()
+            os.set_blocking(number, True)
+            os.read(number, 1)
+            os.close(number)
+
+        force(dead_port)
+        outcome = run.run_client(connect, HOST, dead_port, 0.1)
+        assert (outcome.hung, outcome.self_connected, outcome.still_running, outcome.leaked) == (True, True, False, 0)

@@ -111,6 +111,21 @@ class TestHangsUp:
         assert problems(client, "hangs_up", dials_per_second=100) == ""
         assert "more than 1 dial in one second" in problems(client, "hangs_up", dials_per_second=1)
 
+    def test_limit_is_for_one_second(self, fast_retries):
+        """The fourth dial comes 1.2 seconds after the first."""
+        client = safedial.wrap(greeted, policy=tenacity.Retrying(wait=tenacity.wait_fixed(0.4)))
+        assert problems(client, "hangs_up", dials_per_second=3) == ""
+
+    def test_a_dial_that_is_late_starts_no_server(self):
+        """That of a client that could not be cancelled."""
+        setting = scenarios.Setting(testing.servers.echo, "127.0.0.1", 5, 1)
+        with contextlib.ExitStack() as stack:
+            scenario = scenarios._HangsUp(setting, stack)
+        with socket.socket() as sock:
+            for _ in range(3):
+                scenario._dial_begins(sock)
+        assert scenario._server.state == "down"
+
     @pytest.mark.parametrize("connect", [greeted, in_a_loop(0, 3)], ids=["once", "three times"])
     def test_any_error_will_do(self, connect):
         assert problems(connect, "hangs_up") == ""
@@ -214,3 +229,48 @@ class TestNameFailure:
         said = problems(lambda host, port: None, "name_failure")
         assert "the fault was not triggered: the client resolves names in C, or not at all" in said
         assert "did not dial" not in said
+
+
+@pytest.mark.parametrize("attempts", [3, 4])
+def test_outage_refuses_three_dials(attempts):
+    said = problems(in_a_loop(0, attempts), "outage")
+    assert ("LookupError" in said) == (attempts == 3)
+
+
+class TestServerThatDoesNotComeBack:
+    """No client is to blame for it, nor passes."""
+
+    @pytest.mark.parametrize("attempts", [1, 1_000_000])
+    def test_one_that_never_starts_after_it_hung_up(self, attempts, briefly):
+        with pytest.raises(OSError, match="false ended with status 1"):
+            testing.assert_resilient(in_a_loop(0.02, attempts), faults=["hangs_up"], server=["false"], within=0.3)
+
+    @pytest.mark.storm
+    def test_one_without_reuseaddr(self, briefly):
+        """The connections that were hung up on are in its way."""
+
+        def connect(host, port):
+            while True:
+                with contextlib.suppress(OSError), socket.create_connection((host, port)) as sock:
+                    sock.recv(1)
+                time.sleep(0.06)
+
+        serves = "import socket; s = socket.socket(); s.bind(('{host}', {port})); s.listen(); input()"
+        with pytest.raises(OSError, match="Address already in use"):
+            testing.assert_resilient(connect, faults=["hangs_up"], server=[sys.executable, "-c", serves], within=1.5)
+
+    @pytest.mark.parametrize(
+        ("then", "attempts", "within", "words"),
+        [
+            ("exit 7", 5, 30, "sh ended with status 7"),
+            pytest.param("exec sleep 9", 1000, 1.5, "sh did not listen|had not come up again", marks=pytest.mark.storm),
+        ],
+    )
+    def test_one_that_starts_once(self, then, attempts, within, words, tmp_path):
+        mark = tmp_path / "started"
+        serves = "import socket, time; s = socket.create_server(('{host}', {port})); time.sleep(60)"
+        script = f'test -e {mark} && {then}; touch {mark}; exec {sys.executable} -c "{serves}"'
+        with pytest.raises(OSError, match=words):
+            testing.assert_resilient(
+                in_a_loop(0.01, attempts), faults=["outage"], server=["sh", "-c", script], within=within
+            )

@@ -9,6 +9,8 @@ import os
 import socket
 import ssl
 import struct
+import threading
+import time
 
 import pytest
 import redis
@@ -185,3 +187,68 @@ def test_nothing_is_claimed_where_it_can_not_be_seen(lacks, dead_port, monkeypat
     with testing.self_connect(dead_port), sent.sent_to(dead_port) as found:
         naive("127.0.0.1", dead_port)
         assert found.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("filtered", "words"), [(True, "the client sent 6 bytes"), (False, "what the client sent to itself is not known")]
+)
+def test_many_other_sockets_that_close(filtered, words, server, monkeypatch):
+    """Each makes a message, too, and when the buffer was full the client passed."""
+    monkeypatch.setattr(sent, "_BUFFER", 4096)
+    if not filtered:
+        monkeypatch.setattr(sent, "_SO_ATTACH_FILTER", 10_000)
+        monkeypatch.setattr(sent, "_PATIENCE", 0.05)
+
+    def connect(host, port):
+        sock = socket.create_connection((host, port), 1)
+        sock.sendall(b"secret")
+        for _ in range(40):
+            with socket.create_connection(server.getsockname()), server.accept()[0]:
+                pass
+        os.close(sock.detach())
+        time.sleep(0 if filtered else 0.3)  # the message comes a moment later
+        raise REFUSED
+
+    with pytest.raises(AssertionError) as caught:
+        testing.assert_resilient(connect, faults=["self_connect"])
+    assert words in " ".join(str(caught.value).split())
+
+
+@pytest.mark.parametrize("end", ["refused", "reset", "never bound"])
+def test_the_end_of_each_dial_is_heard_of(end, monkeypatch):
+    """Not so late that count() has to wait for it."""
+    monkeypatch.setattr(sent, "_PATIENCE", 3600)
+    with contextlib.ExitStack() as stack:
+        port = stack.enter_context(testing.refused_port() if end == "refused" else testing.server_port())
+        if end == "reset":
+            stack.enter_context(testing.self_connect(port))
+        elif end == "never bound":
+            stack.enter_context(testing.address_not_available(port, None))
+        found = stack.enter_context(sent.sent_to(port))
+        sock = socket.socket()
+        with contextlib.suppress(OSError):
+            sock.connect(("127.0.0.1", port))
+        if end == "reset":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert found._dialed
+        sock.close()
+        assert found.count() == 0
+        assert not found._dialed
+
+
+def test_what_is_sent_again_counts_once():
+    assert sent._sent(struct.pack("=200xQQ", 100, 30)) == 70
+
+
+def test_socket_that_is_freed_late(dead_port):
+    """It is under way between two processes, and nobody has it."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, testing.self_connect(dead_port), sent.sent_to(dead_port) as found:
+        sock = socket.create_connection(("127.0.0.1", dead_port))
+        os.write(sock.fileno(), b"late")
+        socket.send_fds(ours, [b"x"], [sock.fileno()])
+        os.close(sock.detach())
+        timer = threading.Timer(0.1, theirs.close)
+        timer.start()
+        assert found.count() == 4
+        timer.join()

@@ -1,19 +1,28 @@
 """Cancelling a client that runs in a thread and does not end by itself.
 
 Python can't cancel a thread. So an exception is raised in it: where it waits between two rounds of a tenacity policy,
-where it dials, and in the end wherever Python code runs in it. Only a thread that sleeps by itself, or waits for
-another one, stays until that is over.
+where it dials, and in the end wherever Python code runs in it. asyncio's tasks are cancelled, in whichever loop runs in
+it. Only a thread that sleeps by itself, or waits for another one or in trio, stays until that is over. One that
+catches every exception, and dials on, is made to wait for good.
 """
 
+import asyncio
 import contextlib
 import ctypes
+import sys
 import threading
 import time
 import types
 from collections.abc import Generator
 from typing import Any
 
+from safedial._clients import patch
+from safedial._clients.attributes import Replacement
 from safedial._forks import loading, lock_held_across_forks
+
+# After so many exceptions at its dials, a client catches them all and goes on.
+_MOST = 1000
+_never = threading.Event()
 
 
 class ClientCancelledError(BaseException):
@@ -26,6 +35,8 @@ class Cancellation:
     def __init__(self) -> None:
         self._cancelled = threading.Event()
         self._thread: int | None = None
+        self._others: list[threading.Thread] = []
+        self._raised = 0
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
@@ -51,6 +62,30 @@ class Cancellation:
         """End the thread's waits, now and later."""
         self._cancelled.set()
 
+    def check(self) -> None:
+        """Raise `ClientCancelledError` if the thread is to end, also in one that it started."""
+        if self.cancelled:
+            if not self.is_here():
+                self._others.append(threading.current_thread())
+            self._raised += 1
+            if self._raised > _MOST:
+                _never.wait()  # else it would disturb other tests
+            raise ClientCancelledError
+
+    def cancel_tasks(self) -> None:
+        """Cancel the tasks of the asyncio loop that runs in the thread, if one does."""
+        with self._lock:
+            loop = None if self._thread is None else _loop_in(self._thread)
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # closed meanwhile
+                loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
+
+    def join_others(self, seconds: float) -> None:
+        """Wait for the threads in which `check` raised, for some seconds each."""
+        for thread in self._others:
+            with contextlib.suppress(RuntimeError):  # not started by Python
+                thread.join(seconds)
+
     def interrupt(self) -> None:
         """Raise `ClientCancelledError` in the thread, if it is still there, when it runs Python code again."""
         raise_in: Any = getattr(ctypes.pythonapi, "PyThreadState_SetAsyncExc", None)  # PyPy has none
@@ -62,6 +97,40 @@ class Cancellation:
         """Sleep in the thread, until it is cancelled."""
         if self._cancelled.wait(min(seconds, threading.TIMEOUT_MAX)):
             raise ClientCancelledError
+
+
+def _loop_in(thread: int) -> asyncio.AbstractEventLoop | None:
+    # asyncio tells of a loop in its own thread alone. A loop of uvloop's has no frame, but asyncio.Runner has one.
+    frame = sys._current_frames().get(thread)  # pyright: ignore[reportPrivateUsage]  # documented
+    while frame is not None:
+        if frame.f_globals.get("__name__") in ("asyncio.runners", "asyncio.base_events"):
+            for value in (frame.f_locals.get("self"), frame.f_locals.get("task")):
+                if isinstance(value, asyncio.AbstractEventLoop):
+                    return value
+                if isinstance(value, asyncio.Task):
+                    return value.get_loop()
+        frame = frame.f_back
+    return None
+
+
+@contextlib.contextmanager
+def silent_in_threads() -> Generator[None]:
+    """Let a `ClientCancelledError` end any thread without a word, as SystemExit does: pytest makes it a warning."""
+
+    def silencing(plain: Any) -> Any:
+        def excepthook(args: threading.ExceptHookArgs) -> None:
+            if args.exc_type is not ClientCancelledError:
+                plain(args)
+
+        return excepthook
+
+    with patch.lock:
+        replacement = Replacement(threading, "excepthook", silencing)
+    try:
+        yield
+    finally:
+        with patch.lock:
+            replacement.undo()
 
 
 _here = threading.local()

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from safedial._address import seconds, shown
+from safedial._address import printable, seconds, shown
 from safedial.testing.fault import Means
 from safedial.testing.ports import check_whole
-from safedial.testing.raised import error_chain
+from safedial.testing.raised import errno_of, error_chain, words_of
 from safedial.testing.run import Factory, Outcome, run_client
 from safedial.testing.scenarios import SCENARIOS, UNSEEN, Setting, counted
 from safedial.testing.servers import Server, echo
@@ -74,8 +74,13 @@ def assert_resilient(
         dials_per_second: how many dials ``hangs_up`` lets pass within any one second. `reconnect` makes 6, a loop
             without a wait thousands. Default: 20.
 
-    A client that takes too long is ended by an exception that is raised in its thread or task. If its thread sleeps by
-    itself, or waits for another one, that comes only afterwards.
+    A client that takes too long, or is running when the test is interrupted, is ended by an exception that is raised in
+    its thread, where it dials or waits, and by cancelling its asyncio tasks. If its thread sleeps by itself, waits for
+    another one, or runs a loop of trio's, the exception comes only afterwards. If its code catches every exception
+    (a bare ``except``), it does not end. The message says if a thread still runs.
+
+    A socket is left open if it is open after the connection that was returned is closed. What nothing refers to after
+    that is closed by Python, and not seen.
 
     Raises:
         AssertionError: the client connected to itself or sent bytes to itself, hung, went on retrying for too long,
@@ -145,18 +150,20 @@ def _finding(name: str, factory: Factory, setting: Setting) -> Finding:
         problems.append(f"the error {_missing(scenario.code)}{where}")
     if outcome.hung or outcome.retrying:
         problems.append(f"{'the client hung: ' * outcome.hung}no end within {within:g} s{_why_no_end(outcome)}")
+    if outcome.still_running:
+        problems.append("its thread could not be ended, and still runs")
     problems += more
     if outcome.leaked:
         problems.append(f"sockets left open: {outcome.leaked}")
     means = None if begun.fault is None else begun.fault.means
-    return Finding(name, tuple(map(_one_line, problems)), _one_line(_happened(outcome)), means)
+    return Finding(name, tuple(map(printable, problems)), _happened(outcome), means)
 
 
 def _raise(error: BaseException, scenario: str) -> NoReturn:
     """Raise a client's own mistake, with its traceback: a table would say less."""
     with contextlib.suppress(Exception):  # a frozen dataclass
-        error.add_note(
-            f"safedial: raised in assert_resilient's scenario {scenario!r}, before a dial was seen: {UNSEEN}"
+        BaseException.add_note(
+            error, f"safedial: raised in assert_resilient's scenario {scenario!r}, before a dial was seen: {UNSEEN}"
         )
     raise error
 
@@ -177,7 +184,7 @@ def _happened(outcome: Outcome) -> str:
     if outcome.retrying:
         last = "" if outcome.last_wait is None else f", last wait {outcome.last_wait:.2g} s"
         return f"still retrying: {counted(outcome.dials, 'dial')}{last}"
-    return "returned" if outcome.returned else _words(outcome.error)
+    return "returned" if outcome.error is None else words_of(outcome.error)
 
 
 def _missing(code: int | None) -> str:
@@ -193,21 +200,10 @@ def _reports(code: int | None, error: BaseException | None) -> bool:
     """
     for each in error_chain(error):
         timed_out = isinstance(each, TimeoutError) or _TIMEOUT.search(type(each).__name__)
-        in_words = f"[Errno {code}]" in _words(each)  # psycopg; asyncio's "Multiple exceptions"
-        if code in (None, getattr(each, "errno", None)) or in_words or (timed_out and code == errno.ETIMEDOUT):
+        in_words = f"[Errno {code}]" in words_of(each)  # psycopg; asyncio's "Multiple exceptions"
+        if code in (None, errno_of(each)) or in_words or (timed_out and code == errno.ETIMEDOUT):
             return True
     return False
-
-
-def _words(error: BaseException | None) -> str:
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # its own __str__ fails
-        return type(error).__name__
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _table(findings: Sequence[Finding]) -> str:
@@ -224,9 +220,7 @@ def _table(findings: Sequence[Finding]) -> str:
 
 
 def _wrapped(text: str, head: str, below: str) -> list[str]:
-    lines = textwrap.wrap(
-        text, _WIDTH, initial_indent=head, subsequent_indent=below, break_on_hyphens=False, break_long_words=False
-    )
+    lines = textwrap.wrap(text, _WIDTH, initial_indent=head, subsequent_indent=below, break_on_hyphens=False)
     if len(lines) > _MOST_LINES:
         lines[2 : 3 - _MOST_LINES] = [f"{below}..."]  # the reason often comes last
     return lines

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from safedial import _clock
 from safedial._clients.sockets import close
-from safedial.testing.cancellation import Cancellation, ClientCancelledError, cancellable_waits
+from safedial.testing.cancellation import Cancellation, ClientCancelledError, cancellable_waits, silent_in_threads
 from safedial.testing.dials import Dials
 from safedial.testing.intercept import intercepting
 from safedial.testing.logged import logged
@@ -28,6 +28,8 @@ Factory: TypeAlias = Callable[[str, int], Any]
 
 # Seconds that a thread has to end: after its waits and connections were ended, and once more after an interrupt.
 _GRACE = 1.0
+# How often it is interrupted. A loop that catches every exception has lines that are in no `try`, and may be there.
+_INTERRUPTS = 20
 
 
 def run_client(factory: Factory, host: str, port: int, within: float) -> "Outcome":
@@ -45,6 +47,7 @@ class Outcome:
         hung: whether it was still running then, and waited for something that did not come.
         retrying: whether it was still running then, between its rounds or in a new one.
         dialing: whether one of its sockets was open then.
+        still_running: whether it could not be ended.
         clock_stood: whether ``time.monotonic``, which clients go by, stood still meanwhile: freezegun does that.
         last_wait: the seconds of the last wait of a tenacity policy; None if there was none.
         self_connected: whether one of its sockets was connected to itself when it returned, or when its time was over.
@@ -55,7 +58,7 @@ class Outcome:
         self.error: BaseException | None = None
         self.raised_at = ""
         self.hung = self.retrying = self.dialing = self.self_connected = False
-        self.own_mistake = self.clock_stood = False
+        self.own_mistake = self.clock_stood = self.still_running = False
         self.last_wait: float | None = None
         self._port = port
         self._dials = Dials(port, self._dial_begins)
@@ -63,7 +66,8 @@ class Outcome:
         self._last_dial = self._longest = 0.0
         self._waits = False
         self._cancellation = Cancellation()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        # Not Thread.join: if it is interrupted, the thread counts as ended before Python 3.13.
+        self._ended = threading.Event()
         self._others = {each.descriptor for each in connections() if each.peer[1] == port}
         thread = threading.Thread(target=self._run, args=(factory, host), name="client under test", daemon=True)
         with (
@@ -71,17 +75,23 @@ class Outcome:
             intercepting(self._dials.intercept),
             watching_waits(self._wait_begins),
             cancellable_waits(),
+            silent_in_threads(),
         ):
             began = time.monotonic()
-            thread.start()
-            thread.join(within)
-            if thread.is_alive():
-                self.clock_stood = time.monotonic() == began
-                self.dialing = self._open() > 0
-                self.retrying = self._is_retrying()
-                self.hung = not self.retrying
-                self._end(thread)
-                self.error = None  # of its end
+            try:
+                thread.start()
+                if not self._ended.wait(within):
+                    self.clock_stood = time.monotonic() == began
+                    self.dialing = self._open() > 0
+                    self.retrying = self._is_retrying()
+                    self.hung = not self.retrying
+            finally:  # Ctrl-C or a time limit of the test's may interrupt it
+                if not self._ended.is_set():
+                    self._end()
+                    self.still_running = not self._ended.is_set()
+                    self.error = None  # of its end
+                if not self.still_running:
+                    thread.join()
         self.leaked = self._open()
         if self.leaked:
             log.forget_variables()
@@ -101,7 +111,7 @@ class Outcome:
     def _dial_begins(self, sock: socket.socket) -> None:
         if self._cancellation.cancelled:
             sock.close()  # not all clients close one whose connect raises this
-            raise ClientCancelledError
+            self._cancellation.check()
         now = _clock.real()
         if self.dials:
             self._longest = max(self._longest, now - self._last_dial)
@@ -118,8 +128,11 @@ class Outcome:
         return self.dials > 1 and not (self.dialing and _clock.real() - self._last_dial > 2 * self._longest)
 
     def _run(self, factory: Factory, host: str) -> None:
-        with contextlib.suppress(ClientCancelledError), self._cancellation.cancellable():
-            self._call(factory, host)
+        try:
+            with contextlib.suppress(ClientCancelledError), self._cancellation.cancellable():
+                self._call(factory, host)
+        finally:
+            self._ended.set()
 
     def _call(self, factory: Factory, host: str) -> None:
         try:
@@ -131,13 +144,11 @@ class Outcome:
         except BaseException as error:
             self.error, self.raised_at = error, place_of(error)
             chain = error_chain(error)
-            self.own_mistake = not self.dials and not any(isinstance(each, OSError) for each in chain)
+            self.own_mistake = not self.dials and not any(issubclass(type(each), OSError) for each in chain)
             for each in () if self.own_mistake else chain:
-                with contextlib.suppress(Exception):  # a frozen dataclass
-                    each.__traceback__ = None  # its frames would keep the client's sockets alive
+                BaseException.with_traceback(each, None)  # its frames would keep the client's sockets alive
 
     async def _await(self, awaitable: Any) -> None:
-        self._loop = asyncio.get_running_loop()
         if inspect.isawaitable(closing := self._close(await awaitable)):
             await closing
         await asyncio.sleep(0)  # transports close in the loop's next turn
@@ -147,7 +158,7 @@ class Outcome:
         self.self_connected |= any(each.self_connected for each in self._connections())
         return close(connection)
 
-    def _end(self, thread: threading.Thread) -> None:
+    def _end(self) -> None:
         """End a client whose time is over: its waits, its tasks and its connections, and what is left of it."""
         self._cancellation.cancel()
         for connection in self._connections():
@@ -156,13 +167,13 @@ class Outcome:
         for sock in self._dials.sockets():
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-        if (loop := self._loop) is not None:
-            with contextlib.suppress(RuntimeError):  # closed meanwhile
-                loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
-        thread.join(_GRACE)
-        if thread.is_alive():
-            self._cancellation.interrupt()
-            thread.join(_GRACE)
+        self._cancellation.cancel_tasks()
+        self._ended.wait(_GRACE)
+        for _ in range(_INTERRUPTS):
+            if not self._ended.is_set():
+                self._cancellation.interrupt()
+                self._ended.wait(_GRACE / _INTERRUPTS)
+        self._cancellation.join_others(_GRACE)
 
     def _open(self) -> int:
         """Return how many sockets are open. TLS or a C library may have taken one from the socket that dialed."""

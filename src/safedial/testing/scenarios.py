@@ -17,7 +17,7 @@ from safedial.testing.faults import address_not_available, ports_exhausted, self
 from safedial.testing.holders import holders
 from safedial.testing.intercept import intercepting
 from safedial.testing.names import name_failure, resolving
-from safedial.testing.outage import Outage
+from safedial.testing.outage import Outage, Start
 from safedial.testing.ports import dead_port, refused_port
 from safedial.testing.sent import sent_to
 from safedial.testing.servers import Server, hang_up
@@ -32,6 +32,32 @@ _LOOK_UPS = 2
 _HANGS_UP = 1.0
 
 
+class _Server(Outage):
+    """A server that a client's dial may start: if it does not come up, the client is not to blame."""
+
+    _failed: BaseException | None = None
+
+    def start(self) -> Start:
+        """Come up, as any `Outage`, and remember if it did not."""
+        try:
+            return super().start()
+        except BaseException as error:
+            self._failed = self._failed or error
+            raise
+
+    def problems(self) -> list[str]:
+        """Return no problem of the client's.
+
+        Raises:
+            OSError: it did not come up.
+        """
+        if isinstance(self._failed, OSError):
+            raise self._failed
+        if self._failed is not None:  # the client was cancelled
+            raise TimeoutError("the server had not come up again when the client's time was over")
+        return []
+
+
 class Setting(NamedTuple):
     """What `assert_resilient` was given."""
 
@@ -40,9 +66,9 @@ class Setting(NamedTuple):
     within: float
     dials_per_second: int
 
-    def outage(self, server: Server | None = None, port: int | None = None) -> Outage:
+    def outage(self, server: Server | None = None, port: int | None = None) -> "_Server":
         """Return a server, which is down."""
-        return Outage(self.server if server is None else server, host=self.host, port=port, within=self.within)
+        return _Server(self.server if server is None else server, host=self.host, port=port, within=self.within)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +110,8 @@ def _self_connect(setting: Setting, stack: ExitStack) -> Begun:
     def problems() -> list[str]:
         number = sent.count()
         said = [f"the client sent {counted(number, 'byte')} to itself"] if number else []
+        if sent.incomplete:
+            said.append("what the client sent to itself is not known: too many of its sockets closed at once")
         return said + _bind_problems(setting.host, port)
 
     return Begun(setting.host, port, problems, fault)
@@ -110,7 +138,7 @@ def _hit(outage: Outage, fault: Fault) -> Begun:
 def _outage(setting: Setting, stack: ExitStack) -> Begun:
     outage = stack.enter_context(setting.outage())
     outage.refuse_for(3, unused="ignore")
-    return Begun(outage.host, outage.port)
+    return Begun(outage.host, outage.port, outage.problems)
 
 
 class _HangsUp:
@@ -143,9 +171,12 @@ class _HangsUp:
                 self._recent.popleft()
             self._too_many = len(self._recent) > self._limit
             if self._too_many or now - self._first > _HANGS_UP:
-                self._over = True
-                self._hanging.kill()
-                self._server.start()
+                self._serve()
+
+    def _serve(self) -> None:
+        self._over = True
+        self._hanging.kill()
+        self._server.start()
 
     def _end(self) -> None:
         with self._lock:  # a client that could not be cancelled may dial again, and must not start the server
@@ -153,6 +184,12 @@ class _HangsUp:
         self._server.kill()
 
     def _problems(self) -> list[str]:
+        with self._lock:
+            if not self._over:  # the client gave up
+                self._serve()
+        return self._server.problems() + self._too_often()
+
+    def _too_often(self) -> list[str]:
         return [f"more than {counted(self._limit, 'dial')} in one second"] if self._too_many else []
 
 

@@ -10,6 +10,9 @@ Python's sockets are asked right before they close. What closes otherwise, as os
 
 import _socket
 import contextlib
+import ctypes
+import errno
+import select
 import socket
 import struct
 import threading
@@ -33,19 +36,30 @@ _COOKIE_AT, _ATTRIBUTES_AT, _INFO = 60, 88, 2
 _SENT_AT, _INFO_SIZE = 200, 216
 # asm-generic/socket.h; Python has no name for it.
 _SO_COOKIE = 57
-# As much as may be asked for (net.core.rmem_max): every socket of this network makes a message.
+# As much as may be asked for (net.core.rmem_max).
 _BUFFER = 2**20
+# asm-generic/socket.h. Every socket of the network makes a message: a filter keeps them out of the buffer.
+_SO_ATTACH_FILTER = 26
+# linux/inet_diag.h: where a message has the peer's port. linux/filter.h: the instructions "load the two bytes at",
+# "skip so many if equal, else so many", and "return so many bytes of the message".
+_PEER_PORT_AT = 22
+_LOAD, _SKIP_IF, _RETURN = 0x28, 0x15, 0x06
 # Seconds that the kernel may take to tell of a socket; mostly it takes one millisecond.
 _PATIENCE = 0.5
 
 
 class Sent:
-    """The bytes that the sockets dialed to one port have sent."""
+    """The bytes that the sockets dialed to one port have sent.
+
+    Attributes:
+        incomplete: whether `count` has not learned of all, because the kernel had more to tell than the buffer takes.
+    """
 
     def __init__(self, port: int, freed: _socket.socket | None) -> None:
         self._port, self._freed = port, freed
         self._dialed: set[int] = set()  # the cookies of those that are not freed yet
         self._seen: dict[int, int] = {}  # the most that each is known to have sent
+        self._overflowed = self.incomplete = False
         # Garbage may be collected in any line here, and closes sockets.
         self._lock = threading.RLock()
 
@@ -71,33 +85,37 @@ class Sent:
         """Return how many bytes they have sent."""
         if self._freed is None:
             return 0
+        comes = select.poll()
+        comes.register(self._freed, select.POLLIN)
         end = _clock.real() + _PATIENCE
-        with self._lock:
-            while True:
+        while True:
+            with self._lock:
                 in_use = self._look_at_all()  # first: of one that is freed meanwhile, the message comes next
-                with contextlib.suppress(OSError):  # messages were lost
-                    self._receive_all()
+                self._receive_all()
                 left = end - _clock.real()
                 if self._dialed <= in_use or left <= 0:
+                    self.incomplete = self._overflowed and not self._dialed <= in_use
                     return sum(self._seen.values())
-                self._freed.settimeout(min(left, 0.01))
-                with contextlib.suppress(OSError):
-                    self._receive_one()
+            comes.poll(10)  # milliseconds; without the lock, because other threads may close sockets
 
     def _receive_all(self) -> None:
         if self._freed is not None:
-            self._freed.settimeout(0)
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    self._receive_one()
+            while self._receive_one():
+                pass
 
-    def _receive_one(self) -> None:
+    def _receive_one(self) -> bool:
+        """Receive a message. Return whether one came."""
         assert self._freed is not None
-        message = self._freed.recv(65536)
+        try:
+            message = self._freed.recv(65536)
+        except OSError as error:
+            self._overflowed |= error.errno == errno.ENOBUFS
+            return error.errno == errno.ENOBUFS  # it is told once, and the next one comes
         (cookie,) = struct.unpack_from("=Q", message, _COOKIE_AT)
         if cookie in self._dialed:
             self._dialed.discard(cookie)
             self._note(cookie, _info(message))
+        return True
 
     def _look_at_all(self) -> set[int]:
         """Look at the sockets that are open, and return their cookies."""
@@ -126,7 +144,7 @@ def sent_to(port: int) -> Generator[Sent]:
         freed = None
         if ON_LINUX:
             with contextlib.suppress(OSError):  # a sandbox may deny it
-                freed = stack.enter_context(contextlib.closing(_listener()))
+                freed = stack.enter_context(contextlib.closing(_listener(port)))
         sent = Sent(port, freed)
         if freed is not None:
             stack.enter_context(intercepting(sent.intercept))
@@ -140,15 +158,37 @@ def _undo(replacement: Replacement) -> None:
         replacement.undo()
 
 
-def _listener() -> _socket.socket:
+def _listener(port: int) -> _socket.socket:
     listener = _socket.socket(AF_NETLINK, socket.SOCK_RAW, SOCK_DIAG)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+        with contextlib.suppress(OSError):  # a sandbox may deny it
+            _let_only_pass(listener, port)
         listener.bind((0, _FREED))
+        listener.setblocking(False)
     except BaseException:
         listener.close()
         raise
     return listener
+
+
+def _let_only_pass(listener: _socket.socket, port: int) -> None:
+    """Let only messages pass about sockets whose peer's port was *port*, or is forgotten."""
+    # A connect that fails, or a close by a reset, makes a socket forget its peer (tcp_disconnect).
+    program = b"".join(
+        struct.pack("=HBBI", *each)
+        for each in (
+            (_LOAD, 0, 0, _PEER_PORT_AT),
+            (_SKIP_IF, 1, 0, port),
+            (_SKIP_IF, 0, 1, 0),
+            (_RETURN, 0, 0, 2**32 - 1),
+            (_RETURN, 0, 0, 0),
+        )
+    )
+    memory = ctypes.create_string_buffer(program)
+    listener.setsockopt(
+        socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(program) // 8, ctypes.addressof(memory))
+    )
 
 
 def _cookie(sock: _socket.socket) -> int:
