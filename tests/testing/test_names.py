@@ -189,9 +189,9 @@ def test_the_users_resolver_is_asked_for_other_names(dial):
 
 
 def test_a_connect_to_a_number_looks_nothing_up():
-    with faults.listener() as server, pytest.raises(AssertionError, match="no look-up by Python was seen"):
-        with testing.name_failure(NAME):
-            _connect(*server.getsockname())
+    unseen = pytest.raises(AssertionError, match="no look-up by Python was seen")
+    with faults.listener() as server, unseen, testing.name_failure(NAME):
+        _connect(*server.getsockname())
 
 
 def test_an_unused_one_says_what_was_looked_up():
@@ -259,9 +259,10 @@ def test_interrupted_exit(monkeypatch):
     def interrupted(*args):
         raise Interrupt
 
-    with pytest.raises(Interrupt), monkeypatch.context() as patched:
+    with monkeypatch.context() as patched:
         patched.setattr(lookups, "_end", interrupted)
-        _fail_for_a_while()
+        with pytest.raises(Interrupt):
+            _fail_for_a_while()
     gc.collect()
     assert not _is_plain()
     with pytest.raises(socket.gaierror) as caught:

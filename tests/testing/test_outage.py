@@ -416,9 +416,10 @@ class TestInterrupts:
         before = threading.active_count()
         for way in ("start", "__enter__"):
             server = testing.Outage()
-            with monkeypatch.context() as patch, pytest.raises(Interrupt):
+            with monkeypatch.context() as patch:
                 patch.setattr(threading.Thread, "start", start)
-                getattr(server, way)()
+                with pytest.raises(Interrupt):
+                    getattr(server, way)()
             assert (threading.active_count(), server.state) == (before, "down")
             with server:
                 assert ask(server) == b"hello"

@@ -1,7 +1,8 @@
 """Attributes of other people's modules and classes, replaced for a while: by `install`, as long as it is in force."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from types import ModuleType
 from typing import Any, NamedTuple, cast
 
@@ -69,6 +70,19 @@ class Replacements:
         while self._all:
             self._all[-1].undo()
             del self._all[-1]
+
+
+@contextlib.contextmanager
+def replacing(owner: Any, name: str, made: Callable[[Any], Any]) -> Generator[None]:
+    """Replace the attribute *name* of *owner* by what *made* returns for it, during the block."""
+    replacements = Replacements()
+    try:
+        with patch.lock:
+            replacements.replace(owner, name, made)
+        yield
+    finally:
+        with patch.lock:
+            replacements.undo()
 
 
 _replacements = Replacements()

@@ -16,8 +16,7 @@ import types
 from collections.abc import Generator
 from typing import Any
 
-from safedial._clients import patch
-from safedial._clients.attributes import Replacement
+from safedial._clients.attributes import replacing
 from safedial._forks import loading, lock_held_across_forks
 
 # After so many exceptions at its dials, a client catches them all and goes on.
@@ -124,13 +123,8 @@ def silent_in_threads() -> Generator[None]:
 
         return excepthook
 
-    with patch.lock:
-        replacement = Replacement(threading, "excepthook", silencing)
-    try:
+    with replacing(threading, "excepthook", silencing):
         yield
-    finally:
-        with patch.lock:
-            replacement.undo()
 
 
 _here = threading.local()

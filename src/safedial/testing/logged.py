@@ -12,8 +12,7 @@ from traceback import walk_tb
 from types import FrameType
 from typing import Any
 
-from safedial._clients import patch
-from safedial._clients.attributes import Replacement
+from safedial._clients.attributes import replacing
 from safedial.testing.raised import error_chain
 
 # Frames that may be suspended: to clear one would end the coroutine.
@@ -64,10 +63,5 @@ def _clear(innermost: FrameType) -> None:
 def logged() -> Generator[Logged]:
     """Yield the `Logged` of what this process logs in the meantime."""
     found = Logged()
-    with patch.lock:
-        replacement = Replacement(logging.LogRecord, "__init__", found.making)
-    try:
+    with replacing(logging.LogRecord, "__init__", found.making):
         yield found
-    finally:
-        with patch.lock:
-            replacement.undo()

@@ -35,14 +35,14 @@ _HANGS_UP = 1.0
 class _Server(Outage):
     """A server that a client's dial may start: if it does not come up, the client is not to blame."""
 
-    _failed: BaseException | None = None
+    _start_error: BaseException | None = None
 
     def start(self) -> Start:
         """Come up, as any `Outage`, and remember if it did not."""
         try:
             return super().start()
         except BaseException as error:
-            self._failed = self._failed or error
+            self._start_error = self._start_error or error
             raise
 
     def problems(self) -> list[str]:
@@ -51,9 +51,9 @@ class _Server(Outage):
         Raises:
             OSError: it did not come up.
         """
-        if isinstance(self._failed, OSError):
-            raise self._failed
-        if self._failed is not None:  # the client was cancelled
+        if isinstance(self._start_error, OSError):
+            raise self._start_error
+        if self._start_error is not None:  # the client was cancelled
             raise TimeoutError("the server had not come up again when the client's time was over")
         return []
 

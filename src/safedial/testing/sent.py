@@ -21,8 +21,7 @@ from typing import Any
 
 from safedial import _clock
 from safedial._address import SockAddr
-from safedial._clients import patch
-from safedial._clients.attributes import Replacement
+from safedial._clients.attributes import replacing
 from safedial._tcp.hidden import AF_NETLINK, SOCK_DIAG, TCP_INFO
 from safedial._tcp.steering import ON_LINUX
 from safedial.testing.intercept import Connect, intercepting
@@ -148,14 +147,8 @@ def sent_to(port: int) -> Generator[Sent]:
         sent = Sent(port, freed)
         if freed is not None:
             stack.enter_context(intercepting(sent.intercept))
-            with patch.lock:
-                stack.callback(_undo, Replacement(socket.socket, "_real_close", sent.closing))
+            stack.enter_context(replacing(socket.socket, "_real_close", sent.closing))
         yield sent
-
-
-def _undo(replacement: Replacement) -> None:
-    with patch.lock:
-        replacement.undo()
 
 
 def _listener(port: int) -> _socket.socket:
