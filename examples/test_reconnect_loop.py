@@ -4,7 +4,9 @@ python -m pytest examples/test_reconnect_loop.py
 """
 
 import socket
+
 import pytest
+
 from safedial import SelfConnectError, is_self_connected, safe_connect
 
 

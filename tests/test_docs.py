@@ -1,5 +1,6 @@
 """The code in the README and the examples runs, and does what the text beside it says."""
 
+import ast
 import asyncio
 import contextlib
 import errno
@@ -234,6 +235,16 @@ def test_readme_and_docs_name_each_fixture():
     (table,) = re.findall(r"^\| fixture \|.*?\n\n", README, re.MULTILINE | re.DOTALL)
     assert set(re.findall(r"`(\w+)", table)) == fixtures
     assert fixtures <= set(re.findall(r"\w+", TESTING))
+
+
+def test_fixtures_can_be_read_in_80_columns():
+    """pytest indents a docstring by four."""
+    plugin = ast.parse((ROOT / "src/safedial/pytest_plugin.py").read_text())
+    functions = [each for each in plugin.body if isinstance(each, ast.FunctionDef)]
+    fixtures = [each for each in functions if "pytest.fixture" in map(ast.unparse, each.decorator_list)]
+    lines = [line for each in fixtures for line in ast.get_docstring(each).splitlines()]
+    assert lines
+    assert [line for line in lines if len(line) > 76] == []
 
 
 def test_docs_tell_the_faults_and_words_of_assert_resilient():
