@@ -287,7 +287,7 @@ def outage(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Outage]]":
 
 @pytest.fixture
 def hanging_up(request: pytest.FixtureRequest) -> "Iterator[Callable[..., HangingUp]]":
-    """``hanging_up(dials=None, server=echo)``: a server that hangs up.
+    """``hanging_up(dials=None, server=echo, ...)``: a server that hangs up.
 
     It closes the first *dials* connections at once, and then serves; None: all.
     Returns a `safedial.testing.HangingUp`, an `Outage` that counts them.
@@ -307,7 +307,7 @@ def hanging_up(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Hangin
                         break
             assert server.hung_up == 2
     """
-    yield from _entering("HangingUp", request)
+    yield from _entering("hanging_up", request)
 
 
 @pytest.fixture

@@ -25,20 +25,20 @@ ASK = {"blocking": ask, "asyncio": lambda server: dials.run(_ask_with_asyncio(se
 
 @pytest.mark.parametrize("question", ASK.values(), ids=ASK)
 def test_serves_after_some_connections(question):
-    with testing.HangingUp(2) as server:
+    with testing.hanging_up(2) as server:
         # An end of file, although the clients have sent something.
         assert [question(server) for _ in range(4)] == [b"", b"", b"hello", b"hello"]
         assert server.hung_up == 2
 
 
 def test_hangs_up_on_all():
-    with testing.HangingUp() as server:
+    with testing.hanging_up() as server:
         assert [ask(server) for _ in range(5)] == [b""] * 5
         assert server.hung_up == 5
 
 
 def test_goes_on_counting_after_it_was_down():
-    with testing.HangingUp(2, lambda connection: connection.sendall(b"220 ready")) as server:
+    with testing.hanging_up(2, lambda connection: connection.sendall(b"220 ready")) as server:
         assert ask(server) == b""
         server.stop()
         server.start()
@@ -48,7 +48,7 @@ def test_goes_on_counting_after_it_was_down():
 @pytest.mark.parametrize("first", [True, False], ids=["the client sends first", "the client sends later"])
 def test_what_a_client_sees(first):
     """An end of file in both cases; what it sends then fails, at the latest the second time."""
-    with testing.HangingUp() as server, socket.create_connection(server.address, 10) as sock:
+    with testing.hanging_up() as server, socket.create_connection(server.address, 10) as sock:
         if first:
             sock.sendall(b"hello")
         assert eventually(lambda: server.hung_up)
@@ -61,11 +61,11 @@ def test_what_a_client_sees(first):
 
 def test_says_if_nobody_has_connected():
     said = r"^hanging_up\(2\) hit no connection; nobody has connected$"
-    with pytest.raises(AssertionError, match=said), testing.HangingUp(2):
+    with pytest.raises(AssertionError, match=said), testing.hanging_up(2):
         pass
-    with testing.HangingUp(unused="ignore"):
+    with testing.hanging_up(unused="ignore"):
         pass
-    with pytest.warns(UserWarning, match=r"hanging_up\(\) hit no connection"), testing.HangingUp(unused="warn"):
+    with pytest.warns(UserWarning, match=r"hanging_up\(\) hit no connection"), testing.hanging_up(unused="warn"):
         pass
 
 
@@ -82,4 +82,4 @@ def test_says_if_nobody_has_connected():
 )
 def test_bad_arguments(options, error, words):
     with pytest.raises(error, match=words):
-        testing.HangingUp(**options)
+        testing.hanging_up(**options)

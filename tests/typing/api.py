@@ -153,10 +153,10 @@ with testing.Outage(["redis-server", "--port", "{port}"]) as outage, testing.fas
 assert_type(testing.assert_resilient(lambda host, port: safedial.safe_connect((host, port))), list[testing.Finding])
 testing.assert_resilient(safedial.open_connection, faults=["outage"], server=testing.echo, dials_per_second=5)
 testing.Outage(server=7)  # type: ignore[arg-type]
-with testing.Outage(testing.hang_up, latency=0.5, reset_after=100), testing.HangingUp(2, testing.echo) as hanging_up:
+with testing.Outage(testing.hang_up, latency=0.5, reset_after=100), testing.hanging_up(2, testing.echo) as hanging_up:
     assert_type(hanging_up, testing.HangingUp)
     assert_type(hanging_up.hung_up, int)
-testing.HangingUp(server=["redis-server"])  # type: ignore[arg-type]
+testing.hanging_up(server=["redis-server"])  # type: ignore[arg-type]
 assert_type(testing.in_namespace(testing.dead_port, port_range=(40000, 40001)), int)
 
 

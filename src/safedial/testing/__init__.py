@@ -7,7 +7,7 @@ and the plugin.
 
 from safedial.testing.fault import Fault
 from safedial.testing.faults import address_not_available, ports_exhausted, self_connect
-from safedial.testing.hanging import HangingUp
+from safedial.testing.hanging import HangingUp, hanging_up
 from safedial.testing.names import name_failure
 from safedial.testing.namespace import in_namespace, no_namespace
 from safedial.testing.never_drawn import server_port
@@ -33,6 +33,7 @@ __all__ = [
     "echo",
     "fast_retries",
     "hang_up",
+    "hanging_up",
     "in_namespace",
     "is_self_connected",
     "name_failure",

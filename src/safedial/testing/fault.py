@@ -106,6 +106,10 @@ class Fault:
         with self._lock:
             self._note(seen)
 
+    def end_early(self, by: str) -> None:
+        """Remember that *by* has ended it, in case that it had hit nothing."""
+        self._wording = self._wording._replace(nothing=f"{by} ended it before a dial")
+
     def _note(self, seen: str) -> None:
         seen = seen[:_LONGEST]
         if seen in self._seen or len(self._seen) < _MOST_SEEN:

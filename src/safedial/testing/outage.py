@@ -16,8 +16,9 @@ from safedial.testing.fault import Fault, Unused
 from safedial.testing.holders import holders
 from safedial.testing.ports import check_numeric, check_port, check_whole, dead_port
 from safedial.testing.refusing import after_dials, after_seconds
-from safedial.testing.relay import relayed
-from safedial.testing.servers import Address, ProcessServer, Server, ThreadServer, echo, fill
+from safedial.testing.relay import RESETS, relayed
+from safedial.testing.retries import are_fast
+from safedial.testing.servers import Address, ProcessServer, Server, ThreadServer, check_not_async, echo, fill
 
 # As in `resilience`.
 __tracebackhide__ = __unittest = True
@@ -46,18 +47,23 @@ class Start:
 class Outage:
     """A TCP server for tests of reconnecting clients. A context manager: it starts the server, and kills it at the end.
 
-    A command and its child processes end with this process, also if that is killed.
+    A command and its child processes end with this process, also if that is killed. What a function raises, such as an
+    assertion that fails, is raised again at the end of the context manager, the first of several. Only an OSError is
+    not: the client has gone.
 
     Args:
         server: the server. A function is called with each connected socket, in a thread of its own. A list of words is
             a command that listens on ``{host}`` and ``{port}``, such as
-            ``["redis-server", "--bind", "{host}", "--port", "{port}"]``. Default: an echo.
+            ``["redis-server", "--bind", "{host}", "--port", "{port}"]``. ``{port}`` may be missing if *port* is given.
+            Default: an echo.
         host: the numeric address to listen on. Default: 127.0.0.1.
         port: the port. Default: a free one that is at risk, a `dead_port`.
         within: seconds that a start may take: until the port is bound and a command answers. Default: 10.
         latency: seconds that each piece of the server's answers is late; connecting is not. Only for a function.
         reset_after: the number of bytes of the answers after which a connection is reset. A client that has not read
             the last of many may lose them, as always with a reset. Only for a function.
+        unused: what happens at the end if *reset_after* has reset no connection: ``error`` raises AssertionError, which
+            says how long the answers were; ``warn`` warns; ``ignore``. Default: ``error``.
 
     Attributes:
         host: the address.
@@ -79,18 +85,23 @@ class Outage:
         within: float = 10.0,
         latency: float | None = None,
         reset_after: int | None = None,
+        unused: Unused = "error",
     ) -> None:
+        check_not_async(server)
         if not callable(server):
             words: Sequence[object] = () if isinstance(server, str) or not isinstance(server, Sequence) else server
             if not words or not all(isinstance(word, str) for word in words):
                 # The words may have a password.
                 given = f"a {type(server).__name__}" if words else shown(server)
                 raise TypeError(f"server must be a function or a list of words, each a str, not {given}")
+            if port is None and not any("{port}" in word for word in server):
+                raise ValueError("server has no word with {port}: it can't know where to listen, unless port is given")
         check_numeric(host)
         if port is not None:
             check_port(port)
         self._within = check_seconds("within", within)
-        self._kind = relayed(server, latency, reset_after)
+        reset = Fault(f"reset_after={reset_after}", None, None, unused, RESETS)
+        self._handler_or_command = relayed(server, latency, reset_after, reset)
         self.host = host
         self.port: int = dead_port(host) if port is None else port
         self.state: Literal["down", "up", "frozen"] = "down"
@@ -100,24 +111,42 @@ class Outage:
         # Reentrant: a client's attempt, in any thread, may start the server.
         self._lock = threading.RLock()
         self._refusing = contextlib.ExitStack()
-        # The current refusal. An older one may still have an attempt under way, or its timer.
+        # The current refusal, a fault if it ends with a dial. An older one may still have an attempt under way, or its
+        # timer.
         self._refusal: object = None
         # What must have hit something when the outage ends.
-        self._faults: list[Fault] = []
+        self._faults: list[Fault] = [] if reset_after is None else [reset]
+        # What handlers have raised.
+        self._errors: list[BaseException] = []
+        self._entered = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} on port {self.port}>"  # the command may have a password
 
     def __enter__(self) -> Self:
+        self._entered = True
         self.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        self.kill()
+        self._end(kill=True)
+        self._entered = False
+        errors, self._errors = self._errors, []
         faults, self._faults = self._faults, []
-        if kind is None:  # an exception says more than an unused fault does
-            for fault in faults:
-                fault.check_hit()
+        if kind is not None:  # it says more than an unused fault does, but what a handler raised may be its cause
+            for each in errors:
+                threading.excepthook(threading.ExceptHookArgs((type(each), each, each.__traceback__, None)))
+            return
+        if errors:
+            errors[0].add_note(f"safedial: raised by the server on port {self.port}")
+            raise errors[0]
+        for fault in faults:
+            fault.check_hit()
+
+    def _failed(self, error: BaseException) -> None:
+        if not self._entered:  # nobody else would tell
+            raise error
+        self._errors.append(error)
 
     @property
     def address(self) -> Address:
@@ -128,7 +157,7 @@ class Outage:
         """Come up on the same port, or go on after `freeze`; return how the server last came up."""
         self._refusing.close()  # before the lock is taken, because its timer may wait for the lock
         with self._lock:
-            self._refusal = None
+            self._forget_refusal("start()")
             self._backlog.close()
             if self._server is not None and not self._server.alive:
                 self._server.end(kill=True)
@@ -142,16 +171,18 @@ class Outage:
 
     def stop(self) -> None:
         """End in order: connections are closed, attempts to connect refused."""
-        self._end(kill=False)
+        self._end(kill=False, by="stop()")
 
     def kill(self) -> None:
         """End as in a crash: connections are reset, attempts refused. A command's child processes die too."""
-        self._end(kill=True)
+        self._end(kill=True, by="kill()")
 
     def freeze(self) -> None:
         """Accept nothing more, with a full backlog: attempts to connect get no answer.
 
-        A command is suspended (SIGSTOP), so that its connections get no answer either. Those of a function live on.
+        Open connections get no answer either: a command is suspended with its process group (SIGSTOP), and a function
+        in the next method of its socket that reads or writes. Two kinds live on: those of child processes that have
+        left the group, such as PostgreSQL's sessions (setsid), and those that a function has wrapped in TLS.
         """
         with self._lock:
             if self._server is None or not self._server.alive:
@@ -172,27 +203,35 @@ class Outage:
 
         Args:
             dials: how many dials are refused. A dial is a ``connect()`` of this process's Python code, once for each
-                socket; those of C libraries can't be counted.
-            seconds: for how long. `fast_retries` does not sleep a client's waits, so that all its dials come before
-                this time is over: give *dials* there.
-            unused: what happens when the outage ends, as a context manager, if *dials* were given and none was refused:
-                ``error`` raises AssertionError, which says what was dialed instead; ``warn`` warns; ``ignore``.
+                socket. Dials of C libraries, such as psycopg's, and of other processes can't be seen: for them the
+                server never comes back, so give *seconds*.
+            seconds: for how long; more than 0. Not while `fast_retries` is active: it does not sleep a client's waits,
+                so that all its dials would come before this time is over.
+            unused: for *dials*, what happens when the outage ends, as a context manager, if none was refused: ``error``
+                raises AssertionError, which says what was dialed instead; ``warn`` warns; ``ignore``.
+
+        Raises:
+            TypeError, ValueError: an argument is wrong; the message names it.
+            RuntimeError: *seconds* were given while `fast_retries` is active.
         """
         if (dials is None) == (seconds is None):
             raise TypeError("refuse_for() takes either dials or seconds")
-        if dials is not None:
-            check_whole("dials", dials)
-        fault = Fault(f"refuse_for({dials})", self.port, dials, unused)
         if seconds is not None:
-            seconds = check_seconds("seconds", seconds)
-        self.stop()
+            if not check_seconds("seconds", seconds):
+                raise ValueError("seconds must be more than 0")
+            if are_fast():
+                raise RuntimeError("fast_retries is active: waits are not slept; give refuse_for() dials, not seconds")
+        else:
+            check_whole("dials", dials)
+        fault = None if dials is None else Fault(f"refuse_for({dials})", self.port, dials, unused)
+        self._end(kill=False, by="another refuse_for()")
         with self._lock:
-            refusal = self._refusal = object()
+            refusal = self._refusal = fault or object()
             back = functools.partial(self._come_back, refusal)
-            if seconds is None:
+            if fault is not None:
                 self._faults.append(fault)
                 self._refusing.enter_context(after_dials(fault, back, self._lock))
-            else:
+            elif seconds is not None:
                 self._refusing.enter_context(after_seconds(seconds, back))
 
     def _come_back(self, refusal: object) -> None:
@@ -200,11 +239,17 @@ class Outage:
             if self._refusal is refusal:
                 self.start()
 
-    def _end(self, *, kill: bool) -> None:
+    def _forget_refusal(self, by: str | None) -> None:
+        if by and isinstance(self._refusal, Fault):
+            self._refusal.end_early(by)
+        self._refusal = None
+
+    def _end(self, *, kill: bool, by: str | None = None) -> None:
         self._refusing.close()
         with self._lock:
+            self._forget_refusal(by)
             self._backlog.close()
-            server, self._server, self.state, self._refusal = self._server, None, "down", None
+            server, self._server, self.state = self._server, None, "down"
             if server is not None:
                 server.end(kill=kill)  # under the lock: another start waits until the port is free
 
@@ -212,11 +257,14 @@ class Outage:
         began, binds = _clock.real(), 0
         held_by: tuple[str, ...] = ()
         server: ThreadServer | ProcessServer
-        kind, address = self._kind, self.address
+        what, address = self._handler_or_command, self.address
         while True:
             binds += 1
             try:
-                server = ThreadServer(address, kind) if callable(kind) else ProcessServer(address, kind, self._within)
+                if callable(what):
+                    server = ThreadServer(address, what, self._failed)
+                else:
+                    server = ProcessServer(address, what, self._within)
                 return server, Start(_clock.real() - began, binds, held_by)
             except OSError as error:
                 late = _clock.real() - began > self._within
@@ -224,5 +272,5 @@ class Outage:
                 if error.errno != errno.EADDRINUSE or late:
                     for holder in held_by[:_MOST_NOTES]:
                         error.add_note(f"safedial: port {self.port} is held: {holder}")
-                    raise
+                    raise error.with_traceback(None)  # noqa: B904  # it is the same exception
                 time.sleep(_BIND_PAUSE)

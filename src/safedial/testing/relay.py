@@ -3,22 +3,24 @@
 import contextlib
 import socket
 import threading
-import time
+from collections.abc import Callable, Sequence
 
-from safedial import _clock
 from safedial._address import seconds
 from safedial._tcp.selfconnect import RESET
+from safedial.testing.accepted import Accepted
+from safedial.testing.fault import Fault, Wording
 from safedial.testing.ports import check_whole
 from safedial.testing.servers import Handler, Server
 
-# Seconds between two looks at whether the connection was closed.
-_LOOK = 0.02
+RESETS = Wording("connection", "the answers had fewer bytes", "nobody has connected")
 
 
-def relayed(server: Server, latency: float | None, reset_after: int | None) -> Server:
+def relayed(
+    server: Server, latency: float | None, reset_after: int | None, reset: Fault
+) -> Callable[[Accepted], object] | Sequence[str]:
     """Return *server* behind a network where each piece of its answers is *latency* seconds late, or that resets.
 
-    A function gets one end of a socket pair; what is written there goes on to the client.
+    A function gets one end of a socket pair; what is written there goes on to the client. *reset* counts the resets.
     """
     for name, value in (("latency", latency), ("reset_after", reset_after)):
         if value is not None and not callable(server):
@@ -26,25 +28,32 @@ def relayed(server: Server, latency: float | None, reset_after: int | None) -> S
     late = 0.0 if latency is None else seconds("latency", latency)
     if reset_after is not None:
         check_whole("reset_after", reset_after)
-    return _relayed(server, late, reset_after) if callable(server) and (late or reset_after) else server
+    return _relayed(server, late, reset_after, reset) if callable(server) and (late or reset_after) else server
 
 
-def _relayed(handler: Handler, latency: float, reset_after: int | None) -> Handler:
-    def relay(connection: socket.socket) -> None:
+def _relayed(handler: Handler, latency: float, reset_after: int | None, reset: Fault) -> Callable[[Accepted], object]:
+    def relay(connection: Accepted) -> None:
         near, far = socket.socketpair()
-        threading.Thread(target=_serve, args=(handler, far), daemon=True).start()
+        errors: list[BaseException] = []
+        threading.Thread(target=_serve, args=(handler, far, errors), daemon=True).start()
         requests = threading.Thread(target=_forward, args=(connection, near), daemon=True)
         requests.start()
+        left = reset_after
         try:
-            left = reset_after
             while left != 0 and (answer := near.recv(65536)[:left]):
-                _wait(latency, connection)
+                connection.ended.wait(latency)
                 connection.sendall(answer)
                 left = None if left is None else left - len(answer)
             if left == 0:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                reset.trigger(connection.getsockname())
+            elif errors:
+                raise errors[0]
         finally:
-            _wake(connection, socket.SHUT_RD)
+            if left and reset_after:
+                reset.note(str(reset_after - left))
+            # A reset comes when it is closed; an end of file before that, even if not all requests were read.
+            _wake(connection, socket.SHUT_RDWR if left != 0 else socket.SHUT_RD)
             _wake(near, socket.SHUT_RDWR)
             requests.join()  # as long as it reads, the connection can't be closed
             near.close()
@@ -52,9 +61,14 @@ def _relayed(handler: Handler, latency: float, reset_after: int | None) -> Handl
     return relay
 
 
-def _serve(handler: Handler, far: socket.socket) -> None:
-    with far, contextlib.suppress(OSError):  # the client has gone
-        handler(far)
+def _serve(handler: Handler, far: socket.socket, errors: list[BaseException]) -> None:
+    with far:  # closed when *errors* are known
+        try:
+            handler(far)
+        except OSError:  # the client has gone
+            pass
+        except BaseException as error:
+            errors.append(error)
 
 
 def _forward(connection: socket.socket, near: socket.socket) -> None:
@@ -62,12 +76,6 @@ def _forward(connection: socket.socket, near: socket.socket) -> None:
         while request := connection.recv(65536):
             near.sendall(request)
         near.shutdown(socket.SHUT_WR)
-
-
-def _wait(latency: float, connection: socket.socket) -> None:
-    due = _clock.real() + latency
-    while (left := due - _clock.real()) > 0 and connection.fileno() != -1:
-        time.sleep(min(left, _LOOK))
 
 
 def _wake(sock: socket.socket, direction: int) -> None:

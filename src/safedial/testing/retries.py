@@ -54,6 +54,11 @@ def fast_retries() -> Generator[list[float]]:
                     _clock.let_advance(False)
 
 
+def are_fast() -> bool:
+    """Return whether `fast_retries` is active."""
+    return bool(_recordings)
+
+
 class _TenacitysTime(types.ModuleType):
     """The module time as tenacity sees it while waits are not slept."""
 

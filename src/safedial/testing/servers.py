@@ -6,7 +6,9 @@ Each listens on its port as soon as it is made. Neither is started again after i
 import _socket
 import contextlib
 import errno
+import inspect
 import os
+import selectors
 import socket
 import subprocess
 import tempfile
@@ -19,6 +21,7 @@ from safedial import _clock
 from safedial._address import family_of
 from safedial._dial.dialer import safe_connect
 from safedial._tcp.selfconnect import RESET
+from safedial.testing.accepted import Accepted
 from safedial.testing.intercept import bypassing
 from safedial.testing.process_group import ProcessGroup
 
@@ -34,8 +37,10 @@ _PATIENCE = 10.0
 # Seconds between two looks: at a command that starts, and at whether to go on accepting. No connect on loopback takes
 # as long, unless the backlog is full.
 _LOOK = 0.02
-# Seconds that a handler has to end after its connection was shut down.
+# Seconds that a handler has to end after its connection was shut down, and all of them have before.
 _GRACE = 0.2
+# Seconds between two looks at whether a handler has taken what has come.
+_TURN = 0.001
 # Connections that fill any backlog: net.core.somaxconn is 4096.
 _MOST = 5000
 
@@ -55,6 +60,12 @@ def hang_up(connection: socket.socket) -> None:
     connection.shutdown(socket.SHUT_WR)
 
 
+def check_not_async(server: object) -> None:
+    """Raise TypeError if *server* is an async function, which no thread would await."""
+    if inspect.iscoroutinefunction(server):
+        raise TypeError("server must be a plain function, not an async one: it is called in a thread of its own")
+
+
 def fill(address: Address) -> contextlib.ExitStack:
     """Fill the backlog of a server that accepts nothing. Return the stack that closes the connections in it."""
     with contextlib.ExitStack() as stack:
@@ -70,25 +81,36 @@ def fill(address: Address) -> contextlib.ExitStack:
 
 
 class ThreadServer:
-    """A thread that accepts, and one thread for each connection."""
+    """A thread that accepts, and one thread for each connection.
+
+    *failed* is called with what a handler raises, unless it is an OSError, or this server was ending its connection.
+    """
 
     alive = True
 
-    def __init__(self, address: Address, handler: Handler) -> None:
-        self._handler = handler
+    def __init__(
+        self,
+        address: Address,
+        handler: Callable[[Accepted], object],
+        failed: Callable[[BaseException], object],
+    ) -> None:
+        self._handler, self._failed = handler, failed
         self._listener = socket.create_server(address, family=family_of(address[0]))
         self._listener.settimeout(_LOOK)
-        self._open: dict[socket.socket, threading.Thread] = {}
+        self._open: dict[Accepted, threading.Thread] = {}
+        self._thawed, self._ended = threading.Event(), threading.Event()
         self.thaw()
 
     def freeze(self) -> None:
-        """Accept nothing more."""
+        """Accept nothing more, and let the handlers wait."""
+        self._thawed.clear()
         self._over.set()
         self._acceptor.join()
         self._listener.listen(0)  # the smallest backlog, which is soon full
 
     def thaw(self) -> None:
         """Accept connections."""
+        self._thawed.set()
         self._listener.listen()
         self._over = threading.Event()
         self._acceptor = threading.Thread(target=self._accept, name="server of an outage", daemon=True)
@@ -99,6 +121,10 @@ class ThreadServer:
         self._over.set()
         self._acceptor.join()
         self._listener.close()
+        if self._thawed.is_set():
+            self._settle()
+        self._ended.set()
+        self._thawed.set()
         for connection, thread in list(self._open.items()):
             if kill:
                 with contextlib.suppress(OSError):
@@ -113,6 +139,17 @@ class ThreadServer:
                     break
             connection.close()  # even if its handler waits for something else
 
+    def _settle(self) -> None:
+        """Let the handlers take what their clients have sent, or that those have gone.
+
+        So it does not depend on chance whether an exception of a handler is its own, or comes from the end.
+        """
+        end = _clock.real() + _GRACE
+        for connection, thread in list(self._open.items()):
+            if thread is not threading.current_thread():
+                while thread.is_alive() and _has_come(connection) and _clock.real() < end:
+                    thread.join(_TURN)
+
     def _accept(self) -> None:
         while not self._over.is_set():
             try:
@@ -122,17 +159,31 @@ class ThreadServer:
             except OSError:  # the client has gone, or no descriptor is free and the client still waits
                 self._over.wait(_LOOK)
                 continue
-            connection.settimeout(None)
+            connection = Accepted(connection, self._thawed, self._ended)
             thread = threading.Thread(target=self._handle, args=(connection,), daemon=True)
             self._open[connection] = thread
             thread.start()
 
-    def _handle(self, connection: socket.socket) -> None:
+    def _handle(self, connection: Accepted) -> None:
         try:
-            with connection, contextlib.suppress(OSError):  # the client has gone
-                self._handler(connection)
+            with connection:
+                try:
+                    self._handler(connection)
+                except OSError:  # the client has gone
+                    pass
+                except BaseException as error:  # pytest.fail() raises no Exception
+                    if not self._ended.is_set():
+                        self._failed(error)
         finally:
             self._open.pop(connection, None)
+
+
+def _has_come(connection: socket.socket) -> bool:
+    """Return whether a handler can read something, or an end of file."""
+    with selectors.DefaultSelector() as selector, contextlib.suppress(ValueError):  # it is closed
+        selector.register(connection, selectors.EVENT_READ)
+        return bool(selector.select(0))
+    return False
 
 
 class ProcessServer:
