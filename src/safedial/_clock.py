@@ -9,8 +9,11 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
-# How far `fast_retries` advanced `now`, by context: a dial must not use up the time of those in other tasks or threads.
-_ahead: ContextVar[float] = ContextVar("how far safedial's clock was advanced", default=0.0)
+# How far `now` was advanced, by context: a dial must not use up the time of those in other tasks or threads. With the
+# block of `fast_retries` in which it was.
+_ahead: ContextVar[tuple[object, float]] = ContextVar("how far safedial's clock was advanced", default=(None, 0.0))
+# The block that is open, if one is.
+_block: object = None
 
 
 def _unstoppable() -> Callable[[], float]:
@@ -41,19 +44,20 @@ now: Callable[[], float] = real
 
 def ahead() -> float:
     """Return how far `now` is ahead of `real` in this context."""
-    return _ahead.get() if now is _now_ahead else 0.0
+    block, seconds = _ahead.get()
+    return seconds if _block is not None and block is _block else 0.0
 
 
 def advance(seconds: float) -> None:
-    """Advance `now` in this context, while it can be advanced."""
-    _ahead.set(_ahead.get() + seconds)
+    """Advance `now` in this context, until it can be advanced no more."""
+    _ahead.set((_block, ahead() + seconds))
 
 
 def let_advance(can_advance: bool) -> None:
-    """Let `now` be what `advance` makes of it, or `real` again."""
-    global now
-    now = _now_ahead if can_advance else real
+    """Let `now` be what `advance` makes of it from here on, or `real` again."""
+    global now, _block
+    now, _block = (_now_ahead, object()) if can_advance else (real, None)
 
 
 def _now_ahead() -> float:
-    return real() + _ahead.get()
+    return real() + ahead()

@@ -11,7 +11,8 @@ import pytest
 
 import safedial
 from safedial import testing
-from safedial.testing.fault import LOOKUPS, Fault, fault_manager, must_hit
+from safedial.testing.fault import LOOKUPS, Fault, must_hit
+from safedial.testing.manager import managed
 from tests.support import dials
 
 HOST = "127.0.0.1"
@@ -84,7 +85,7 @@ class TestUnused:
         with pytest.raises((AssertionError, UserWarning), match="hit no connect") as caught, make(unused=unused):
             pass
         _, ours = traceback.extract_tb(caught.value.__traceback__)
-        assert (ours.filename, ours.name) == (testing.fault.__file__, "__exit__")
+        assert (ours.filename, ours.name) == (testing.manager.__file__, "__exit__")
 
     @pytest.mark.parametrize(("unused", "error"), [("no", ValueError), (None, TypeError), (True, TypeError)])
     def test_bad_values(self, make, unused, error):
@@ -232,7 +233,8 @@ class TestLayer:
     def test_is_not_there_before(self, make):
         manager = make()
         assert not is_patched()
-        del manager
+        with pytest.warns(UserWarning, match="never entered"):
+            del manager
 
 
 class TestOfLookups:
@@ -240,7 +242,7 @@ class TestOfLookups:
 
     @pytest.fixture
     def failing(self):
-        @fault_manager
+        @managed
         def failing(name):
             with must_hit(Fault(f"failing({name!r})", None, None, "error", LOOKUPS)) as fault:
                 yield fault

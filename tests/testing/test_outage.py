@@ -232,6 +232,15 @@ class TestRefusal:
         with pytest.raises(AssertionError, match=r"refuse_for\(2\) hit no connect"):
             server.__exit__(None, None, None)
 
+    @pytest.mark.parametrize("options", [{}, {"unused": "warn"}])
+    def test_unused_is_a_warning_without_a_block(self, options):
+        server = testing.Outage()
+        server.start()
+        server.refuse_for(2, **options)
+        server.kill()
+        with pytest.warns(UserWarning, match=r"refuse_for\(2\) hit no connect; no Python connect\(\) was seen"):
+            del server
+
     def test_an_exception_says_more_than_a_refusal_that_nobody_has_dialed(self):
         server = testing.Outage().__enter__()
         server.refuse_for(2)

@@ -252,6 +252,19 @@ class TestClock:
         assert all(later - sooner < HOUR for sooner, later in itertools.pairwise(seen))
         assert steering._believed[0] <= _clock.real() + steering._RANGE_AGE
 
+    def test_each_block_begins_at_the_real_time(self):
+        for _ in range(2):
+            with testing.fast_retries():
+                assert _clock.ahead() == 0
+                _clock.advance(HOUR)
+                with testing.fast_retries():
+                    assert _clock.ahead() == HOUR
+                    _clock.advance(HOUR)
+                assert _clock.ahead() == 2 * HOUR
+            assert _clock.ahead() == 0
+        _clock.advance(HOUR)  # a wait that begins as a block ends
+        assert _clock.ahead() == 0
+
     def test_real_again_afterwards(self):
         plain = tenacity.RetryCallState.prepare_for_next_attempt
         one, two = testing.fast_retries(), testing.fast_retries()

@@ -56,6 +56,9 @@ class Unused(unittest.TestCase):
     def test_warns(self):
         self.enterContext(self_connect(14, unused="warn"))  # the line that is shown
 
+    def test_never_entered(self):
+        self_connect(16)  # the other line that is shown
+
 
 class OwnEnd(unittest.TestCase):
     def test_fails(self):
@@ -112,7 +115,7 @@ def test_unused_fault_is_a_failure_unless_the_test_has_ended_otherwise(tmp_path)
     (tmp_path / "test_users.py").write_text(TESTS)
     run = [sys.executable, "-m", "unittest", "test_users"]
     report = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=60).stderr
-    assert "Ran 18 tests" in report
+    assert "Ran 19 tests" in report
     assert "FAILED (failures=8, errors=1, skipped=4, expected failures=1)" in report
     unused = re.findall(r"^AssertionError: self_connect\((\d+)\) hit no connect; ", report, re.MULTILINE)
     assert sorted(unused) == ["11", "12", "13", "15"]
@@ -120,4 +123,6 @@ def test_unused_fault_is_a_failure_unless_the_test_has_ended_otherwise(tmp_path)
     assert len(re.findall(r"; dialed instead: 127.0.0.1 port \d+\n", report)) == 3
     (line,) = [number for number, text in enumerate(TESTS.splitlines(), 1) if "the line that is shown" in text]
     assert f"test_users.py:{line}: UserWarning: self_connect(14) hit no connect; " in report
+    (line,) = [number for number, text in enumerate(TESTS.splitlines(), 1) if "the other line" in text]
+    assert f"test_users.py:{line}: UserWarning: self_connect(...) was never entered" in report
     assert not re.search(r'File ".*(contextlib|safedial).*"', report)

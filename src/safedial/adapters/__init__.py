@@ -64,7 +64,6 @@ from collections.abc import Callable, Generator
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from safedial._forks import loading
@@ -92,8 +91,8 @@ def __getattr__(name: str) -> Any:
     return import_module(f"{__name__}.{name}")
 
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))})
+# No __dir__: freezegun gets each attribute that dir() lists, of every module, and would load all the libraries. help()
+# finds the adapters among the files of the package.
 
 
 def checked_dialer(dialer: Any) -> Dialer:

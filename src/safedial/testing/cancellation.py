@@ -13,7 +13,7 @@ import types
 from collections.abc import Generator
 from typing import Any
 
-from safedial._forks import lock_held_across_forks
+from safedial._forks import loading, lock_held_across_forks
 
 
 class ClientCancelledError(BaseException):
@@ -91,9 +91,10 @@ _shim: Any = _Time("time")
 def cancellable_waits() -> Generator[None]:
     """Let `cancel` end the waits of policies: of safedial's own loop, and of tenacity's."""
     global _users
-    from tenacity import nap  # late: a program that tests no retries need not load it
+    with loading:
+        from tenacity import nap  # late: a program that tests no retries need not load it
 
-    from safedial._retry import loop
+        from safedial._retry import loop
 
     modules: list[Any] = [nap, loop]
     with _lock:

@@ -1,24 +1,18 @@
 """A fault that is switched on: what it must hit, what it hit, and what it says if it hit nothing."""
 
 import contextlib
-import functools
-import inspect
 import threading
 import warnings
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import Any, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar, cast
+from collections.abc import Generator
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from safedial._address import describe
 from safedial.testing import unittests
+from safedial.testing.manager import place_of_user
 from safedial.testing.ports import check_port, check_whole
 
 # As in `resilience`.
 __tracebackhide__ = __unittest = True
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 Means: TypeAlias = Literal["IP_LOCAL_PORT_RANGE", "bind", "simulated"]
 # What happens when a fault ends that has hit nothing: its test shows less than it seems to.
@@ -69,7 +63,7 @@ class Fault:
         self.triggered = 0
         self.means: Means | None = None
         self._call, self._times, self._unused, self._wording = call, times, unused, wording
-        self._place = _place_of_user()
+        self._place = place_of_user()
         # What it left alone, in words, and how often; and how much more there was.
         self._seen: dict[str, int] = {}
         self._unnamed = 0
@@ -117,11 +111,11 @@ class Fault:
         else:
             self._unnamed += 1
 
-    def check_hit(self) -> None:
-        """Raise AssertionError or warn if it has hit nothing."""
+    def check_hit(self, *, raises: bool = True) -> None:
+        """Raise AssertionError if it *raises*, or warn, if it has hit nothing."""
         if self.triggered or self._unused == "ignore" or unittests.has_failed_or_skipped():
             return
-        if self._unused == "error":
+        if self._unused == "error" and raises:
             raise AssertionError(self._said())
         # Not from here: a fixture ends when its user's test is no longer on the stack.
         warnings.warn_explicit(self._said(), UserWarning, *self._place)
@@ -136,66 +130,8 @@ class Fault:
         return f"{self._call} hit no {self._wording.hit}; {instead}"
 
 
-def _place_of_user() -> tuple[str, int]:
-    """Return the file and line of the code that has called safedial, perhaps by way of an ExitStack."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        package = str(frame.f_globals.get("__name__")).partition(".")[0]
-        if package not in ("safedial", "contextlib", "unittest"):
-            return frame.f_code.co_filename, frame.f_lineno
-        frame = frame.f_back
-    return "<unknown>", 0
-
-
 @contextlib.contextmanager
 def must_hit(fault: Fault) -> Generator[Fault]:
     """Yield *fault*, and after the block check that it has hit something. An exception of the block says more."""
     yield fault
     fault.check_hit()
-
-
-class FaultManager(AbstractContextManager[Fault]):
-    """A fault as a context manager or decorator. Its AssertionError has no frames of safedial's or contextlib's."""
-
-    def __init__(self, make: Callable[[], AbstractContextManager[Fault]]) -> None:
-        self._make = make
-
-    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Return *function*, with the fault during each call. If it is a coroutine function, until that has ended."""
-        if isinstance(function, type):  # the tests of a class that has become a function would never run
-            raise TypeError(f"a fault decorates functions: decorate the methods of {function.__name__}")
-
-        @functools.wraps(function)
-        def with_fault(*args: P.args, **kwds: P.kwargs) -> R:
-            with FaultManager(self._make):
-                return function(*args, **kwds)
-
-        @functools.wraps(function)
-        async def with_fault_async(*args: P.args, **kwds: P.kwargs) -> Any:
-            with FaultManager(self._make):
-                return await cast("Callable[P, Awaitable[Any]]", function)(*args, **kwds)
-
-        return cast("Callable[P, R]", with_fault_async) if inspect.iscoroutinefunction(function) else with_fault
-
-    def __enter__(self) -> Fault:
-        self._entered = self._make()
-        return self._entered.__enter__()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            self._entered.__exit__(kind, error, traceback)
-        except (AssertionError, UserWarning) as unused:
-            raise unused.with_traceback(None)  # noqa: B904  # it is the same exception
-
-
-def fault_manager(function: Callable[P, Generator[Fault]]) -> Callable[P, FaultManager]:
-    """Do as `contextlib.contextmanager` does, for a generator function that yields a fault."""
-    manager = contextlib.contextmanager(function)
-
-    @functools.wraps(function)
-    def made(*args: P.args, **kwds: P.kwargs) -> FaultManager:
-        return FaultManager(functools.partial(manager, *args, **kwds))
-
-    return made

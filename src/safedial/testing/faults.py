@@ -12,15 +12,16 @@ from collections.abc import Generator
 
 from safedial._address import SockAddr, describe, same_endpoint
 from safedial._tcp import steering
-from safedial.testing.fault import Fault, Unused, fault_manager, must_hit
+from safedial.testing.fault import Fault, Unused, must_hit
 from safedial.testing.intercept import Connect, intercepting
+from safedial.testing.manager import managed
 from safedial.testing.ports import all_taken, check_port, refused_port
 
 # As in `resilience`.
 __tracebackhide__ = True
 
 
-@fault_manager
+@managed
 def self_connect(port: int, times: int | None = None, *, unused: Unused = "error") -> Generator[Fault]:
     """Make connects of this process to *port* connect to themselves, whichever library makes them. Yield the `Fault`.
 
@@ -60,7 +61,7 @@ def self_connect(port: int, times: int | None = None, *, unused: Unused = "error
         yield fault
 
 
-@fault_manager
+@managed
 def address_not_available(
     port: int | None = None, times: int | None = 1, *, unused: Unused = "error"
 ) -> Generator[Fault]:
@@ -77,7 +78,7 @@ def address_not_available(
         yield fault
 
 
-@fault_manager
+@managed
 def ports_exhausted(port: int, *, unused: Unused = "error") -> Generator[Fault]:
     """Leave no local port towards *port* of any address: every connect to it fails with EADDRNOTAVAIL.
 

@@ -8,15 +8,16 @@ from typing import Any
 
 from safedial._address import as_text, family_of, worded
 from safedial._forks import loading
-from safedial.testing.fault import LOOKUPS, Fault, Unused, fault_manager, must_hit
+from safedial.testing.fault import LOOKUPS, Fault, Unused, must_hit
 from safedial.testing.lookups import intercepting_lookups
+from safedial.testing.manager import managed
 
 # Not errors that a gaierror has: Python raises the errno's OSError for the first, and the second counts the codes.
 _NO_CODES = ("EAI_SYSTEM", "EAI_MAX")
 _CODES = {code: name for name, code in vars(socket).items() if name.startswith("EAI_") and name not in _NO_CODES}
 
 
-@fault_manager
+@managed
 def name_failure(
     name: str, error: int = socket.EAI_AGAIN, times: int | None = None, *, unused: Unused = "error"
 ) -> Generator[Fault]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from safedial._address import seconds
+from safedial._forks import loading
 from safedial._tcp import steering
 from safedial.testing.ports import check_whole
 from safedial.testing.process_group import ProcessGroup
@@ -144,7 +145,8 @@ def run_child() -> None:
 
 def enter_network(port_range: Range | None = None) -> None:
     """Move this thread into a new network namespace, with loopback up."""
-    import fcntl  # not on Windows
+    with loading:
+        import fcntl  # not on Windows
 
     _unshare(_CLONE_NEWNET)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

@@ -11,6 +11,7 @@ from safedial._forks import lock_held_across_forks
 from safedial._tcp import steering
 from safedial._tcp.port_settings import PortSettings, read_reserved, reserved_in
 from safedial._tcp.steering import PortRange
+from safedial.testing.manager import managed
 from safedial.testing.ports import check_numeric, is_free
 
 # The ports from which systems draw whose range can't be read: IANA's (RFC 6335 section 6), and Linux's.
@@ -23,7 +24,7 @@ _given = 0
 _lock = lock_held_across_forks()
 
 
-@contextlib.contextmanager
+@managed
 def server_port(host: str = "127.0.0.1") -> Generator[int]:
     """Yield a free port for a server that is stopped and started again: no client can draw it meanwhile.
 

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -148,6 +149,11 @@ class Outage:
             raise error
         self._errors.append(error)
 
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            for fault in getattr(self, "_faults", ()):  # an argument may have been wrong
+                fault.check_hit(raises=False)
+
     @property
     def address(self) -> Address:
         """Host and port, as clients take them."""
@@ -208,7 +214,8 @@ class Outage:
             seconds: for how long; more than 0. Not while `fast_retries` is active: it does not sleep a client's waits,
                 so that all its dials would come before this time is over.
             unused: for *dials*, what happens when the outage ends, as a context manager, if none was refused: ``error``
-                raises AssertionError, which says what was dialed instead; ``warn`` warns; ``ignore``.
+                raises AssertionError, which says what was dialed instead; ``warn`` warns; ``ignore``. If it was no
+                context manager, ``error`` warns, too, once nobody has the outage any more.
 
         Raises:
             TypeError, ValueError: an argument is wrong; the message names it.

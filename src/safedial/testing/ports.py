@@ -9,6 +9,7 @@ from collections.abc import Generator
 from safedial._address import family_of
 from safedial._tcp import steering
 from safedial._tcp.port_settings import PortSettings, read_reserved, reserved_in
+from safedial.testing.manager import managed
 
 # As in `resilience`.
 __tracebackhide__ = True
@@ -39,7 +40,7 @@ def dead_port(host: str = "127.0.0.1") -> int:
         return port
 
 
-@contextlib.contextmanager
+@managed
 def refused_port(host: str = "127.0.0.1") -> Generator[int]:
     """Hold a port like `dead_port`, bound and not listening: every connect to it is refused.
 

@@ -8,14 +8,15 @@ from collections.abc import Callable, Generator
 from typing import Any, Self
 
 from safedial import _clock
-from safedial._forks import lock_held_across_forks
+from safedial._forks import loading, lock_held_across_forks
+from safedial.testing.manager import managed
 
 _watchers: list[Callable[[float], object]] = []
 _recordings: list[list[float]] = []
 _lock = lock_held_across_forks()
 
 
-@contextlib.contextmanager
+@managed
 def fast_retries() -> Generator[list[float]]:
     """Make every tenacity policy of this process go on without sleeping, in sync and async code.
 
@@ -24,7 +25,8 @@ def fast_retries() -> Generator[list[float]]:
     and tasks each have their own time. The clock of your own code is real. A policy's own sleep function is called
     with 0.
     """
-    import tenacity  # late: a program that tests no retries need not load it
+    with loading:
+        import tenacity  # late: a program that tests no retries need not load it
 
     class Unslept(tenacity.DoSleep):
         """A policy yields an instance of this class for each wait."""
@@ -72,7 +74,8 @@ class _TenacitysTime(types.ModuleType):
 @contextlib.contextmanager
 def watching_waits(callback: Callable[[float], object]) -> Generator[None]:
     """Call *callback* with the seconds of each wait of a tenacity policy in this process, as it begins."""
-    import tenacity  # late, as above
+    with loading:
+        import tenacity  # late, as above
 
     state: Any = tenacity.RetryCallState
     with _lock:

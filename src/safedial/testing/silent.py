@@ -4,11 +4,12 @@ import contextlib
 import socket
 from collections.abc import Generator
 
+from safedial.testing.manager import managed
 from safedial.testing.ports import bound
 from safedial.testing.servers import fill
 
 
-@contextlib.contextmanager
+@managed
 def silent_port(host: str = "127.0.0.1") -> Generator[int]:
     """Hold a port of this host that never answers: a connect to it times out, as if packets to a far host were lost.
 
