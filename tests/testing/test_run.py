@@ -7,9 +7,10 @@ import socket
 import threading
 
 import pytest
+import trio
 
 from safedial import testing
-from safedial.testing import run
+from safedial.testing import raised, run
 
 HOST = "127.0.0.1"
 
@@ -60,6 +61,15 @@ def test_awaitable_close_is_awaited(asynchronous):
     assert (found.returned, found.leaked) == (True, 0)
 
 
+def test_stream_of_trio_is_closed_by_trio():
+    def connect(host, port):
+        return trio.run(trio.open_tcp_stream, host, port)
+
+    with testing.Outage() as server:
+        found = run.run_client(connect, HOST, server.port, 5)
+    assert (found.error, found.leaked) == (None, 0)
+
+
 def test_coroutine_that_hangs_without_a_socket_is_ended(refused_port):
     async def connect(host, port):
         with contextlib.suppress(ConnectionRefusedError):
@@ -85,7 +95,7 @@ def test_socket_that_only_a_traceback_holds_is_no_leak(refused_port):
 
     found = run.run_client(connect, HOST, refused_port, 5)
     assert found.leaked == 0
-    assert [each.__traceback__ for each in run.error_chain(found.error)] == [None, None]
+    assert [each.__traceback__ for each in raised.error_chain(found.error)] == [None, None]
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -111,10 +121,10 @@ def test_socket_that_connects_twice_is_one_dial(refused_port):
 def test_chain_of_errors_that_refer_to_each_other_ends():
     one, other = ValueError("one"), OSError(errno.ECONNREFUSED, "other")
     one.__context__, other.__context__ = other, one
-    assert run.error_chain(one) == [one, other]
+    assert raised.error_chain(one) == [one, other]
 
 
 def test_chain_has_members_of_groups_and_arguments():
     refused, late = ConnectionRefusedError("refused"), TimeoutError("late")
     wrapped = RuntimeError(refused)
-    assert set(run.error_chain(ExceptionGroup("all", [wrapped, late]))) >= {refused, late, wrapped}
+    assert set(raised.error_chain(ExceptionGroup("all", [wrapped, late]))) >= {refused, late, wrapped}

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import http.client
+import os
 import socket
 import ssl
 import struct
@@ -45,6 +46,29 @@ def reset_unread(host, port):
         sock.sendall(b"x")
 
 
+def reset_read(host, port):
+    """The kernel forgets at the close what it counted."""
+    with socket.create_connection((host, port), 1) as sock:
+        sock.sendall(b"AUTH secret")
+        sock.recv(100)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def reset_read_makefile(host, port):
+    with socket.create_connection((host, port), 1) as sock, sock.makefile("rwb", 0) as file:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        file.write(b"EHLO me\n")
+        file.readline()
+        sock.close()  # which the file puts off
+
+
+def written_by_descriptor(host, port):
+    sock = socket.create_connection((host, port), 1)
+    os.write(sock.fileno(), b"x")
+    sock.recv(1)
+    os.close(sock.detach())
+
+
 def tls(host, port):
     connection = http.client.HTTPSConnection(host, port, timeout=1, context=ssl.create_default_context())
     try:
@@ -63,6 +87,15 @@ async def streams(host, port):
     await writer.wait_closed()
 
 
+async def streams_aborted(host, port):
+    reader, writer = await asyncio.open_connection(host, port)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.write(b"hello")
+    await reader.readexactly(5)
+    writer.transport.abort()
+    await asyncio.sleep(0)
+
+
 def with_redis(host, port):
     with contextlib.suppress(Exception):
         redis.Redis(host, port, socket_timeout=0.2, retry=None).ping()
@@ -72,7 +105,19 @@ def with_redis(host, port):
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 @pytest.mark.parametrize(
     "client",
-    [naive, naive_and_forgotten, detached, reset_unread, tls, streams, with_redis],
+    [
+        naive,
+        naive_and_forgotten,
+        detached,
+        reset_unread,
+        reset_read,
+        reset_read_makefile,
+        written_by_descriptor,
+        tls,
+        streams,
+        streams_aborted,
+        with_redis,
+    ],
     ids=lambda each: each.__name__,
 )
 def test_clients_that_say_refused_after_they_sent(client, host):
@@ -102,6 +147,13 @@ def test_bytes_are_counted(dead_port):
             sock.sendall(b"four")
             assert found.count() == 31, "one that is open counts, too"
         assert found.count() == 31
+
+
+def test_nothing_is_replaced_afterwards(dead_port):
+    before = vars(socket.socket)["_real_close"]
+    with sent.sent_to(dead_port):
+        assert vars(socket.socket)["_real_close"] is not before
+    assert vars(socket.socket)["_real_close"] is before
 
 
 def test_a_dial_that_is_guarded_sends_nothing(dead_port, steering):

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Generator
 
 from safedial._address import family_of
+from safedial._forks import lock_held_across_forks
 from safedial._tcp import steering
 from safedial._tcp.port_settings import PortSettings, read_reserved, reserved_in
 from safedial.testing.manager import managed
@@ -21,6 +22,7 @@ _PARTS = 64
 _MOST_TAKEN = 1000
 # How many ports of its part this process has passed.
 _passed = 0
+_lock = lock_held_across_forks()
 
 
 def dead_port(host: str = "127.0.0.1") -> int:
@@ -85,8 +87,13 @@ def check_port(port: object) -> None:
 
 def bound(host: str) -> socket.socket:
     """Return a socket that is bound to *host* and a port at risk, which no other socket has."""
-    global _passed
     check_numeric(host)
+    with _lock:  # two threads would find the same port, one after the other, if the first does not hold it
+        return _bound(host)
+
+
+def _bound(host: str) -> socket.socket:
+    global _passed
     low, high = known = steering.read_range() or _DEFAULT_RANGE
     ports = range(low, high + 1, 2)
     reserved = reserved_in(PortSettings(reserved=read_reserved()), known)  # never drawn: a `server_port`, perhaps

@@ -2,16 +2,19 @@
 
 import contextlib
 import errno
+import re
 import socket
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from safedial._address import seconds, shown
 from safedial.testing.fault import Means
 from safedial.testing.ports import check_whole
-from safedial.testing.run import Factory, Outcome, error_chain, run_client
-from safedial.testing.scenarios import SCENARIOS, Setting, counted
+from safedial.testing.raised import error_chain
+from safedial.testing.run import Factory, Outcome, run_client
+from safedial.testing.scenarios import SCENARIOS, UNSEEN, Setting, counted
 from safedial.testing.servers import Server, echo
 
 # A failure shows the user's line, and not these frames: by pytest's convention, and by unittest's (unittest.result).
@@ -19,6 +22,8 @@ __tracebackhide__ = __unittest = True
 
 # Columns of the table: pytest puts 12 before it. Lines of one cell: errors may have a page of text.
 _WIDTH, _MOST_LINES = 68, 5
+# Names of exceptions: TimeoutError, ConnectTimeout, trio's TooSlowError, grpc's DEADLINE_EXCEEDED.
+_TIMEOUT = re.compile("timed?_?out|too_?slow|deadline_?exceeded", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,7 @@ def assert_resilient(
 
     Args:
         connect: called as ``connect(host, port)``, in a thread. It returns a connection, which is then closed, or a
-            coroutine that returns one and is run in an event loop of its own.
+            coroutine that returns one and is run in an asyncio event loop of its own.
         faults: some of the names in `FAULTS`. ``self_connect``: nobody listens, and the kernel connects the client to
             itself. ``refused_port``: nobody listens. ``outage``: three attempts are refused, then the server is back.
             ``hangs_up``: the server accepts and hangs up, for a second after the first dial, then serves.
@@ -77,6 +82,8 @@ def assert_resilient(
             from the kernel's (``__cause__`` and ``__context__`` are searched too; after ``hangs_up`` any error will
             do). The message is a table. What was sent to itself on a connection that is closed again is seen on Linux
             alone.
+        Exception: the client's own, with its traceback, if it raised one before it dialed, and no OSError caused it:
+            a mistake of its code, or a client that dials in C, which is not seen.
         TypeError, ValueError: an argument is wrong; the message names it.
         OSError: the server did not come up.
     """
@@ -98,10 +105,15 @@ def _checked(
 ) -> tuple[list[str], Setting]:
     if not callable(connect):
         raise TypeError(f"connect must be callable, not {shown(connect)}")
-    names: list[str] = list(faults) if isinstance(faults, Iterable) else []
-    if isinstance(faults, str) or not names or any(name not in FAULTS for name in names):
-        kind = ValueError if isinstance(faults, Iterable) else TypeError
-        raise kind(f"faults must be some of {', '.join(FAULTS)}, not {faults!r}")
+    known = ", ".join(FAULTS)
+    if isinstance(faults, str) or not isinstance(faults, Iterable):
+        raise TypeError(f"faults must be a list of names, not {faults!r}: some of {known}")
+    names = list(faults)
+    if not names:
+        raise ValueError(f"faults is empty; it must have some of {known}")
+    for name in names:
+        if name not in FAULTS:
+            raise ValueError(f"faults: there is no {name!r}, only {known}")
     if not seconds("within", within):
         raise ValueError("within must be more than 0 seconds: every client takes some time")
     check_whole("dials_per_second", dials_per_second)
@@ -115,24 +127,49 @@ def _finding(name: str, factory: Factory, setting: Setting) -> Finding:
     with contextlib.ExitStack() as stack:
         begun = scenario.begin(setting, stack)
         outcome = run_client(factory, begun.host, begun.port, within)
-        more = begun.problems(outcome)
+        more = begun.problems()
+    unseen = not outcome.dials and (begun.fault is None or begun.missed)
+    reported = outcome.error is not None and _reports(scenario.code, outcome.error)
+    if outcome.error is not None and outcome.own_mistake and unseen and (scenario.code is None or not reported):
+        _raise(outcome.error, name)
     problems = ["the client was connected to itself"] if outcome.self_connected else []
-    if outcome.returned and scenario.obstacle:
+    if unseen:
+        problems.append(begun.unseen)
+    elif begun.missed:
+        problems.append("the fault was not triggered: the client dials from a port it chose")
+    if outcome.returned and scenario.obstacle and not unseen:
         problems.append(f"the client returned, although {scenario.obstacle}")
-    if outcome.error is not None and not _reports(scenario.code, outcome.error):
-        problems.append(f"the error {_missing(scenario.code)}")
-    if outcome.hung:
-        waits = "" if outcome.dialing else "; no dial is under way, so it sleeps, or waits for something else"
-        problems.append(f"the client hung: no end within {within:g} s{waits}")
-    if outcome.retrying:
-        problems.append(
-            f"no end within {within:g} s: give the client fewer retries, or assert_resilient a longer within"
-        )
+    if outcome.error is not None and not reported and not unseen:
+        where = f", raised at {outcome.raised_at}" if outcome.raised_at else ""
+        problems.append(f"the error {_missing(scenario.code)}{where}")
+    if outcome.hung or outcome.retrying:
+        problems.append(f"{'the client hung: ' * outcome.hung}no end within {within:g} s{_why_no_end(outcome)}")
     problems += more
     if outcome.leaked:
         problems.append(f"sockets left open: {outcome.leaked}")
     means = None if begun.fault is None else begun.fault.means
     return Finding(name, tuple(map(_one_line, problems)), _one_line(_happened(outcome)), means)
+
+
+def _raise(error: BaseException, scenario: str) -> NoReturn:
+    """Raise a client's own mistake, with its traceback: a table would say less."""
+    with contextlib.suppress(Exception):  # a frozen dataclass
+        error.add_note(
+            f"safedial: raised in assert_resilient's scenario {scenario!r}, before a dial was seen: {UNSEEN}"
+        )
+    raise error
+
+
+def _why_no_end(outcome: Outcome) -> str:
+    if outcome.clock_stood:
+        return ": the clock of the test is frozen, so that no time limit of the client's ends"
+    if outcome.retrying:
+        return ": give the client fewer retries, or assert_resilient a longer within"
+    return (
+        ""
+        if outcome.dialing or not outcome.dials
+        else "; no dial is under way, so it sleeps, or waits for something else"
+    )
 
 
 def _happened(outcome: Outcome) -> str:
@@ -156,7 +193,7 @@ def _reports(code: int | None, error: BaseException | None) -> bool:
     Timeouts often have none.
     """
     for each in error_chain(error):
-        timed_out = isinstance(each, TimeoutError) or "Timeout" in type(each).__name__
+        timed_out = any(map(_TIMEOUT.search, (kind.__name__ for kind in type(each).__mro__)))
         in_words = f"[Errno {code}]" in _words(each)  # psycopg; asyncio's "Multiple exceptions"
         if code in (None, getattr(each, "errno", None)) or in_words or (timed_out and code == errno.ETIMEDOUT):
             return True
@@ -188,13 +225,9 @@ def _table(findings: Sequence[Finding]) -> str:
 
 
 def _wrapped(text: str, head: str, below: str) -> list[str]:
-    return textwrap.wrap(
-        text,
-        _WIDTH,
-        initial_indent=head,
-        subsequent_indent=below,
-        max_lines=_MOST_LINES,
-        placeholder=" ...",
-        break_on_hyphens=False,
-        break_long_words=False,
+    lines = textwrap.wrap(
+        text, _WIDTH, initial_indent=head, subsequent_indent=below, break_on_hyphens=False, break_long_words=False
     )
+    if len(lines) > _MOST_LINES:
+        lines[2 : 3 - _MOST_LINES] = [f"{below}..."]  # the reason often comes last
+    return lines

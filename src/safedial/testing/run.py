@@ -5,17 +5,23 @@ import contextlib
 import gc
 import inspect
 import socket
+import sys
 import threading
-from collections.abc import Callable
-from typing import Any, TypeAlias, cast
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
 
 from safedial import _clock
 from safedial._clients.sockets import close
 from safedial.testing.cancellation import Cancellation, ClientCancelledError, cancellable_waits
 from safedial.testing.dials import Dials
 from safedial.testing.intercept import intercepting
+from safedial.testing.raised import error_chain, place_of
 from safedial.testing.retries import watching_waits
 from safedial.testing.scan import Connection, connections
+
+# As in `resilience`: a client's own mistake is raised with its traceback, which begins here.
+__tracebackhide__ = True
 
 Factory: TypeAlias = Callable[[str, int], Any]
 
@@ -33,9 +39,12 @@ class Outcome:
 
     Attributes:
         error: the exception that it raised; None if it returned, or was still running when its time was over.
+        raised_at: the line of its own code that the error came from, as ``file:line``; "" if there is none.
+        own_mistake: whether the error came before a dial, and from no OSError. It has its traceback.
         hung: whether it was still running then, and waited for something that did not come.
         retrying: whether it was still running then, between its rounds or in a new one.
         dialing: whether one of its sockets was open then.
+        clock_stood: whether ``time.monotonic``, which clients go by, stood still meanwhile: freezegun does that.
         last_wait: the seconds of the last wait of a tenacity policy; None if there was none.
         self_connected: whether one of its sockets was connected to itself when it returned, or when its time was over.
         leaked: how many of its sockets were open after the connection that it returned was closed.
@@ -43,7 +52,9 @@ class Outcome:
 
     def __init__(self, factory: Factory, host: str, port: int, within: float) -> None:
         self.error: BaseException | None = None
+        self.raised_at = ""
         self.hung = self.retrying = self.dialing = self.self_connected = False
+        self.own_mistake = self.clock_stood = False
         self.last_wait: float | None = None
         self._port = port
         self._dials = Dials(port, self._dial_begins)
@@ -55,9 +66,11 @@ class Outcome:
         self._others = {each.descriptor for each in connections() if each.peer[1] == port}
         thread = threading.Thread(target=self._run, args=(factory, host), name="client under test", daemon=True)
         with intercepting(self._dials.intercept), watching_waits(self._wait_begins), cancellable_waits():
+            began = time.monotonic()
             thread.start()
             thread.join(within)
             if thread.is_alive():
+                self.clock_stood = time.monotonic() == began
                 self.dialing = self._open() > 0
                 self.retrying = self._is_retrying()
                 self.hung = not self.retrying
@@ -107,10 +120,12 @@ class Outcome:
             if inspect.isawaitable(returned):
                 asyncio.run(self._await(returned))
             elif inspect.isawaitable(closing := self._close(returned)):
-                asyncio.run(self._await(closing))
+                _run_async(closing)
         except BaseException as error:
-            self.error = error
-            for each in error_chain(error):
+            self.error, self.raised_at = error, place_of(error)
+            chain = error_chain(error)
+            self.own_mistake = not self.dials and not any(isinstance(each, OSError) for each in chain)
+            for each in () if self.own_mistake else chain:
                 with contextlib.suppress(Exception):  # a frozen dataclass
                     each.__traceback__ = None  # its frames would keep the client's sockets alive
 
@@ -151,20 +166,14 @@ class Outcome:
         return [each for each in connections() if each.peer[1] == self._port and each.descriptor not in self._others]
 
 
-# Not the chain that a policy looks at (`safedial._retry.transient`): that one stops at the kernel's own error, and at
-# `raise … from None`. A test must find every exception, because each one's traceback keeps sockets alive.
-def error_chain(error: BaseException | None) -> list[BaseException]:
-    """Return *error* with its causes, contexts and members of groups, suppressed contexts included."""
-    found: list[BaseException] = []
-    todo: list[BaseException | None] = [error]
-    while todo:
-        each = todo.pop()
-        if each is None or any(each is known for known in found):
-            continue
-        found.append(each)
-        # requests and urllib3 have the reason among the arguments.
-        reasons = [reason for reason in each.args if isinstance(reason, BaseException)]
-        group = cast("BaseExceptionGroup[BaseException]", each)
-        members = group.exceptions if isinstance(each, BaseExceptionGroup) else ()
-        todo += [each.__cause__, each.__context__, *members, *reasons]
-    return found
+def _run_async(closing: Awaitable[Any]) -> None:
+    """Await what closes the connection of a sync factory, in a loop of the library that it belongs to."""
+
+    async def main() -> None:
+        await closing
+
+    frame = getattr(closing, "cr_frame", None)
+    if frame is not None and frame.f_globals["__name__"].partition(".")[0] == "trio":
+        sys.modules["trio"].run(main)
+    else:
+        asyncio.run(main())

@@ -2,6 +2,7 @@
 
 import errno
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,14 +19,13 @@ from safedial.testing.intercept import intercepting
 from safedial.testing.names import name_failure, resolving
 from safedial.testing.outage import Outage
 from safedial.testing.ports import dead_port, refused_port
-from safedial.testing.run import Outcome
 from safedial.testing.sent import sent_to
 from safedial.testing.servers import Server, hang_up
 
 # As in `resilience`.
 __tracebackhide__ = True
-# A name that no resolver knows (RFC 6761), so that a look-up that is not hit fails.
-_NAME = "server.safedial.invalid"
+# Why no dial was seen.
+UNSEEN = "the client did not dial, or dials in C, which assert_resilient does not see"
 # How many look-ups fail.
 _LOOK_UPS = 2
 # Seconds for which a server hangs up.
@@ -51,8 +51,15 @@ class Begun:
 
     host: str
     port: int
-    problems: Callable[[Outcome], list[str]]
+    problems: Callable[[], list[str]] = list
     fault: Fault | None = None
+    # What is wrong if the client was not seen to do anything.
+    unseen: str = f"no Python connect() was seen: {UNSEEN}"
+
+    @property
+    def missed(self) -> bool:
+        """Whether its fault was not triggered."""
+        return self.fault is not None and not self.fault.triggered
 
 
 # Begins a fault, which ends with the stack.
@@ -74,16 +81,16 @@ def _self_connect(setting: Setting, stack: ExitStack) -> Begun:
     fault = stack.enter_context(self_connect(port, unused="ignore"))
     sent = stack.enter_context(sent_to(port))
 
-    def problems(_: Outcome) -> list[str]:
+    def problems() -> list[str]:
         number = sent.count()
         said = [f"the client sent {counted(number, 'byte')} to itself"] if number else []
-        return _not_hit(fault) + said + _bind_problems(setting.host, port)
+        return said + _bind_problems(setting.host, port)
 
     return Begun(setting.host, port, problems, fault)
 
 
 def _refused_port(setting: Setting, stack: ExitStack) -> Begun:
-    return Begun(setting.host, stack.enter_context(refused_port(setting.host)), _not_dialed)
+    return Begun(setting.host, stack.enter_context(refused_port(setting.host)))
 
 
 def _address_not_available(setting: Setting, stack: ExitStack) -> Begun:
@@ -97,63 +104,76 @@ def _ports_exhausted(setting: Setting, stack: ExitStack) -> Begun:
 
 
 def _hit(outage: Outage, fault: Fault) -> Begun:
-    return Begun(outage.host, outage.port, lambda _: _not_hit(fault), fault)
+    return Begun(outage.host, outage.port, fault=fault)
 
 
 def _outage(setting: Setting, stack: ExitStack) -> Begun:
     outage = stack.enter_context(setting.outage())
     outage.refuse_for(3, unused="ignore")
-    return Begun(outage.host, outage.port, _not_dialed)
+    return Begun(outage.host, outage.port)
+
+
+class _HangsUp:
+    """Hangs up for a while, and then lets another server take its place; at once if the client dials too often.
+
+    It goes by the clock that `fast_retries` moves on by each wait.
+    """
+
+    def __init__(self, setting: Setting, stack: ExitStack) -> None:
+        self._server = setting.outage()
+        self._hanging = setting.outage(hang_up, self._server.port)
+        self._limit = setting.dials_per_second
+        self._recent: deque[float] = deque()  # when the dials of the last second began
+        self._first: float | None = None
+        self._too_many = self._over = False
+        self._lock = threading.RLock()
+        stack.callback(self._end)
+        stack.enter_context(self._hanging)
+        stack.enter_context(intercepting(Dials(self._server.port, self._dial_begins).intercept))
+        self.begun = Begun(self._server.host, self._server.port, self._problems)
+
+    def _dial_begins(self, _: socket.socket) -> None:
+        with self._lock:
+            if self._over:
+                return
+            now = _clock.now()
+            self._first = now if self._first is None else self._first
+            self._recent.append(now)
+            while now - self._recent[0] >= 1:
+                self._recent.popleft()
+            self._too_many = len(self._recent) > self._limit
+            if self._too_many or now - self._first > _HANGS_UP:
+                self._over = True
+                self._hanging.kill()
+                self._server.start()
+
+    def _end(self) -> None:
+        with self._lock:  # a client that could not be cancelled may dial again, and must not start the server
+            self._over = True
+        self._server.kill()
+
+    def _problems(self) -> list[str]:
+        return [f"more than {counted(self._limit, 'dial')} in one second"] if self._too_many else []
 
 
 def _hangs_up(setting: Setting, stack: ExitStack) -> Begun:
-    outage = setting.outage()
-    hanging = stack.enter_context(setting.outage(hang_up, outage.port))
-    recent: deque[float] = deque()
-    most = 0
-    first: float | None = None
-    over = False
-
-    def dial_begins(_: socket.socket) -> None:
-        nonlocal first, most, over
-        now = _clock.real()
-        first = now if first is None else first
-        recent.append(now)
-        while now - recent[0] >= 1:
-            recent.popleft()
-        most = max(most, len(recent))
-        if not over and (now - first > _HANGS_UP or most > setting.dials_per_second):
-            over = True
-            hanging.kill()
-            outage.start()
-
-    def end() -> None:
-        nonlocal over
-        over = True  # a client that could not be cancelled may dial again: it must not start the server
-        outage.kill()
-
-    def problems(outcome: Outcome) -> list[str]:
-        if most > setting.dials_per_second:
-            return [f"more than {counted(setting.dials_per_second, 'dial')} in one second"]
-        return _not_dialed(outcome)
-
-    stack.callback(end)
-    stack.enter_context(intercepting(Dials(outage.port, dial_begins).intercept))
-    return Begun(outage.host, outage.port, problems)
+    return _HangsUp(setting, stack).begun
 
 
 def _frozen(setting: Setting, stack: ExitStack) -> Begun:
     outage = stack.enter_context(setting.outage())
     outage.freeze()
-    return Begun(outage.host, outage.port, _not_dialed)
+    return Begun(outage.host, outage.port)
 
 
 def _name_failure(setting: Setting, stack: ExitStack) -> Begun:
     outage = stack.enter_context(setting.outage())
-    stack.enter_context(resolving(_NAME, outage.host))
-    fault = stack.enter_context(name_failure(_NAME, times=_LOOK_UPS, unused="ignore"))
-    why = "the client resolves names in C, or not at all"
-    return Begun(_NAME, outage.port, lambda _: _not_hit(fault, why), fault)
+    # No resolver knows it (RFC 6761), so that a look-up that is not hit fails; and each thread's client has its own.
+    name = f"server-{outage.port}.safedial.invalid"
+    stack.enter_context(resolving(name, outage.host))
+    fault = stack.enter_context(name_failure(name, times=_LOOK_UPS, unused="ignore"))
+    unseen = "the fault was not triggered: the client resolves names in C, or not at all"
+    return Begun(name, outage.port, fault=fault, unseen=unseen)
 
 
 SCENARIOS = {
@@ -171,14 +191,6 @@ SCENARIOS = {
 def counted(number: int, word: str) -> str:
     """Return *number* and *word*, which is in the plural unless it is one."""
     return f"{number:,} {word}{'s' * (number != 1)}"
-
-
-def _not_hit(fault: Fault, why: str = "the client dials in C, or not at all, or from a port it chose") -> list[str]:
-    return [] if fault.triggered else [f"the fault was not triggered: {why}"]
-
-
-def _not_dialed(outcome: Outcome) -> list[str]:
-    return [] if outcome.dials else ["it did not dial, or dials in C: no Python connect() was seen"]
 
 
 def _bind_problems(host: str, port: int) -> list[str]:

@@ -1,10 +1,11 @@
 """What a client sent to itself, as the kernel counted it. Linux only; elsewhere nothing is known, and nothing claimed.
 
 When the kernel frees a TCP socket, it tells sock_diag's listeners what it counted (Linux 4.2), whoever closed the
-socket: TLS, an event loop, a C library. No right is needed for that, nothing is patched, and nothing keeps a connection
-alive. A socket is known by its cookie (SO_COOKIE, Linux 4.12). TCP_INFO counts what was sent since Linux 4.19.
+socket: TLS, an event loop, a C library. No right is needed for that, and nothing keeps a connection alive. A socket is
+known by its cookie (SO_COOKIE, Linux 4.12). TCP_INFO counts what was sent since Linux 4.19.
 
-A socket that read all that it had sent, and was then closed by a reset (SO_LINGER), has forgotten its numbers.
+A close by a reset (SO_LINGER) makes a socket forget its numbers (tcp_disconnect), unless it has something unread. So
+Python's sockets are asked right before they close. What closes otherwise, as os.close does, can hide it that way.
 """
 
 import _socket
@@ -13,9 +14,12 @@ import socket
 import struct
 import threading
 from collections.abc import Generator
+from typing import Any
 
 from safedial import _clock
 from safedial._address import SockAddr
+from safedial._clients import patch
+from safedial._clients.attributes import Replacement
 from safedial._tcp.hidden import AF_NETLINK, SOCK_DIAG, TCP_INFO
 from safedial._tcp.steering import ON_LINUX
 from safedial.testing.intercept import Connect, intercepting
@@ -41,8 +45,9 @@ class Sent:
     def __init__(self, port: int, freed: _socket.socket | None) -> None:
         self._port, self._freed = port, freed
         self._dialed: set[int] = set()  # the cookies of those that are not freed yet
-        self._bytes = 0
-        self._lock = threading.Lock()
+        self._seen: dict[int, int] = {}  # the most that each is known to have sent
+        # Garbage may be collected in any line here, and closes sockets.
+        self._lock = threading.RLock()
 
     def intercept(self, sock: socket.socket, address: SockAddr, _connect: Connect) -> bool:
         """Note the socket of a connect, as an `Interceptor`."""
@@ -52,6 +57,16 @@ class Sent:
                 self._receive_all()  # now, before the messages are too many
         return False
 
+    def closing(self, plain: Any) -> Any:
+        """Return what takes the place of `socket.socket._real_close`, where all closes of a socket end."""
+
+        def real_close(sock: socket.socket, *args: Any, **kwds: Any) -> Any:
+            with contextlib.suppress(OSError):  # it is closed, or of another family
+                self._look(sock)
+            return plain(sock, *args, **kwds)
+
+        return real_close
+
     def count(self) -> int:
         """Return how many bytes they have sent."""
         if self._freed is None:
@@ -59,12 +74,12 @@ class Sent:
         end = _clock.real() + _PATIENCE
         with self._lock:
             while True:
-                in_use = self._in_use()  # first: of one that is freed meanwhile, the message comes next
+                in_use = self._look_at_all()  # first: of one that is freed meanwhile, the message comes next
                 with contextlib.suppress(OSError):  # messages were lost
                     self._receive_all()
                 left = end - _clock.real()
-                if self._dialed <= in_use.keys() or left <= 0:
-                    return self._bytes + sum(sent for cookie, sent in in_use.items() if cookie in self._dialed)
+                if self._dialed <= in_use or left <= 0:
+                    return sum(self._seen.values())
                 self._freed.settimeout(min(left, 0.01))
                 with contextlib.suppress(OSError):
                     self._receive_one()
@@ -82,15 +97,26 @@ class Sent:
         (cookie,) = struct.unpack_from("=Q", message, _COOKIE_AT)
         if cookie in self._dialed:
             self._dialed.discard(cookie)
-            self._bytes += _sent(_info(message))
+            self._note(cookie, _info(message))
 
-    def _in_use(self) -> dict[int, int]:
-        found: dict[int, int] = {}
+    def _look_at_all(self) -> set[int]:
+        """Look at the sockets that are open, and return their cookies."""
+        found: set[int] = set()
         for number in descriptors():
             with contextlib.suppress(OSError), tcp_socket(number) as sock:
-                if sock is not None and (cookie := _cookie(sock)) in self._dialed:
-                    found[cookie] = _sent(sock.getsockopt(socket.IPPROTO_TCP, TCP_INFO, _INFO_SIZE))
+                if sock is not None:
+                    found.add(self._look(sock))
         return found
+
+    def _look(self, sock: _socket.socket) -> int:
+        cookie = _cookie(sock)
+        with self._lock:
+            if cookie in self._dialed:
+                self._note(cookie, sock.getsockopt(socket.IPPROTO_TCP, TCP_INFO, _INFO_SIZE))
+        return cookie
+
+    def _note(self, cookie: int, info: bytes) -> None:
+        self._seen[cookie] = max(self._seen.get(cookie, 0), _sent(info))
 
 
 @contextlib.contextmanager
@@ -104,7 +130,14 @@ def sent_to(port: int) -> Generator[Sent]:
         sent = Sent(port, freed)
         if freed is not None:
             stack.enter_context(intercepting(sent.intercept))
+            with patch.lock:
+                stack.callback(_undo, Replacement(socket.socket, "_real_close", sent.closing))
         yield sent
+
+
+def _undo(replacement: Replacement) -> None:
+    with patch.lock:
+        replacement.undo()
 
 
 def _listener() -> _socket.socket:
