@@ -1,5 +1,6 @@
 """What a client raised: its chain of errors, and the line of the client's own code that raised it."""
 
+import contextlib
 import os
 from traceback import walk_tb
 from typing import cast
@@ -39,5 +40,6 @@ def place_of(error: BaseException) -> str:
     if not own:
         return ""
     file, line = own[-1]
-    here = os.path.join(os.getcwd(), "")
-    return f"{file.removeprefix(here)}:{line}"
+    with contextlib.suppress(OSError):  # the working directory is gone
+        file = file.removeprefix(os.path.join(os.getcwd(), ""))
+    return f"{file}:{line}"

@@ -165,11 +165,9 @@ def _why_no_end(outcome: Outcome) -> str:
         return ": the clock of the test is frozen, so that no time limit of the client's ends"
     if outcome.retrying:
         return ": give the client fewer retries, or assert_resilient a longer within"
-    return (
-        ""
-        if outcome.dialing or not outcome.dials
-        else "; no dial is under way, so it sleeps, or waits for something else"
-    )
+    if outcome.dialing or not outcome.dials:  # it may dial in C
+        return ""
+    return "; no dial is under way, so it sleeps, or waits for something else"
 
 
 def _happened(outcome: Outcome) -> str:
