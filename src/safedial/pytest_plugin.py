@@ -87,10 +87,16 @@ def self_connect(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Faul
     """``self_connect(port, times=None)``: dials of *port* connect to themselves.
 
     The kernel really connects them so, if Python code dials. Hits *times*
-    connects, or all until the test ends. Returns the `safedial.testing.Fault`,
-    which counts them. If the test passes and none was hit, that is an error,
-    which says what was dialed instead. ``unused="warn"`` makes it a warning,
-    ``unused="ignore"`` nothing.
+    connects, or all until the test ends, without a ``with``. Returns the
+    `safedial.testing.Fault`, which counts them.
+
+    A client that closes such a socket without a reset leaves the port in
+    TIME_WAIT. Then its next connects are refused, for a second or a minute.
+    These do not count.
+
+    If the test passes and none was hit, that is an error, which says what was
+    dialed instead. ``unused="warn"`` makes it a warning, ``unused="ignore"``
+    nothing.
 
     Example::
 
@@ -269,6 +275,10 @@ def outage(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Outage]]":
     command. It is up when it is returned, and is killed when the test ends. A
     command also ends if pytest is killed. ``latency=`` delays the answers of a
     function, ``reset_after=`` resets the connection after so many bytes.
+
+    For several tests, write a fixture of your own, with ``scope="module"``, and
+    in it ``with safedial.testing.Outage() as server: yield server``. So it is
+    with each fixture here.
 
     Example::
 
