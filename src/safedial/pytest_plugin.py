@@ -273,7 +273,8 @@ def outage(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Outage]]":
 
     A `safedial.testing.Outage`, with its arguments; *server* is a function or a
     command. It is up when it is returned, and is killed when the test ends. A
-    command also ends if pytest is killed. ``latency=`` delays the answers of a
+    command also ends if pytest is killed. Its methods: ``stop``, ``kill``,
+    ``freeze``, ``start``, ``refuse_for``. ``latency=`` delays the answers of a
     function, ``reset_after=`` resets the connection after so many bytes.
 
     For several tests, write a fixture of your own, with ``scope="module"``, and
