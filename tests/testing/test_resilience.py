@@ -308,13 +308,20 @@ class DeliveryTimedOutError(Exception):
     pass
 
 
-@pytest.mark.parametrize("kind", [DeliveryTimedOutError, type("LostError", (DeliveryTimedOutError,), {})])
-def test_timeouts_of_others(kind):
+class LikeUrllib3sNewConnectionError(DeliveryTimedOutError):
+    pass
+
+
+def test_timeouts_are_known_by_their_own_names():
     def connect(host, port):
         guarded_or_nothing(host, port)
         raise kind
 
+    kind = DeliveryTimedOutError
     testing.assert_resilient(connect, faults=["frozen"])
+    kind = LikeUrllib3sNewConnectionError
+    with pytest.raises(AssertionError, match="the error is not a timeout"):
+        testing.assert_resilient(connect, faults=["frozen"])
 
 
 class TestFindings:

@@ -3,14 +3,16 @@
 import asyncio
 import contextlib
 import errno
+import logging
 import socket
 import threading
+import weakref
 
 import pytest
 import trio
 
 from safedial import testing
-from safedial.testing import raised, run
+from safedial.testing import logged, raised, run
 
 HOST = "127.0.0.1"
 
@@ -96,6 +98,43 @@ def test_socket_that_only_a_traceback_holds_is_no_leak(refused_port):
     found = run.run_client(connect, HOST, refused_port, 5)
     assert found.leaked == 0
     assert [each.__traceback__ for each in raised.error_chain(found.error)] == [None, None]
+
+
+class Pool:
+    """Like urllib3's, which logs each error that it retries after. It closes its sockets once it is garbage."""
+
+    def __init__(self, way):
+        self.way = way
+
+    def get(self, host, port):
+        log = logging.getLogger("pool")
+        try:
+            self._dial(host, port)
+        except LookupError as error:
+            if self.way == "exc_info":
+                log.warning("again", exc_info=True)
+            else:
+                log.warning(*{"argument": ("%r", error), "mapping": ("%(it)r", {"it": error})}[self.way])
+
+    def _dial(self, host, port):
+        self.idle = socket.create_connection((host, port))
+        weakref.finalize(self, self.idle.close)
+        raise LookupError("it retries")
+
+
+@pytest.mark.parametrize("way", ["argument", "mapping", "exc_info"])
+def test_socket_that_only_a_log_record_holds_is_no_leak(way, caplog):
+    """pytest keeps the records of a test, and so the frames of their errors, and those that called them."""
+
+    def connect(host, port):
+        pool = Pool(way)
+        pool.get(host, port)
+
+    with testing.Outage() as server:
+        assert run.run_client(connect, HOST, server.port, 5).leaked == 0
+    (record,) = caplog.records
+    (error,) = logged._errors(record)
+    assert raised.place_of(error), "its lines stay"
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")

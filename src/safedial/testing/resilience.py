@@ -22,7 +22,8 @@ __tracebackhide__ = __unittest = True
 
 # Columns of the table: pytest puts 12 before it. Lines of one cell: errors may have a page of text.
 _WIDTH, _MOST_LINES = 68, 5
-# Names of exceptions: TimeoutError, ConnectTimeout, trio's TooSlowError, grpc's DEADLINE_EXCEEDED.
+# Names of exceptions: httpx's ConnectTimeout, trio's TooSlowError, google.api_core's DeadlineExceeded. Not of their base
+# classes: urllib3's NewConnectionError, which it raises if the dial is refused, is a ConnectTimeoutError.
 _TIMEOUT = re.compile("timed?_?out|too_?slow|deadline_?exceeded", re.IGNORECASE)
 
 
@@ -191,7 +192,7 @@ def _reports(code: int | None, error: BaseException | None) -> bool:
     Timeouts often have none.
     """
     for each in error_chain(error):
-        timed_out = any(map(_TIMEOUT.search, (kind.__name__ for kind in type(each).__mro__)))
+        timed_out = isinstance(each, TimeoutError) or _TIMEOUT.search(type(each).__name__)
         in_words = f"[Errno {code}]" in _words(each)  # psycopg; asyncio's "Multiple exceptions"
         if code in (None, getattr(each, "errno", None)) or in_words or (timed_out and code == errno.ETIMEDOUT):
             return True

@@ -16,6 +16,7 @@ from safedial._clients.sockets import close
 from safedial.testing.cancellation import Cancellation, ClientCancelledError, cancellable_waits
 from safedial.testing.dials import Dials
 from safedial.testing.intercept import intercepting
+from safedial.testing.logged import logged
 from safedial.testing.raised import error_chain, place_of
 from safedial.testing.retries import watching_waits
 from safedial.testing.scan import Connection, connections
@@ -65,7 +66,12 @@ class Outcome:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._others = {each.descriptor for each in connections() if each.peer[1] == port}
         thread = threading.Thread(target=self._run, args=(factory, host), name="client under test", daemon=True)
-        with intercepting(self._dials.intercept), watching_waits(self._wait_begins), cancellable_waits():
+        with (
+            logged() as log,
+            intercepting(self._dials.intercept),
+            watching_waits(self._wait_begins),
+            cancellable_waits(),
+        ):
             began = time.monotonic()
             thread.start()
             thread.join(within)
@@ -78,6 +84,7 @@ class Outcome:
                 self.error = None  # of its end
         self.leaked = self._open()
         if self.leaked:
+            log.forget_variables()
             gc.collect()  # frees cycles; in a large program it takes longer than most clients
             self.leaked = self._open()
 
@@ -173,7 +180,7 @@ def _run_async(closing: Awaitable[Any]) -> None:
         await closing
 
     frame = getattr(closing, "cr_frame", None)
-    if frame is not None and frame.f_globals["__name__"].partition(".")[0] == "trio":
+    if frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "trio":
         sys.modules["trio"].run(main)
     else:
         asyncio.run(main())
