@@ -274,8 +274,12 @@ def outage(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Outage]]":
     A `safedial.testing.Outage`, with its arguments; *server* is a function or a
     command. It is up when it is returned, and is killed when the test ends. A
     command also ends if pytest is killed. Its methods: ``stop``, ``kill``,
-    ``freeze``, ``start``, ``refuse_for``. ``latency=`` delays the answers of a
-    function, ``reset_after=`` resets the connection after so many bytes.
+    ``freeze``, ``start``, ``refuse_for``. ``refuse_for(2)`` counts dials of
+    Python: for a client in C give ``refuse_for(seconds=0.5)``, or the server
+    never comes back.
+
+    What a function raises is an error of the test. ``latency=`` delays its
+    answers, ``reset_after=`` resets the connection after so many bytes.
 
     For several tests, write a fixture of your own, with ``scope="module"``, and
     in it ``with safedial.testing.Outage() as server: yield server``. So it is
