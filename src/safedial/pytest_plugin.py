@@ -92,14 +92,19 @@ def _entering(name: str, request: pytest.FixtureRequest) -> Iterator[Callable[..
 
 @pytest.fixture
 def self_connect(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Fault]]":
-    """``self_connect(port, times=None)``: Python's connects to *port* really connect to themselves.
+    """``self_connect(port, times=None)``: dials of *port* connect to themselves.
 
-    Hits *times* connects, or all until the test ends, without a ``with``. Returns the `safedial.testing.Fault`, which
-    counts them. After a client has closed its self-connected socket without a reset, the next connects are refused: the
-    socket's TIME_WAIT keeps the port, for a second or a minute. They do not count.
+    The kernel really connects them so, if Python code dials. Hits *times*
+    connects, or all until the test ends, without a ``with``. Returns the
+    `safedial.testing.Fault`, which counts them.
 
-    If it has hit none when the test has passed, that is an error, which says what was dialed instead; ``unused="warn"``
-    and ``unused="ignore"`` change that.
+    A client that closes such a socket without a reset leaves the port in
+    TIME_WAIT. Then its next connects are refused, for a second or a minute.
+    These do not count.
+
+    If the test passes and none was hit, that is an error, which says what was
+    dialed instead. ``unused="warn"`` makes it a warning, ``unused="ignore"``
+    nothing.
 
     Example::
 
@@ -107,7 +112,7 @@ def self_connect(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Faul
         from safedial import safe_connect
 
 
-        def test_client_reports_a_self_connect_as_refused(self_connect, dead_port):
+        def test_client_reports_it_as_refused(self_connect, dead_port):
             fault = self_connect(dead_port)
             with pytest.raises(ConnectionRefusedError):
                 safe_connect(("127.0.0.1", dead_port))
@@ -118,17 +123,18 @@ def self_connect(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Faul
 
 @pytest.fixture
 def address_not_available(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Fault]]":
-    """``address_not_available(port=None, times=1)``: connects fail with EADDRNOTAVAIL, then work again.
+    """``address_not_available(port=None, times=1)``: connects find no local port.
 
-    Hits *times* connects to *port*, or to any port; None: all. Returns the `safedial.testing.Fault`. ``unused`` is as
-    for `self_connect`.
+    They fail with EADDRNOTAVAIL; then they work again. Hits *times* connects to
+    *port*, or to any port; ``times=None``: all. Returns the
+    `safedial.testing.Fault`. ``unused`` is as for `self_connect`.
 
     Example::
 
         from safedial import safe_connect
 
 
-        def test_client_tries_again(outage, address_not_available, fast_retries):
+        def test_again(outage, address_not_available, fast_retries):
             server = outage()
             address_not_available(server.port, times=2)
             safe_connect(server.address, steer=False).close()
@@ -139,9 +145,10 @@ def address_not_available(request: pytest.FixtureRequest) -> "Iterator[Callable[
 
 @pytest.fixture
 def ports_exhausted(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Fault]]":
-    """``ports_exhausted(port)``: no local port is left towards *port* until the test ends.
+    """``ports_exhausted(port)``: no local port is left to reach *port*.
 
-    Returns the `safedial.testing.Fault`. ``unused`` is as for `self_connect`.
+    Each connect to it fails with EADDRNOTAVAIL, until the test ends. Returns
+    the `safedial.testing.Fault`. ``unused`` is as for `self_connect`.
 
     Example::
 
@@ -149,10 +156,10 @@ def ports_exhausted(request: pytest.FixtureRequest) -> "Iterator[Callable[..., F
         from safedial import PortsExhaustedError, safe_connect
 
 
-        def test_client_says_that_ports_are_exhausted(outage, ports_exhausted, fast_retries):
+        def test_client_says_so(outage, ports_exhausted, fast_retries):
             server = outage()
             ports_exhausted(server.port)
-            with pytest.raises(PortsExhaustedError, match="no local port is free"):
+            with pytest.raises(PortsExhaustedError, match="no local port"):
                 safe_connect(server.address)
     """
     yield from _entering("ports_exhausted", request)
@@ -160,7 +167,9 @@ def ports_exhausted(request: pytest.FixtureRequest) -> "Iterator[Callable[..., F
 
 @pytest.fixture
 def refused_port() -> Iterator[int]:
-    """A port of 127.0.0.1 that is held without listening: it refuses every connect while the test runs.
+    """A port of 127.0.0.1 that refuses every connect.
+
+    It is bound, and nobody listens.
 
     Example::
 
@@ -180,7 +189,9 @@ def refused_port() -> Iterator[int]:
 
 @pytest.fixture
 def dead_port() -> int:
-    """A free port of 127.0.0.1 that the kernel may draw, so that a loop that dials it may connect to itself.
+    """A free port of 127.0.0.1 that the kernel may draw as the local port.
+
+    So a loop that dials it may be connected to itself.
 
     Example::
 
@@ -200,7 +211,7 @@ def dead_port() -> int:
 
 @pytest.fixture
 def silent_port() -> Iterator[int]:
-    """A port of 127.0.0.1 that never answers: a connect to it times out, as to a host behind a lossy network.
+    """A port of 127.0.0.1 that never answers: a connect to it times out.
 
     Example::
 
@@ -209,8 +220,9 @@ def silent_port() -> Iterator[int]:
 
 
         def test_client_gives_up(silent_port):
+            address = ("127.0.0.1", silent_port)
             with pytest.raises(TimeoutError):
-                socket.create_connection(("127.0.0.1", silent_port), timeout=0.1)
+                socket.create_connection(address, timeout=0.1)
     """
     from safedial.testing import silent_port
 
@@ -220,7 +232,9 @@ def silent_port() -> Iterator[int]:
 
 @pytest.fixture
 def server_port() -> Iterator[int]:
-    """A free port of 127.0.0.1 for a server that is restarted: no client can draw it, and no other test gets it.
+    """A free port of 127.0.0.1 for a server that a test starts again and again.
+
+    No client can draw it as its local port, and no other test gets it.
 
     Example::
 
@@ -228,8 +242,9 @@ def server_port() -> Iterator[int]:
 
 
         def test_server_comes_back(server_port):
+            address = ("127.0.0.1", server_port)
             for _ in range(2):
-                with socket.create_server(("127.0.0.1", server_port)) as server:
+                with socket.create_server(address) as server:
                     socket.create_connection(server.getsockname()).close()
     """
     from safedial.testing import server_port
@@ -240,10 +255,11 @@ def server_port() -> Iterator[int]:
 
 @pytest.fixture
 def name_failure(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Fault]]":
-    """``name_failure(name, error=socket.EAI_AGAIN, times=None)``: look-ups of *name* fail.
+    """``name_failure(name, error=socket.EAI_AGAIN, times=None)``: look-ups fail.
 
-    They raise the resolver's own `socket.gaierror`. Hits *times* look-ups, or all until the test ends. Returns the
-    `safedial.testing.Fault`, which counts them. ``unused`` is as for `self_connect`.
+    Those of *name* raise the resolver's own `socket.gaierror`. Hits *times*
+    look-ups, or all until the test ends. Returns the `safedial.testing.Fault`,
+    which counts them. ``unused`` is as for `self_connect`.
 
     Example::
 
@@ -252,7 +268,8 @@ def name_failure(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Faul
 
         def test_client_waits_for_the_name(name_failure, fast_retries, outage):
             fault = name_failure("localhost", times=3)
-            safe_connect(("localhost", outage().port), policy=reconnect()).close()
+            address = ("localhost", outage().port)
+            safe_connect(address, policy=reconnect()).close()
             assert fault.triggered == len(fast_retries) == 3
     """
     yield from _entering("name_failure", request)
@@ -260,15 +277,21 @@ def name_failure(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Faul
 
 @pytest.fixture
 def outage(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Outage]]":
-    """``outage(server=echo, ...)``: a `safedial.testing.Outage`, a server that goes away and comes back.
+    """``outage(server=echo, ...)``: a server that goes away and comes back.
 
-    Takes the arguments of `Outage`; *server* is a function or a command. It is up when it is returned, and is killed
-    when the test ends. A command also ends if pytest is killed. ``latency=`` and ``reset_after=`` delay and cut off the
-    answers of a function. What a function raises is an error of the test. ``refuse_for(2)`` counts dials of Python: for
-    a client in C give ``refuse_for(seconds=0.5)``, or it never comes back.
+    A `safedial.testing.Outage`, with its arguments; *server* is a function or a
+    command. It is up when it is returned, and is killed when the test ends. A
+    command also ends if pytest is killed. Its methods: ``stop``, ``kill``,
+    ``freeze``, ``start``, ``refuse_for``. ``refuse_for(2)`` counts dials of
+    Python: for a client in C give ``refuse_for(seconds=0.5)``, or the server
+    never comes back.
 
-    For several tests, write a fixture of your own: with ``scope="module"``, and in it
-    ``with safedial.testing.Outage() as server: yield server``. So it is with each fixture here.
+    What a function raises is an error of the test. ``latency=`` delays its
+    answers, ``reset_after=`` resets the connection after so many bytes.
+
+    For several tests, write a fixture of your own, with ``scope="module"``, and
+    in it ``with safedial.testing.Outage() as server: yield server``. So it is
+    with each fixture here.
 
     Example::
 
@@ -287,9 +310,11 @@ def outage(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Outage]]":
 
 @pytest.fixture
 def hanging_up(request: pytest.FixtureRequest) -> "Iterator[Callable[..., HangingUp]]":
-    """``hanging_up(dials=None, server=echo, ...)``: a server that hangs up on *dials* connections, then serves.
+    """``hanging_up(dials=None, server=echo, ...)``: a server that hangs up.
 
-    None: on all. Returns a `safedial.testing.HangingUp`, an `Outage` that counts them.
+    It closes the first *dials* connections at once, and then serves; None: all.
+    Returns a `safedial.testing.HangingUp`, an `Outage` that counts them.
+    ``unused`` is as for `self_connect`.
 
     Example::
 
@@ -310,7 +335,9 @@ def hanging_up(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Hangin
 
 @pytest.fixture
 def fast_retries() -> Iterator[list[float]]:
-    """The waits of all tenacity policies, in seconds, recorded instead of slept. Policies and time limits count them.
+    """The waits of all tenacity policies, in seconds, recorded instead of slept.
+
+    Policies and the time limits of dials count them as if they had been slept.
 
     Example::
 
@@ -319,8 +346,9 @@ def fast_retries() -> Iterator[list[float]]:
 
 
         def test_client_gives_up_after_a_minute(refused_port, fast_retries):
+            address = ("127.0.0.1", refused_port)
             with pytest.raises(ConnectionRefusedError):
-                safe_connect(("127.0.0.1", refused_port), policy=reconnect(within=60))
+                safe_connect(address, policy=reconnect(within=60))
             assert 55 < sum(fast_retries) <= 60
     """
     from safedial.testing import fast_retries
@@ -331,10 +359,12 @@ def fast_retries() -> Iterator[list[float]]:
 
 @pytest.fixture
 def in_namespace() -> "Callable[..., Any]":
-    """``in_namespace(function, *args, port_range=None)``: runs a function in its own network namespace.
+    """``in_namespace(function, *args, port_range=None)``: runs in its own network.
 
-    The kernel draws local ports from *port_range* there, for C libraries too. Takes the arguments of
-    `safedial.testing.in_namespace`. Skips the test if this process can't make a namespace.
+    The function runs in a network namespace. The kernel draws local ports from
+    *port_range* there, for C libraries too. Takes the arguments of
+    `safedial.testing.in_namespace`. Skips the test if this process can't make a
+    namespace.
 
     Example::
 
@@ -342,7 +372,9 @@ def in_namespace() -> "Callable[..., Any]":
 
 
         def connects_to_itself():
-            return any(socket.socket().connect_ex(("127.0.0.1", 40000)) == 0 for _ in range(100))
+            address = ("127.0.0.1", 40000)
+            dials = (socket.socket().connect_ex(address) for _ in range(100))
+            return 0 in dials
 
 
         def test_self_connect_among_two_ports(in_namespace):

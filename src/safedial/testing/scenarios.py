@@ -37,10 +37,9 @@ class _Server(Outage):
 
     _start_error: BaseException | None = None
 
-    def start(self) -> Start:
-        """Come up, as any `Outage`, and remember if it did not."""
+    def _come_up(self) -> Start:
         try:
-            return super().start()
+            return super()._come_up()
         except BaseException as error:
             self._start_error = self._start_error or error
             raise
