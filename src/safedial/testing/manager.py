@@ -24,7 +24,7 @@ class Manager(AbstractContextManager[T]):
     *call* is what the user wrote, for messages. *make* returns what is entered, another one each time.
     """
 
-    _used = True  # until it is made: an interrupt may end that half-way
+    _used = True  # until it is made: an interrupt may end that, and there is nothing to say
     _entered: AbstractContextManager[T] | None = None
 
     def __init__(self, call: str, make: Callable[[], AbstractContextManager[T]]) -> None:

@@ -34,7 +34,8 @@ def _open_users() -> list[_User]:
     return [user for ref in tuple(_users) if (user := ref()) is not None and user.open]
 
 
-def _are_fast() -> bool:
+def are_fast() -> bool:
+    """Return whether `fast_retries` is active."""
     return any(user.fast for user in _open_users())
 
 
@@ -138,7 +139,7 @@ def _unslept(_: _Replaced, plain: Any) -> Any:
     """Return a class whose instances, of which a policy yields one for each wait, are 0."""
 
     def new(cls: Any, seconds: float) -> Any:
-        return plain.__new__(cls, 0.0 if _are_fast() else seconds)
+        return plain.__new__(cls, 0.0 if are_fast() else seconds)
 
     return type("Unslept", (plain,), {"__new__": new})
 
@@ -151,7 +152,7 @@ class _TenacitysTime(types.ModuleType):
         self._plain = plain
 
     def monotonic(self) -> float:
-        now: float = _clock.now() if _are_fast() else self._plain.monotonic()
+        now: float = _clock.now() if are_fast() else self._plain.monotonic()
         return now
 
     def __getattr__(self, name: str) -> Any:
