@@ -91,7 +91,7 @@ def seconds(name: str, value: Any) -> float:
     # The plain types come first: isinstance(value, SupportsIndex) costs a third of a dial.
     if type(value) is not int and type(value) is not float:
         # socket.settimeout() takes any object with __index__() too, but not Decimal.
-        if isinstance(value, type) or not isinstance(value, float | SupportsIndex):
+        if isinstance(value, type | bool) or not isinstance(value, float | SupportsIndex):
             wanted = "a number of seconds" if name in ("within", "stable_after") else "a number of seconds or None"
             hint = "; give its total_seconds()" if hasattr(value, "total_seconds") else ""
             raise TypeError(f"{name} must be {wanted}, not {shown(value)}{hint}")

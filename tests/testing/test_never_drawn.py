@@ -137,3 +137,9 @@ def test_range_that_cannot_be_read(monkeypatch):
 def test_wrong_hosts(host, kind):
     with pytest.raises(kind), testing.server_port(host):
         pass
+
+
+def test_each_port_outside_of_the_range_is_tried(monkeypatch):
+    monkeypatch.setattr(steering, "read_range", lambda: steering.PortRange(1100, 65000))
+    for _ in range(2):
+        assert {*range(1024, 1100), *range(65001, 65536)} <= set(never_drawn._outside())

@@ -39,6 +39,7 @@ class TestArguments:
             ({"host": ""}, ValueError, "host must be"),
             ({"within": "x"}, TypeError, "within"),
             ({"within": -1}, ValueError, "within"),
+            ({"within": True}, TypeError, "within must be a number of seconds, not True"),
             ({"unused": "no"}, ValueError, "unused must be one of"),
             ({"server": ["redis-server"]}, ValueError, r"server has no word with \{port\}"),
             ({"server": ["redis-server", "--port", "{PORT}"]}, ValueError, r"server has no word with \{port\}"),
@@ -113,6 +114,17 @@ class TestStates:
             server.kill()
             with pytest.raises(RuntimeError, match="down"):
                 server.freeze()
+
+    def test_a_freeze_that_fails_leaves_the_server_up(self, monkeypatch):
+        def fail(address):
+            raise OSError(errno.ENOBUFS, "as it was")
+
+        monkeypatch.setattr(testing_outage, "fill", fail)
+        with testing.Outage() as server:
+            with pytest.raises(OSError, match="as it was"):
+                server.freeze()
+            assert server.state == "up"
+            assert ask(server) == b"hello"
 
     def test_its_own_connects_bypass_faults(self):
         with testing.Outage() as server, testing.address_not_available(server.port, unused="ignore") as fault:
@@ -465,6 +477,11 @@ class TestStart:
     def test_on_a_free_port(self):
         with testing.Outage() as server:
             assert (server.started.binds, server.started.holders) == (1, ())
+
+    def test_waits_only_for_a_port_that_is_in_use(self, monkeypatch):
+        monkeypatch.setattr(testing_outage.time, "sleep", lambda _: pytest.fail("it waited"))
+        with pytest.raises(OSError, match=r"assign requested address .*192\.0\.2\.1"):
+            testing.Outage(host="192.0.2.1", port=40000).start()
 
     def test_while_time_stands_still(self):
         """Neither a start that waits for its port nor one that waits for a command goes by a frozen clock."""

@@ -48,6 +48,27 @@ class TestPorts:
                     sock.bind(("127.0.0.1", port))
             assert not taken < testing.dead_port("::1") < taken + 200
 
+    @pytest.mark.parametrize("host", ["192.0.2.1", "fe80::1", "::1%no-such"])
+    @pytest.mark.parametrize("make", [testing.dead_port, lambda host: testing.server_port(host).__enter__()])
+    def test_address_that_is_not_this_hosts(self, host, make):
+        with pytest.raises(OSError, match=f"host must be an address of this host, not {host}$") as caught:
+            make(host)
+        assert caught.value.errno == errno.EADDRNOTAVAIL
+
+    def test_a_call_begins_behind_all_that_the_last_one_has_passed(self):
+        with contextlib.ExitStack() as stack:
+            first = testing.dead_port()
+            for port in range(first + 2, min(first + 12, steering.read_range().high), 2):
+                with contextlib.suppress(OSError):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            assert testing.dead_port() != testing.dead_port()
+
+
+def test_a_port_is_free_where_there_is_no_ipv6():
+    namespace.require()
+    assert namespace.call(testing.dead_port, port_range=(40000, 40001), ipv6=False) == 40000
+
+
 
 def _among_reserved_ports():
     Path("/proc/sys/net/ipv4/ip_local_reserved_ports").write_text("40000")

@@ -210,6 +210,15 @@ def test_a_watcher_that_was_killed(reaped):
     assert left.has_ended(process.pid)
 
 
+def test_a_start_bypasses_faults_and_connections_that_have_ended():
+    with testing.Outage(REDIS) as server:
+        assert ask(server, b"QUIT\r\n") == b"+OK\r\n"  # its end is in TIME_WAIT
+        server.stop()
+        with testing.address_not_available(server.port, times=None, unused="ignore") as fault:
+            assert server.start().binds == 1
+        assert fault.triggered == 0
+
+
 def test_children_that_nobody_waits_for():
     """The kernel reaps them itself (sigaction(2))."""
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)

@@ -121,6 +121,7 @@ def test_says_if_it_has_reset_nothing():
     ("options", "error", "words"),
     [
         ({"latency": "1"}, TypeError, "latency must be a number of seconds"),
+        ({"latency": True}, TypeError, "latency must be a number of seconds"),
         ({"latency": -1}, ValueError, "latency must be from 0"),
         ({"reset_after": 0}, ValueError, "reset_after must be at least 1"),
         ({"reset_after": 1.5}, TypeError, "reset_after must be a whole number"),

@@ -122,9 +122,10 @@ def bind(sock: socket.socket, host: str, port: int) -> None:
     try:
         sock.bind((host, port))
     except OSError as error:
-        if error.errno != errno.EADDRNOTAVAIL:
+        # The others: a link-local address without its interface, and an interface that there is not.
+        if error.errno not in (errno.EADDRNOTAVAIL, errno.EINVAL) and not isinstance(error, socket.gaierror):
             raise
-        raise OSError(error.errno, f"host must be an address of this host, not {host}") from None
+        raise OSError(errno.EADDRNOTAVAIL, f"host must be an address of this host, not {host}") from None
 
 
 def is_free(port: int) -> bool:

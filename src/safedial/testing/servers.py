@@ -25,6 +25,7 @@ from safedial._dial.dialer import safe_connect
 from safedial._tcp.selfconnect import RESET
 from safedial.testing.freezable import freezable
 from safedial.testing.intercept import bypassing
+from safedial.testing.ports import bind
 from safedial.testing.process_group import ProcessGroup
 
 Address: TypeAlias = tuple[str, int]
@@ -219,7 +220,7 @@ class ProcessServer:
         with socket.socket(family_of(self._address[0]), socket.SOCK_STREAM) as probe:
             if os.name == "posix":
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
-            probe.bind(self._address)
+            bind(probe, *self._address)
         host, port = self._address
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # until the end
         self._group = ProcessGroup()
