@@ -22,7 +22,7 @@ __tracebackhide__ = __unittest = True
 
 # Columns of the table: pytest puts 12 before it. Lines of one cell: errors may have a page of text.
 _WIDTH, _MOST_LINES = 68, 5
-# Names of exceptions: httpx's ConnectTimeout, trio's TooSlowError, google.api_core's DeadlineExceeded. Not of their base
+# Names of exceptions: httpx's ConnectTimeout, trio's TooSlowError, google.api_core's DeadlineExceeded. Not of base
 # classes: urllib3's NewConnectionError, which it raises if the dial is refused, is a ConnectTimeoutError.
 _TIMEOUT = re.compile("timed?_?out|too_?slow|deadline_?exceeded", re.IGNORECASE)
 
