@@ -243,7 +243,9 @@ class TestServerThatDoesNotComeBack:
     @pytest.mark.parametrize("attempts", [1, 1_000_000])
     def test_one_that_never_starts_after_it_hung_up(self, attempts, briefly):
         with pytest.raises(OSError, match="false ended with status 1"):
-            testing.assert_resilient(in_a_loop(0.02, attempts), faults=["hangs_up"], server=["false", "{port}"], within=0.3)
+            testing.assert_resilient(
+                in_a_loop(0.02, attempts), faults=["hangs_up"], server=["false", "{port}"], within=0.3
+            )
 
     @pytest.mark.storm
     def test_one_without_reuseaddr(self, briefly):
