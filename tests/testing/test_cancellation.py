@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import types
@@ -284,3 +286,18 @@ def test_the_table_tells_retrying_from_hanging():
         "    - no end within 0.5 s: give the client fewer retries, or",
         "      assert_resilient a longer within",
     ]
+
+
+TRACED = """
+import sys, time
+from safedial.testing import run
+sys.settrace(lambda *_: None)
+outcome = run.run_client(lambda host, port: time.sleep(3600), "127.0.0.1", 9, 0.05)
+sys.settrace(None)
+assert outcome.hung
+"""
+
+
+def test_in_a_traced_program():
+    """Python 3.11 would run no further: coverage traces, and so do debuggers."""
+    subprocess.run([sys.executable, "-c", TRACED], check=True, timeout=60)
