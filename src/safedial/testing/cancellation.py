@@ -1,9 +1,9 @@
 """Cancelling a client that runs in a thread and does not end by itself.
 
 Python can't cancel a thread. So an exception is raised in it: where it waits between two rounds of a tenacity policy,
-where it dials, and in the end wherever Python code runs in it. asyncio's tasks are cancelled, in whichever loop runs in
-it. Only a thread that sleeps by itself, or waits for another one or in trio, stays until that is over. One that
-catches every exception, and dials on, is made to wait for good.
+where it dials, and in the end wherever Python code runs in it. The tasks of its asyncio loop are cancelled. Only a
+thread that sleeps by itself, or waits for another one or in trio, stays until that is over. One that catches every
+exception, and dials on, is made to wait for good.
 """
 
 import asyncio
