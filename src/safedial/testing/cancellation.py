@@ -16,6 +16,7 @@ import types
 from collections.abc import Generator
 from typing import Any
 
+from safedial import _clock
 from safedial._clients import patch
 from safedial._clients.attributes import Replacement
 from safedial._forks import lock_held_across_forks
@@ -35,7 +36,7 @@ class Cancellation:
     def __init__(self) -> None:
         self._cancelled = threading.Event()
         self._thread: int | None = None
-        self._others: list[threading.Thread] = []
+        self._others: set[threading.Thread] = set()
         self._raised = 0
         self._lock = threading.Lock()
 
@@ -66,7 +67,7 @@ class Cancellation:
         """Raise `ClientCancelledError` if the thread is to end, also in one that it started."""
         if self.cancelled:
             if not self.is_here():
-                self._others.append(threading.current_thread())
+                self._others.add(threading.current_thread())
             self._raised += 1
             if self._raised > _MOST:
                 _never.wait()  # else it would disturb other tests
@@ -81,10 +82,11 @@ class Cancellation:
                 loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
 
     def join_others(self, seconds: float) -> None:
-        """Wait for the threads in which `check` raised, for some seconds each."""
-        for thread in self._others:
+        """Wait some *seconds* for the other threads in which `check` raised. Those of a pool live on."""
+        end = _clock.real() + seconds
+        for thread in tuple(self._others):
             with contextlib.suppress(RuntimeError):  # not started by Python
-                thread.join(seconds)
+                thread.join(max(0, end - _clock.real()))
 
     def interrupt(self) -> None:
         """Raise `ClientCancelledError` in the thread, if it is still there, when it runs Python code again."""
