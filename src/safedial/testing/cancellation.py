@@ -1,9 +1,9 @@
 """Cancelling a client that runs in a thread and does not end by itself.
 
 Python can't cancel a thread. So an exception is raised in it: where it waits between two rounds of a tenacity policy,
-where it dials, and in the end wherever Python code runs in it. asyncio's tasks are cancelled, in whichever loop runs in
-it. Only a thread that sleeps by itself, or waits for another one or in trio, stays until that is over. One that
-catches every exception, and dials on, is made to wait for good.
+where it dials, and in the end wherever Python code runs in it. The tasks of its asyncio loop are cancelled. Only a
+thread that sleeps by itself, or waits for another one or in trio, stays until that is over. One that catches every
+exception, and dials on, is made to wait for good.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ import types
 from collections.abc import Generator
 from typing import Any
 
+from safedial import _clock
 from safedial._clients.attributes import replacing
 from safedial._forks import loading, lock_held_across_forks
 
@@ -34,7 +35,7 @@ class Cancellation:
     def __init__(self) -> None:
         self._cancelled = threading.Event()
         self._thread: int | None = None
-        self._others: list[threading.Thread] = []
+        self._others: set[threading.Thread] = set()
         self._raised = 0
         self._lock = threading.Lock()
 
@@ -65,7 +66,7 @@ class Cancellation:
         """Raise `ClientCancelledError` if the thread is to end, also in one that it started."""
         if self.cancelled:
             if not self.is_here():
-                self._others.append(threading.current_thread())
+                self._others.add(threading.current_thread())
             self._raised += 1
             if self._raised > _MOST:
                 _never.wait()  # else it would disturb other tests
@@ -80,10 +81,11 @@ class Cancellation:
                 loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
 
     def join_others(self, seconds: float) -> None:
-        """Wait for the threads in which `check` raised, for some seconds each."""
-        for thread in self._others:
+        """Wait some *seconds* for the other threads in which `check` raised. Those of a pool live on."""
+        end = _clock.real() + seconds
+        for thread in tuple(self._others):
             with contextlib.suppress(RuntimeError):  # not started by Python
-                thread.join(seconds)
+                thread.join(max(0, end - _clock.real()))
 
     def interrupt(self) -> None:
         """Raise `ClientCancelledError` in the thread, if it is still there, when it runs Python code again."""

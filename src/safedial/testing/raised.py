@@ -13,10 +13,9 @@ from safedial._sentences import one_line
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 _OTHERS = tuple(os.path.join(os.path.dirname(path), "") for path in (os.__file__, os.path.dirname(__file__)))
 
-
 T = TypeVar("T")
 
-# Of BaseException itself: a client's class may have others of these names, that fail.
+# BaseException's own: a client's class may have attributes of these names that fail.
 _BEHIND: tuple[Any, ...] = (vars(BaseException)["__cause__"], vars(BaseException)["__context__"])
 _TRACEBACK: Any = vars(BaseException)["__traceback__"]
 _ARGS: Any = vars(BaseException)["args"]
