@@ -68,7 +68,8 @@ class TestFunction:
         with server:  # the next time, nothing is left of it
             pass
 
-    def test_what_a_handler_raises_is_an_error_of_its_test(self, pytester):
+    def test_what_a_handler_raises_is_an_error_of_its_test(self, pytester, monkeypatch):
+        monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
         pytester.makepyfile(
             """
             import socket
@@ -81,7 +82,7 @@ class TestFunction:
                     sock.sendall(b"hello")
             """
         )
-        result = pytester.runpytest_subprocess("-W", "error", "-p", "no:cacheprovider", "-p", "no:asyncio")
+        result = pytester.runpytest_subprocess("-W", "error", "-p", "safedial.pytest_plugin")
         result.assert_outcomes(passed=1, errors=1)
         result.stdout.fnmatch_lines(["*ERROR at teardown of test_it*", '*assert connection.recv(10) == b"HELLO"'])
 
