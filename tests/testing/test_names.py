@@ -189,9 +189,12 @@ def test_the_users_resolver_is_asked_for_other_names(dial):
 
 
 def test_a_connect_to_a_number_looks_nothing_up():
-    with faults.listener() as server, pytest.raises(AssertionError, match="no look-up by Python was seen"):
-        with testing.name_failure(NAME):
-            _connect(*server.getsockname())
+    with faults.listener() as server:
+        fault = testing.name_failure(NAME)
+        fault.__enter__()
+        _connect(*server.getsockname())
+        with pytest.raises(AssertionError, match="no look-up by Python was seen"):
+            fault.__exit__(None, None, None)
 
 
 def test_an_unused_one_says_what_was_looked_up():
@@ -259,9 +262,10 @@ def test_interrupted_exit(monkeypatch):
     def interrupted(*args):
         raise Interrupt
 
-    with pytest.raises(Interrupt), monkeypatch.context() as patched:
+    with monkeypatch.context() as patched:
         patched.setattr(lookups, "_end", interrupted)
-        _fail_for_a_while()
+        with pytest.raises(Interrupt):
+            _fail_for_a_while()
     gc.collect()
     assert not _is_plain()
     with pytest.raises(socket.gaierror) as caught:

@@ -343,6 +343,7 @@ class TestRefusal:
                 server.refuse_for(seconds=3600)
             assert ask(server) == b"hello"
             server.refuse_for(seconds=3600)
+
     @pytest.mark.parametrize("options", [{}, {"unused": "warn"}])
     def test_unused_is_a_warning_without_a_block(self, options):
         server = testing.Outage()
@@ -429,9 +430,10 @@ class TestInterrupts:
         before = threading.active_count()
         for way in ("start", "__enter__"):
             server = testing.Outage()
-            with monkeypatch.context() as patch, pytest.raises(Interrupt):
+            with monkeypatch.context() as patch:
                 patch.setattr(threading.Thread, "start", start)
-                getattr(server, way)()
+                with pytest.raises(Interrupt):
+                    getattr(server, way)()
             assert (threading.active_count(), server.state) == (before, "down")
             with server:
                 assert ask(server) == b"hello"
