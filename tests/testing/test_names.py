@@ -189,9 +189,12 @@ def test_the_users_resolver_is_asked_for_other_names(dial):
 
 
 def test_a_connect_to_a_number_looks_nothing_up():
-    unseen = pytest.raises(AssertionError, match="no look-up by Python was seen")
-    with faults.listener() as server, unseen, testing.name_failure(NAME):
+    with faults.listener() as server:
+        fault = testing.name_failure(NAME)
+        fault.__enter__()
         _connect(*server.getsockname())
+        with pytest.raises(AssertionError, match="no look-up by Python was seen"):
+            fault.__exit__(None, None, None)
 
 
 def test_an_unused_one_says_what_was_looked_up():

@@ -7,7 +7,6 @@ import time
 import pytest
 
 from safedial import testing
-from safedial._tcp import steering
 from tests.support import namespace
 
 
@@ -58,10 +57,6 @@ def drawn():
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return sock.getsockname()[1]
-
-
-def test_safedial_reads_the_range_anew():
-    assert testing.in_namespace(steering.read_range, port_range=(40000, 40001)) == (40000, 40001)
 
 
 def test_exception_comes_back_with_its_traceback():

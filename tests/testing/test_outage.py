@@ -216,12 +216,14 @@ class TestRefusal:
             assert server.state == "down"
             assert not answers(server)
 
-    def test_a_late_attempt_does_not_thaw_a_server(self):
+    @pytest.mark.parametrize("back", [testing.Outage.start, answers], ids=["a start", "a dial"])
+    def test_a_late_attempt_does_not_thaw_a_server(self, back):
         with testing.Outage() as server:
             server.refuse_for(dials=1)
             (fault,) = intercept._interceptors()
             assert not answers(server)
-            server.start()
+            assert back(server)
+            assert not intercept._interceptors()
             server.freeze()
             with socket.socket() as late:
                 fault(late, server.address, lambda: None)

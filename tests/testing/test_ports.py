@@ -64,11 +64,6 @@ class TestPorts:
             assert testing.dead_port() != testing.dead_port()
 
 
-def test_a_port_is_free_where_there_is_no_ipv6():
-    namespace.require()
-    assert namespace.call(testing.dead_port, port_range=(40000, 40001), ipv6=False) == 40000
-
-
 def _among_reserved_ports():
     Path("/proc/sys/net/ipv4/ip_local_reserved_ports").write_text("40000")
     assert testing.dead_port() == 40002

@@ -330,7 +330,7 @@ _of_parent: list[ThreadServer | ProcessServer] = []
 
 def _leave_all_to_parent() -> None:
     for outage in tuple(_outages):
-        outage._leave_to_parent()
+        outage._leave_to_parent()  # pyright: ignore[reportPrivateUsage]  # its class is of this module
 
 
 if hasattr(os, "register_at_fork"):

@@ -20,10 +20,8 @@ class ProcessGroup:
 
     The watcher comes before the command, so nothing is unwatched for a moment. As long as it is not reaped, the number
     of the group is not given to other processes. If somebody else has reaped it (``os.wait()``, or the kernel because
-    SIGCHLD is ignored), nobody can know whose the number is, and the group gets no signals any more.
-
-    A process that leaves the group is not found: a session of PostgreSQL leaves, but ends by itself when its parent has
-    gone.
+    SIGCHLD is ignored), nobody can know whose the number is, and the group gets no signals any more. A process that
+    leaves the group is not found: a session of PostgreSQL leaves, but ends by itself when its parent has gone.
 
     Attributes:
         number: the group's number.
