@@ -12,11 +12,16 @@ from safedial.testing.servers import ThreadServer
 def serving(handler, port=None, host="127.0.0.1"):
     """Yield the port of a server that calls *handler* with each connection, and then closes it."""
     port = testing.dead_port(host) if port is None else port
-    server = ThreadServer((host, port), handler)
+    server = ThreadServer((host, port), lambda connection, _: handler(connection), _raise)
     try:
+        server.begin()
         yield port
     finally:
         server.end(kill=False)
+
+
+def _raise(error):
+    raise error
 
 
 def close(_):
