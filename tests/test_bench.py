@@ -124,6 +124,7 @@ def test_dial_in_markdown():
     assert rows_of_markdown(output) == DIAL
 
 
+@pytest.mark.storm
 def test_happy_eyeballs():
     namespace.require()
     assert rows_of_text(run("happy_eyeballs", "1", "0.1", "0.02")) == HAPPY_EYEBALLS

@@ -270,7 +270,7 @@ class TestUse:
             types = [type(failure(ALL[name], wrap, HOST, port, timeout=0.1)) for wrap in (plain, safedial.wrap)]
         assert types[0] is types[1]
 
-    @pytest.mark.parametrize("connect", [psycopg.connect, psycopg2.connect])
+    @pytest.mark.parametrize("connect", [psycopg.connect, pytest.param(psycopg2.connect, marks=pytest.mark.storm)])
     def test_time_limit_of_libpq_is_transient(self, connect):
         with faults.full_listener() as silent:
             _, port = silent.getsockname()
@@ -650,6 +650,7 @@ def keep(database, port, number):
         connection.commit()
 
 
+@pytest.mark.storm
 def test_example():
     example = Path(__file__).parents[2] / "examples" / "database_factory.py"
     done = subprocess.run([sys.executable, example], capture_output=True, text=True, check=False, timeout=60)

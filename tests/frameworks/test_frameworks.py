@@ -13,7 +13,7 @@ from tests.support.databases import _directory, mariadb_command, postgres_comman
 
 FIXTURES = {"PostgreSQL": "postgres_command", "MariaDB": "mariadb_command"}
 # One of each kind of dial: in Python, in a C library. The rest runs in `make storm`.
-QUICK = {"Django's cache", "Django, psycopg"}
+QUICK = {"Django, psycopg"}
 
 
 CELLS = [

@@ -180,14 +180,17 @@ class TestChangedRange:
         namespace.require()
         assert namespace.call(dial_after_moving, port_range=(40000, 40009)) == 8
 
-    @pytest.mark.parametrize(("name", "port"), [("guard", 40001), ("guard", 40003), ("open_connection", 40001)])
+    @pytest.mark.parametrize(
+        ("name", "port"),
+        [("guard", 40003), pytest.param("guard", 40001, marks=pytest.mark.storm), ("open_connection", 40001)],
+    )
     def test_every_port_of_a_wider_range_is_used_in_an_event_loop(self, name, port):
         """The file is not read there."""
         namespace.require()
         found = namespace.call(dial_in_a_loop_after_widening, name, port, port_range=(40000, 40003))
         assert found == {"connected": 100, "refused": True}
 
-    @pytest.mark.parametrize("name", ["safe_connect", "Dialer.dial_async"])
+    @pytest.mark.parametrize("name", ["Dialer.dial_async", pytest.param("safe_connect", marks=pytest.mark.storm)])
     def test_exhausted_range_that_changed_is_explained(self, name):
         namespace.require()
         assert namespace.call(dial_into_an_exhausted_range, name, port_range=(40000, 40009)) == "PortsExhaustedError"

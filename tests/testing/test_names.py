@@ -275,9 +275,10 @@ def test_interrupted_exit(monkeypatch):
     assert _is_plain()
 
 
+@pytest.mark.storm
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # __del__ is interrupted, too
 @pytest.mark.filterwarnings("ignore:.*never entered:UserWarning")
-@pytest.mark.parametrize("setter", [pytest.param(sys.setprofile, marks=pytest.mark.storm), sys.settrace])
+@pytest.mark.parametrize("setter", [sys.setprofile, sys.settrace])
 def test_interrupt_at_each_call_and_return(setter):
     def after():
         assert not lookups._in_use()
