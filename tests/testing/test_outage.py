@@ -440,6 +440,7 @@ class TestInterrupts:
 
 
 class TestForks:
+    @faults.forks_among_threads
     def test_a_child_ends_nothing(self):
         with testing.Outage() as server, socket.create_connection(server.address) as sock:
             sock.sendall(b"x")
@@ -449,6 +450,7 @@ class TestForks:
             sock.sendall(b"y")
             assert sock.recv(1) == b"y"
 
+    @faults.forks_among_threads
     def test_a_child_that_lives_on_listens_no_more(self):
         """And its dials bring nothing back."""
 

@@ -13,7 +13,7 @@ import pytest
 import safedial
 from safedial import testing
 from safedial.testing import process_group
-from tests.support import left, libc
+from tests.support import faults, left, libc
 from tests.support.databases import _directory, postgres_command  # noqa: F401  # fixtures
 from tests.support.forked import ends_well
 from tests.support.plain import answers, ask, eventually
@@ -244,6 +244,7 @@ def test_a_group_gets_no_signals_after_its_end(monkeypatch):
     group.kill()
 
 
+@faults.forks_among_threads
 def test_a_forked_child_ends_no_command():
     with testing.Outage(REDIS) as server:
         assert ends_well(lambda: server.kill())
