@@ -120,7 +120,7 @@ def test_fork_takes_the_locks_in_the_order_that_code_does():
         _forks._locks.remove(newest)
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")  # what is tested: it is safe here
 def test_fork_waits_for_a_late_import(request):
     held, done = threading.Event(), threading.Event()
 
@@ -140,7 +140,7 @@ def test_fork_waits_for_a_late_import(request):
     thread.join()
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")  # what is tested: it is safe here
 def test_fork_waits_for_a_lock_that_a_late_import_makes():
     held, locks = threading.Event(), []
 

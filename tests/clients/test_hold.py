@@ -534,6 +534,7 @@ class TestNothingIsLeft:
 
         asyncio.run(main())
 
+    # The interrupt may come before a socket has a name, and in __del__.
     @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
     @pytest.mark.parametrize("way", ["hold", "holding"])
     def test_after_an_interrupt_anywhere(self, way, dead_port):
@@ -542,7 +543,7 @@ class TestNothingIsLeft:
         assert interrupt_everywhere(way, dead_port) > 10
         assert counts() == before
 
-    @pytest.mark.filterwarnings("ignore::ResourceWarning")
+    @pytest.mark.filterwarnings("ignore::ResourceWarning")  # as above
     def test_after_an_interrupted_exit_beside_a_server_on_all_addresses(self, dead_port):
         """The thread does not keep the hold: it ends once the hold is freed."""
         before = counts()

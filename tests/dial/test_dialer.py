@@ -194,7 +194,7 @@ class TestBlockingAndAsync:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")  # what is tested: it is safe here
 def test_forked_children_share_a_dialer(server):
     dialer = safedial.Dialer(timeout=5)
     dialer.dial(server.getsockname()).close()

@@ -58,7 +58,7 @@ def test_most_clients_of_the_table_are_installed():
     assert len(HERE) > len(BY_PACKAGE) - 7
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the clients
 @pytest.mark.parametrize("package", HERE)
 def test_classes_of_a_row_exist(package):
     row = BY_PACKAGE[package]

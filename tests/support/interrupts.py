@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import signal
 import sys
 
 from safedial import _forks
@@ -55,6 +56,33 @@ def _interrupted(act, setter, number):
     except Interrupt:
         return True
     return False
+
+
+def interrupt_by_signals(act, after, times, delays):
+    """Call *act* *times*, with a signal after the next of *delays*, whose handler raises. Return how often it did.
+
+    After every twentieth call, *after* is called.
+    """
+
+    def ring(*_):
+        raise Interrupt
+
+    interrupted, before = 0, signal.signal(signal.SIGALRM, ring)
+    try:
+        for turn in range(times):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, delays[turn % len(delays)])
+                try:
+                    act()
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except Interrupt:
+                interrupted += 1
+            if turn % 20 == 0:
+                after()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    return interrupted
 
 
 def exhaust_stack(act, after, most=120):

@@ -277,7 +277,7 @@ def test_interrupted_exit(monkeypatch):
 
 @pytest.mark.storm
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # __del__ is interrupted, too
-@pytest.mark.filterwarnings("ignore:.*never entered:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*never entered:UserWarning")  # an interrupt may come before it is entered
 @pytest.mark.parametrize("setter", [sys.setprofile, sys.settrace])
 def test_interrupt_at_each_call_and_return(setter):
     def after():
@@ -297,30 +297,18 @@ def test_interrupt_at_each_call_and_return(setter):
 @pytest.mark.storm
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # raised in a callback of the collector
-@pytest.mark.filterwarnings("ignore:.*never entered:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*never entered:UserWarning")  # an interrupt may come before it is entered
 def test_signals_at_any_instant():
-    def ring(*args):
-        raise Interrupt
+    def act():
+        for _ in range(3):
+            _fail_for_a_while()
 
-    before = signal.signal(signal.SIGALRM, ring)
-    hit = 0
-    try:
-        for turn in range(5_000):
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 1e-5 + turn % 80 * 1e-5)
-                try:
-                    for _ in range(3):
-                        _fail_for_a_while()
-                finally:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-            except Interrupt:
-                hit += 1
-            if turn % 20 == 0:
-                gc.collect()
-                assert not lookups._in_use()
-    finally:
-        signal.signal(signal.SIGALRM, before)
-    assert hit > 500
+    def after():
+        gc.collect()
+        assert not lookups._in_use()
+
+    delays = [number * 1e-5 for number in range(1, 81)]
+    assert interrupts.interrupt_by_signals(act, after, 5_000, delays) > 500
     _fail_for_a_while()
     assert _is_plain()
 

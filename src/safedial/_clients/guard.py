@@ -4,8 +4,7 @@ An interrupt may end any function here half-way: a signal handler that raises, t
 behind, an entry has an effect only while it is open, and while the `with` statement or the `Guard` refers to it.
 """
 
-# Python loads it for the first host name, perhaps in a thread that dials: too late (see `_forks`).
-import encodings.idna  # noqa: F401  # pyright: ignore[reportUnusedImport]
+import encodings.idna  # noqa: F401  # pyright: ignore[reportUnusedImport]  # the first name would load it (`_forks`)
 import functools
 import socket
 import sys
