@@ -11,7 +11,7 @@ import pytest
 
 import safedial._tcp.destinations
 import safedial._tcp.steering
-from safedial import testing
+from safedial import _clock, testing
 from tests.support import dials, faults, left, namespace
 
 # A busy machine may pause the tests at any moment: no time limits.
@@ -75,6 +75,11 @@ def _steering_state_of_a_new_process(monkeypatch):
     safedial._tcp.destinations.reached_as_dialed.clear()
     monkeypatch.setattr(safedial._tcp.steering, "_steerable", safedial._tcp.steering.ON_LINUX)
     monkeypatch.setattr(safedial._tcp.steering, "_believed", (0.0, safedial._tcp.steering.read_range()))
+
+
+@pytest.fixture(autouse=True)
+def _clock_of_a_new_process():
+    _clock._ahead.set(0.0)  # where fast_retries advanced it, it stays so
 
 
 @pytest.fixture(params=[True, False], ids=["steered", "unsteered"])

@@ -10,13 +10,6 @@ from safedial import _clock
 from safedial._deadline import NO_DEADLINE, Deadline
 
 
-@pytest.fixture(autouse=True, scope="module")
-def clock_that_is_not_ahead():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_clock, "ahead", lambda: 0.0)
-        yield
-
-
 @given(st.floats(0, 1e6), st.floats(0, 1e6))
 def test_wait_is_cut_so_that_a_last_round_can_follow(total, wait):
     with pytest.MonkeyPatch.context() as patch:

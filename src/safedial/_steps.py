@@ -104,8 +104,8 @@ def _alarm(seconds: float, loop: "AbstractEventLoop", limit: Any) -> Generator[N
 
 
 def _is_frozen(clock: Callable[[], float]) -> bool:
-    """Return whether freezegun has stopped the *clock* of an event loop."""
-    # It moves time.monotonic() far away, but with tick=True or real_asyncio=True the loop's clock runs.
+    """Return whether freezegun, or time-machine 2, has stopped the *clock* of an event loop."""
+    # They move time.monotonic() far away. The loop's clock runs if theirs ticks, or with freezegun's real_asyncio=True.
     return abs(time.monotonic() - _clock.real()) > 1 and clock() == clock()
 
 
