@@ -560,10 +560,11 @@ class TestOutage:
         if faults.kernel_steers():
             assert found["binds"] == 1, found["holders"]
 
-    @pytest.mark.parametrize("name", ["redis", "redis.asyncio"])
+    @pytest.mark.parametrize("name", ["redis", pytest.param("redis.asyncio", marks=pytest.mark.storm)])
     def test_data_is_right_unsteered(self, name, tmp_path):
         assert not self.live_through(name, tmp_path, 300, True, False)["odd"]
 
+    @pytest.mark.storm
     def test_a_plain_client_does_not_survive_it(self, tmp_path):
         assert self.live_through("redis.asyncio", tmp_path, 3000, False, True)["odd"]
 

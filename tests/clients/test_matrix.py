@@ -50,7 +50,9 @@ SECTION = DOCUMENT.partition("\n## Recipes\n")[2].partition("\n## ")[0]
 RECIPES = dict(re.findall(r"^### (.+)\n(?:(?!#|```).*\n)*```python\n((?:(?!```).*\n)+)", SECTION, re.MULTILINE))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.storm) if name in SLOW else name for name in RECIPES]
+)
 def test_recipe_runs_and_is_refused(name):
     # Nor does a fault reach a client that dials in C or binds its source port: its recipe is refused.
     unused = "ignore" if matrix.BY_NAME[name].by_chance else "error"

@@ -74,6 +74,7 @@ class TestSelfConnect:
             assert type(met) is type(refused)
         assert any(isinstance(each, safedial.SelfConnectError) for each in behind(met))
 
+    @pytest.mark.storm
     def test_does_not_happen_in_c(self):
         namespace.require()
         met, refused, without = namespace.call(dial_in_c, port_range=(40000, 40001))
@@ -270,7 +271,8 @@ class TestUse:
             types = [type(failure(ALL[name], wrap, HOST, port, timeout=0.1)) for wrap in (plain, safedial.wrap)]
         assert types[0] is types[1]
 
-    @pytest.mark.parametrize("connect", [psycopg.connect, pytest.param(psycopg2.connect, marks=pytest.mark.storm)])
+    @pytest.mark.storm
+    @pytest.mark.parametrize("connect", [psycopg.connect, psycopg2.connect])
     def test_time_limit_of_libpq_is_transient(self, connect):
         with faults.full_listener() as silent:
             _, port = silent.getsockname()

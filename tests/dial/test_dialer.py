@@ -220,6 +220,7 @@ def test_dialer_is_frozen_and_comparable():
         dialer.timeout = 4
 
 
+@pytest.mark.parametrize("steer", [True, pytest.param(False, marks=pytest.mark.storm)], ids=["steered", "unsteered"])
 def test_threads_share_a_dialer(steer, server):
     dialer = safedial.Dialer(steer=steer, timeout=10)
     server.settimeout(10)

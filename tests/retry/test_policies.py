@@ -99,7 +99,7 @@ class TestReconnect:
 
     def test_reconnect_gives_up(self, dial, dead_port, events):
         with pytest.raises(ConnectionRefusedError):
-            dial("127.0.0.1", dead_port, policy=safedial.reconnect(1, 0.01, 0.05), on_event=events.append)
+            dial("127.0.0.1", dead_port, policy=safedial.reconnect(0.3, 0.01, 0.05), on_event=events.append)
         assert "retry" in [event.kind for event in events]
 
     @pytest.mark.parametrize(("passed", "wait", "stops"), [(1, 5, False), (59.5, 0.5, False), (60, 0, True)])

@@ -298,6 +298,7 @@ assert outcome.hung
 """
 
 
+@pytest.mark.storm
 def test_in_a_traced_program():
     """Python 3.11 would run no further: coverage traces, and so do debuggers."""
     subprocess.run([sys.executable, "-c", TRACED], check=True, timeout=60)

@@ -363,6 +363,7 @@ def test_small_range_is_used_up_for_c_libraries_too():
     assert "Cannot assign requested address" not in after
 
 
+@pytest.mark.storm
 @faults.forks_among_threads
 def test_fork_while_another_thread_makes_faults():
     """In the child, nobody holds the locks."""

@@ -412,10 +412,9 @@ def mock_of(ours):
 class TestInterrupts:
     """One at each instant, as of a signal handler that raises: what is left does nothing, and the next use mends it."""
 
-    @pytest.mark.parametrize("setter", [sys.settrace, pytest.param(sys.setprofile, marks=pytest.mark.storm)])
-    @pytest.mark.parametrize(
-        "manager", [testing.fast_retries, pytest.param(lambda: watching_waits(print), marks=pytest.mark.storm)]
-    )
+    @pytest.mark.storm
+    @pytest.mark.parametrize("setter", [sys.settrace, sys.setprofile])
+    @pytest.mark.parametrize("manager", [testing.fast_retries, lambda: watching_waits(print)])
     def test_nothing_counts_that_is_left(self, setter, manager):
         managers = [manager()]
 
