@@ -12,9 +12,9 @@ demo: $(VENV)/demo.stamp
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n 3 -m "not storm" $(ARGS)
 
-# At full size: 800,000 dials, 20,000 that time out, an interrupt at every call, CPython's own tests.
+# At full size: 800,000 dials, 20,000 that time out, an interrupt at every call, CPython's own tests. Most of it waits.
 storm: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -n 3 -m storm $(ARGS)
+	$(BIN)/python -m pytest -n 4 -m storm $(ARGS)
 
 # Peers' own suites, from their sdists, with install() in place as without: ARGS="urllib3 redis" names some.
 peers: $(VENV)/test.stamp
