@@ -191,6 +191,38 @@ def test_first_use_of_each_name_in_all_threads(processes):
         )
 
 
+# At the end of an import, the module is out of sys.modules for a moment.
+LOADED_AGAIN = """
+import sys, threading
+import safedial
+
+adapters, over, raised = safedial.adapters, threading.Event(), []
+
+def use():
+    while not over.is_set():
+        try:
+            adapters.__getattr__("socket")
+        except BaseException as error:
+            raised.append(error)
+
+threads = [threading.Thread(target=use, daemon=True) for _ in range(3)]
+for each in threads:
+    each.start()
+for _ in range(100):
+    adapters.__getattr__("socket")
+    del sys.modules["safedial.adapters.socket"]
+over.set()
+for each in threads:
+    each.join(60)
+    assert not each.is_alive(), "it hangs"
+assert not raised, raised
+"""
+
+
+def test_adapter_is_used_while_another_thread_loads_it():
+    subprocess.run([sys.executable, "-c", LOADED_AGAIN], check=True, timeout=120)
+
+
 # Whether threads inherit the context: an option from Python 3.14 on. Before, they do not.
 INHERITS = """
 import threading, time

@@ -63,7 +63,6 @@ import functools
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from safedial._forks import loading
@@ -86,9 +85,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def __getattr__(name: str) -> Any:
     """Load an adapter when it is first touched (PEP 562)."""
-    if name.startswith("_") or find_spec(f"{__name__}.{name}") is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return import_module(f"{__name__}.{name}")
+    module = f"{__name__}.{name}"
+    if not name.startswith("_"):
+        # Not find_spec() first: it looks twice, and raises KeyError if another thread's import ends meanwhile.
+        try:
+            return import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name != module:
+                raise
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 # No __dir__: freezegun gets each attribute that dir() lists, of every module, and would load all the libraries. help()
