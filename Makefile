@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
+# Where it is set, each of pytest's workers compiles all tests anew, and each child process safedial.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test storm peers kernels check coverage bench clean
 
 demo: $(VENV)/demo.stamp

@@ -19,6 +19,9 @@ from tests.support.resolvers import addresses, servers
 
 HOST = "127.0.0.1"
 KINDS = ["eventlet", "gevent", "PySocks", "subclass"]
+unsteered_in_storm = pytest.mark.parametrize(
+    "steering", [True, pytest.param(False, marks=pytest.mark.storm)], ids=["steered", "unsteered"], indirect=True
+)
 
 
 def become(kind, steerable=True):
@@ -100,6 +103,7 @@ def installed(dial):
         safedial.uninstall()
 
 
+@unsteered_in_storm
 @pytest.mark.parametrize("kind", KINDS)
 def test_dials(kind, steering):
     assert namespace.call_outside(dial_servers, kind, steering) == {
@@ -189,6 +193,7 @@ def race_by_gevent():
 
 
 class TestPySocksProxy:
+    @unsteered_in_storm
     def test_silent_proxy_is_bounded(self, steering):
         errors = namespace.call_outside(dial_by_a_silent_proxy, steering, seconds=60)
         assert errors == {
