@@ -31,6 +31,7 @@ def _is_of_lock(code):
 
 def _interrupted(act, setter, number):
     events = 0
+    before = sys.gettrace() if setter is sys.settrace else sys.getprofile()  # coverage's
 
     def trace(frame, event, arg):
         nonlocal events
@@ -52,7 +53,7 @@ def _interrupted(act, setter, number):
         try:
             act()
         finally:
-            setter(None)
+            setter(before)
     except Interrupt:
         return True
     return False

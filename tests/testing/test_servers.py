@@ -21,6 +21,15 @@ from tests.support.plain import answers, ask, eventually
 HTTP = [sys.executable, "-m", "http.server", "--bind", "{host}", "{port}"]
 
 
+def assert_answers_after_start_only(server, sock, answer):
+    sock.settimeout(0.05)
+    with pytest.raises(TimeoutError):
+        sock.recv(10)
+    server.start()
+    sock.settimeout(10)
+    assert sock.recv(10) == answer
+
+
 class TestFunction:
     @pytest.mark.parametrize("how", ["stop", "kill"])
     def test_handlers_that_do_not_end(self, how):
@@ -125,12 +134,7 @@ class TestFunction:
                 assert sock.recv(10) == b"one"
                 server.freeze()
                 sock.sendall(b"two")
-                sock.settimeout(0.05)
-                with pytest.raises(TimeoutError):
-                    sock.recv(10)
-                server.start()
-                sock.settimeout(10)
-                assert sock.recv(10) == b"two"
+                assert_answers_after_start_only(server, sock, b"two")
 
     def test_a_handler_that_was_busy_does_not_answer_while_frozen(self):
         def handler(connection):
@@ -143,12 +147,7 @@ class TestFunction:
             busy.wait(10)
             server.freeze()
             done.set()
-            sock.settimeout(0.05)
-            with pytest.raises(TimeoutError):
-                sock.recv(10)
-            server.start()
-            sock.settimeout(10)
-            assert sock.recv(10) == b"220 ready"
+            assert_answers_after_start_only(server, sock, b"220 ready")
 
     @pytest.mark.parametrize("end", ["stop", "kill"])
     def test_a_frozen_handler_ends_with_its_server(self, end):
