@@ -281,7 +281,7 @@ def test_interrupted_exit(monkeypatch):
 @pytest.mark.parametrize("setter", [sys.setprofile, sys.settrace])
 def test_interrupt_at_each_call_and_return(setter):
     def after():
-        assert not lookups._in_use()
+        assert not patch.in_use(lookups._users)
         _fail_for_a_while()
         assert _is_plain()
         assert not patch.lock._is_owned(), "the lock is held for ever"
@@ -300,7 +300,7 @@ def test_signals_at_any_instant():
 
     def after():
         gc.collect()
-        assert not lookups._in_use()
+        assert not patch.in_use(lookups._users)
 
     delays = [number * 1e-5 for number in range(1, 81)]
     assert interrupts.interrupt_by_signals(act, after, 5_000, delays) > 500

@@ -22,6 +22,7 @@ import trio
 import safedial
 import safedial.adapters.httpx
 from safedial import _clock, testing
+from safedial._clients import patch
 from safedial._deadline import Deadline
 from safedial._tcp import steering
 from safedial.testing import retries
@@ -426,7 +427,7 @@ class TestInterrupts:
             managers[:] = [manager()]
             assert tenacity.DoSleep(3) == 3
             assert tenacity.time.monotonic() <= time.monotonic()
-            assert not retries._open_users()
+            assert not patch.in_use(retries._users)
 
         _clock.advance(HOUR)
         assert interrupts.interrupt_each(act, setter, after) > 20

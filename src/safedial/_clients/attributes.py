@@ -1,4 +1,4 @@
-"""Attributes of other people's modules and classes, replaced for a while: by `install`, as long as it is in force."""
+"""Attributes of other people's modules and classes, replaced for a while: by `install`, and by `safedial.testing`."""
 
 import contextlib
 import functools

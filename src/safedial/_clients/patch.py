@@ -15,7 +15,7 @@ import types
 import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from safedial._clients.layers import Layer, above, code_through, marked, tcp_address, through
 from safedial._forks import lock_held_across_forks
@@ -25,6 +25,14 @@ class User:
     """Somebody who needs a layer. He counts as long as he is open and not freed; this module refers to him weakly."""
 
     open = True
+
+
+U = TypeVar("U", bound=User)
+
+
+def in_use(users: list[weakref.ref[U]]) -> list[U]:
+    """Return those of *users* that are open and not freed."""
+    return [user for ref in tuple(users) if (user := ref()) is not None and user.open]
 
 
 # The layers from the program down to the kernel.

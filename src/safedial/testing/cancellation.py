@@ -14,7 +14,7 @@ import threading
 import time
 import types
 from collections.abc import Generator
-from typing import Any
+from typing import Any, NoReturn
 
 from safedial import _clock
 from safedial._clients.attributes import replacing
@@ -62,15 +62,14 @@ class Cancellation:
         """End the thread's waits, now and later."""
         self._cancelled.set()
 
-    def check(self) -> None:
-        """Raise `ClientCancelledError` if the thread is to end, also in one that it started."""
-        if self.cancelled:
-            if not self.is_here():
-                self._others.add(threading.current_thread())
-            self._raised += 1
-            if self._raised > _MOST:
-                _never.wait()  # else it would disturb other tests
-            raise ClientCancelledError
+    def raise_here(self) -> NoReturn:
+        """Raise `ClientCancelledError`, in the thread or in one that it started."""
+        if not self.is_here():
+            self._others.add(threading.current_thread())
+        self._raised += 1
+        if self._raised > _MOST:
+            _never.wait()  # else it would disturb other tests
+        raise ClientCancelledError
 
     def cancel_tasks(self) -> None:
         """Cancel the tasks of the asyncio loop that runs in the thread, if one does."""
@@ -81,7 +80,7 @@ class Cancellation:
                 loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
 
     def join_others(self, seconds: float) -> None:
-        """Wait some *seconds* for the other threads in which `check` raised. Those of a pool live on."""
+        """Wait some *seconds* for the other threads in which `raise_here` raised. Those of a pool live on."""
         end = _clock.real() + seconds
         for thread in tuple(self._others):
             with contextlib.suppress(RuntimeError):  # not started by Python
@@ -166,14 +165,18 @@ def cancellable_waits() -> Generator[None]:
     modules: list[Any] = [nap, loop]
     with _lock:
         _users += 1
-        for module in modules:
-            if module.time is time:
-                module.time = _shim
+        _exchange(modules, time, _shim)
     try:
         yield
     finally:
         with _lock:
             _users -= 1
-            for module in modules:
-                if not _users and module.time is _shim:
-                    module.time = time
+            if not _users:
+                _exchange(modules, _shim, time)
+
+
+# A function of its own: CPython 3.13 leaves the lock taken if a signal interrupts a loop that stands right in `with`.
+def _exchange(modules: list[Any], standing: Any, instead: Any) -> None:
+    for module in modules:
+        if module.time is standing:  # not somebody's mock
+            module.time = instead

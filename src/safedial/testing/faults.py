@@ -32,6 +32,9 @@ def self_connect(port: int, times: int | None = None, *, unused: Unused = "error
         times: how many connects, from the next one on. Default: None, all.
         unused: what happens at the end if it hit no connect: ``error`` raises AssertionError, which says what was
             dialed instead; ``warn`` warns; ``ignore``. Default: ``error``.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong; the message names it.
     """
     check_port(port)
     fault = CountingFault(f"self_connect({port})", port, times, unused)
@@ -72,6 +75,9 @@ def address_not_available(
         times: how many connects, from the next one on; None: all. A dial that tries the other side of the range, as
             safedial's does, makes a connect for each side. Default: 1.
         unused: as for `self_connect`.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong; the message names it.
     """
     call = f"address_not_available({'' if port is None else port})"
     with _without_a_port(CountingFault(call, port, times, unused)) as fault:
@@ -89,6 +95,9 @@ def ports_exhausted(port: int, *, unused: Unused = "error") -> Generator[Fault]:
     Args:
         port: the port that they go to.
         unused: as for `self_connect`. It counts Python's connects alone, so give ``ignore`` for a C library.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong; the message names it.
     """
     check_port(port)
     with _without_a_port(CountingFault(f"ports_exhausted({port})", port, None, unused)) as fault, all_taken():

@@ -32,7 +32,7 @@ _users: list[weakref.ref[_User]] = []
 
 
 def _interceptors() -> list[Interceptor]:
-    return [user.interceptor for ref in tuple(_users) if (user := ref()) is not None and user.open]
+    return [user.interceptor for user in patch.in_use(_users)]
 
 
 class _Interception:

@@ -37,13 +37,9 @@ _users: list[weakref.ref[_User]] = []
 _replacements = Replacements()
 
 
-def _in_use() -> list[_User]:
-    return [user for ref in tuple(_users) if (user := ref()) is not None and user.open]
-
-
 def _instead_of(host: Any, port: Any) -> Any:
     """Ask all users, the newest first, and return the host to look up."""
-    for user in reversed(_in_use()):
+    for user in reversed(patch.in_use(_users)):
         host = user.on_lookup(host, port)
     return host
 
@@ -84,13 +80,13 @@ def _begin(user: _User) -> None:
 
 
 def _end() -> None:
-    if not _in_use():
+    if not patch.in_use(_users):
         _watch.end()
         _replacements.undo()
 
 
 def _replace_all(*places: tuple[Any, str, Callable[[Any], Any]]) -> None:
-    for place in places if _in_use() else ():
+    for place in places if patch.in_use(_users) else ():
         _replacements.replace(*place)
 
 

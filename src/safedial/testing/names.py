@@ -34,6 +34,9 @@ def name_failure(
             such name. Default: EAI_AGAIN.
         times: how many look-ups, from the next one on; then the resolver is asked again. Default: None, all.
         unused: as for `self_connect`.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong; the message names it.
     """
     key = _key(_checked(name))
     if isinstance(error, bool) or not isinstance(error, int):

@@ -33,9 +33,10 @@ def server_port(host: str = "127.0.0.1") -> Generator[int]:
     server may bind it whenever it likes. On other systems than Linux, a UDP socket at 127.0.0.1 holds the port.
 
     Args:
-        host: the numeric address that the server will listen on.
+        host: the numeric address that the server will listen on. Default: 127.0.0.1.
 
     Raises:
+        TypeError, ValueError: an argument is wrong; the message names it.
         OSError: no such port is free, or *host* is not an address of this host.
     """
     check_numeric(host)

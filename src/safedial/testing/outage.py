@@ -190,6 +190,9 @@ class Outage:
         Open connections get no answer either: a command is suspended with its process group (SIGSTOP), and a function
         in the next method of its socket that reads or writes. Two kinds live on: those of child processes that have
         left the group, such as PostgreSQL's sessions (setsid), and those that a function has wrapped in TLS.
+
+        Raises:
+            RuntimeError: the server is down.
         """
         with self._lock:
             if self._server is None or not self._server.alive:

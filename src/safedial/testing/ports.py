@@ -33,9 +33,10 @@ def dead_port(host: str = "127.0.0.1") -> int:
     take it. Each call returns another port.
 
     Args:
-        host: a numeric address of this host.
+        host: a numeric address of this host. Default: 127.0.0.1.
 
     Raises:
+        TypeError, ValueError: an argument is wrong; the message names it.
         OSError: no such port is free, or *host* is not an address of this host.
     """
     with refused_port(host) as port:
@@ -47,6 +48,13 @@ def refused_port(host: str = "127.0.0.1") -> Generator[int]:
     """Hold a port like `dead_port`, bound and not listening: every connect to it is refused.
 
     The kernel never draws a port that is held by a bind, so no dial connects to itself.
+
+    Args:
+        host: a numeric address of this host. Default: 127.0.0.1.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong; the message names it.
+        OSError: no port is free, or *host* is not an address of this host.
     """
     with bound(host) as holder:
         yield holder.getsockname()[1]

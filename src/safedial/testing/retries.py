@@ -12,16 +12,15 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from safedial import _clock
+from safedial._clients import patch
 from safedial._forks import loading, lock_held_across_forks
 from safedial.testing.manager import managed
 
 _lock = lock_held_across_forks()
 
 
-class _User:
-    """Who is told of waits, as long as he is open and not freed. If he is *fast*, none is slept."""
-
-    open = True
+class _User(patch.User):
+    """Who is told of waits. If he is *fast*, none is slept."""
 
     def __init__(self, callback: Callable[[float], object], *, fast: bool) -> None:
         self.callback, self.fast = callback, fast
@@ -30,13 +29,9 @@ class _User:
 _users: list[weakref.ref[_User]] = []
 
 
-def _open_users() -> list[_User]:
-    return [user for ref in tuple(_users) if (user := ref()) is not None and user.open]
-
-
 def are_fast() -> bool:
     """Return whether `fast_retries` is active."""
-    return any(user.fast for user in _open_users())
+    return any(user.fast for user in patch.in_use(_users))
 
 
 @managed
@@ -66,14 +61,14 @@ def _using(user: _User) -> Generator[None]:
         import tenacity
     try:
         with _lock:
-            if not _open_users():
+            if not patch.in_use(_users):
                 _replace_all(tenacity)
             _users.append(weakref.ref(user, _users.remove))
         yield
     finally:
         user.open = False
         with _lock:
-            if not _open_users():
+            if not patch.in_use(_users):
                 _put_all_back(tenacity)
 
 
@@ -126,7 +121,7 @@ def _telling(replaced: _Replaced, plain: Any) -> Any:
     @functools.wraps(plain)
     def prepare_for_next_attempt(self: Any) -> None:
         plain(self)
-        users = _open_users() if replaced.counts else []
+        users = patch.in_use(_users) if replaced.counts else []
         for user in users:
             user.callback(float(self.upcoming_sleep))
         if any(user.fast for user in users):

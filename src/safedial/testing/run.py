@@ -111,7 +111,7 @@ class Outcome:
     def _dial_begins(self, sock: socket.socket) -> None:
         if self._cancellation.cancelled:
             sock.close()  # not all clients close one whose connect raises this
-            self._cancellation.check()
+            self._cancellation.raise_here()
         now = _clock.real()
         if self.dials:
             self._longest = max(self._longest, now - self._last_dial)

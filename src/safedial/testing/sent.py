@@ -98,15 +98,13 @@ class Sent:
             comes.poll(10)  # milliseconds; without the lock, because other threads may close sockets
 
     def _receive_all(self) -> None:
-        if self._freed is not None:
-            while self._receive_one():
-                pass
+        while self._freed is not None and self._receive_one(self._freed):
+            pass
 
-    def _receive_one(self) -> bool:
+    def _receive_one(self, freed: _socket.socket) -> bool:
         """Receive a message. Return whether one came."""
-        assert self._freed is not None
         try:
-            message = self._freed.recv(65536)
+            message = freed.recv(65536)
         except OSError as error:
             self._overflowed |= error.errno == errno.ENOBUFS
             return error.errno == errno.ENOBUFS  # it is told once, and the next one comes

@@ -19,9 +19,10 @@ def silent_port(host: str = "127.0.0.1") -> Generator[int]:
     after some tries (both not tested).
 
     Args:
-        host: a numeric address of this host.
+        host: a numeric address of this host. Default: 127.0.0.1.
 
     Raises:
+        TypeError, ValueError: an argument is wrong; the message names it.
         OSError: no port is free, or *host* is not an address of this host.
     """
     with bound(host) as listener, full(listener):
