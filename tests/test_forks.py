@@ -14,7 +14,7 @@ import pytest
 
 import safedial
 from safedial import _forks
-from tests.support import faults, namespace
+from tests.support import faults, interrupts, namespace
 
 KINDS = ["success", "refused", "self_connect", "guard", "wrap", "dial_async", "reconnect"]
 
@@ -242,10 +242,6 @@ def test_signal_during_a_fork_leaves_the_locks_free():
     assert namespace.call_outside(forks_under_an_alarm, 60) >= 50
 
 
-class Interrupt(BaseException):
-    pass
-
-
 @pytest.fixture
 def interrupting():
     """Whether the handler of SIGALRM raises."""
@@ -254,7 +250,7 @@ def interrupting():
     def handle(*_):
         if raising.is_set():
             raising.clear()  # the exception is lost if the collector of garbage runs just now
-            raise Interrupt
+            raise interrupts.Interrupt
 
     before = signal.signal(signal.SIGALRM, handle)
     yield raising
@@ -276,7 +272,7 @@ def test_lock_is_free_after_a_signal_whose_handler_raised(interrupting):
 
     try:
         for number in range(200):
-            with contextlib.suppress(Interrupt):
+            with contextlib.suppress(interrupts.Interrupt):
                 interrupting.set()
                 # Once more after a second: Python 3.11 may miss a signal.
                 signal.setitimer(signal.ITIMER_REAL, (5 + number % 20) * 1e-6, 1)
@@ -295,7 +291,7 @@ def test_lock_whose_taking_is_interrupted_is_released():
 
         def acquire(self):
             self.lock.acquire()
-            raise Interrupt
+            raise interrupts.Interrupt
 
         def release(self):
             self.lock.release()
@@ -303,7 +299,7 @@ def test_lock_whose_taking_is_interrupted_is_released():
     interrupted = Interrupted()
     _forks._locks.append(interrupted)
     try:
-        with pytest.raises(Interrupt):
+        with pytest.raises(interrupts.Interrupt):
             _forks._take_all()
         _forks._release_all()
     finally:

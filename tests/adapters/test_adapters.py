@@ -131,6 +131,10 @@ class TestLoading:
         code = "import sys, safedial; sys.modules['valkey'] = None; safedial.adapters.valkey"
         assert "ImportError: safedial.adapters.valkey needs valkey: pip install 'safedial[valkey]'" in fresh(code)
 
+    def test_a_missing_module_of_its_own_is_named(self):
+        code = "import sys, safedial; sys.modules['safedial.adapters._mistakes'] = None; safedial.adapters.redis"
+        assert "ModuleNotFoundError: import of safedial.adapters._mistakes halted" in fresh(code)
+
     @pytest.mark.parametrize("name", ["nonsense", "__wrapped__", "_nonsense"])
     def test_unknown_name(self, name):
         with pytest.raises(AttributeError, match=f"'safedial.adapters' has no attribute '{name}'"):

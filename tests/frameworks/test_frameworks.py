@@ -12,7 +12,7 @@ from tests.support import namespace
 from tests.support.databases import _directory, mariadb_command, postgres_command  # noqa: F401  # fixtures
 
 FIXTURES = {"PostgreSQL": "postgres_command", "MariaDB": "mariadb_command"}
-# One of each kind of dial: in Python, in a C library. The rest runs in `make storm`.
+# One that dials in a C library. The rest takes longer, and runs in `make storm`.
 QUICK = {"Django, psycopg"}
 
 

@@ -118,7 +118,7 @@ class TestLoopsOfTheirOwn:
         assert (outcome.retrying, outcome.last_wait) == (True, None)
         assert outcome.dials > 1
 
-    def test_one_that_sleeps_after_its_first_dial(self, refused_port):
+    def test_one_that_sleeps_after_its_first_dial(self):
         """It can't be told from one that waits for something else, and the table says so."""
 
         def connect(host, port):

@@ -252,19 +252,15 @@ def _fail_for_a_while():
         pass
 
 
-class Interrupt(BaseException):
-    pass
-
-
 def test_interrupted_exit(monkeypatch):
     """The fault is over, and the next one puts everything back."""
 
     def interrupted(*args):
-        raise Interrupt
+        raise interrupts.Interrupt
 
     with monkeypatch.context() as patched:
         patched.setattr(lookups, "_end", interrupted)
-        with pytest.raises(Interrupt):
+        with pytest.raises(interrupts.Interrupt):
             _fail_for_a_while()
     gc.collect()
     assert not _is_plain()

@@ -14,7 +14,7 @@ import safedial
 from safedial import testing
 from safedial.testing import intercept, servers
 from safedial.testing import outage as testing_outage
-from tests.support import faults
+from tests.support import faults, interrupts
 from tests.support.forked import ends_well
 from tests.support.plain import answers, ask, ends_of, eventually
 
@@ -414,10 +414,6 @@ class TestRefusal:
             assert [answers(server) for _ in range(51)] == [False] * 50 + [True]
 
 
-class Interrupt(BaseException):
-    """As a signal handler raises."""
-
-
 class TestInterrupts:
     def test_a_start_that_is_interrupted_leaves_nothing(self, monkeypatch):
         """After its thread has begun: it is over, and the port is free."""
@@ -425,14 +421,14 @@ class TestInterrupts:
 
         def start(self):
             real(self)
-            raise Interrupt
+            raise interrupts.Interrupt
 
         before = threading.active_count()
         for way in ("start", "__enter__"):
             server = testing.Outage()
             with monkeypatch.context() as patch:
                 patch.setattr(threading.Thread, "start", start)
-                with pytest.raises(Interrupt):
+                with pytest.raises(interrupts.Interrupt):
                     getattr(server, way)()
             assert (threading.active_count(), server.state) == (before, "down")
             with server:

@@ -190,6 +190,7 @@ def test_a_command_that_does_not_exist_leaves_no_watcher():
     assert not left.children()
 
 
+@needs_redis
 @pytest.mark.parametrize("reaped", [True, False], ids=["reaped", "a zombie"])
 def test_a_watcher_that_was_killed(reaped):
     """If somebody else has reaped it, its number may be another's: the command alone gets signals."""
@@ -210,6 +211,7 @@ def test_a_watcher_that_was_killed(reaped):
     assert left.has_ended(process.pid)
 
 
+@needs_redis
 def test_a_start_bypasses_faults_and_connections_that_have_ended():
     with testing.Outage(REDIS) as server:
         assert ask(server, b"QUIT\r\n") == b"+OK\r\n"  # its end is in TIME_WAIT
@@ -219,6 +221,7 @@ def test_a_start_bypasses_faults_and_connections_that_have_ended():
         assert fault.triggered == 0
 
 
+@needs_redis
 def test_children_that_nobody_waits_for():
     """The kernel reaps them itself (sigaction(2))."""
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -244,6 +247,7 @@ def test_a_group_gets_no_signals_after_its_end(monkeypatch):
     group.kill()
 
 
+@needs_redis
 @faults.forks_among_threads
 def test_a_forked_child_ends_no_command():
     with testing.Outage(REDIS) as server:

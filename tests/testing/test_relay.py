@@ -139,7 +139,17 @@ def test_bad_arguments(options, error, words):
         testing.Outage(**options)
 
 
-def test_a_piece_does_not_wait_for_the_one_before():
+def test_pieces_are_late_together():
+    """One after another, the hundred of them would take 40 seconds."""
+    options = {"server": lambda connection: connection.sendall(bytes(8 * 10**6)), "latency": 0.4}
+    with testing.Outage(**options) as server, socket.create_connection(server.address, 10) as sock:
+        reading = threading.Thread(target=read_all, args=[sock], daemon=True)
+        reading.start()
+        reading.join(10)
+        assert not reading.is_alive()
+
+
+def test_the_server_does_not_wait_for_the_client():
     """The server's end takes more than a socket has room for, while the first piece is on its way."""
 
     def handler(connection):

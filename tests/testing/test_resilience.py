@@ -304,7 +304,7 @@ def guarded_or_nothing(host, port):
 
 @pytest.mark.storm
 @pytest.mark.parametrize("kind", ["retrying", "hung"])
-def test_frozen_clock_is_named(kind, refused_port):
+def test_frozen_clock_is_named(kind):
     """tenacity's stop_after_delay never comes, and more seconds would not help."""
     policy = tenacity.Retrying(stop=tenacity.stop_after_delay(0.1), wait=tenacity.wait_fixed(0.02))
 

@@ -138,14 +138,6 @@ def loop(request):
     return LOOPS[request.param]
 
 
-def in_its_own_context(test):
-    @functools.wraps(test)
-    def run(*args, **kwds):
-        contextvars.copy_context().run(test, *args, **kwds)
-
-    return run
-
-
 def wait_an_hour(port):
     with pytest.raises(ConnectionRefusedError):
         safedial.safe_connect(("127.0.0.1", port), policy=an_hour())
@@ -297,7 +289,6 @@ class TestClock:
         [tenacity.wait_exponential(), tenacity.wait_fixed(math.inf), tenacity.wait_fixed(math.nan)],
         ids=["exponential", "infinite", "not a number"],
     )
-    @in_its_own_context
     def test_dial_after_waits_without_end_has_its_own_time(self, wait, dead_port):
         """A clock that is moved too far stands still: a float loses the seconds."""
         long = tenacity.Retrying(wait=wait, stop=tenacity.stop_after_attempt(70), reraise=True)
@@ -334,7 +325,6 @@ class TestClockDoesNotLeap:
         assert all(0 <= later.elapsed - sooner.elapsed < 60 for sooner, later in itertools.pairwise(events))
         assert 0.2 <= events[-1].elapsed < 60
 
-    @in_its_own_context
     def test_end(self, dead_port):
         recording = testing.fast_retries()
         with contextlib.ExitStack() as stack:
@@ -342,14 +332,12 @@ class TestClockDoesNotLeap:
             wait_an_hour(dead_port)
             self.check(self.events_of_dial(dead_port, stack.close))
 
-    @in_its_own_context
     def test_begin(self, dead_port):
         with testing.fast_retries():
             wait_an_hour(dead_port)
         with contextlib.ExitStack() as stack:
             self.check(self.events_of_dial(dead_port, lambda: stack.enter_context(testing.fast_retries())))
 
-    @in_its_own_context
     def test_end_in_a_race(self, dead_port, black_hole):
         with contextlib.ExitStack() as stack:
             stack.enter_context(testing.fast_retries())
@@ -369,7 +357,7 @@ class TestOthersReplaceToo:
 
     @pytest.mark.parametrize("name", ["time", "DoSleep", "RetryCallState.prepare_for_next_attempt"])
     def test_before(self, name):
-        owner, plain = tenacity, PLAIN[("RetryCallState.prepare_for_next_attempt", "DoSleep", "time").index(name)]
+        plain = PLAIN[("RetryCallState.prepare_for_next_attempt", "DoSleep", "time").index(name)]
         other = {"time": types.ModuleType("time"), "DoSleep": type("Other", (tenacity.DoSleep,), {})}.get(
             name, lambda state: plain(state)
         )
@@ -377,7 +365,7 @@ class TestOthersReplaceToo:
             with testing.fast_retries() as waits:
                 TestFastRetries().fail()
             assert waits == [3600]
-            assert operator.attrgetter(name)(owner) is other
+            assert operator.attrgetter(name)(tenacity) is other
         assert standing() == PLAIN
 
     @pytest.mark.parametrize("name", ["time", "DoSleep", "RetryCallState.prepare_for_next_attempt"])
@@ -409,7 +397,7 @@ def mock_of(ours):
     return type("Other", (ours,), {}) if isinstance(ours, type) else functools.wraps(ours)(lambda state: ours(state))
 
 
-@pytest.mark.filterwarnings("ignore:.*was never entered:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*was never entered:UserWarning")  # an interrupt may come before it is entered
 class TestInterrupts:
     """One at each instant, as of a signal handler that raises: what is left does nothing, and the next use mends it."""
 

@@ -140,7 +140,7 @@ def test_socket_that_only_a_log_record_holds_is_no_leak(way, caplog):
     assert raised.place_of(error), "its lines stay"
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # it is what the test is about
 def test_socket_in_a_cycle_is_no_leak(refused_port):
     def connect(host, port):
         cycle = [socket.socket()]

@@ -104,7 +104,7 @@ def with_redis(host, port):
         redis.Redis(host, port, socket_timeout=0.2, retry=None).ping()
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # a client that leaves its socket to the collector
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 @pytest.mark.parametrize(
     "client",
@@ -217,7 +217,7 @@ def test_many_other_sockets_that_close(filtered, words, server, monkeypatch):
 @pytest.mark.parametrize("end", ["refused", "reset", "never bound"])
 def test_the_end_of_each_dial_is_heard_of(end, monkeypatch):
     """Not so late that count() has to wait for it."""
-    monkeypatch.setattr(sent, "_PATIENCE", 3600)
+    monkeypatch.setattr(sent, "_PATIENCE", 10)
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(testing.refused_port() if end == "refused" else testing.server_port())
         if end == "reset":
