@@ -36,6 +36,10 @@ def test_fault_of_a_server(faults):
         if client in verdicts.SILENT and fault not in ("refused", "both addresses refused", "no name"):
             assert verdict == "no error" or (verdict, kind) == ("TRANSIENT", "connection_reset"), cell
             continue
+        # It sets an option of its socket after the dial: asyncio has closed that if it has read the reset by then.
+        if (fault, client, kind) == ("reset", "aiomysql", "EBADF"):
+            assert verdict == "UNKNOWN", cell
+            continue
         absent = fault == "no name" and client not in verdicts.BLIND
         assert verdict == ("ABSENT" if absent else "TRANSIENT") or (absent and client in verdicts.IN_C), cell
         if (fault, client) == ("reset", "mysqlclient"):  # it can't connect, if the reset comes before its first look
